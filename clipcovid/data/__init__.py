@@ -1,0 +1,1 @@
+"""Data: sources, decoding, the manifest and the packed images."""

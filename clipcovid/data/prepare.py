@@ -1,0 +1,314 @@
+"""From a data set's own folder to a prepared one: manifest, packed images and quarantine, through Ray Data."""
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pandas as pd
+import pyarrow.parquet as pq
+import tyro
+
+from clipcovid.config import ComputeConfig, ImagesConfig, UserError, digest, flatten
+from clipcovid.data import images
+from clipcovid.data.manifest import (
+    MASKS,
+    SPLITS,
+    Manifest,
+    assign_splits,
+    duplicates,
+    read_manifest,
+    read_parquet,
+    split_patients,
+    write_manifest,
+    write_parquet,
+)
+from clipcovid.data.packed import read_shard, write_shard
+from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
+from clipcovid.distribute import spread
+from clipcovid.labels import CLASSES
+from clipcovid.resources import connect, nodes, plan
+
+DECODER = 1  # to be raised when the same file would give other pixels
+LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
+SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareConfig:
+    """What to prepare, and where to."""
+
+    source: str = "phantom"
+    """How the data set is laid out: covidquex, imagefolder, table, medpix2, or phantom (synthetic, needs no files)."""
+    root: str = ""
+    """The data set's folder or table: a local path or any fsspec URI."""
+    out: Path = Path("data/phantom")
+    """The prepared folder to write."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Names of a table's columns."""
+    phantom: PhantomConfig = PhantomConfig()
+    """The synthetic images."""
+    images: tyro.conf.OmitArgPrefixes[ImagesConfig] = ImagesConfig()
+    """How images are decoded and resized."""
+    classes: tuple[str, ...] = ()
+    """Classes to keep, in this order. Default: all that are found; the three of COVID-QU-Ex in their own order."""
+    val: float = 0.1
+    """Share of the images for validation, where the data set gives no split."""
+    test: float = 0.2
+    """Share of the images for testing, where the data set gives no split."""
+    seed: int = 0
+    """Seed of the split."""
+    max_bad: float = 0.05
+    """Share of images that may be bad; above it the job stops."""
+    overwrite: bool = False
+    """Delete what --out holds and prepare it anew."""
+    compute: ComputeConfig = ComputeConfig()
+    """What to ask of the cluster."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad <= 1:
+            raise UserError(f"--max-bad {self.max_bad} is a share of the images, from 0 to 1.")
+        if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):
+            raise UserError(f"--val {self.val} and --test {self.test} must be shares that leave some for training.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A prepared folder as `prepare` leaves it."""
+
+    manifest: Manifest
+    quarantine: pd.DataFrame
+    """`path, reason` of every file that could not be used."""
+    fresh: bool
+    """False where everything had been done before."""
+
+
+def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepared:
+    """Prepare a data set; run again, it goes on where it stopped, or says that it is done.
+
+    Writes `images/*.arrow`, `quarantine.parquet` and, last, `manifest.parquet` into `config.out`. Raises `UserError`
+    where the folder holds another preparation, or more than `max_bad` of the images are bad.
+    """
+    listing = list_source(config.source, config.root, config.columns, config.phantom, config.out / "phantom")
+    table, left_out, classes = _keep_classes(listing.table, config.classes)
+    recipe = _recipe(config, table)
+    if config.overwrite:
+        for name in ("images", "embeddings"):
+            shutil.rmtree(config.out / name, ignore_errors=True)
+        for name in ("manifest.parquet", "quarantine.parquet", LISTING):
+            (config.out / name).unlink(missing_ok=True)
+    if _is_done(config.out, recipe):
+        manifest = read_manifest(config.out)
+        return Prepared(manifest=manifest, quarantine=_read_quarantine(config.out), fresh=False)
+    (config.out / "images").mkdir(parents=True, exist_ok=True)
+    connect(config.compute)
+    info: dict[str, Any] = {"left_out": left_out}
+    table, info["parts"] = _final_listing(config, table, recipe, parts=listing.parts)
+    _pack(config, len(table), log)
+    table, bad = _collect(table, config.out)
+    quarantine = pd.concat([listing.refused, bad], ignore_index=True)
+    write_parquet(config.out / "quarantine.parquet", quarantine, {})
+    listed = len(listing.table) + len(listing.refused)
+    share = quarantine["path"].nunique() / listed
+    if share > config.max_bad or table.empty:
+        raise UserError(
+            f"{len(quarantine)} files of {listed} images listed are bad ({share:.1%}; --max-bad allows "
+            f"{config.max_bad:.1%}): {reasons(quarantine)}. See {config.out / 'quarantine.parquet'}."
+        )
+    table["split"] = assign_splits(table, val=config.val, test=config.test, seed=config.seed)
+    info |= {
+        "recipe": recipe,
+        "images": dataclasses.asdict(config.images),
+        "pack_hash": pack_hash(config.images),
+        "duplicates": duplicates(table),
+        "patients_across_splits": split_patients(table),
+    }
+    manifest = Manifest(table=table, classes=classes, dataset=listing.dataset, info=info)
+    write_manifest(config.out, manifest)
+    (config.out / LISTING).unlink()
+    return Prepared(manifest=manifest, quarantine=quarantine, fresh=True)
+
+
+def pack_hash(config: ImagesConfig) -> str:
+    """The hash of how pixels are made: size, mode, fit, and the decoder's version."""
+    return digest(flatten(config) | {"decoder": DECODER})
+
+
+def _recipe(config: PrepareConfig, table: pd.DataFrame) -> dict[str, str]:
+    """What tells one preparation from another: the listing and everything that shapes the outcome."""
+    left_out = {"out", "overwrite", "max_bad", "root"}
+    flat = {k: str(v) for k, v in flatten(config).items() if k not in left_out and not k.startswith("compute.")}
+    return flat | {"listing": digest(table.to_json(orient="values"))}
+
+
+def _is_done(out: Path, recipe: dict[str, str]) -> bool:
+    """Whether `out` holds this very preparation, finished; another one there, finished or begun, is a `UserError`."""
+    if done := (out / "manifest.parquet").exists():
+        there = read_manifest(out).info.get("recipe", {})
+    elif (out / LISTING).exists():
+        there = read_parquet(out / LISTING)[1]["recipe"]
+    else:
+        return False
+    if there != recipe:
+        differs = sorted(key for key in {*there, *recipe} if there.get(key) != recipe.get(key))
+        what = "the data set's files or table" if differs == ["listing"] else ", ".join(differs)
+        raise UserError(f"{out} holds another preparation ({what} differ): choose another --out, or --overwrite it.")
+    return done
+
+
+def _keep_classes(table: pd.DataFrame, wanted: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, int], tuple[str, ...]]:
+    """The rows of the wanted classes (unlabelled ones stay), how many of which others were left out, and the classes."""
+    found = set(table["label"]) - {""}
+    if missing := [name for name in wanted if name not in found]:
+        raise UserError(f"--classes {missing[0]!r} labels no image; found: {', '.join(sorted(found))}.")
+    default = CLASSES if found <= set(CLASSES) else tuple(sorted(found))
+    classes = wanted or tuple(name for name in default if name in found)
+    keep = table["label"].isin(["", *classes])
+    left_out = {str(label): int(count) for label, count in table.loc[~keep, "label"].value_counts().items()}
+    return table[keep].reset_index(drop=True), left_out, classes
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's bytes, from a local path or any fsspec URI; one that can't be read raises `images.BadImage`."""
+    try:
+        with fsspec.open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise images.BadImage("file not found") from None
+    except (OSError, ValueError, ImportError) as error:
+        raise images.BadImage(f"can't be opened: {type(error).__name__}") from None
+
+
+def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
+    """Read, decode and resize one image and its masks into a row of a packed shard; what is bad is named in `bad`."""
+    packed: dict[str, Any] = {"image_id": row["image_id"], "image": b"", "width": 0, "height": 0, "sha256": ""}
+    packed |= dict.fromkeys(MASKS, b"")
+    bad: dict[str, str] = {}
+    try:
+        image = images.decode(read_bytes(row["path"]), max_pixels=config.max_pixels)
+        height, width = image.shape[:2]
+        packed |= {"image": images.fit_image(image, config).tobytes(), "width": width, "height": height}
+        packed["sha256"] = images.pixel_hash(image)
+        for kind in MASKS:
+            if row[kind]:
+                try:
+                    mask = images.decode_mask(read_bytes(row[kind]), image.shape[:2], max_pixels=config.max_pixels)
+                    packed[kind] = images.fit_mask(mask, image.shape[:2], config).tobytes()
+                except images.BadImage as error:
+                    bad[row[kind]] = str(error)
+    except images.BadImage as error:
+        bad[row["path"]] = str(error)
+    return packed | {"bad": json.dumps(bad)}
+
+
+def _final_listing(
+    config: PrepareConfig, table: pd.DataFrame, recipe: dict[str, str], *, parts: bool
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Write what is to be packed, a shard a row group, its parts merged; or read it where an earlier start wrote it."""
+    path, found = config.out / LISTING, {"merged": 0, "moved": 0}
+    if path.exists() and "parts" in (meta := read_parquet(path)[1]):
+        return read_parquet(path)[0], meta["parts"]
+    if parts:
+        write_parquet(path, table, {"recipe": recipe}, row_group_size=SHARD)
+        numbers = range(math.ceil(len(table) / SHARD))
+        hashes = {
+            item["number"]: item["hashes"] for item in _spread(config, numbers, _hash_shard, "Comparing the parts")
+        }
+        table["sha256"] = [text for number in numbers for text in hashes[number]]
+        table, found = merge_parts(table)
+    table = table.drop(columns=PARTS, errors="ignore")
+    write_parquet(path, table, {"recipe": recipe, "parts": found}, row_group_size=SHARD)
+    return table, found
+
+
+def _pack(config: PrepareConfig, rows: int, log: Callable[[str], None]) -> None:
+    """Write the shards that are not there yet."""
+    numbers = range(math.ceil(rows / SHARD))
+    todo = [number for number in numbers if not _shard_path(config.out, number).exists()]
+    if len(todo) < len(numbers):
+        log(f"Going on: {len(numbers) - len(todo)} of {len(numbers)} packed files are there.")
+    for _ in _spread(config, todo, _pack_shard, "Packing"):
+        pass
+
+
+def _spread(
+    config: PrepareConfig, numbers: Sequence[int], work: Callable[..., dict[str, Any]], label: str
+) -> Iterator[dict[str, Any]]:
+    """Run `work` on these shards of the listing over the cluster."""
+    items = [{"number": number} for number in numbers]
+    chosen = plan(config.compute, nodes(), gpu=False, items=len(items))
+    rows = pq.ParquetFile(config.out / LISTING).metadata
+    total = sum(rows.row_group(number).num_rows for number in numbers)
+    settings = {"out": config.out.resolve(), "config": config.images}
+    yield from spread(items, work, chosen, total=total, label=label, settings=settings)
+
+
+def _shard_path(out: Path, number: int) -> Path:
+    return out / "images" / f"{number:05}.arrow"
+
+
+def _shard_rows(out: Path, number: int) -> list[dict[str, str]]:
+    return pq.ParquetFile(out / LISTING).read_row_group(number).to_pylist()
+
+
+def _pack_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dict[str, Any]:
+    rows = _shard_rows(out, item["number"])
+    write_shard(_shard_path(out, item["number"]), [pack_row(row, config) for row in rows])
+    return item | {"images": len(rows)}
+
+
+def _hash_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dict[str, Any]:
+    """The hash of each image's pixels, "" for a bad one (which is named when it is packed)."""
+    hashes = []
+    for row in _shard_rows(out, item["number"]):
+        try:
+            hashes.append(images.pixel_hash(images.decode(read_bytes(row["path"]), max_pixels=config.max_pixels)))
+        except images.BadImage:
+            hashes.append("")
+    return item | {"images": len(hashes), "hashes": hashes}
+
+
+def _collect(table: pd.DataFrame, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read back what the shards hold of each file: the good rows with size and hash, and the bad files with reasons."""
+    columns = ["image_id", "width", "height", "sha256", "bad"]
+    shards = [read_shard(path).select(columns).to_pandas() for path in sorted((out / "images").glob("*.arrow"))]
+    read = pd.concat(shards).set_index("image_id").reindex(table["image_id"]).reset_index()
+    for column in ("width", "height", "sha256"):
+        table[column] = read[column].to_numpy()
+    bad = pd.DataFrame(
+        [pair for text in read["bad"] if text != "{}" for pair in json.loads(text).items()], columns=["path", "reason"]
+    )
+    for kind in MASKS:
+        table.loc[table[kind].isin(bad["path"]), kind] = ""
+    return table[table["sha256"] != ""].reset_index(drop=True), bad
+
+
+def _read_quarantine(out: Path) -> pd.DataFrame:
+    return pd.read_parquet(out / "quarantine.parquet")
+
+
+def reasons(quarantine: pd.DataFrame, most: int = 3) -> str:
+    """The most frequent reasons of a quarantine table, counted, in a line."""
+    counts = quarantine["reason"].value_counts()
+    told = [f"{count} × {reason}" for reason, count in counts.head(most).items()]
+    return "; ".join(told + [f"{len(counts) - most} more reasons"] * (len(counts) > most))
+
+
+def split_table(manifest: Manifest) -> pd.DataFrame:
+    """Images per split × class, with patients, masks and captions: what `jobs/prepare.py` prints."""
+    rows = []
+    for split in (*SPLITS, "all"):
+        part = manifest.table if split == "all" else manifest.table[manifest.table["split"] == split]
+        labels = part["label"].value_counts()
+        row: dict[str, Any] = {"split": split} | {name: int(labels.get(name, 0)) for name in manifest.classes}
+        if "" in set(manifest.table["label"]):
+            row["no label"] = int(labels.get("", 0))
+        row |= {"images": len(part), "patients": int(part.loc[part["patient_id"] != "", "patient_id"].nunique())}
+        for kind in MASKS:
+            row[kind.replace("_", " ") + "s"] = int((part[kind] != "").sum())
+        rows.append(row | {"captions": int((part["caption"] != "").sum())})
+    return pd.DataFrame(rows)

@@ -1,0 +1,377 @@
+"""Sources: how each kind of data set on disk is listed. One small function each, registered by name.
+
+A source gets a `Root` (a folder or a table, local or any fsspec URI) and returns a table with the manifest's columns that
+it knows, paths relative to the root, plus any further columns worth keeping. To add one, write such a function under
+`@source("name")`; splits, ids, missing columns, decoding and the rest are done for it.
+"""
+
+import dataclasses
+import io
+import json
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pandas as pd
+
+from clipcovid.config import UserError
+from clipcovid.data.manifest import COLUMNS, MASKS, SPLIT_NAMES, conform, stricter
+from clipcovid.data.phantom import write_phantoms
+
+NOT_IMAGES = {
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".txt",
+    ".md",
+    ".parquet",
+    ".xml",
+    ".xlsx",
+    ".ini",
+    ".db",
+    ".yaml",
+    ".yml",
+}
+PLACEHOLDER = re.compile(r"\s*(?:replace this\b.*|n/?a|none|nan|null|tbd|-+)?\s*", re.IGNORECASE | re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnsConfig:
+    """Columns of a table whose names differ from the manifest's."""
+
+    path: str = ""
+    """Column of the image's path, relative to the table, absolute, or a URI."""
+    image_id: str = ""
+    """Column of the image's id. Default: its path."""
+    label: str = ""
+    """Column of the class."""
+    patient_id: str = ""
+    """Column of the patient, who is kept within one split."""
+    split: str = ""
+    """Column of the split: train, val or test (dev, valid, training and the like are understood)."""
+    source: str = ""
+    """Column of the origin (hospital, collection)."""
+    view: str = ""
+    """Column of the view (PA, AP, lateral)."""
+    caption: str = ""
+    """Column of the free text."""
+    lung_mask: str = ""
+    """Column of the lung mask's path."""
+    infection_mask: str = ""
+    """Column of the infection mask's path."""
+    boxes: str = ""
+    """Column of the boxes, as JSON text."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """The synthetic chest X-rays of `--source phantom`."""
+
+    images: int = 600
+    """How many to draw."""
+    size: int = 256
+    """Side of an image, in pixels."""
+    seed: int = 0
+    """Seed of the drawing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a source found, before any image was opened."""
+
+    table: pd.DataFrame
+    """The manifest's columns (and further ones), a row an image; `path` and masks are absolute or URIs."""
+    dataset: str
+    """The data set's name."""
+    refused: pd.DataFrame
+    """Rows that name no usable place: `path, reason`."""
+    parts: bool
+    """Whether rows of different `part` with the same pixels are one image."""
+
+
+class Root:
+    """A folder, or a table's folder: local, or any URI that fsspec opens."""
+
+    def __init__(self, root: str) -> None:
+        self.given = root
+        try:
+            self.fs, path = fsspec.core.url_to_fs(root)
+            self.is_folder, found = self.fs.isdir(path), self.fs.exists(path)
+        except (ImportError, ValueError, OSError) as error:
+            raise UserError(f"--root {root} can't be opened ({error}).") from None
+        if not found:
+            raise UserError(f"--root {root} does not exist.")
+        self.path = path.rstrip("/") if self.is_folder else posixpath.dirname(path)
+        self.file = "" if self.is_folder else posixpath.basename(path)
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def folder(self) -> "Root":
+        """This root, which must be a folder."""
+        if not self.is_folder:
+            raise UserError(f"--root {self.given} is a file; this source wants the data set's folder.")
+        return self
+
+    def files(self) -> list[str]:
+        """Every file below, relative and sorted, hidden ones left out."""
+        found = (path[len(self.path) :].lstrip("/") for path in self.fs.find(self.path))
+        return sorted(path for path in found if not any(part.startswith(".") for part in path.split("/")))
+
+    def images(self) -> list[str]:
+        """`files` without the endings that are surely not images; what the rest are, their content decides."""
+        return [path for path in self.files() if Path(path).suffix.lower() not in NOT_IMAGES]
+
+    def read_text(self, relative: str) -> str:
+        """A small text file's content; one that is not UTF-8 is a `UserError`."""
+        try:
+            return self.fs.cat_file(posixpath.join(self.path, relative)).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise UserError(f"{self.resolve(relative)} is not UTF-8 text: save it as UTF-8.") from None
+
+    def resolve(self, path: str) -> str:
+        """An openable place for a path of this data set: URIs and absolute paths stay, relative ones stand below the root.
+
+        A relative path that climbs out of the root raises ValueError.
+        """
+        if "://" in path or posixpath.isabs(path):
+            return path
+        relative = posixpath.normpath(path.replace("\\", "/"))
+        if relative.startswith(".."):
+            raise ValueError("the path leaves the data set's folder; an absolute path says that this is meant")
+        joined = posixpath.join(self.path, relative)
+        return joined if self.local else self.fs.unstrip_protocol(joined)
+
+
+Source = Callable[[Root, ColumnsConfig], pd.DataFrame]
+SOURCES: dict[str, Source] = {}
+PARTS = "part"
+
+
+def source(name: str) -> Callable[[Source], Source]:
+    """Register a source under `name`."""
+
+    def register(function: Source) -> Source:
+        SOURCES[name] = function
+        return function
+
+    return register
+
+
+@source("covidquex")
+def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+    """COVID-QU-Ex (Tahir et al. 2021): `[part/[part/]]<Split>/<Class>/{images,lung masks,infection masks}/name.png`."""
+    files = root.folder().images()
+    places = {posixpath.splitext(path)[0].lower(): path for path in files}
+    rows = []
+    for path in files:
+        parts = path.split("/")
+        if len(parts) < 4 or parts[-2].lower() != "images" or parts[-4].lower() not in SPLIT_NAMES:
+            continue
+        row = {"path": path, "label": parts[-3], "split": parts[-4], PARTS: "/".join(parts[:-4])}
+        for kind in MASKS:
+            beside = "/".join([*parts[:-2], kind.replace("_", " ") + "s", parts[-1]])
+            row[kind] = places.get(posixpath.splitext(beside)[0].lower(), "")
+        rows.append(row)
+    if not rows:
+        raise UserError(
+            f"{root.given} is not laid out as COVID-QU-Ex (<Split>/<Class>/images/…): for a folder per class use "
+            "--source imagefolder."
+        )
+    return pd.DataFrame(rows)
+
+
+@source("imagefolder")
+def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+    """A folder per class (`<Class>/…` or `<Split>/<Class>/…`); a `metadata.csv` with `file_name` in the root is joined."""
+    files = [path for path in root.folder().images() if "/" in path]
+    tops = {path.split("/")[0] for path in files}
+    by_split = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+    at = 1 if by_split else 0
+    table = pd.DataFrame(
+        {"path": path, "label": parts[at], "split": parts[0] if by_split else ""}
+        for path in files
+        if len(parts := path.split("/")) > at + 1
+    )
+    if table.empty:
+        raise UserError(f"{root.given} has no class folders with images in them (<Class>/image.png).")
+    if "metadata.csv" not in root.files():
+        return table
+    joined = read_rows(root, "metadata.csv")
+    if "file_name" not in joined:
+        raise UserError(f"{root.given}/metadata.csv has no column file_name to join the images by.")
+    joined = joined.rename(columns={"file_name": "path"}).drop_duplicates("path").set_index("path")
+    known = table["path"].isin(joined.index)
+    for column in joined:
+        found = table["path"].map(joined[column])
+        table[column] = found.where(known & (found != ""), table.get(column, pd.Series("", index=table.index)))
+    absent = [path for path in joined.index if path not in set(table["path"])]  # named there, not on disk: quarantined
+    return pd.concat([table, joined.loc[absent].reset_index()], ignore_index=True)
+
+
+@source("table")
+def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+    """A CSV, JSON, JSONL or Parquet table: columns named as in the manifest are taken, others by `--columns.*`."""
+    if not root.file:
+        raise UserError(f"--root {root.given} is a folder; --source table wants the table's file.")
+    rows = read_rows(root, root.file)
+    named = {column: name for column, name in dataclasses.asdict(columns).items() if name}
+    if missing := [name for name in named.values() if name not in rows]:
+        raise UserError(f"{root.given} has no column {missing[0]!r}; it has: {', '.join(map(str, rows))}.")
+    rows = rows.drop(columns=[column for column in named if column in rows and column not in named.values()])
+    for column, name in named.items():
+        rows[column] = rows[name]
+    rows = rows.drop(columns=[name for name in set(named.values()) if name not in COLUMNS])
+    if "path" not in rows and "file_name" in rows:
+        rows = rows.rename(columns={"file_name": "path"})
+    if "path" not in rows:
+        raise UserError(
+            f"{root.given} has no column named path: say which holds the images' paths with --columns.path "
+            f"({', '.join(map(str, rows))})."
+        )
+    return rows
+
+
+@source("medpix2")
+def medpix2(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+    """MedPix 2.0 (Siragusa et al. 2024): `descriptions_<split>.jsonl`, `Case_topic.json` and `images/`."""
+    files = root.folder().files()
+    places = {posixpath.splitext(posixpath.basename(path))[0]: path for path in root.images()}
+    topics = {}
+    for path in files:
+        if posixpath.basename(path) == "Case_topic.json":
+            topics = {case["U_id"]: case.get("Case") or {} for case in json.loads(root.read_text(path))}
+    rows = []
+    for path in files:
+        if not (match := re.fullmatch(r"descriptions_(\w+)\.jsonl", posixpath.basename(path))):
+            continue
+        for row in json_lines(root, path):
+            what, case = row.get("Description") or {}, topics.get(row["U_id"], {})
+            rows.append(
+                {
+                    "path": places.get(row["image"], f"images/{row['image']}.png"),
+                    "label": row["Type"],
+                    "patient_id": row["U_id"],
+                    "split": match[1],
+                    "view": what.get("Plane"),
+                    "caption": what.get("Caption"),
+                    "modality": what.get("Modality"),
+                    "location": row.get("Location"),
+                    "location_category": row.get("Location Category"),
+                    "age": what.get("Age"),
+                    "sex": what.get("Sex"),
+                    "title": case.get("Title"),
+                    "diagnosis": case.get("Case Diagnosis"),
+                }
+            )
+    if not rows:
+        raise UserError(f"{root.given} has no descriptions_<split>.jsonl: is it the folder of MedPix 2.0?")
+    return pd.DataFrame(rows)
+
+
+def json_lines(root: Root, path: str) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file; a line that is no JSON object is a `UserError` with its number."""
+    for number, line in enumerate(root.read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not valid JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not a JSON object.")
+        yield row
+
+
+def read_rows(root: Root, path: str) -> pd.DataFrame:
+    """A table file's rows as text; its ending says its format."""
+    ending = posixpath.splitext(path)[1].lower()
+    try:
+        if ending in (".csv", ".tsv"):
+            separator = "\t" if ending == ".tsv" else ","
+            return pd.read_csv(io.StringIO(root.read_text(path)), dtype=str, keep_default_na=False, sep=separator)
+        if ending == ".jsonl":
+            return pd.DataFrame(list(json_lines(root, path)))
+        if ending == ".json":
+            content = json.loads(root.read_text(path))
+            return pd.DataFrame(content if isinstance(content, list) else list(content.values()))
+        if ending in (".parquet", ".pq"):
+            return pd.read_parquet(io.BytesIO(root.fs.cat_file(posixpath.join(root.path, path))))
+    except (ValueError, AttributeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{root.given}: {path} can't be read as a {ending} table ({error}).") from None
+    raise UserError(
+        f"{root.given}: a table must be .csv, .tsv, .json, .jsonl or .parquet, not {ending or 'without ending'}."
+    )
+
+
+def list_source(name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, drawn: Path) -> Listing:
+    """List a data set: every image with what its source knows of it. Phantoms are drawn into `drawn` first."""
+    if name == "phantom":
+        root = str(
+            write_phantoms(drawn, images=phantoms.images, size=phantoms.size, seed=phantoms.seed) / "metadata.csv"
+        )
+        name, dataset = "table", "phantom"
+    elif name not in SOURCES:
+        raise UserError(f"--source {name!r} is unknown: use {', '.join([*SOURCES, 'phantom'])}.")
+    elif not root:
+        raise UserError(f"--source {name} needs --root, the data set's folder, table or URI.")
+    else:
+        dataset = posixpath.basename(root.rstrip("/")) if name == "imagefolder" else name
+    place = Root(root)
+    rows = SOURCES[name](place, columns)
+    if rows.empty:
+        raise UserError(f"{root} lists no images.")
+    parts = PARTS in rows and rows[PARTS].nunique() > 1
+    rows = conform(rows)
+    rows["split"] = _splits(rows["split"])
+    rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
+    rows, refused = _resolve(place, rows)
+    again = rows.groupby("image_id").cumcount()
+    rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")  # listed twice: both stay, told apart
+    return Listing(table=rows, dataset=dataset, refused=refused, parts=parts)
+
+
+def _splits(given: pd.Series) -> pd.Series:
+    names = given.str.lower()
+    if unknown := set(names) - {"", *SPLIT_NAMES}:
+        raise UserError(f"Unknown splits {sorted(unknown)}: use train, val or test, or leave the column out.")
+    return names.map(lambda name: SPLIT_NAMES.get(name, ""))
+
+
+def _resolve(place: Root, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make paths openable; a row whose image has no usable path is refused, a mask without one is dropped, both named."""
+    refused: list[dict[str, str]] = []
+
+    def openable(path: str) -> str:
+        try:
+            return place.resolve(path) if path else ""
+        except ValueError as error:
+            refused.append({"path": path, "reason": str(error)})
+            return ""
+
+    rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", rows["path"])
+    refused += [{"path": f"row {i + 1}", "reason": "no image path"} for i in rows.index[rows["path"] == ""]]
+    for column in ("path", *MASKS):
+        rows[column] = rows[column].map(openable)
+    return rows[rows["path"] != ""].reset_index(drop=True), pd.DataFrame(refused, columns=["path", "reason"])
+
+
+def merge_parts(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Make one row of the rows of different parts that show the same pixels (`sha256`) under the same label.
+
+    The first part's row stays, takes the masks that it lacks from the others, and the strictest of their splits.
+    Returns the table and counts: `merged` rows that went into another, `moved` rows whose splits differed.
+    """
+    known = table[table["sha256"] != ""]
+    nth = known.groupby(["sha256", "label", PARTS]).cumcount().astype(str)  # a part's own duplicates stay apart
+    key = (known["sha256"] + known["label"] + nth).reindex(table.index)
+    key = key.where(key.notna(), "row " + table.index.astype(str).to_series(index=table.index))
+    moved = int((table.groupby(key)["split"].nunique() > 1).sum())
+    how: dict[str, Any] = dict.fromkeys(table.columns, "first") | {"split": stricter}
+    how |= dict.fromkeys(MASKS, lambda paths: next(filter(None, paths), ""))
+    merged = table.groupby(key, sort=False).agg(how).reset_index(drop=True)
+    return merged, {"merged": len(table) - len(merged), "moved": moved}

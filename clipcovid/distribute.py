@@ -1,0 +1,99 @@
+"""Spread pieces of work over the cluster with Ray Data, with progress: what prepare, embed and predict run on."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from clipcovid.config import UserError
+from clipcovid.resources import Plan
+
+Item = dict[str, Any]
+RESTARTS = 2  # Ray itself starts a dying actor again for ever
+
+
+def spread(
+    items: Sequence[Item],
+    work: Callable[..., Item] | type,
+    chosen: Plan,
+    *,
+    total: int,
+    label: str,
+    settings: dict[str, Any],
+) -> Iterator[Item]:
+    """Run `work` on every item and yield its results as they finish, in no order.
+
+    A function runs as tasks, called with an item and `settings`. A class runs as a pool of actors, built once each with
+    `settings` and called with items. A result says in `images` how far it brings the progress bar, which ends at `total`.
+    A worker that dies is replaced and its item done again, so work must be idempotent; one that dies `RESTARTS` + 1
+    times, and any `UserError` raised in a worker, is a `UserError` here.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+    from tqdm import tqdm
+
+    if not items:
+        return
+    context = DataContext.get_current()
+    context.enable_progress_bars = False  # ours counts images, theirs blocks
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+    asked: dict[str, Any] = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus_per_worker or None}
+    guard = {"work": work, "settings": settings}
+    work_on = ray.data.from_items(list(items), override_num_blocks=len(items)).map
+    if isinstance(work, type):
+        pool = ActorPoolStrategy(size=chosen.workers)
+        results = work_on(_Guarded, compute=pool, fn_constructor_kwargs=guard, **asked)
+    else:
+        results = work_on(_guarded, compute=TaskPoolStrategy(size=chosen.workers), fn_kwargs=guard, **asked)
+    with tqdm(total=total, desc=label, unit="img", smoothing=0.05) as bar:
+        for result in results.iter_rows():
+            if result["failed"]:
+                raise UserError(result["failed"])
+            bar.update(result["images"])
+            yield result
+
+
+def _guarded(item: Item, *, work: Callable[..., Item], settings: dict[str, Any]) -> Item:
+    """The work's result, or its `UserError` as a result: raised here, Ray would bury it in pages of its own."""
+    try:
+        return work(item, **settings) | {"failed": ""}
+    except UserError as error:
+        return item | {"images": 0, "failed": str(error)}
+
+
+class _Guarded:
+    """An actor around another: errors become results, and dying again and again becomes an error."""
+
+    def __init__(self, *, work: type, settings: dict[str, Any]) -> None:
+        self.failed, self.work = _died_too_often(), None
+        try:
+            self.work = None if self.failed else work(**settings)
+        except UserError as error:
+            self.failed = str(error)
+
+    def __call__(self, item: Item) -> Item:
+        if self.work is None:
+            return item | {"images": 0, "failed": self.failed}
+        return _guarded(item, work=self.work, settings={})
+
+
+def _died_too_often() -> str:
+    """What to say where this actor was started again too often, else ""; counted in a file named after the actor."""
+    import ray
+
+    context = ray.get_runtime_context()
+    if not context.was_current_actor_reconstructed:
+        return ""
+    count = Path(tempfile.gettempdir()) / f"clipcovid-restarts-{context.get_actor_id()}"
+    with count.open("a") as file:
+        file.write("+")
+    if count.stat().st_size <= RESTARTS:
+        return ""
+    count.unlink()
+    return (
+        f"A worker died {RESTARTS + 1} times. Most often memory runs out: use fewer --compute.workers or a smaller "
+        "--compute.batch-size; what is finished is kept."
+    )

@@ -1,0 +1,1 @@
+"""Scores, intervals, figures and the predictions table: no torch, no Ray, no MLflow here."""

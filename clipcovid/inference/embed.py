@@ -1,0 +1,191 @@
+"""Image embeddings: a Ray Data pool of actors, each of which reads, decodes and encodes whole shards on its own.
+
+`<data>/embeddings/<encoder-hash>/`: `NNNNN.parquet` with `image_id, embedding` (float16, L2-normalised), each written
+whole or not at all, `encoder.json` (what makes them, written first) and `_SUCCESS` (written last).
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, digest
+from clipcovid.data.images import BadImage, decode, fit_image
+from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.packed import PackedImages
+from clipcovid.data.prepare import pack_hash, read_bytes
+from clipcovid.distribute import spread
+from clipcovid.models.weights import weights_of
+from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
+
+DONE = "_SUCCESS"
+MIN_SHARD = 32
+CORES = 4  # CPU cores that one encoder makes good use of; on fewer than 8 cores every core gets its own encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """What to embed, with which encoder."""
+
+    data: Path
+    """A prepared folder; the embeddings are kept in it."""
+    clip: ClipConfig = ClipConfig()
+    """The encoder."""
+    input: Literal["packed", "raw"] = "packed"
+    """packed: the prepared pixels. raw: the original files, decoded anew at the encoder's own size."""
+    seed: int = 0
+    """Seed of random weights."""
+    compute: ComputeConfig = ComputeConfig()
+    """What to ask of the cluster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Where a data set's embeddings by one encoder are, and what made them."""
+
+    folder: Path
+    encoder: dict[str, Any]
+    fresh: bool
+    """False where everything had been done before."""
+
+    def load(self, image_ids: pd.Series) -> np.ndarray:
+        """Embeddings of these images: float16 (n, d), rows of L2 norm 1; a missing one is a `UserError`."""
+        table = pq.read_table(self.folder)
+        at = pd.Series(np.arange(len(table)), index=table["image_id"].to_pandas()).reindex(image_ids)
+        if at.isna().any():
+            raise UserError(f"{self.folder} lacks {int(at.isna().sum())} images: delete it and embed again.")
+        column = table["embedding"].combine_chunks()
+        return column.flatten().to_numpy().reshape(len(table), -1)[at.to_numpy(int)]
+
+
+def encoder_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, Any]:
+    """What makes embeddings the same: model, weights, precision asked for, pixels, and the manifest they belong to."""
+    pixels = manifest.info["pack_hash"]
+    if config.input == "raw":  # the size is the model's own
+        pixels = "raw " + pack_hash(replace(ImagesConfig(**manifest.info["images"]), size=ImagesConfig.size))
+    return {
+        "model": config.clip.model,
+        **weights_of(config.clip, config.seed),
+        "precision": config.clip.precision,
+        "pixels": pixels,
+        "manifest": manifest.content_hash,
+    }
+
+
+def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings:
+    """Embed every image of a prepared folder that is not embedded yet; where all are, Ray is not even started."""
+    manifest = read_manifest(config.data)
+    identity = encoder_identity(config, manifest)
+    folder = config.data / "embeddings" / digest(identity)
+    about = folder / "encoder.json"
+    if (folder / DONE).exists():
+        return Embeddings(folder=folder, encoder=json.loads(about.read_text()), fresh=False)
+    rows = len(manifest.table)
+    connect(config.compute)
+    chosen = plan(config.compute, nodes(), gpu=True, cores=CORES, items=math.ceil(rows / MIN_SHARD))
+    if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
+        encoder = json.loads(about.read_text())
+    else:
+        share = math.ceil(rows / (4 * chosen.workers))
+        encoder = identity | {
+            "precision": resolve_precision(config.clip.precision, chosen.device),
+            "shard": min(max(share, MIN_SHARD), 8 * chosen.batch_size),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(about, json.dumps(encoder, indent=1))
+    items = [
+        {"shard": number, "start": start, "stop": min(start + encoder["shard"], rows)}
+        for number, start in enumerate(range(0, rows, encoder["shard"]))
+    ]
+    todo = [item for item in items if not _shard(folder, item["shard"]).exists()]
+    total = sum(item["stop"] - item["start"] for item in todo)
+    log(f"{config.clip.model} in {encoder['precision']} on {chosen.device}: {chosen}.")
+    if total < rows:
+        log(f"Going on: {rows - total} of {rows} images are embedded.")
+    settings = {"config": config, "data": config.data.resolve(), "folder": folder.resolve(), "encoder": encoder}
+    settings["chosen"] = chosen
+    for _ in spread(todo, Embedder, chosen, total=total, label="Embedding", settings=settings):
+        pass
+    _write(folder / DONE, "")
+    return Embeddings(folder=folder, encoder=encoder, fresh=True)
+
+
+class Embedder:
+    """An actor: one encoder, and the reading of what it encodes."""
+
+    def __init__(self, *, config: EmbedConfig, data: Path, folder: Path, encoder: dict[str, Any], chosen: Plan) -> None:
+        self.failed: UserError | None = None
+        try:
+            self._start(config, data, folder, encoder, chosen)
+        except UserError as error:  # raised when called: Ray would bury it in an actor's death
+            self.failed = error
+
+    def _start(self, config: EmbedConfig, data: Path, folder: Path, encoder: dict[str, Any], chosen: Plan) -> None:
+        import torch
+
+        from clipcovid.models.clip import load_clip
+
+        torch.set_num_threads(chosen.threads)
+        self.clip = load_clip(config.clip, seed=config.seed, device=chosen.device, precision=encoder["precision"])
+        self.folder, self.batch_size = folder, chosen.batch_size
+        self.packed = PackedImages(data)
+        self.rows = self.packed.manifest.table
+        self.images = replace(ImagesConfig(**self.packed.manifest.info["images"]), size=self.clip.image_size)
+        self.read = self.packed.images if config.input == "packed" else self._decode
+        self.readers = ThreadPoolExecutor(chosen.threads if chosen.device == "cuda" else 1)
+        self.ahead = ThreadPoolExecutor(1)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Encode the rows `start` to `stop` and write them as one shard."""
+        import torch
+
+        if self.failed:
+            raise self.failed
+        starts = range(item["start"], item["stop"], self.batch_size)
+        batches = [range(start, min(start + self.batch_size, item["stop"])) for start in starts]
+        coming = self.ahead.submit(self.read, batches[0])
+        parts = []
+        for following in [*batches[1:], None]:  # the next batch is read while this one is encoded
+            pixels = coming.result()
+            if following is not None:
+                coming = self.ahead.submit(self.read, following)
+            parts.append(self.clip.encode_images(pixels))
+        features = torch.cat(parts).half().cpu().numpy()
+        column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+        ids = self.rows["image_id"].iloc[item["start"] : item["stop"]]
+        table = pa.table({"image_id": pa.array(ids, pa.string()), "embedding": column})
+        place = _shard(self.folder, item["shard"])
+        partial = place.with_suffix(f".partial{os.getpid()}")
+        pq.write_table(table, partial)
+        partial.replace(place)
+        return {"shard": item["shard"], "images": len(features)}
+
+    def _decode(self, rows: range) -> np.ndarray:
+        """The original files of these rows, decoded at the encoder's size."""
+        return np.stack(list(self.readers.map(self._decode_one, self.rows["path"].iloc[rows.start : rows.stop])))
+
+    def _decode_one(self, path: str) -> np.ndarray:
+        try:
+            return fit_image(decode(read_bytes(path), max_pixels=self.images.max_pixels), self.images)
+        except BadImage as error:
+            raise UserError(f"{path} can't be read any more ({error}): prepare the data set again.") from None
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"{number:05}.parquet"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text)
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Builders of models, and nothing else."""

@@ -1,0 +1,138 @@
+"""What the cluster has, what a job asks of it, and the preflight that compares them: Ray itself would wait for ever."""
+
+import dataclasses
+import logging
+import math
+import os
+import platform
+from pathlib import Path
+
+from clipcovid.config import ComputeConfig, UserError
+
+# Ray's own words, tamed before it is imported: usage notices, the warning on GPU variables, and slow start-up extras.
+QUIET = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_AUTH_MODE": "disabled",
+    "TQDM_MININTERVAL": "0.5",
+}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a job will use."""
+
+    workers: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    threads: int
+    batch_size: int
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu`."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
+    def __str__(self) -> str:
+        each = f"{self.gpus_per_worker:g} GPU, " if self.gpus_per_worker else ""
+        return (
+            f"{self.workers} worker{'s' * (self.workers != 1)} × ({each}{self.cpus_per_worker:g} CPU, "
+            f"{self.threads} thread{'s' * (self.threads != 1)}), batches of {self.batch_size}"
+        )
+
+
+def connect(config: ComputeConfig) -> None:
+    """Join the running Ray cluster, or start a local one; idempotent. An address where none answers is a `UserError`."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    explicit = config.address not in ("auto", "local")
+    if config.address != "local":
+        try:
+            ray.init(address=config.address, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if explicit or "RAY_ADDRESS" in os.environ:
+                where = config.address if explicit else os.environ["RAY_ADDRESS"]
+                raise UserError(
+                    f"No Ray cluster answers at {where} ({error}): start one, or use --compute.address local."
+                ) from None
+        else:
+            return
+    ray.init(address="local", include_dashboard=False, object_store_memory=10**9, logging_level=logging.WARNING)
+
+
+def nodes() -> list[tuple[float, float]]:
+    """(CPUs, GPUs) of each node of the cluster that `connect` joined."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
+
+
+def plan(
+    config: ComputeConfig, have: list[tuple[float, float]], *, gpu: bool, items: int | None = None, cores: int = 1
+) -> Plan:
+    """Fill in what `config` leaves open from the nodes' (CPUs, GPUs), and check that it fits.
+
+    `gpu`: whether the work can use one. `items`: pieces of work there are; more workers than that are not started.
+    `cores`: CPUs that a worker without a GPU makes good use of. Asking for more than there is, which Ray would wait for
+    without a word, is a `UserError`.
+    """
+    cpus, gpus = (sum(column) for column in zip(*have, strict=True))
+    per_gpu = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpu and gpus >= 1)
+    per_cpu = config.cpus_per_worker
+    if per_cpu is None and not config.workers and not per_gpu:
+        per_cpu = float(min(cores, max((cpu for cpu, _ in have), default=1)) or 1)
+    workers = config.workers or max(1, int(gpus / per_gpu) if per_gpu else _places(have, per_cpu or 1, 0))
+    if not config.workers and items is not None:
+        workers = max(1, min(workers, items))
+    if per_cpu is None:
+        share = cpus / workers
+        per_cpu = float(int(share)) if share >= 1 else int(share * 100) / 100
+        while per_cpu > 1 and _places(have, per_cpu, per_gpu) < workers:  # uneven nodes
+            per_cpu -= 1
+    places = _places(have, per_cpu, per_gpu)
+    if workers > places or per_cpu <= 0:
+        each = f"{per_cpu:g} CPU" + f" and {per_gpu:g} GPU" * bool(per_gpu)
+        raise UserError(
+            f"{workers} worker{'s' * (workers != 1)} of {each} each do not fit: the cluster has {cpus:g} CPUs and "
+            f"{gpus:g} GPUs on {len(have)} node{'s' * (len(have) != 1)}, room for {places}. Use fewer --compute.workers, "
+            "or less --compute.cpus-per-worker or --compute.gpus-per-worker."
+        )
+    return Plan(
+        workers=workers,
+        cpus_per_worker=per_cpu,
+        gpus_per_worker=per_gpu,
+        threads=config.threads or max(1, math.ceil(per_cpu)),
+        batch_size=config.batch_size or (256 if per_gpu else 32),
+    )
+
+
+def _places(have: list[tuple[float, float]], per_cpu: float, per_gpu: float) -> int:
+    """How many workers fit on the nodes."""
+
+    def on(cpu: float, gpu: float) -> float:
+        fits = [total / each + 1e-9 for total, each in ((cpu, per_cpu), (gpu, per_gpu)) if each]
+        return min(fits, default=math.inf)
+
+    room = sum(on(cpu, gpu) // 1 for cpu, gpu in have)
+    return int(room) if math.isfinite(room) else 10**6
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this machine's CPU multiplies matrices in bfloat16 natively (AMX, AVX512-BF16, or Arm's BF16)."""
+    flags = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else ""
+    return any(flag in flags.split() for flag in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """`auto` → bf16 where the device computes in it, else fp32; fp16 on a CPU is a `UserError`."""
+    if precision == "fp16" and device == "cpu":
+        raise UserError("--clip.precision fp16 needs a GPU: use bf16, fp32 or auto on a CPU.")
+    if precision != "auto":
+        return precision
+    return "bf16" if device == "cuda" or cpu_computes_bf16() else "fp32"

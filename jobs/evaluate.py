@@ -1,0 +1,69 @@
+"""Score predictions that any program wrote against a ground truth.
+
+python jobs/evaluate.py --predictions preds.json --ground-truth truth.json
+python jobs/evaluate.py --predictions preds.csv --ground-truth truth.parquet --classes Sick Healthy --out outputs
+python jobs/evaluate.py --predictions preds.json --ground-truth truth.json --json > metrics.json
+
+Files are JSON, JSON lines, CSV or Parquet. Ids: image_id, id, image, file_name or path, or an object {id: value};
+without ids rows match by position. Truth: label, and patient_id for intervals by patient. Predictions: hard labels,
+prob_<class> columns or probabilities, sim_<class> columns or similarities, or a ranking of the classes.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from clipcovid.config import UserError, run_job
+from clipcovid.evaluate import plots, predictions
+from clipcovid.evaluate.foreign import read_foreign
+from clipcovid.evaluate.tables import print_scores
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to score, against what."""
+
+    predictions: str
+    """File of predictions (.json, .jsonl, .csv, .parquet)."""
+    ground_truth: str
+    """File of true labels, matched with the predictions by id."""
+    classes: tuple[str, ...] = ()
+    """All classes in their order, which integer labels and lists refer to. Default: those that the files name."""
+    missing: Literal["error", "drop"] = "error"
+    """What to do with images that only one of the files has. drop: score those in both."""
+    out: str | None = None
+    """Folder for metrics.json and the figures. Default: only print."""
+    name: str | None = None
+    """Subfolder of `out`, and the figures' title. Default: the predictions file's name without its ending."""
+    json: bool = False
+    """Print the body of metrics.json on stdout, and nothing else there."""
+
+
+def main(config: Config) -> None:
+    """Score, print, and write where `out` says."""
+    table, classes, notes = read_foreign(config.predictions, config.ground_truth, config.classes, config.missing)
+    body = predictions.score(table, classes)
+    body["notes"] = [*notes, *body["notes"]]
+    text = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
+    if config.json:
+        print(text)
+    else:
+        print_scores(body, Console())
+    if config.out is None:
+        return
+    name = config.name or Path(config.predictions).stem
+    folder = Path(config.out) / name
+    figures = plots.figures(table["label"].tolist(), predictions.predicted(table, classes), classes, split=name)
+    try:
+        plots.save(figures, folder)
+        (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --out.") from None
+    Console(stderr=config.json).print(f"Scores and figures: {folder}", soft_wrap=True, markup=False)
+
+
+if __name__ == "__main__":
+    run_job(Config, main, __doc__)

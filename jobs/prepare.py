@@ -1,0 +1,53 @@
+"""Prepare a data set: manifest, packed images, quarantine.
+
+    python jobs/prepare.py --source phantom --out data/phantom
+    python jobs/prepare.py --source covidquex --root COVID-QU-Ex --out data/quex
+    python jobs/prepare.py --source table --root scans.csv --columns.path image --columns.label finding --out data/scans
+
+Run again, it goes on where it stopped, or says that it is done.
+"""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from clipcovid.config import run_job
+from clipcovid.data.prepare import PrepareConfig, Prepared, prepare, reasons, split_table
+
+
+def main(config: PrepareConfig) -> None:
+    """Prepare, then print what is there."""
+    report(prepare(config), config, Console())
+
+
+def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
+    """Print split × class, patients, masks, captions, duplicates and the quarantine."""
+    manifest, info = prepared.manifest, prepared.manifest.info
+    rows = split_table(manifest)
+    table = Table(title=f"{manifest.dataset}: {len(manifest.table)} images in {config.out}", box=box.SIMPLE_HEAD)
+    for column in rows:
+        table.add_column(column.replace(" ", "\n"), justify="left" if column == "split" else "right")
+    for row in rows.itertuples(index=False):
+        table.add_row(*map(str, row), end_section=row.split == "test")
+    console.print(table)
+    same = info["duplicates"]
+    console.print(
+        f"Images with the pixels of another: {same['within']} within a split, {same['across']} across splits."
+    )
+    if info["patients_across_splits"]:
+        console.print(f"[yellow]{info['patients_across_splits']} patients stand in more than one given split.[/yellow]")
+    if merged := info["parts"]["merged"]:
+        console.print(
+            f"{merged} images of several parts were merged by content; {info['parts']['moved']} were in different splits "
+            "and went to the stricter one."
+        )
+    for label, count in info["left_out"].items():
+        console.print(f"Left out: {count} images labelled {label!r}, which is not among --classes.")
+    bad = prepared.quarantine
+    console.print(f"Quarantined: {len(bad)}" + (f" ({reasons(bad)})" if len(bad) else "") + ".", markup=False)
+    if not prepared.fresh:
+        console.print("Already prepared: nothing was left to do.")
+
+
+if __name__ == "__main__":
+    run_job(PrepareConfig, main, __doc__)

@@ -1,0 +1,91 @@
+"""jobs/evaluate.py from the command line."""
+
+import io
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_predictions import CLASSES, KINDS, OWN, TABLE, TRUTH, write
+
+from clipcovid.config import UserError
+from clipcovid.evaluate.predictions import score
+from clipcovid.evaluate.tables import print_scores
+
+JOB = Path(__file__).parents[1] / "jobs" / "evaluate.py"
+
+
+def evaluate(*args):
+    """The finished process, and the modules that it imported."""
+    command = [sys.executable, "-X", "importtime", JOB, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    lines = done.stderr.splitlines(keepends=True)
+    done.stderr = "".join(line for line in lines if not line.startswith("import time:"))
+    return done, {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+
+
+@pytest.fixture
+def files(tmp_path):
+    rows = [{"image_id": TRUTH[i]["image_id"], **row} for i, row in enumerate(KINDS["prob_"])]
+    return "--predictions", write(tmp_path / "preds.json", rows), "--ground-truth", write(tmp_path / "gt.csv", TRUTH)
+
+
+def test_prints_tables_and_writes_scores_and_figures(tmp_path, files):
+    done, imported = evaluate(*files, "--out", tmp_path / "out", "--name", "mine")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "clipcovid.evaluate.metrics" in imported
+    assert imported.isdisjoint({"torch", "ray", "mlflow", "matplotlib.pyplot"})
+    for word in (
+        "accuracy",
+        "95% interval",
+        "majority",
+        "prior",
+        "macro_auroc",
+        "by patient",
+        "Research use only",
+        "specificity",
+    ):
+        assert word in done.stdout, word
+    folder = tmp_path / "out" / "mine"
+    assert str(folder) in done.stdout
+    assert sorted(path.name for path in folder.iterdir()) == ["classes.png", "confusion.png", "metrics.json", "roc.png"]
+    assert json.loads((folder / "metrics.json").read_text()) == OWN
+
+
+def test_json_stands_alone_on_stdout(files, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(JOB), *map(str, files), "--json"])
+    runpy.run_path(str(JOB), run_name="__main__")
+    assert json.loads(capsys.readouterr().out) == OWN
+
+
+def test_a_mistake_is_one_sentence_and_status_2(tmp_path, files):
+    (tmp_path / "preds.json").write_text(json.dumps([{"image_id": "x", "prob_a": 0.5, "prob_b": 0.6}]))
+    done, _ = evaluate(*files)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: 30 of the images in ")
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, files):
+    (tmp_path / "file").write_text("")
+    job = runpy.run_path(str(JOB))
+    with pytest.raises(UserError, match="give another --out"):
+        job["main"](job["Config"](predictions=str(files[1]), ground_truth=str(files[3]), out=str(tmp_path / "file")))
+
+
+def test_tables_fit_and_take_class_names_as_they_are():
+    names = ("[red]odd[/]", "A very long name of a class of images", "[/]")
+    table = TABLE.rename(columns={f"prob_{c}": f"prob_{n}" for c, n in zip(CLASSES, names, strict=True)})
+    table["label"] = table["label"].map(dict(zip(CLASSES, names, strict=True)))
+    body = score(table.assign(patient_id=""), names)
+    body["alarms"], body["notes"] = ["Beware of [/]."], ["See [/]."]
+    console = Console(file=io.StringIO(), width=80)
+    print_scores(body, console)
+    text = console.file.getvalue()
+    for word in ("[red]odd[/]", "warning: Beware of [/].", "note: See [/].", "by image", "specificity", "auprc"):
+        assert word in text, word
+    assert max(map(len, text.splitlines())) <= 80
