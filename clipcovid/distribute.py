@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,10 @@ def _died_too_often() -> str:
     import ray
 
     context = ray.get_runtime_context()
-    if not context.was_current_actor_reconstructed:
-        return ""
+    with warnings.catch_warnings():  # Ray asks itself in a way that it has deprecated
+        warnings.simplefilter("ignore", DeprecationWarning)
+        if not context.was_current_actor_reconstructed:
+            return ""
     count = Path(tempfile.gettempdir()) / f"clipcovid-restarts-{context.get_actor_id()}"
     with count.open("a") as file:
         file.write("+")

@@ -405,7 +405,7 @@ def test_max_pixels_alone_decides(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(decode(encode(array), max_pixels=1200), array)
-    assert "more than --images.max-pixels 1199" in reason(encode(array), max_pixels=1199)
+    assert "more than --max-pixels 1199" in reason(encode(array), max_pixels=1199)
     with pytest.raises(BadImage, match="max-pixels"):
         decode_mask(encode(array), (30, 40), max_pixels=1199)
     assert Image.MAX_IMAGE_PIXELS == 10
@@ -543,6 +543,11 @@ def test_dicom_short_luts_hold_their_ends_and_modality_lut_is_applied():
     data = dicom(VOILUTSequence=lut(entries, first=500, bits=12))
     assert np.array_equal(read(data), expected)
     assert np.array_equal(read(dicom(ModalityLUTSequence=lut(entries, first=500, bits=12))), expected)
+    whole = np.arange(65536)[::-1]  # the descriptor holds 0 for 65536 entries
+    made = dataset(array * np.uint16(16), VOILUTSequence=lut([0]))
+    made.VOILUTSequence[0].LUTDescriptor = [0, 0, 16]
+    made.VOILUTSequence[0]["LUTData"] = DataElement("LUTData", "OW", whole.astype("<u2").tobytes())
+    assert np.array_equal(read(save(made)), scaled(whole[array * np.uint16(16)], 0, 65535))
     made = dataset(array, BitsStored=12, VOILUTSequence=lut(entries, first=500, bits=12))
     made.VOILUTSequence[0]["LUTData"] = DataElement("LUTData", "OW", entries.astype("<u2").tobytes())
     assert np.array_equal(read(save(made)), expected)
@@ -784,7 +789,9 @@ def test_a_masks_size_is_free_its_aspect_is_not():
 # Fitting
 
 
-@pytest.mark.parametrize("shape", [(224, 224), (300, 200), (201, 303), (97, 100), (225, 224), (31, 640), (333, 224)])
+@pytest.mark.parametrize(
+    "shape", [(224, 224), (300, 200), (201, 303), (97, 100), (227, 224), (224, 227), (31, 640), (333, 224)]
+)
 @pytest.mark.parametrize("size", [224, 65])
 @pytest.mark.parametrize("channels", [0, 3])
 def test_crop_equals_torchvision(shape, size, channels):
@@ -863,6 +870,14 @@ def test_a_fitted_mask_lies_on_its_image(fit, shape, scale):
         assert np.abs(ours[[0, -1]] - theirs[[0, -1]]).max() <= max(1, coarse)
     ours, theirs = (np.argwhere(array > 127).mean(axis=0) for array in (fitted, fitted_image))
     assert np.abs(ours - theirs).max() < 0.5
+
+
+def test_a_mask_pixel_is_set_where_half_of_it_is_covered():
+    mask = np.zeros((64, 64), np.uint8)
+    for covered in range(5):
+        mask[10 * covered : 10 * covered + 2, 20:22].flat[:covered] = 255
+    fitted = fit_mask(mask, (64, 64), ImagesConfig(size=32))
+    assert [bool(fitted[5 * covered, 10]) for covered in range(5)] == [False, False, True, True, True]
 
 
 def test_a_mask_already_of_the_size_is_unchanged():

@@ -5,12 +5,9 @@ WebP, GIF and (`decode` only) DICOM; `fit_image` and `fit_mask` bring both to on
 """
 
 import hashlib
-import logging
 import re
-import warnings
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from PIL import (
@@ -62,10 +59,6 @@ NOT_IMAGES = {
 }
 TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 """EXIF's orientation (2 to 8) to the turn that undoes it."""
-FRAME_SIZES = re.compile(
-    rb"\xff[\xc0-\xc3\xc5-\xc7\xf7]\0[\x0b-\x14].(..)(..)|\xff\x4f\xff\x51....(....)(....)", re.DOTALL
-)
-"""The frame headers of JPEG and JPEG-LS (SOF) and of JPEG 2000 (SIZ), with the two sides."""
 NEAR = 16
 """How far (of 255) a lossy mask's values may lie from black and from its brightest value and still count as them."""
 
@@ -86,7 +79,12 @@ def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
     `max_pixels` (by the header, before anything is decoded), and for an image whose pixels are all equal.
     """
     kind = _kind(data)
-    array = _read_dicom(data, max_pixels) if kind == "DICOM" else _to_uint8(_read(data, kind, max_pixels))
+    if kind == "DICOM":
+        from clipcovid.data.dicom import read_dicom  # pydicom is slow to import, and most sets have none
+
+        array = read_dicom(data, max_pixels)
+    else:
+        array = to_uint8(_read(data, kind, max_pixels))
     if not (array[::16, ::16] != array[0, 0]).any() and (array == array[0, 0]).all():
         raise BadImage(f"constant: every pixel is {array[0, 0].tolist()}")
     return array
@@ -152,7 +150,7 @@ def _fit(picture: Image.Image, shape: tuple[int, ...], config: ImagesConfig, fil
     if config.fit == "crop":
         across, down = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
         if across * down > max(config.max_pixels, 16 * size * size):
-            raise BadImage(f"{width}x{height} is too long and thin for --images.fit crop")
+            raise BadImage(f"{width}x{height} is too long and thin for --fit crop")
     elif config.fit == "pad":
         across, down = max(1, round(size * width / long)), max(1, round(size * height / long))
     if picture.size != (across, down):
@@ -192,11 +190,12 @@ def _kind(data: bytes) -> str:
     raise BadImage("unknown format: not PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM")
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raise `BadImage` for sides that are no image, or a bomb."""
     if width < 1 or height < 1:
         raise BadImage(f"declares no pixels ({width}x{height})")
     if width * height > max_pixels:
-        raise BadImage(f"declares {width}x{height} pixels, more than --images.max-pixels {max_pixels}")
+        raise BadImage(f"declares {width}x{height} pixels, more than --max-pixels {max_pixels}")
 
 
 def _read(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
@@ -204,14 +203,14 @@ def _read(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # some library may have set it: half a picture would pass for a whole one
     try:
         image = READERS[kind](BytesIO(data), "")
-        _check_size(*image.size, max_pixels)
+        check_size(*image.size, max_pixels)
         frames = getattr(image, "n_frames", 1)
         if frames > 1:
             raise BadImage(f"{kind} of {frames} frames or pages; export the one you want as a single image")
         deep = image.mode[0] not in "IF" and any(";16" in str(tile[3]) for tile in image.tile)
         white_is_zero = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(262) == 0
         image.load()
-        array = np.asarray(_plain(_upright(image, kind)))
+        array = np.asarray(_plain(_upright(image)))
     except BadImage:
         raise
     except Exception as error:
@@ -226,10 +225,10 @@ def _read(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
     return np.iinfo(np.uint16).max - array if white_is_zero else array
 
 
-def _upright(image: Image.Image, kind: str) -> Image.Image:
-    """Apply EXIF's orientation (Pillow has applied a TIFF's already); one that can't be read counts as none."""
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply EXIF's orientation (Pillow applies and drops a TIFF's itself); one that can't be read counts as none."""
     try:
-        turn = TURNS.get(image.getexif().get(0x0112, 1)) if kind != "TIFF" else None
+        turn = TURNS.get(image.getexif().get(0x0112, 1))
     except Exception:
         return image
     return image if turn is None else image.transpose(turn)
@@ -248,7 +247,7 @@ def _plain(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") or image.mode[0] in "IF" else image.convert("RGB")
 
 
-def _to_uint8(array: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+def to_uint8(array: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
     """Scale linearly so that `low` (default: the least value) becomes 0 and `high` 255; uint8 is left as it is."""
     if array.dtype == np.uint8 and low is None:
         return array
@@ -273,7 +272,11 @@ def _binary(array: np.ndarray, *, lossy: bool) -> np.ndarray:
             if np.ptp(np.quantile(solid, (0.05, 0.95) if lossy else (0, 1), axis=0), axis=0).max() > 3 * NEAR:
                 raise BadImage("mask is not binary: it has more than one colour")
             array = bright
-    values, counts = np.unique(array, return_counts=True)
+    if array.dtype == np.uint8:  # several times np.unique's speed
+        counts = np.bincount(array.ravel())
+        values, counts = np.flatnonzero(counts), counts[counts > 0]
+    else:
+        values, counts = np.unique(array, return_counts=True)
     if len(values) == 1 or (len(values) == 2 and values[0] == 0):
         return array != 0
     peak = float(values[-1])
@@ -282,118 +285,3 @@ def _binary(array: np.ndarray, *, lossy: bool) -> np.ndarray:
         if between <= 0.05 * array.size and between <= 0.5 * counts[values > NEAR].sum():
             return array >= peak / 2
     raise BadImage(f"mask is not binary: {len(values)} distinct values")
-
-
-def _read_dicom(data: bytes, max_pixels: int) -> np.ndarray:
-    """A DICOM's single frame: uint8 (H, W) or (H, W, 3). pydicom's error texts may quote tags, so none is passed on."""
-    import pydicom  # slow to import, and most sets have no DICOM
-
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its complaints quote the patient's tags
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module="pydicom")
-    if b"1.2.840.10008.1.2.1.99" in data:  # pydicom would inflate it whole, however large, before its header is seen
-        raise BadImage("DICOM in a deflated transfer syntax; save it uncompressed")
-    part = "header"
-    try:
-        dataset = pydicom.dcmread(BytesIO(data), force=True)
-        _check_dicom(dataset, max_pixels)
-        stored = _dicom_pixels(dataset, max_pixels)
-        part = "rescale, window or look-up table"
-        return _dicom_shades(dataset, stored)
-    except BadImage:
-        raise
-    except Exception:
-        raise BadImage(f"damaged DICOM: its {part} can't be read") from None
-
-
-def _check_dicom(dataset: Any, max_pixels: int) -> None:
-    """Refuse what is no single image of an allowed size, by the header alone."""
-    if not any(dataset.get(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise BadImage("DICOM without pixel data: not an image, or cut short")
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
-        raise BadImage(f"multi-frame DICOM ({frames} frames); export the frame you want as a single image")
-    _check_size(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0), max_pixels)
-    if not re.match("MONOCHROME[12]$|PALETTE COLOR$|RGB$|YBR_", str(dataset.get("PhotometricInterpretation"))):
-        raise BadImage("DICOM with a photometric interpretation that is unknown or missing")
-
-
-def _dicom_pixels(dataset: Any, max_pixels: int) -> np.ndarray:
-    """The stored values, decompressed: (H, W) or (H, W, 3)."""
-    from pydicom.pixels import get_decoder, pixel_array
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        plain = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
-        dataset.file_meta.TransferSyntaxUID = plain
-    syntax, extra = dataset.file_meta.TransferSyntaxUID, ""
-    try:
-        decoder = get_decoder(syntax)
-    except Exception:
-        raise BadImage("DICOM in a transfer syntax that holds no still image, or an unknown one") from None
-    if syntax.is_encapsulated and syntax.name != "RLE Lossless":
-        extra = "" if "pylibjpeg" in decoder.available_plugins else "; pip install 'clipcovid[dicom]' adds decoders"
-        for header in FRAME_SIZES.finditer(dataset.PixelData):  # the frame's own size counts
-            height, width = (int.from_bytes(side, "big") for side in header.groups() if side)
-            _check_size(max(width, 1), max(height, 1), max_pixels)
-        if not decoder.is_available:
-            raise BadImage(f"DICOM in {syntax.name}, for which no decoder is installed{extra}")
-    try:
-        return pixel_array(dataset)
-    except Exception:
-        raise BadImage(
-            f"DICOM with pixel data ({syntax.name}) that can't be decoded: damaged or cut short{extra}"
-        ) from None
-
-
-def _dicom_shades(dataset: Any, stored: np.ndarray) -> np.ndarray:
-    """Stored values to uint8: the modality LUT or rescale, the VOI LUT, window or range, inversion, padding black."""
-    if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
-        if stored.ndim == 2:
-            from pydicom.pixels import apply_color_lut
-
-            stored = apply_color_lut(stored, dataset)
-            return (stored >> 8 if stored.dtype == np.uint16 else stored)[:, :, :3].astype(np.uint8)
-        return (stored >> max(0, dataset.BitsStored - 8)).astype(np.uint8)
-    padding = np.zeros(stored.shape, dtype=bool)
-    if (value := dataset.get("PixelPaddingValue")) is not None:
-        limit = dataset.get("PixelPaddingRangeLimit")
-        limit = value if limit is None else limit
-        padding = (stored >= min(value, limit)) & (stored <= max(value, limit))
-    values = stored
-    if dataset.get("ModalityLUTSequence"):
-        values = _look_up(dataset, dataset.ModalityLUTSequence[0], stored)[0]
-    elif dataset.get("RescaleSlope") is not None:
-        values = stored * float(dataset.RescaleSlope) + float(dataset.get("RescaleIntercept") or 0)
-    if dataset.get("VOILUTSequence"):
-        shades = _to_uint8(*_look_up(dataset, dataset.VOILUTSequence[0], values))
-    else:
-        shades = _window(dataset, values, padding)
-    if dataset.PhotometricInterpretation == "MONOCHROME1":
-        shades = 255 - shades
-    return np.where(padding, np.uint8(0), shades)
-
-
-def _window(dataset: Any, values: np.ndarray, padding: np.ndarray) -> np.ndarray:
-    """The first window (PS3.3 C.11.2.1); where there is none, or none that is possible, the range without padding."""
-    center, width = (np.atleast_1d(dataset.get(name) or 0).astype(float)[0] for name in ("WindowCenter", "WindowWidth"))
-    function = (dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-    if dataset.get("WindowCenter") is None or not width > 0:
-        inside = values[~padding] if not padding.all() else values
-        return _to_uint8(values, inside.min(), inside.max())
-    if function == "SIGMOID":
-        return _to_uint8(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -50, 50))), 0, 1)
-    return _to_uint8(values, center - width / 2, center + width / 2)
-
-
-def _look_up(dataset: Any, table: Any, values: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """Values through a modality or VOI LUT, and the table's least and greatest (its stated depth is often wrong)."""
-    count, first = table.LUTDescriptor[0] or 2**16, table.LUTDescriptor[1]
-    entries = table.LUTData
-    if isinstance(entries, bytes):
-        wide = "<u2" if dataset.original_encoding[1] else ">u2"
-        entries = np.frombuffer(entries, np.uint8 if len(entries) < 2 * count else wide)
-    entries = np.asarray(entries)[:count].astype(np.int64)
-    index = np.rint(values).astype(np.int64) - first
-    return entries[index.clip(0, len(entries) - 1)], float(entries.min()), float(entries.max())

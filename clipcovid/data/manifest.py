@@ -7,15 +7,13 @@ further columns the source brought, as text. The classes, the data set's name an
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipcovid.config import UserError
+from clipcovid.files import read_parquet, write_parquet
 
 TEXT_COLUMNS = (
     "image_id",
@@ -44,7 +42,6 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-_KEY = b"clipcovid"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,6 +134,7 @@ def read_manifest(folder: Path | str) -> Manifest:
             f"`python jobs/prepare.py --source … --root … --out {folder}` first."
         )
     table, meta = read_parquet(path)
+    meta = meta or {}
     known = {"classes", "dataset", "content_hash", "split_hash"}
     if missing := known - set(meta):
         raise UserError(f"{path} lacks {', '.join(sorted(missing))} in its metadata: prepare the data set again.")
@@ -149,25 +147,6 @@ def read_manifest(folder: Path | str) -> Manifest:
     if manifest.content_hash != meta["content_hash"]:
         raise UserError(f"{path} was changed after it was written: prepare the data set again.")
     return manifest
-
-
-def write_parquet(path: Path, table: pd.DataFrame, meta: dict[str, Any], row_group_size: int | None = None) -> None:
-    """Write a table with `meta` as JSON in its schema metadata; the file appears whole or not at all."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({_KEY: json.dumps(meta)})
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(arrow, partial, row_group_size=row_group_size)
-    partial.replace(path)
-
-
-def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """A table written by `write_parquet`, and its metadata ({} where it has none)."""
-    try:
-        arrow = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} can't be read as Parquet ({error}).") from None
-    meta = (arrow.schema.metadata or {}).get(_KEY, b"{}")
-    return arrow.replace_schema_metadata(None).to_pandas(), json.loads(meta)
 
 
 def groups(table: pd.DataFrame) -> pd.Series:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.files import whole
 
 SCHEMA = pa.schema(
     [
@@ -32,10 +33,8 @@ SCHEMA = pa.schema(
 def write_shard(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows of `SCHEMA` as one shard, which appears whole or not at all."""
     batch = pa.RecordBatch.from_pylist(list(rows), schema=SCHEMA)
-    partial = path.with_suffix(".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+    with whole(path) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(batch)
-    partial.replace(path)
 
 
 def read_shard(path: Path) -> pa.RecordBatch:

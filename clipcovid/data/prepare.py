@@ -22,14 +22,13 @@ from clipcovid.data.manifest import (
     assign_splits,
     duplicates,
     read_manifest,
-    read_parquet,
     split_patients,
     write_manifest,
-    write_parquet,
 )
 from clipcovid.data.packed import read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
 from clipcovid.distribute import spread
+from clipcovid.files import read_parquet, write_parquet
 from clipcovid.labels import CLASSES
 from clipcovid.resources import connect, nodes, plan
 

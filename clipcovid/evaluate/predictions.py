@@ -1,21 +1,16 @@
 """The predictions table: what every method writes, and all that is needed to score it."""
 
-import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import metrics, statistics
+from clipcovid.files import read_parquet, write_parquet
 
-METADATA_KEY = b"clipcovid"
 PROBABILITY = "prob_"
 SIMILARITY = "sim_"
 
@@ -37,7 +32,6 @@ def write_predictions(
     For `task` "classification": image_id (unique), label, prob_<class> for every class, and patient_id where known.
     Other tasks need an image_id. A column that lacks or an image twice is a `UserError`.
     """
-    path = Path(path)
     needed = ["image_id"]
     if task == "classification":
         needed += ["label", *(PROBABILITY + name for name in classes)]
@@ -48,32 +42,15 @@ def write_predictions(
         raise UserError(f"The predictions for {path} have image {twice!r} twice; an image is predicted once.")
     about = {"method": method, "task": task, "identity": identity, "manifest_hash": manifest_hash}
     about |= {"split_hash": split_hash, "split": split, "classes": list(classes)}
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(about).encode()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        pq.write_table(arrow, partial)
-        Path(partial).chmod(0o644)  # mkstemp's files are the owner's alone
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    write_parquet(Path(path), table, about)
 
 
 def read_predictions(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table and the metadata that `write_predictions` was given; a file of another make is a `UserError`."""
-    if not Path(path).is_file():
-        raise UserError(f"There is no predictions file {path}.")
-    try:
-        arrow = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable Parquet file ({error}).") from None
-    about = (arrow.schema.metadata or {}).get(METADATA_KEY)
+    table, about = read_parquet(path)
     if about is None:
         raise UserError(f"{path} is no predictions table of clipcovid; score other tables with jobs/evaluate.py.")
-    return arrow.to_pandas(), json.loads(about)
+    return table, about
 
 
 def class_probabilities(table: pd.DataFrame, classes: Sequence[str], prefix: str = PROBABILITY) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Image embeddings: a Ray Data pool of actors, each of which reads, decodes and encodes whole shards on its own.
 
 `<data>/embeddings/<encoder-hash>/`: `NNNNN.parquet` with `image_id, embedding` (float16, L2-normalised), each written
-whole or not at all, `encoder.json` (what makes them, written first) and `_SUCCESS` (written last).
+whole or not at all, `_encoder.json` (what makes them, written first) and `_SUCCESS` (written last).
 """
 
 import json
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,9 +23,11 @@ from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash, read_bytes
 from clipcovid.distribute import spread
+from clipcovid.files import whole, write_json, write_text
 from clipcovid.models.weights import weights_of
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 
+ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
 DONE = "_SUCCESS"
 MIN_SHARD = 32
 CORES = 4  # CPU cores that one encoder makes good use of; on fewer than 8 cores every core gets its own encoder
@@ -86,7 +87,7 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     manifest = read_manifest(config.data)
     identity = encoder_identity(config, manifest)
     folder = config.data / "embeddings" / digest(identity)
-    about = folder / "encoder.json"
+    about = folder / ABOUT
     if (folder / DONE).exists():
         return Embeddings(folder=folder, encoder=json.loads(about.read_text()), fresh=False)
     rows = len(manifest.table)
@@ -100,8 +101,7 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
             "precision": resolve_precision(config.clip.precision, chosen.device),
             "shard": min(max(share, MIN_SHARD), 8 * chosen.batch_size),
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(about, json.dumps(encoder, indent=1))
+        write_json(about, encoder)
     items = [
         {"shard": number, "start": start, "stop": min(start + encoder["shard"], rows)}
         for number, start in enumerate(range(0, rows, encoder["shard"]))
@@ -115,7 +115,7 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     settings["chosen"] = chosen
     for _ in spread(todo, Embedder, chosen, total=total, label="Embedding", settings=settings):
         pass
-    _write(folder / DONE, "")
+    write_text(folder / DONE, "")
     return Embeddings(folder=folder, encoder=encoder, fresh=True)
 
 
@@ -123,13 +123,6 @@ class Embedder:
     """An actor: one encoder, and the reading of what it encodes."""
 
     def __init__(self, *, config: EmbedConfig, data: Path, folder: Path, encoder: dict[str, Any], chosen: Plan) -> None:
-        self.failed: UserError | None = None
-        try:
-            self._start(config, data, folder, encoder, chosen)
-        except UserError as error:  # raised when called: Ray would bury it in an actor's death
-            self.failed = error
-
-    def _start(self, config: EmbedConfig, data: Path, folder: Path, encoder: dict[str, Any], chosen: Plan) -> None:
         import torch
 
         from clipcovid.models.clip import load_clip
@@ -148,8 +141,6 @@ class Embedder:
         """Encode the rows `start` to `stop` and write them as one shard."""
         import torch
 
-        if self.failed:
-            raise self.failed
         starts = range(item["start"], item["stop"], self.batch_size)
         batches = [range(start, min(start + self.batch_size, item["stop"])) for start in starts]
         coming = self.ahead.submit(self.read, batches[0])
@@ -163,10 +154,8 @@ class Embedder:
         column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
         ids = self.rows["image_id"].iloc[item["start"] : item["stop"]]
         table = pa.table({"image_id": pa.array(ids, pa.string()), "embedding": column})
-        place = _shard(self.folder, item["shard"])
-        partial = place.with_suffix(f".partial{os.getpid()}")
-        pq.write_table(table, partial)
-        partial.replace(place)
+        with whole(_shard(self.folder, item["shard"])) as partial:
+            pq.write_table(table, partial)
         return {"shard": item["shard"], "images": len(features)}
 
     def _decode(self, rows: range) -> np.ndarray:
@@ -182,10 +171,3 @@ class Embedder:
 
 def _shard(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.parquet"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)

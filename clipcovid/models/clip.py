@@ -54,9 +54,9 @@ class Clip:
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
-        """Features (n, d) of uint8 images as `pixels` takes them."""
+        """Features (n, d) of uint8 images as `pixels` takes them, on the model's device."""
         features = self.model.encode_image(self.pixels(images))  # type: ignore[operator]
-        return F.normalize(features.float(), dim=-1).cpu()
+        return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
@@ -76,6 +76,11 @@ class Clip:
             lengths = [len(ids) for ids in inner(list(texts), truncation=False)["input_ids"]]
         cut = [length - self.tokenizer.context_length for length in lengths]
         return {"texts": sum(c > 0 for c in cut), "tokens": sum(c for c in cut if c > 0)}
+
+
+def default_device() -> str:
+    """`cuda` where there is a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precision: str = "fp32") -> Clip:
@@ -141,7 +146,10 @@ def save_clip(folder: Path, clip: Clip, config: ClipConfig) -> None:
     open_clip.add_model_config(OWN_CONFIGS)
     state = {key: value.detach().float().contiguous().cpu() for key, value in clip.model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    both = {"model_cfg": open_clip.get_model_config(named), "preprocess_cfg": cast(Any, clip.model.visual).preprocess_cfg}
+    both = {
+        "model_cfg": open_clip.get_model_config(named),
+        "preprocess_cfg": cast(Any, clip.model.visual).preprocess_cfg,
+    }
     (folder / OPENCLIP_CONFIG).write_text(json.dumps(both, indent=1))
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
 

@@ -1,0 +1,127 @@
+"""DICOM to pixels, through pydicom: one frame, its look-up tables and window applied, none of its texts passed on."""
+
+import logging
+import re
+import warnings
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from clipcovid.data.images import BadImage, check_size, to_uint8
+
+FRAME_SIZES = re.compile(
+    rb"\xff[\xc0-\xc3\xc5-\xc7\xf7]\0[\x0b-\x14].(..)(..)|\xff\x4f\xff\x51....(....)(....)", re.DOTALL
+)
+"""The frame headers of JPEG and JPEG-LS (SOF) and of JPEG 2000 (SIZ), with the two sides."""
+
+
+def read_dicom(data: bytes, max_pixels: int) -> np.ndarray:
+    """A DICOM's single frame: uint8 (H, W) or (H, W, 3). pydicom's error texts may quote tags, so none is passed on."""
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its complaints quote the patient's tags
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="pydicom")
+    if b"1.2.840.10008.1.2.1.99" in data:  # pydicom would inflate it whole, however large, before its header is seen
+        raise BadImage("DICOM in a deflated transfer syntax; save it uncompressed")
+    part = "header"
+    try:
+        dataset = pydicom.dcmread(BytesIO(data), force=True)
+        _check_dicom(dataset, max_pixels)
+        stored = _dicom_pixels(dataset, max_pixels)
+        part = "rescale, window or look-up table"
+        return _dicom_shades(dataset, stored)
+    except BadImage:
+        raise
+    except Exception:
+        raise BadImage(f"damaged DICOM: its {part} can't be read") from None
+
+
+def _check_dicom(dataset: Any, max_pixels: int) -> None:
+    """Refuse what is no single image of an allowed size, by the header alone."""
+    if not any(dataset.get(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise BadImage("DICOM without pixel data: not an image, or cut short")
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+        raise BadImage(f"multi-frame DICOM ({frames} frames); export the frame you want as a single image")
+    check_size(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0), max_pixels)
+    if not re.match("MONOCHROME[12]$|PALETTE COLOR$|RGB$|YBR_", str(dataset.get("PhotometricInterpretation"))):
+        raise BadImage("DICOM with a photometric interpretation that is unknown or missing")
+
+
+def _dicom_pixels(dataset: Any, max_pixels: int) -> np.ndarray:
+    """The stored values, decompressed: (H, W) or (H, W, 3)."""
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        plain = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = plain
+    syntax, extra = dataset.file_meta.TransferSyntaxUID, ""
+    try:
+        decoder = get_decoder(syntax)
+    except Exception:
+        raise BadImage("DICOM in a transfer syntax that holds no still image, or an unknown one") from None
+    if syntax.is_encapsulated and syntax.name != "RLE Lossless":
+        extra = "" if "pylibjpeg" in decoder.available_plugins else "; pip install 'clipcovid[dicom]' adds decoders"
+        for header in FRAME_SIZES.finditer(dataset.PixelData):  # the frame's own size counts
+            height, width = (int.from_bytes(side, "big") for side in header.groups() if side)
+            check_size(max(width, 1), max(height, 1), max_pixels)
+        if not decoder.is_available:
+            raise BadImage(f"DICOM in {syntax.name}, for which no decoder is installed{extra}")
+    try:
+        return pixel_array(dataset)
+    except Exception:
+        raise BadImage(
+            f"DICOM with pixel data ({syntax.name}) that can't be decoded: damaged or cut short{extra}"
+        ) from None
+
+
+def _dicom_shades(dataset: Any, stored: np.ndarray) -> np.ndarray:
+    """Stored values to uint8: the modality LUT or rescale, the VOI LUT, window or range, inversion, padding black."""
+    if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
+        if stored.ndim == 2:
+            stored = apply_color_lut(stored, dataset)
+            return (stored >> 8 if stored.dtype == np.uint16 else stored)[:, :, :3].astype(np.uint8)
+        return (stored >> max(0, dataset.BitsStored - 8)).astype(np.uint8)
+    padding = np.zeros(stored.shape, dtype=bool)
+    if (value := dataset.get("PixelPaddingValue")) is not None:
+        limit = dataset.get("PixelPaddingRangeLimit")
+        limit = value if limit is None else limit
+        padding = (stored >= min(value, limit)) & (stored <= max(value, limit))
+    values = stored
+    if dataset.get("ModalityLUTSequence"):
+        values = _look_up(dataset, dataset.ModalityLUTSequence[0], stored)[0]
+    elif dataset.get("RescaleSlope") is not None:
+        values = stored * float(dataset.RescaleSlope) + float(dataset.get("RescaleIntercept") or 0)
+    if dataset.get("VOILUTSequence"):
+        shades = to_uint8(*_look_up(dataset, dataset.VOILUTSequence[0], values))
+    else:
+        shades = _window(dataset, values, padding)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        shades = 255 - shades
+    return np.where(padding, np.uint8(0), shades)
+
+
+def _window(dataset: Any, values: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """The first window (PS3.3 C.11.2.1); where there is none, or none that is possible, the range without padding."""
+    center, width = (np.atleast_1d(dataset.get(name) or 0).astype(float)[0] for name in ("WindowCenter", "WindowWidth"))
+    function = (dataset.get("VOILUTFunction") or "LINEAR").upper()
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1
+    if dataset.get("WindowCenter") is None or not width > 0:
+        inside = values[~padding] if not padding.all() else values
+        return to_uint8(values, inside.min(), inside.max())
+    if function == "SIGMOID":
+        return to_uint8(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -50, 50))), 0, 1)
+    return to_uint8(values, center - width / 2, center + width / 2)
+
+
+def _look_up(dataset: Any, table: Any, values: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """Values through a modality or VOI LUT, and the table's least and greatest (its stated depth is often wrong)."""
+    count, first = table.LUTDescriptor[0] or 2**16, table.LUTDescriptor[1]
+    entries = table.LUTData
+    if isinstance(entries, bytes):
+        wide = "<u2" if dataset.original_encoding[1] else ">u2"
+        entries = np.frombuffer(entries, np.uint8 if len(entries) < 2 * count else wide)
+    entries = np.asarray(entries)[:count].astype(np.int64)
+    index = np.rint(values).astype(np.int64) - first
+    return entries[index.clip(0, len(entries) - 1)], float(entries.min()), float(entries.max())

@@ -1,0 +1,122 @@
+"""Zero-shot classification: cached image embeddings against the embeddings of texts (CLIP, Radford et al. 2021)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import tyro
+
+from clipcovid.config import ClipConfig, ComputeConfig, UserError, identity
+from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.files import write_json
+from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
+from clipcovid.labels import PromptsConfig, build_prompts
+from clipcovid.models.weights import weights_of
+from clipcovid.runs import Run, finish_run, score_split, start_run
+
+if TYPE_CHECKING:
+    from clipcovid.models.clip import Clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroshotConfig:
+    """What to classify, with which encoder and which words."""
+
+    data: Path
+    """A prepared folder."""
+    split: Literal["train", "val", "test", "all"] = "test"
+    """The split to score."""
+    clip: ClipConfig = ClipConfig()
+    """The encoder."""
+    prompts: tyro.conf.OmitArgPrefixes[PromptsConfig] = PromptsConfig()
+    """The texts."""
+    input: Literal["packed", "raw"] = "packed"
+    """packed: the prepared pixels. raw: the original files, decoded anew at the encoder's own size."""
+    out: Path = Path("outputs")
+    """Where run folders and the MLflow store go."""
+    name: str = ""
+    """The run folder's name. Default: the method and the identity's hash."""
+    seed: int = 0
+    """Seed of random weights."""
+    compute: ComputeConfig = ComputeConfig()
+    """What to ask of the cluster, where embeddings are missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A zero-shot run and what came of it."""
+
+    run: Run
+    scores: dict[str, Any]
+
+
+def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scored:
+    """Classify a split of a prepared folder by its embeddings, which are made first where they are missing.
+
+    Writes the run folder with predictions, scores, figures and the prompts used. Raises `UserError` where the split has
+    no labelled image, or the prompts lack a class.
+    """
+    manifest = read_manifest(config.data)
+    rows = manifest.rows(config.split)
+    rows = rows[rows["label"] != ""]
+    if rows.empty or len(manifest.classes) < 2:
+        raise UserError(
+            f"The split {config.split!r} of {config.data} has too few labels to score: it needs two classes."
+        )
+    prompts = build_prompts(config.prompts, manifest.classes)
+    embeddings = embed(
+        EmbedConfig(data=config.data, clip=config.clip, input=config.input, seed=config.seed, compute=config.compute),
+        log,
+    )
+    from clipcovid.models.clip import load_clip  # torch, which the driver does not need before
+
+    run = start_run(config, method="zeroshot", identity=_identity(config, manifest, embeddings, prompts))
+    write_json(run.folder / "prompts.json", prompts)
+    clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
+    cut = clip.overflow([text for texts in prompts.values() for text in texts])
+    if cut["texts"]:
+        log(f"{cut['texts']} prompts are longer than the model's context: {cut['tokens']} tokens are cut off.")
+    similarities = embeddings.load(rows["image_id"]).astype(np.float32) @ class_embeddings(clip, prompts).T
+    table = pd.DataFrame({"image_id": rows["image_id"].to_numpy()})
+    table[[f"prob_{name}" for name in prompts]] = softmax(clip.logit_scale * similarities)
+    scores = score_split(run, manifest, table, split=config.split, similarities=similarities)
+    finish_run(run)
+    return Scored(run=run, scores=scores)
+
+
+def class_embeddings(clip: "Clip", prompts: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """One float32 row of L2 norm 1 a class: the mean of its prompts' embeddings, normalised again."""
+    texts = [text for group in prompts.values() for text in group]
+    encoded, start, means = clip.encode_texts(texts).numpy(), 0, []
+    for group in prompts.values():
+        mean = encoded[start : start + len(group)].mean(axis=0)
+        means.append(mean / np.linalg.norm(mean))
+        start += len(group)
+    return np.stack(means)
+
+
+def classify(clip: "Clip", pixels: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:
+    """Probabilities (n, k), float64, of `k` texts for `n` uint8 images (size, size) or (size, size, 3)."""
+    text_features = clip.encode_texts(texts).numpy()
+    image_features = np.concatenate([clip.encode_images(image[None]).cpu().numpy() for image in pixels])
+    return softmax(clip.logit_scale * image_features @ text_features.T)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, float64."""
+    raised = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def _identity(
+    config: ZeroshotConfig, manifest: Manifest, embeddings: Embeddings, prompts: dict[str, list[str]]
+) -> dict[str, Any]:
+    """The run's identity: by the prompts' words and the weights' content, not by the names of files; the split apart."""
+    kept = identity(config, split_hash=manifest.split_hash, pack_hash=manifest.info["pack_hash"])
+    left_out = ("split", "prompts.", "clip.pretrained")
+    kept = {key: value for key, value in kept.items() if not key.startswith(left_out) or key == "split_hash"}
+    kept["clip.precision"] = embeddings.encoder["precision"]
+    return kept | weights_of(config.clip, config.seed) | {"prompts": prompts}

@@ -1,0 +1,92 @@
+"""The run folder: `outputs/<run>/{config.json, metrics.json, predictions/<split>.parquet, checkpoint/, figures/, _SUCCESS}`.
+
+`metrics.json` maps each scored split to the body that `evaluate.predictions.score` gives. The marker comes last.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipcovid.config import UserError, digest, flatten
+from clipcovid.data.manifest import Manifest
+from clipcovid.evaluate import plots, predictions
+from clipcovid.files import write_json, write_text
+
+DONE = "_SUCCESS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of one method, in its folder."""
+
+    folder: Path
+    method: str
+    identity: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.name
+
+    def metrics(self) -> dict[str, Any]:
+        """Split → scores, of what has been scored so far."""
+        path = self.folder / "metrics.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def start_run(config: Any, *, method: str, identity: dict[str, Any]) -> Run:
+    """The run that `config.out`, `config.name` and the identity name; a folder that holds another run is a `UserError`."""
+    folder = config.out / (config.name or f"{method}-{digest(identity, 8)}")
+    about = folder / "config.json"
+    if about.exists():
+        there = json.loads(about.read_text(encoding="utf-8"))["identity"]
+        if there != identity:
+            differs = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
+            raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
+    (folder / DONE).unlink(missing_ok=True)
+    write_json(about, {"method": method, "identity": identity, "config": flatten(config)})
+    return Run(folder=folder, method=method, identity=identity)
+
+
+def score_split(
+    run: Run, manifest: Manifest, table: pd.DataFrame, *, split: str, similarities: Any = None
+) -> dict[str, Any]:
+    """Write a split's classification predictions, scores and figures; returns the scores.
+
+    `table`: image_id and prob_<class> for exactly the split's images that have a label; the label and patient come from
+    the manifest, and images without a label are counted among the notes.
+    """
+    rows = manifest.rows(split)
+    eligible = rows[rows["label"] != ""]
+    if set(table["image_id"]) != set(eligible["image_id"]) or len(table) != len(eligible):
+        raise AssertionError(f"predictions for {len(table)} images, not for the {len(eligible)} that are eligible")
+    about = eligible.set_index("image_id").loc[table["image_id"], ["label", "patient_id"]].reset_index()
+    table = about.merge(table, on="image_id", validate="one_to_one")
+    predictions.write_predictions(
+        run.folder / "predictions" / f"{split}.parquet",
+        table,
+        method=run.method,
+        task="classification",
+        identity=run.identity,
+        manifest_hash=manifest.content_hash,
+        split_hash=manifest.split_hash,
+        split=split,
+        classes=manifest.classes,
+    )
+    train = manifest.table.loc[(manifest.table["split"] == "train") & (manifest.table["label"] != ""), "label"].tolist()
+    body = predictions.score(table, manifest.classes, train or None, similarities)
+    if left_out := len(rows) - len(eligible):
+        body["notes"].insert(0, f"{left_out} images have no label and were left out.")
+    known = predictions.predicted(table, manifest.classes)
+    figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=split)
+    plots.save({f"{split}_{name}": figure for name, figure in figures.items()}, run.folder / "figures")
+    write_json(run.folder / "metrics.json", run.metrics() | {split: body})
+    return body
+
+
+def finish_run(run: Run) -> None:
+    """Write the marker that says that everything else is there."""
+    write_text(run.folder / DONE, "")

@@ -1,0 +1,127 @@
+"""MLflow, and the only place that imports it. What it shows stands in the run folder first; without it, work goes on."""
+
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import Any
+
+from clipcovid.config import RESEARCH_ONLY, digest, flatten
+from clipcovid.runs import Run
+
+EXPERIMENT = "clipcovid"
+TAG = "clipcovid.run"
+
+
+def store(out: Path) -> str:
+    """The tracking URI: MLFLOW_TRACKING_URI, else an sqlite file in `out`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').resolve()}"
+
+
+def ui_command(out: Path) -> str:
+    """What to type to see the runs."""
+    return f"mlflow ui --backend-store-uri {store(out)}"
+
+
+def track(run: Run, config: Any, *, tags: dict[str, str]) -> bool:
+    """Show a finished run in MLflow: params, metrics, figures, predictions, environment, revision; True if that worked.
+
+    The MLflow run is found again by the run's identity and name, and updated, or made. Whatever goes wrong with MLflow is
+    a warning: `metrics.json` is the truth.
+    """
+    # Its own defaults retry an unreachable server for minutes, and tell of every migration of a new database.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        _track(run, config, tags)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        print(f"warning: MLflow at {store(config.out)} did not take the run ({first[:200]}).", file=sys.stderr)
+        return False
+    return True
+
+
+def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+
+    config.out.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(tracking_uri=store(config.out))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        local = None if "MLFLOW_TRACKING_URI" in os.environ else (config.out / "mlartifacts").resolve().as_uri()
+        experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=local))
+    key = digest([run.identity, run.name])
+    found = client.search_runs([experiment.experiment_id], f"tags.`{TAG}` = '{key}'", max_results=1)
+    mlrun = found[0] if found else client.create_run(experiment.experiment_id, run_name=run.name)
+    run_id = mlrun.info.run_id
+    client.update_run(run_id, status="RUNNING")
+    now = int(time.time() * 1000)
+    flat = flatten(config)
+    params = [] if found else [Param(key, str(value)[:6000]) for key, value in flat.items()]  # a param can't change
+    facts = {
+        TAG: key,
+        "clipcovid.method": run.method,
+        "clipcovid.note": RESEARCH_ONLY,
+        **revision(),
+        **versions(),
+        **tags,
+    }
+    metrics = []
+    for split, body in run.metrics().items():
+        scores = {f"{split}/{name}": value for name, value in body["metrics"].items()}
+        for baseline, values in body["baselines"].items():
+            scores |= {
+                f"{split}/{baseline}/{name}": values[name] for name in ("accuracy", "macro_f1") if name in values
+            }
+        metrics += [Metric(_allowed(name), value, now, 0) for name, value in scores.items()]
+        facts[f"alarms.{split}"] = " ".join(body["alarms"])
+    for start in range(0, max(len(metrics), len(params), 1), 100):  # the server's limit a request
+        part = slice(start, start + 100)
+        entries = [RunTag(name, str(value)[:5000]) for name, value in facts.items()] if not start else []
+        client.log_batch(run_id, metrics=metrics[part], params=params[part], tags=entries)
+    client.log_text(run_id, "\n".join(packages()) + "\n", "environment.txt")
+    for path in sorted(run.folder.iterdir()):
+        if path.is_dir() and path.name != "checkpoint":
+            client.log_artifacts(run_id, str(path), path.name)
+        elif path.suffix == ".json":
+            client.log_artifact(run_id, str(path))
+    client.set_terminated(run_id, "FINISHED")
+
+
+def _allowed(name: str) -> str:
+    """A metric's name in the characters that MLflow takes."""
+    return re.sub(r"[^\w\-./ :]", "_", name)
+
+
+def revision() -> dict[str, str]:
+    """The git commit of this code and whether it was changed since; empty outside of a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = bool(git("status", "--porcelain", "--", "."))
+        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.changed": str(changed).lower()}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results depend on most."""
+    return {"python": platform.python_version()} | {name: version(name) for name in ("torch", "ray", "open_clip_torch")}
+
+
+def packages() -> list[str]:
+    """Every installed package as `name==version`."""
+    return sorted({f"{package.name}=={package.version}" for package in distributions()}, key=str.lower)

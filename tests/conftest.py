@@ -1,0 +1,39 @@
+"""What several test files share: one Ray, prepared phantoms, and a tiny checkpoint."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.pop("RAY_ADDRESS", None)
+os.environ["MPLBACKEND"] = "Agg"
+
+from clipcovid.config import ComputeConfig
+from clipcovid.data.prepare import PrepareConfig, prepare
+from clipcovid.data.sources import PhantomConfig
+from clipcovid.resources import connect
+
+LOCAL = ComputeConfig(address="local")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A local Ray that every test of this process uses."""
+    connect(LOCAL)
+
+
+@pytest.fixture(scope="session")
+def phantoms(cluster, tmp_path_factory) -> Path:
+    """A prepared folder of 90 phantoms at 64 px; not to be written to, but for embeddings."""
+    out = tmp_path_factory.mktemp("phantoms")
+    prepare(PrepareConfig(out=out, phantom=PhantomConfig(images=90, size=96), compute=LOCAL), log=lambda text: None)
+    return out
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real X-rays that CLIPCOVID_REAL_DATA names."""
+    folder = os.environ.get("CLIPCOVID_REAL_DATA")
+    if not folder:
+        pytest.skip("CLIPCOVID_REAL_DATA names no folder of real X-rays")
+    return Path(folder)
