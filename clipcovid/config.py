@@ -120,20 +120,19 @@ def flatten(config: Any) -> dict[str, Scalar]:
 
 def override(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
     """A copy of `config` with dotted keys replaced, e.g. `{"optim.lr": 1e-4}`; an unknown key is a `UserError`."""
-    names = {field.name for field in dataclasses.fields(typing.cast(Any, config))}
     here: dict[str, Any] = {}
     below: dict[str, dict[str, Any]] = {}
+    known = flatten(config)
     for key, value in changes.items():
         head, _, rest = key.partition(".")
-        if head not in names or (rest and not dataclasses.is_dataclass(getattr(config, head))):
-            known = ", ".join(sorted(flatten(config)))
-            raise UserError(f"{type(config).__name__} has no key {key!r}; it has: {known}.")
+        if key not in known:
+            raise UserError(f"{type(config).__name__} has no key {key!r}; it has: {', '.join(sorted(known))}.")
         if rest:
             below.setdefault(head, {})[rest] = value
         else:
             here[head] = value
     for head, inner in below.items():
-        here[head] = override(here.get(head, getattr(config, head)), inner)
+        here[head] = override(getattr(config, head), inner)
     return typing.cast(ConfigT, dataclasses.replace(typing.cast(Any, config), **here))
 
 

@@ -1,0 +1,124 @@
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from clipcovid.config import (
+    ClipConfig,
+    ComputeConfig,
+    ImagesConfig,
+    UserError,
+    flatten,
+    from_cli,
+    identity,
+    override,
+    run_job,
+)
+
+JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.py"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """An example."""
+
+    data: str = "there"
+    out: str = "outputs"
+    name: str = ""
+    images: tyro.conf.OmitArgPrefixes[ImagesConfig] = ImagesConfig()
+    clip: ClipConfig = ClipConfig()
+    compute: ComputeConfig = ComputeConfig()
+    words: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def test_flatten_names_every_field_by_its_dotted_path():
+    flat = flatten(Example(words=("a", "b")))
+    assert flat["clip.model"] == "ViT-B-32"
+    assert flat["words"] == "a,b"
+    assert {"images.size", "compute.workers", "seed", "data"} <= set(flat)
+    assert not any(isinstance(value, (dict, tuple)) for value in flat.values())
+
+
+def test_override_reaches_into_sections_and_leaves_the_original_alone():
+    config = Example()
+    changed = override(config, {"clip.model": "tiny", "clip.pretrained": "none", "seed": 3})
+    assert (changed.clip.model, changed.clip.pretrained, changed.seed) == ("tiny", "none", 3)
+    assert config == Example()
+
+
+@pytest.mark.parametrize("key", ["optim.lr", "clip.modl", "seed.deeper", "", "clip.model.more"])
+def test_override_refuses_an_unknown_key_and_names_the_known_ones(key):
+    with pytest.raises(UserError, match=r"clip\.model"):
+        override(Example(), {key: 1})
+
+
+def test_override_runs_the_checks_again():
+    with pytest.raises(UserError, match="--size"):
+        override(Example(), {"images.size": 3})
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Example().seed = 1
+
+
+def test_identity_ignores_where_and_with_what_a_run_happens_and_nothing_else():
+    same = override(Example(), {"data": "x", "out": "y", "name": "z", "compute.workers": 7})
+    assert identity(same, split_hash="s") == identity(Example(), split_hash="s")
+    for change in ({"seed": 1}, {"clip.precision": "fp32"}, {"images.fit": "pad"}, {"words": ("a",)}):
+        assert identity(override(Example(), change), split_hash="s") != identity(Example(), split_hash="s")
+    assert identity(Example(), split_hash="t") != identity(Example(), split_hash="s")
+
+
+def test_the_command_line_gives_the_same_object():
+    parsed = from_cli(
+        Example, "", args=["--clip.model", "tiny", "--size", "64", "--words", "a", "b", "--compute.workers", "2"]
+    )
+    expected = {"clip.model": "tiny", "images.size": 64, "words": ("a", "b"), "compute.workers": 2}
+    assert parsed == override(Example(), expected)
+
+
+@pytest.mark.parametrize("args", [["--nonsense", "1"], ["--seed", "x"], ["--size", "3"], ["--images.size", "64"]])
+def test_a_bad_flag_ends_with_status_2(args):
+    with pytest.raises(SystemExit) as end:
+        from_cli(Example, "", args=args)
+    assert end.value.code == 2
+
+
+def test_a_users_mistake_is_one_sentence_and_status_2(monkeypatch, capsys):
+    def main(config):
+        raise UserError("That is wrong: do this.")
+
+    monkeypatch.setattr(sys, "argv", ["job"])
+    with pytest.raises(SystemExit) as end:
+        run_job(Example, main, "A job.")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: That is wrong: do this.\n"
+
+
+def test_a_programmers_mistake_keeps_its_traceback(monkeypatch):
+    def main(config):
+        raise KeyError("oops")
+
+    monkeypatch.setattr(sys, "argv", ["job"])
+    with pytest.raises(KeyError):
+        run_job(Example, main, "A job.")
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda path: path.stem)
+def test_help_of_every_job_explains_every_flag(job):
+    result = subprocess.run(
+        [sys.executable, job, "--help"], capture_output=True, text=True, env={"COLUMNS": "100", "PATH": ""}, check=True
+    )
+    assert f"python jobs/{job.name} " in result.stdout
+    bare = "\n".join(line.strip("│ ╰╯─╭╮") for line in result.stdout.splitlines())
+    flags = re.split(r"^(?=--)", bare.split("options", 1)[1], flags=re.MULTILINE)[1:]
+    assert len(flags) >= 5
+    for flag in flags:
+        explained = re.split(r"\s{2,}|\n", flag, maxsplit=1)[1]
+        assert re.match(r"\w[^(]{4,}", explained), f"{job.name} does not explain {flag}"

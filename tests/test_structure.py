@@ -1,0 +1,78 @@
+"""Who may import whom, held by reading the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for folder in ("clipcovid", "jobs", "tune")
+    for path in (ROOT / folder).rglob("*.py")
+}
+RAY = {
+    "clipcovid.resources",
+    "clipcovid.distribute",
+    "clipcovid.train.launch",
+}
+LIBRARIES_ALLOWED = {
+    "ray": lambda name: name in RAY or name.startswith(("clipcovid.inference", "jobs.", "tune.")),
+    "mlflow": lambda name: name == "clipcovid.tracking",
+    "torch": lambda name: not name.startswith(("clipcovid.data", "clipcovid.evaluate", "clipcovid.config", "jobs.")),
+    "streamlit": lambda name: name == "clipcovid.app",
+}
+LAYERS = [
+    ("clipcovid.config",),
+    ("clipcovid.files", "clipcovid.labels"),
+    ("clipcovid.resources", "clipcovid.models.weights"),
+    ("clipcovid.distribute", "clipcovid.models"),
+    ("clipcovid.evaluate",),
+    ("clipcovid.data",),
+    ("clipcovid.tasks", "clipcovid.runs"),
+    ("clipcovid.train",),
+    ("clipcovid.tracking", "clipcovid.inference"),
+    ("clipcovid.app",),
+    ("jobs", "tune"),
+]
+
+
+def imports(path):
+    """Every module that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(name):
+    levels = [
+        (len(prefix), at) for at, names in enumerate(LAYERS) for prefix in names if f"{name}.".startswith(f"{prefix}.")
+    ]
+    return max(levels)[1] if levels else None
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_stay_in_their_rooms(name):
+    for library, allowed in LIBRARIES_ALLOWED.items():
+        used = {module.split(".")[0] for module in imports(MODULES[name])}
+        assert library not in used or allowed(name), f"{name} must not import {library}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__init__")])
+def test_no_module_imports_from_above(name):
+    assert layer(name) is not None, f"{name} has no place among the layers"
+    for module in imports(MODULES[name]):
+        if module.split(".")[0] in ("clipcovid", "jobs", "tune") and layer(module) is not None:
+            assert layer(module) <= layer(name), f"{name} must not import {module}"
+
+
+@pytest.mark.parametrize("name", ["clipcovid.config", "clipcovid.data.manifest", "clipcovid.inference.embed"])
+def test_a_driver_starts_without_torch(name):
+    import subprocess
+    import sys
+
+    code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
