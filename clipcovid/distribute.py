@@ -43,7 +43,7 @@ def spread(
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     asked: dict[str, Any] = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus_per_worker or None}
     guard = {"work": work, "settings": settings}
-    work_on = ray.data.from_items(list(items), override_num_blocks=len(items)).map
+    work_on: Any = ray.data.from_items(list(items), override_num_blocks=len(items)).map
     if isinstance(work, type):
         pool = ActorPoolStrategy(size=chosen.workers)
         results = work_on(_Guarded, compute=pool, fn_constructor_kwargs=guard, **asked)

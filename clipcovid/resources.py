@@ -74,19 +74,24 @@ def nodes() -> list[tuple[float, float]]:
 
 
 def plan(
-    config: ComputeConfig, have: list[tuple[float, float]], *, gpu: bool, items: int | None = None, cores: int = 1
+    config: ComputeConfig,
+    have: list[tuple[float, float]],
+    *,
+    gpu: bool,
+    items: int | None = None,
+    per_node: int | None = None,
 ) -> Plan:
     """Fill in what `config` leaves open from the nodes' (CPUs, GPUs), and check that it fits.
 
     `gpu`: whether the work can use one. `items`: pieces of work there are; more workers than that are not started.
-    `cores`: CPUs that a worker without a GPU makes good use of. Asking for more than there is, which Ray would wait for
-    without a word, is a `UserError`.
+    `per_node`: how many workers without a GPU a node gets at most, default one a core. Asking for more than there is,
+    which Ray would wait for without a word, is a `UserError`.
     """
     cpus, gpus = (sum(column) for column in zip(*have, strict=True))
     per_gpu = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpu and gpus >= 1)
     per_cpu = config.cpus_per_worker
     if per_cpu is None and not config.workers and not per_gpu:
-        per_cpu = float(min(cores, max((cpu for cpu, _ in have), default=1)) or 1)
+        per_cpu = float(max(1, max(cpu for cpu, _ in have) // per_node)) if per_node else 1.0
     workers = config.workers or max(1, int(gpus / per_gpu) if per_gpu else _places(have, per_cpu or 1, 0))
     if not config.workers and items is not None:
         workers = max(1, min(workers, items))

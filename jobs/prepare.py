@@ -17,7 +17,7 @@ from clipcovid.data.prepare import PrepareConfig, Prepared, prepare, reasons, sp
 
 def main(config: PrepareConfig) -> None:
     """Prepare, then print what is there."""
-    report(prepare(config), config, Console())
+    report(prepare(config), config, Console(markup=False, emoji=False))  # names may look like markup
 
 
 def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
@@ -26,16 +26,16 @@ def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
     rows = split_table(manifest)
     table = Table(title=f"{manifest.dataset}: {len(manifest.table)} images in {config.out}", box=box.SIMPLE_HEAD)
     for column in rows:
-        table.add_column(column.replace(" ", "\n"), justify="left" if column == "split" else "right")
+        table.add_column(str(column).replace(" ", "\n"), justify="left" if column == "split" else "right")
     for row in rows.itertuples(index=False):
-        table.add_row(*map(str, row), end_section=row.split == "test")
+        table.add_row(*map(str, row), end_section=bool(row.split == "test"))
     console.print(table)
     same = info["duplicates"]
     console.print(
         f"Images with the pixels of another: {same['within']} within a split, {same['across']} across splits."
     )
     if info["patients_across_splits"]:
-        console.print(f"[yellow]{info['patients_across_splits']} patients stand in more than one given split.[/yellow]")
+        console.print(f"{info['patients_across_splits']} patients stand in more than one given split.", style="yellow")
     if merged := info["parts"]["merged"]:
         console.print(
             f"{merged} images of several parts were merged by content; {info['parts']['moved']} were in different splits "
@@ -44,7 +44,8 @@ def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
     for label, count in info["left_out"].items():
         console.print(f"Left out: {count} images labelled {label!r}, which is not among --classes.")
     bad = prepared.quarantine
-    console.print(f"Quarantined: {len(bad)}" + (f" ({reasons(bad)})" if len(bad) else "") + ".", markup=False)
+    where = f" ({reasons(bad)}), see {config.out / 'quarantine.parquet'}" if len(bad) else ""
+    console.print(f"Quarantined: {len(bad)}{where}.")
     if not prepared.fresh:
         console.print("Already prepared: nothing was left to do.")
 

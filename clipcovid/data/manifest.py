@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
@@ -70,7 +71,7 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 (16 hex digits) of every cell of the table."""
+        """SHA-256 (16 hex digits) of every cell of the table, and of its columns' names."""
         return _table_hash(self.table)
 
     @property
@@ -90,12 +91,13 @@ class Manifest:
 
 
 def _table_hash(table: pd.DataFrame) -> str:
-    return hashlib.sha256(table.to_json(orient="values").encode()).hexdigest()[:16]
+    text = json.dumps(list(table.columns)) + table.to_json(orient="values")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def conform(table: pd.DataFrame) -> pd.DataFrame:
     """A copy with every manifest column, in order, as text ("" for missing), width and height as int32 (0 unknown)."""
-    table = table.copy()
+    table = table.rename(columns=str)
     for column in COLUMNS:
         if column not in table:
             table[column] = 0 if column in ("width", "height") else ""
@@ -111,7 +113,12 @@ def _text(value: Any) -> str:
     """Text of a cell; a whole number that pandas read as a float (because others were missing) loses its `.0`."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).strip() if not isinstance(value, (list, dict)) else json.dumps(value)
+    if isinstance(value, np.ndarray):  # a list of a Parquet file
+        value = value.tolist()
+    text = json.dumps(value, default=str) if isinstance(value, (list, dict)) else str(value).strip()
+    return text.encode(
+        errors="replace"
+    ).decode()  # half a surrogate pair, which JSON and file names can hold, is no text
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -137,7 +144,9 @@ def read_manifest(folder: Path | str) -> Manifest:
     meta = meta or {}
     known = {"classes", "dataset", "content_hash", "split_hash"}
     if missing := known - set(meta):
-        raise UserError(f"{path} lacks {', '.join(sorted(missing))} in its metadata: prepare the data set again.")
+        raise UserError(
+            f"{path} lacks {', '.join(sorted(missing))} in its metadata: prepare the data set again, with --overwrite."
+        )
     manifest = Manifest(
         table=table,
         classes=tuple(meta["classes"]),
@@ -145,7 +154,7 @@ def read_manifest(folder: Path | str) -> Manifest:
         info={key: value for key, value in meta.items() if key not in known},
     )
     if manifest.content_hash != meta["content_hash"]:
-        raise UserError(f"{path} was changed after it was written: prepare the data set again.")
+        raise UserError(f"{path} was changed after it was written: prepare the data set again, with --overwrite.")
     return manifest
 
 
@@ -154,35 +163,41 @@ def groups(table: pd.DataFrame) -> pd.Series:
     return table["patient_id"].where(table["patient_id"] != "", "image:" + table["image_id"])
 
 
-def stricter(splits: pd.Series) -> str:
-    """The strictest of some splits: test before val before train; "" where none is given."""
-    return max(splits, key=lambda split: SPLITS.index(split) if split else -1)
+def strictest(splits: pd.Series, group: pd.Series) -> pd.Series:
+    """The strictest split that each group has: test before val before train; "" where it has none."""
+    ranks = splits.map({"": -1} | {split: rank for rank, split in enumerate(SPLITS)})
+    return ranks.groupby(group, sort=False).max().map({-1: ""} | dict(enumerate(SPLITS)))
 
 
 def assign_splits(table: pd.DataFrame, *, val: float, test: float, seed: int) -> pd.Series:
     """Splits for all rows: those given stay; patients without one are spread by class, seeded, a patient in one split.
 
-    Patients are taken in the order of a hash of (seed, patient), each into the split that its stratum (the set of labels
-    it has) lacks most images in, so that the same patient tends to stay where it is when others are added.
+    The patients of a stratum (the set of labels that they have) stand on a circle, in the order of a hash of (seed,
+    patient), each taking as much of it as it has images, and the splits are arcs of it. So each class has the shares
+    asked for, and few patients change their split when others are added. Where the circle starts is drawn for each
+    stratum, or a stratum of one patient would always be in the same split.
     """
     if not (val >= 0 and test >= 0 and val + test < 1):
         raise UserError(f"--val {val} and --test {test} must be shares of the images that leave some for training.")
     group = groups(table)
-    given = table.groupby(group)["split"].agg(stricter)
-    label_sets = table.groupby(group)["label"].agg(lambda labels: "|".join(sorted(set(labels))))
-    sizes = group.value_counts()
-    order = sorted(given.index, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
-    shares = {"train": 1 - val - test, "val": val, "test": test}
-    totals = sizes.groupby(label_sets.reindex(sizes.index)).sum()
-    taken = {stratum: dict.fromkeys(SPLITS, 0) for stratum in totals.index}
-    for name in order:
-        if given[name]:
-            continue
-        stratum = label_sets[name]
-        lacks = {split: shares[split] * totals[stratum] - taken[stratum][split] for split in SPLITS if shares[split]}
-        given[name] = max(lacks, key=lambda split: lacks[split])
-        taken[stratum][given[name]] += sizes[name]
-    return table["split"].where(table["split"] != "", group.map(given))
+    pairs = pd.DataFrame({"group": group, "label": table["label"]}).drop_duplicates().sort_values("label")
+    people = pd.DataFrame({"images": group.value_counts(), "given": strictest(table["split"], group)})
+    people["stratum"] = pairs.groupby("group")["label"].agg("|".join)
+    people["draw"] = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in people.index]
+    people = people.sort_values(["stratum", "draw"])
+    stratum, images, given = people["stratum"], people["images"], people["given"]
+    asked = images.groupby(stratum).transform("sum")
+    tests, vals = (
+        (share * asked - images.where(given == split, 0).groupby(stratum).transform("sum")).clip(lower=0)
+        for split, share in (("test", test), ("val", val))
+    )
+    images = images.where(given == "", 0)
+    circle = images.groupby(stratum).transform("sum")
+    starts = {name: hashlib.sha256(f"{seed}:{name}".encode()).digest()[:6] for name in stratum.unique()}
+    start = stratum.map({name: int.from_bytes(drawn) / 256**6 for name, drawn in starts.items()})
+    at = ((images.groupby(stratum).cumsum() - images / 2) / circle + start) % 1 * circle
+    people["split"] = given.where(given != "", np.select([at < tests, at < tests + vals], ["test", "val"], "train"))
+    return table["split"].where(table["split"] != "", group.map(people["split"]))
 
 
 def split_patients(table: pd.DataFrame) -> int:
@@ -193,9 +208,5 @@ def split_patients(table: pd.DataFrame) -> int:
 
 def duplicates(table: pd.DataFrame) -> dict[str, int]:
     """Images with the pixels of another: `within` one split, and `across` splits (counting the images beyond the first)."""
-    across = within = 0
-    for _, splits in table[table["sha256"] != ""].groupby("sha256")["split"]:
-        kinds = splits.nunique()
-        across += kinds - 1
-        within += len(splits) - kinds
-    return {"within": within, "across": across}
+    alike = table[table["sha256"] != ""].groupby("sha256")["split"].agg(["size", "nunique"])
+    return {"within": int((alike["size"] - alike["nunique"]).sum()), "across": int((alike["nunique"] - 1).sum())}

@@ -38,8 +38,11 @@ def write_shard(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def read_shard(path: Path) -> pa.RecordBatch:
-    """A shard, memory-mapped: only the pages that are looked at are read."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    """A shard, memory-mapped: only the pages that are looked at are read. A damaged one is a `UserError`."""
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is damaged ({error}): prepare the data set again, with --overwrite.") from None
 
 
 class PackedImages:
@@ -63,7 +66,9 @@ class PackedImages:
         try:
             self._at = [at[image_id] for image_id in self.manifest.table["image_id"]]
         except KeyError as missing:
-            raise UserError(f"{self.folder} has no packed image {missing}: prepare the data set again.") from None
+            raise UserError(
+                f"{self.folder} has no packed image {missing}: prepare the data set again, with --overwrite."
+            ) from None
 
     def __len__(self) -> int:
         return len(self._at)
@@ -74,7 +79,7 @@ class PackedImages:
     def images(self, rows: Iterable[int]) -> np.ndarray:
         """Images at these manifest positions: uint8 (n, size, size) for gray, (n, size, size, 3) for RGB, a copy."""
         shape = (self.size, self.size) if self.channels == 1 else (self.size, self.size, 3)
-        return np.stack([self._bytes("image", row).reshape(shape) for row in rows])
+        return np.array([self._bytes("image", row).reshape(shape) for row in rows], np.uint8).reshape(-1, *shape)
 
     def masks(self, kind: str, rows: Iterable[int]) -> list[np.ndarray | None]:
         """Masks of a kind (`lung_mask`, `infection_mask`) at these positions: uint8 (size, size) of 0/255, None if absent."""

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from clipcovid.resources import connect, nodes, plan
 
 DECODER = 1  # to be raised when the same file would give other pixels
 LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
+MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the images must not fill the memory
 SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
 
 
@@ -64,7 +64,7 @@ class PrepareConfig:
     max_bad: float = 0.05
     """Share of images that may be bad; above it the job stops."""
     overwrite: bool = False
-    """Delete what --out holds and prepare it anew."""
+    """Delete the preparation that --out holds, and begin anew."""
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
 
@@ -92,31 +92,36 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     Writes `images/*.arrow`, `quarantine.parquet` and, last, `manifest.parquet` into `config.out`. Raises `UserError`
     where the folder holds another preparation, or more than `max_bad` of the images are bad.
     """
+    _check_out(config)
+    options = _options(config)
+    if not config.overwrite:
+        _is_done(config.out, options)  # before phantoms are drawn over those of another preparation
     listing = list_source(config.source, config.root, config.columns, config.phantom, config.out / "phantom")
     table, left_out, classes = _keep_classes(listing.table, config.classes)
-    recipe = _recipe(config, table)
+    recipe = options | {"listing": digest(table.to_json(orient="values")), "files": listing.files}
     if config.overwrite:
-        for name in ("images", "embeddings"):
-            shutil.rmtree(config.out / name, ignore_errors=True)
-        for name in ("manifest.parquet", "quarantine.parquet", LISTING):
-            (config.out / name).unlink(missing_ok=True)
+        _clear(config.out)
     if _is_done(config.out, recipe):
         manifest = read_manifest(config.out)
         return Prepared(manifest=manifest, quarantine=_read_quarantine(config.out), fresh=False)
+    if not (config.out / LISTING).exists():
+        _clear(config.out)  # packed files of which nothing says what they hold
     (config.out / "images").mkdir(parents=True, exist_ok=True)
     connect(config.compute)
     info: dict[str, Any] = {"left_out": left_out}
     table, info["parts"] = _final_listing(config, table, recipe, parts=listing.parts)
-    _pack(config, len(table), log)
-    table, bad = _collect(table, config.out)
+    _pack(config, log)
+    listed = len(table) + len(listing.refused)
+    table, bad, hit = _collect(table, config.out)
     quarantine = pd.concat([listing.refused, bad], ignore_index=True)
     write_parquet(config.out / "quarantine.parquet", quarantine, {})
-    listed = len(listing.table) + len(listing.refused)
-    share = quarantine["path"].nunique() / listed
+    hit += len(listing.refused)
+    share = hit / listed
     if share > config.max_bad or table.empty:
         raise UserError(
-            f"{len(quarantine)} files of {listed} images listed are bad ({share:.1%}; --max-bad allows "
-            f"{config.max_bad:.1%}): {reasons(quarantine)}. See {config.out / 'quarantine.parquet'}."
+            f"{hit} of {listed} images are bad or have a bad mask ({share:.1%}; --max-bad "
+            f"allows {config.max_bad:.1%}): {reasons(quarantine)}. {config.out / 'quarantine.parquet'} names them: mend "
+            "the files and run again with --overwrite, or raise --max-bad."
         )
     table["split"] = assign_splits(table, val=config.val, test=config.test, seed=config.seed)
     info |= {
@@ -129,6 +134,8 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     manifest = Manifest(table=table, classes=classes, dataset=listing.dataset, info=info)
     write_manifest(config.out, manifest)
     (config.out / LISTING).unlink()
+    for partial in (config.out / "images").glob(".*.arrow.*"):  # of workers that were killed
+        partial.unlink()
     return Prepared(manifest=manifest, quarantine=quarantine, fresh=True)
 
 
@@ -137,24 +144,47 @@ def pack_hash(config: ImagesConfig) -> str:
     return digest(flatten(config) | {"decoder": DECODER})
 
 
-def _recipe(config: PrepareConfig, table: pd.DataFrame) -> dict[str, str]:
-    """What tells one preparation from another: the listing and everything that shapes the outcome."""
+def _options(config: PrepareConfig) -> dict[str, str]:
+    """The options that shape the outcome; with the listing and the files they tell one preparation from another."""
     left_out = {"out", "overwrite", "max_bad", "root"}
     flat = {k: str(v) for k, v in flatten(config).items() if k not in left_out and not k.startswith("compute.")}
-    return flat | {"listing": digest(table.to_json(orient="values"))}
+    return flat | {"decoder": str(DECODER)}
+
+
+def _check_out(config: PrepareConfig) -> None:
+    """Refuse to write where the data set's own files are."""
+    if config.source == "phantom" or not config.root or "://" in config.root.removeprefix("file://"):
+        return
+    root, out = Path(config.root.removeprefix("file://")).resolve(), config.out.resolve()
+    home = root if root.is_dir() else root.parent
+    if out == home or (root.is_dir() and root in out.parents):
+        raise UserError(f"--out {config.out} is in the data set's own folder {home}: choose another place.")
+
+
+def _clear(out: Path) -> None:
+    """Delete what a preparation wrote, the marker first, and nothing else."""
+    ours = any((out / name).exists() for name in ("manifest.parquet", LISTING))
+    for name in ("manifest.parquet", LISTING, "quarantine.parquet"):
+        (out / name).unlink(missing_ok=True)
+    for shard in (out / "images").glob("[0-9]*.arrow"):
+        shard.unlink()
+    if ours and (out / "embeddings").exists():
+        shutil.rmtree(out / "embeddings")
 
 
 def _is_done(out: Path, recipe: dict[str, str]) -> bool:
-    """Whether `out` holds this very preparation, finished; another one there, finished or begun, is a `UserError`."""
+    """Whether `out` holds this very preparation, finished; another one there, finished or begun, is a `UserError`.
+
+    Only what `recipe` says is compared.
+    """
     if done := (out / "manifest.parquet").exists():
         there = read_manifest(out).info.get("recipe", {})
     elif (out / LISTING).exists():
-        there = read_parquet(out / LISTING)[1]["recipe"]
+        there = (read_parquet(out / LISTING)[1] or {}).get("recipe", {})
     else:
         return False
-    if there != recipe:
-        differs = sorted(key for key in {*there, *recipe} if there.get(key) != recipe.get(key))
-        what = "the data set's files or table" if differs == ["listing"] else ", ".join(differs)
+    if differs := sorted(key for key in recipe if there.get(key) != recipe[key]):
+        what = "the data set's files or table" if set(differs) <= {"listing", "files"} else ", ".join(differs)
         raise UserError(f"{out} holds another preparation ({what} differ): choose another --out, or --overwrite it.")
     return done
 
@@ -162,6 +192,8 @@ def _is_done(out: Path, recipe: dict[str, str]) -> bool:
 def _keep_classes(table: pd.DataFrame, wanted: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, int], tuple[str, ...]]:
     """The rows of the wanted classes (unlabelled ones stay), how many of which others were left out, and the classes."""
     found = set(table["label"]) - {""}
+    if len(set(wanted)) < len(wanted):
+        raise UserError(f"--classes {' '.join(wanted)} names a class twice.")
     if missing := [name for name in wanted if name not in found]:
         raise UserError(f"--classes {missing[0]!r} labels no image; found: {', '.join(sorted(found))}.")
     default = CLASSES if found <= set(CLASSES) else tuple(sorted(found))
@@ -174,12 +206,15 @@ def _keep_classes(table: pd.DataFrame, wanted: tuple[str, ...]) -> tuple[pd.Data
 def read_bytes(path: str) -> bytes:
     """A file's bytes, from a local path or any fsspec URI; one that can't be read raises `images.BadImage`."""
     try:
-        with fsspec.open(path, "rb") as file:
-            return file.read()
+        with fsspec.open(path, "rb") if "://" in path else Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise images.BadImage("file not found") from None
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # of any of fsspec's backends
         raise images.BadImage(f"can't be opened: {type(error).__name__}") from None
+    if len(data) > MAX_BYTES:
+        raise images.BadImage(f"larger than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
@@ -209,11 +244,13 @@ def _final_listing(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Write what is to be packed, a shard a row group, its parts merged; or read it where an earlier start wrote it."""
     path, found = config.out / LISTING, {"merged": 0, "moved": 0}
-    if path.exists() and "parts" in (meta := read_parquet(path)[1]):
-        return read_parquet(path)[0], meta["parts"]
+    if path.exists():
+        there, meta = read_parquet(path)
+        if meta and "parts" in meta:
+            return there, meta["parts"]
     if parts:
         write_parquet(path, table, {"recipe": recipe}, row_group_size=SHARD)
-        numbers = range(math.ceil(len(table) / SHARD))
+        numbers = _shards(config.out)
         hashes = {
             item["number"]: item["hashes"] for item in _spread(config, numbers, _hash_shard, "Comparing the parts")
         }
@@ -224,9 +261,9 @@ def _final_listing(
     return table, found
 
 
-def _pack(config: PrepareConfig, rows: int, log: Callable[[str], None]) -> None:
+def _pack(config: PrepareConfig, log: Callable[[str], None]) -> None:
     """Write the shards that are not there yet."""
-    numbers = range(math.ceil(rows / SHARD))
+    numbers = _shards(config.out)
     todo = [number for number in numbers if not _shard_path(config.out, number).exists()]
     if len(todo) < len(numbers):
         log(f"Going on: {len(numbers) - len(todo)} of {len(numbers)} packed files are there.")
@@ -244,6 +281,11 @@ def _spread(
     total = sum(rows.row_group(number).num_rows for number in numbers)
     settings = {"out": config.out.resolve(), "config": config.images}
     yield from spread(items, work, chosen, total=total, label=label, settings=settings)
+
+
+def _shards(out: Path) -> range:
+    """The numbers of the listing's shards."""
+    return range(pq.ParquetFile(out / LISTING).num_row_groups)
 
 
 def _shard_path(out: Path, number: int) -> Path:
@@ -271,19 +313,22 @@ def _hash_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dic
     return item | {"images": len(hashes), "hashes": hashes}
 
 
-def _collect(table: pd.DataFrame, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read back what the shards hold of each file: the good rows with size and hash, and the bad files with reasons."""
+def _collect(table: pd.DataFrame, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+    """Read back what the shards hold of each file.
+
+    Returns the good rows with size and hash, the bad files with reasons, and how many rows have a bad file.
+    """
     columns = ["image_id", "width", "height", "sha256", "bad"]
     shards = [read_shard(path).select(columns).to_pandas() for path in sorted((out / "images").glob("*.arrow"))]
     read = pd.concat(shards).set_index("image_id").reindex(table["image_id"]).reset_index()
     for column in ("width", "height", "sha256"):
         table[column] = read[column].to_numpy()
-    bad = pd.DataFrame(
-        [pair for text in read["bad"] if text != "{}" for pair in json.loads(text).items()], columns=["path", "reason"]
-    )
+    bad = {row: json.loads(text) for row, text in read["bad"].items() if text != "{}"}
     for kind in MASKS:
-        table.loc[table[kind].isin(bad["path"]), kind] = ""
-    return table[table["sha256"] != ""].reset_index(drop=True), bad
+        table.loc[[row for row, files in bad.items() if table.at[row, kind] in files], kind] = ""
+    files = [pair for files in bad.values() for pair in files.items()]
+    good = table[table["sha256"] != ""].reset_index(drop=True)
+    return good, pd.DataFrame(files, columns=["path", "reason"]), len(bad)
 
 
 def _read_quarantine(out: Path) -> pd.DataFrame:

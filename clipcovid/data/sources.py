@@ -8,18 +8,24 @@ it knows, paths relative to the root, plus any further columns worth keeping. To
 import dataclasses
 import io
 import json
+import os
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from clipcovid.config import UserError
-from clipcovid.data.manifest import COLUMNS, MASKS, SPLIT_NAMES, conform, stricter
+from clipcovid.config import UserError, digest
+from clipcovid.data.manifest import COLUMNS, MASKS, SPLIT_NAMES, conform, strictest
 from clipcovid.data.phantom import write_phantoms
+from clipcovid.labels import CLASSES
 
 NOT_IMAGES = {
     ".csv",
@@ -90,7 +96,9 @@ class Listing:
     refused: pd.DataFrame
     """Rows that name no usable place: `path, reason`."""
     parts: bool
-    """Whether rows of different `part` with the same pixels are one image."""
+    """Whether rows of different parts with the same pixels are one image."""
+    files: str
+    """Sizes and times of the files in the data set's folder, hashed; "" for a table, which may point anywhere."""
 
 
 class Root:
@@ -101,12 +109,14 @@ class Root:
         try:
             self.fs, path = fsspec.core.url_to_fs(root)
             self.is_folder, found = self.fs.isdir(path), self.fs.exists(path)
-        except (ImportError, ValueError, OSError) as error:
+        except Exception as error:  # of any of fsspec's backends
             raise UserError(f"--root {root} can't be opened ({error}).") from None
         if not found:
             raise UserError(f"--root {root} does not exist.")
         self.path = path.rstrip("/") if self.is_folder else posixpath.dirname(path)
         self.file = "" if self.is_folder else posixpath.basename(path)
+        around, _, chain = root.partition("::")
+        self.inside = f"::{chain}" if "://" in around else ""  # of an archive: zip://folder::scans.zip
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def folder(self) -> "Root":
@@ -115,19 +125,45 @@ class Root:
             raise UserError(f"--root {self.given} is a file; this source wants the data set's folder.")
         return self
 
+    @cached_property
+    def found(self) -> dict[str, dict[str, Any]]:
+        """What fsspec knows of every file below: relative path → size, time and so on; hidden files are left out."""
+        todo, seen, found = [self.path], {os.path.realpath(self.path)}, {}
+        while todo:
+            for path, about in self.fs.find(todo.pop(), detail=True).items():
+                if not (about.get("islink") and self.fs.isdir(path)):
+                    found[path[len(self.path) :].lstrip("/")] = about
+                elif (real := os.path.realpath(path)) not in seen:  # find does not follow links to folders
+                    seen.add(real)
+                    todo.append(path)
+        hidden = re.compile(r"(^|/)\.")
+        names = {path.encode(errors="replace").decode(): path for path in sorted(found) if not hidden.search(path)}
+        return {name: found[path] for name, path in names.items()}  # a name that is no UTF-8 ends in the quarantine
+
     def files(self) -> list[str]:
         """Every file below, relative and sorted, hidden ones left out."""
-        found = (path[len(self.path) :].lstrip("/") for path in self.fs.find(self.path))
-        return sorted(path for path in found if not any(part.startswith(".") for part in path.split("/")))
+        return list(self.found)
 
     def images(self) -> list[str]:
         """`files` without the endings that are surely not images; what the rest are, their content decides."""
         return [path for path in self.files() if Path(path).suffix.lower() not in NOT_IMAGES]
 
+    def state(self) -> str:
+        """Names, sizes and times of the images, hashed: what tells that a file has been replaced."""
+        known = [
+            (path, [str(self.found[path].get(key)) for key in ("size", "mtime", "ETag", "CRC")])
+            for path in self.images()
+        ]
+        return digest(known)
+
+    def read(self, relative: str) -> bytes:
+        """A small file's content."""
+        return self.fs.cat_file(posixpath.join(self.path, relative))
+
     def read_text(self, relative: str) -> str:
         """A small text file's content; one that is not UTF-8 is a `UserError`."""
         try:
-            return self.fs.cat_file(posixpath.join(self.path, relative)).decode("utf-8-sig")
+            return self.read(relative).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise UserError(f"{self.resolve(relative)} is not UTF-8 text: save it as UTF-8.") from None
 
@@ -138,16 +174,22 @@ class Root:
         """
         if "://" in path or posixpath.isabs(path):
             return path
-        relative = posixpath.normpath(path.replace("\\", "/"))
-        if relative.startswith(".."):
+        relative = tidy(path)
+        if relative.split("/")[0] == "..":
             raise ValueError("the path leaves the data set's folder; an absolute path says that this is meant")
         joined = posixpath.join(self.path, relative)
-        return joined if self.local else self.fs.unstrip_protocol(joined)
+        return joined if self.local else self.fs.unstrip_protocol(joined) + self.inside
+
+
+def tidy(path: str) -> str:
+    """A path with slashes, without `./` and the like; a URI stays as it is."""
+    return path if "://" in path else posixpath.normpath(path.replace("\\", "/"))
 
 
 Source = Callable[[Root, ColumnsConfig], pd.DataFrame]
 SOURCES: dict[str, Source] = {}
-PARTS = "part"
+TABLES = ("table", "imagefolder")  # sources whose data sets have names of their own, and columns
+PARTS = "_part"  # a column of this name says which part of the data set a row is from, see `merge_parts`
 
 
 def source(name: str) -> Callable[[Source], Source]:
@@ -165,12 +207,18 @@ def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     """COVID-QU-Ex (Tahir et al. 2021): `[part/[part/]]<Split>/<Class>/{images,lung masks,infection masks}/name.png`."""
     files = root.folder().images()
     places = {posixpath.splitext(path)[0].lower(): path for path in files}
+    known = {name.lower(): name for name in CLASSES}
     rows = []
     for path in files:
         parts = path.split("/")
         if len(parts) < 4 or parts[-2].lower() != "images" or parts[-4].lower() not in SPLIT_NAMES:
             continue
-        row = {"path": path, "label": parts[-3], "split": parts[-4], PARTS: "/".join(parts[:-4])}
+        row = {
+            "path": path,
+            "label": known.get(parts[-3].lower(), parts[-3]),
+            "split": parts[-4],
+            PARTS: "/".join(parts[:-4]),
+        }
         for kind in MASKS:
             beside = "/".join([*parts[:-2], kind.replace("_", " ") + "s", parts[-1]])
             row[kind] = places.get(posixpath.splitext(beside)[0].lower(), "")
@@ -186,29 +234,40 @@ def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
 @source("imagefolder")
 def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     """A folder per class (`<Class>/…` or `<Split>/<Class>/…`); a `metadata.csv` with `file_name` in the root is joined."""
-    files = [path for path in root.folder().images() if "/" in path]
-    tops = {path.split("/")[0] for path in files}
+    files = root.folder().images()
+    tops = {path.split("/")[0] for path in files if "/" in path}
     by_split = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
     at = 1 if by_split else 0
-    table = pd.DataFrame(
-        {"path": path, "label": parts[at], "split": parts[0] if by_split else ""}
-        for path in files
-        if len(parts := path.split("/")) > at + 1
-    )
-    if table.empty:
+    rows = []
+    for path in files:
+        folders = [*path.split("/")[:-1], "", ""]  # an image outside of the class folders has no label
+        rows.append({"path": path, "label": folders[at], "split": folders[0] if by_split else ""})
+    if not any(row["label"] for row in rows):
         raise UserError(f"{root.given} has no class folders with images in them (<Class>/image.png).")
+    table = pd.DataFrame(rows)
     if "metadata.csv" not in root.files():
         return table
-    joined = read_rows(root, "metadata.csv")
-    if "file_name" not in joined:
-        raise UserError(f"{root.given}/metadata.csv has no column file_name to join the images by.")
-    joined = joined.rename(columns={"file_name": "path"}).drop_duplicates("path").set_index("path")
-    known = table["path"].isin(joined.index)
-    for column in joined:
-        found = table["path"].map(joined[column])
-        table[column] = found.where(known & (found != ""), table.get(column, pd.Series("", index=table.index)))
-    absent = [path for path in joined.index if path not in set(table["path"])]  # named there, not on disk: quarantined
-    return pd.concat([table, joined.loc[absent].reset_index()], ignore_index=True)
+    joined = rename(read_rows(root, "metadata.csv"), columns, f"{root.given}/metadata.csv")
+    if not columns.path and "file_name" in joined:
+        joined = joined.drop(columns="path", errors="ignore").rename(columns={"file_name": "path"})
+    elif not columns.path:
+        raise UserError(
+            f"{root.given}/metadata.csv has no column file_name to join the images by: say which it is with "
+            f"--columns.path ({', '.join(map(str, joined))})."
+        )
+    joined = joined.assign(path=joined["path"].map(tidy)).drop_duplicates()
+    if (again := joined["path"].duplicated()).any():
+        raise UserError(
+            f"{root.given}/metadata.csv says different things of {joined.loc[again, 'path'].iloc[0]}: leave it one row."
+        )
+    both = table.merge(
+        joined, on="path", how="outer", suffixes=("", " joined")
+    )  # named there, not on disk: quarantined
+    for column in ("label", "split"):
+        if f"{column} joined" in both:
+            said = both.pop(f"{column} joined")
+            both[column] = said.where(said.notna() & (said != ""), both[column])
+    return both
 
 
 @source("table")
@@ -216,14 +275,7 @@ def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     """A CSV, JSON, JSONL or Parquet table: columns named as in the manifest are taken, others by `--columns.*`."""
     if not root.file:
         raise UserError(f"--root {root.given} is a folder; --source table wants the table's file.")
-    rows = read_rows(root, root.file)
-    named = {column: name for column, name in dataclasses.asdict(columns).items() if name}
-    if missing := [name for name in named.values() if name not in rows]:
-        raise UserError(f"{root.given} has no column {missing[0]!r}; it has: {', '.join(map(str, rows))}.")
-    rows = rows.drop(columns=[column for column in named if column in rows and column not in named.values()])
-    for column, name in named.items():
-        rows[column] = rows[name]
-    rows = rows.drop(columns=[name for name in set(named.values()) if name not in COLUMNS])
+    rows = rename(read_rows(root, root.file), columns, root.given)
     if "path" not in rows and "file_name" in rows:
         rows = rows.rename(columns={"file_name": "path"})
     if "path" not in rows:
@@ -242,12 +294,15 @@ def medpix2(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     topics = {}
     for path in files:
         if posixpath.basename(path) == "Case_topic.json":
-            topics = {case["U_id"]: case.get("Case") or {} for case in json.loads(root.read_text(path))}
+            try:
+                topics = {case["U_id"]: case.get("Case") or {} for case in json.loads(root.read_text(path))}
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise UserError(f"{root.given}: {path} is not a JSON list of cases with their U_id.") from None
     rows = []
     for path in files:
         if not (match := re.fullmatch(r"descriptions_(\w+)\.jsonl", posixpath.basename(path))):
             continue
-        for row in json_lines(root, path):
+        for row in json_lines(root, path, needed=("U_id", "image", "Type")):
             what, case = row.get("Description") or {}, topics.get(row["U_id"], {})
             rows.append(
                 {
@@ -268,12 +323,22 @@ def medpix2(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
             )
     if not rows:
         raise UserError(f"{root.given} has no descriptions_<split>.jsonl: is it the folder of MedPix 2.0?")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype=object)
 
 
-def json_lines(root: Root, path: str) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file; a line that is no JSON object is a `UserError` with its number."""
-    for number, line in enumerate(root.read_text(path).splitlines(), start=1):
+def rename(rows: pd.DataFrame, columns: ColumnsConfig, table: str) -> pd.DataFrame:
+    """The rows of a table with the columns that `--columns.*` names under the manifest's names."""
+    named = {column: name for column, name in dataclasses.asdict(columns).items() if name}
+    if missing := [name for name in named.values() if name not in rows]:
+        raise UserError(f"{table} has no column {missing[0]!r}; it has: {', '.join(map(str, rows))}.")
+    taken = {column: rows[name] for column, name in named.items()}
+    gone = [name for name in rows if name in named or (name in named.values() and name not in COLUMNS)]
+    return rows.drop(columns=gone).assign(**taken)
+
+
+def json_lines(root: Root, path: str, needed: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file; a line that is no JSON object, or lacks what is needed, is a `UserError`."""
+    for number, line in enumerate(root.read_text(path).split("\n"), start=1):  # splitlines splits at U+2028, too
         if not line.strip():
             continue
         try:
@@ -282,30 +347,37 @@ def json_lines(root: Root, path: str) -> Iterator[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: not valid JSON ({error}).") from None
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object.")
+        if missing := [key for key in needed if key not in row]:
+            raise UserError(f"{path}, line {number}: has no {missing[0]}.")
         yield row
 
 
 def read_rows(root: Root, path: str) -> pd.DataFrame:
-    """A table file's rows as text; its ending says its format."""
+    """A table file's rows, text or as it holds them; its ending says its format."""
     ending = posixpath.splitext(path)[1].lower()
     try:
         if ending in (".csv", ".tsv"):
             separator = "\t" if ending == ".tsv" else ","
-            return pd.read_csv(io.StringIO(root.read_text(path)), dtype=str, keep_default_na=False, sep=separator)
-        if ending == ".jsonl":
-            return pd.DataFrame(list(json_lines(root, path)))
-        if ending == ".json":
+            text = io.StringIO(
+                root.read_text(path)
+            )  # without index_col, a comma at each row's end would shift the columns
+            rows = pd.read_csv(text, dtype=str, keep_default_na=False, sep=separator, index_col=False)
+        elif ending == ".jsonl":
+            rows = pd.DataFrame(list(json_lines(root, path)), dtype=object)  # as floats, long numbers would lose digits
+        elif ending == ".json":
             content = json.loads(root.read_text(path))
-            return pd.DataFrame(content if isinstance(content, list) else list(content.values()))
-        if ending in (".parquet", ".pq"):
-            return pd.read_parquet(io.BytesIO(root.fs.cat_file(posixpath.join(root.path, path))))
-    except (ValueError, AttributeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        if isinstance(error, UserError):
-            raise
+            rows = pd.DataFrame(content if isinstance(content, list) else list(content.values()), dtype=object)
+        elif ending in (".parquet", ".pq"):
+            rows = pq.read_table(pa.BufferReader(root.read(path))).to_pandas(integer_object_nulls=True)
+        else:
+            raise UserError(
+                f"{root.given}: a table must be .csv, .tsv, .json, .jsonl or .parquet, not {ending or 'without ending'}."
+            )
+    except UserError:
+        raise
+    except (ValueError, AttributeError, OSError) as error:
         raise UserError(f"{root.given}: {path} can't be read as a {ending} table ({error}).") from None
-    raise UserError(
-        f"{root.given}: a table must be .csv, .tsv, .json, .jsonl or .parquet, not {ending or 'without ending'}."
-    )
+    return rows.rename(columns=lambda name: str(name).strip())
 
 
 def list_source(name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, drawn: Path) -> Listing:
@@ -319,20 +391,25 @@ def list_source(name: str, root: str, columns: ColumnsConfig, phantoms: PhantomC
         raise UserError(f"--source {name!r} is unknown: use {', '.join([*SOURCES, 'phantom'])}.")
     elif not root:
         raise UserError(f"--source {name} needs --root, the data set's folder, table or URI.")
+    elif name not in TABLES and columns != ColumnsConfig():
+        raise UserError(f"--columns.* name a table's columns, and --source {name} has none.")
     else:
-        dataset = posixpath.basename(root.rstrip("/")) if name == "imagefolder" else name
+        dataset = name
     place = Root(root)
+    if dataset in TABLES:
+        dataset = posixpath.splitext(place.file)[0] or posixpath.basename(place.path)
     rows = SOURCES[name](place, columns)
     if rows.empty:
         raise UserError(f"{root} lists no images.")
     parts = PARTS in rows and rows[PARTS].nunique() > 1
-    rows = conform(rows)
+    rows = conform(rows.drop(columns=["width", "height", "sha256"], errors="ignore"))  # the files themselves say
     rows["split"] = _splits(rows["split"])
     rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
     rows, refused = _resolve(place, rows)
-    again = rows.groupby("image_id").cumcount()
-    rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")  # listed twice: both stay, told apart
-    return Listing(table=rows, dataset=dataset, refused=refused, parts=parts)
+    while (again := rows.groupby("image_id").cumcount()).any():  # listed twice: both stay, told apart
+        rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")
+    files = place.state() if place.is_folder else ""
+    return Listing(table=rows, dataset=dataset, refused=refused, parts=parts, files=files)
 
 
 def _splits(given: pd.Series) -> pd.Series:
@@ -353,7 +430,7 @@ def _resolve(place: Root, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
             refused.append({"path": path, "reason": str(error)})
             return ""
 
-    rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", rows["path"])
+    rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", rows["path"].map(lambda p: tidy(p) if p else ""))
     refused += [{"path": f"row {i + 1}", "reason": "no image path"} for i in rows.index[rows["path"] == ""]]
     for column in ("path", *MASKS):
         rows[column] = rows[column].map(openable)
@@ -364,14 +441,14 @@ def merge_parts(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Make one row of the rows of different parts that show the same pixels (`sha256`) under the same label.
 
     The first part's row stays, takes the masks that it lacks from the others, and the strictest of their splits.
-    Returns the table and counts: `merged` rows that went into another, `moved` rows whose splits differed.
+    Returns the table and counts: `merged` rows that went into another, `moved` images whose rows had different splits.
     """
     known = table[table["sha256"] != ""]
-    nth = known.groupby(["sha256", "label", PARTS]).cumcount().astype(str)  # a part's own duplicates stay apart
-    key = (known["sha256"] + known["label"] + nth).reindex(table.index)
-    key = key.where(key.notna(), "row " + table.index.astype(str).to_series(index=table.index))
+    nth = known.groupby(["sha256", "label", PARTS]).cumcount()  # a part's own duplicates stay apart
+    key = known.groupby([known["sha256"], known["label"], nth]).ngroup().reindex(table.index)
+    key = key.fillna(pd.Series(-1.0 - np.arange(len(table)), index=table.index))
     moved = int((table.groupby(key)["split"].nunique() > 1).sum())
-    how: dict[str, Any] = dict.fromkeys(table.columns, "first") | {"split": stricter}
-    how |= dict.fromkeys(MASKS, lambda paths: next(filter(None, paths), ""))
-    merged = table.groupby(key, sort=False).agg(how).reset_index(drop=True)
-    return merged, {"merged": len(table) - len(merged), "moved": moved}
+    masks = {kind: table[kind].where(table[kind] != "") for kind in MASKS}  # "first" passes over missing ones
+    merged = table.assign(**masks).groupby(key, sort=False).agg("first").fillna(dict.fromkeys(MASKS, ""))
+    merged["split"] = strictest(table["split"], key)
+    return merged.reset_index(drop=True), {"merged": len(table) - len(merged), "moved": moved}

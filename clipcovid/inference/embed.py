@@ -6,6 +6,8 @@ whole or not at all, `_encoder.json` (what makes them, written first) and `_SUCC
 
 import json
 import math
+import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,14 +25,14 @@ from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash, read_bytes
 from clipcovid.distribute import spread
-from clipcovid.files import whole, write_json, write_text
+from clipcovid.files import METADATA_KEY, whole, write_json, write_text
 from clipcovid.models.weights import weights_of
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 
 ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
 DONE = "_SUCCESS"
 MIN_SHARD = 32
-CORES = 4  # CPU cores that one encoder makes good use of; on fewer than 8 cores every core gets its own encoder
+PER_NODE = 8  # encoders on a node without GPUs: one-threaded ones are fastest together, but each holds a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
         return Embeddings(folder=folder, encoder=json.loads(about.read_text()), fresh=False)
     rows = len(manifest.table)
     connect(config.compute)
-    chosen = plan(config.compute, nodes(), gpu=True, cores=CORES, items=math.ceil(rows / MIN_SHARD))
+    chosen = plan(config.compute, nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / MIN_SHARD))
     if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
         encoder = json.loads(about.read_text())
     else:
@@ -143,6 +145,7 @@ class Embedder:
 
         starts = range(item["start"], item["stop"], self.batch_size)
         batches = [range(start, min(start + self.batch_size, item["stop"])) for start in starts]
+        began, first = time.time(), 0.0
         coming = self.ahead.submit(self.read, batches[0])
         parts = []
         for following in [*batches[1:], None]:  # the next batch is read while this one is encoded
@@ -150,10 +153,13 @@ class Embedder:
             if following is not None:
                 coming = self.ahead.submit(self.read, following)
             parts.append(self.clip.encode_images(pixels))
+            first = first or time.time()
         features = torch.cat(parts).half().cpu().numpy()
         column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
         ids = self.rows["image_id"].iloc[item["start"] : item["stop"]]
+        times = {"worker": os.getpid(), "began": began, "first_batch": first, "ended": time.time()}
         table = pa.table({"image_id": pa.array(ids, pa.string()), "embedding": column})
+        table = table.replace_schema_metadata({METADATA_KEY: json.dumps(times)})  # for whoever asks where the time went
         with whole(_shard(self.folder, item["shard"])) as partial:
             pq.write_table(table, partial)
         return {"shard": item["shard"], "images": len(features)}

@@ -23,39 +23,42 @@ class Clip:
     """A CLIP model in evaluation mode that takes uint8 images and texts, and gives L2-normalised float32 features."""
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, *, device: str, dtype: torch.dtype) -> None:
-        self.model = model.eval()
+        self.model = cast(Any, model.eval()).to(memory_format=torch.channels_last)
         self.tokenizer = tokenizer
         self.device = torch.device(device)
         self.dtype = dtype
         preprocess = cast(Any, model.visual).preprocess_cfg
         size = preprocess["size"]
         self.image_size = int(size if isinstance(size, int) else size[0])
-        mean, std = (torch.tensor(preprocess[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+        mean, std = (torch.tensor(preprocess[key]) for key in ("mean", "std"))
         self._scale = (1 / (255 * std)).to(self.device, dtype)
         self._offset = (-mean / std).to(self.device, dtype)
 
     @property
     def logit_scale(self) -> float:
         """The learned inverse temperature by which cosine similarities are multiplied (CLIP, Radford et al. 2021)."""
-        return float(cast(torch.Tensor, self.model.logit_scale).detach().exp())
+        return float(self.model.logit_scale.detach().exp())
 
     def pixels(self, images: np.ndarray) -> torch.Tensor:
         """Normalised model input (n, 3, size, size) from uint8 images (n, h, w) or (n, h, w, 3) of any size."""
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
             raise UserError(f"Images must be uint8 (n, h, w) or (n, h, w, 3), not {images.dtype} {images.shape}.")
-        raw = torch.from_numpy(images).to(self.device, non_blocking=True)
-        raw = raw.unsqueeze(1) if raw.ndim == 3 else raw.permute(0, 3, 1, 2)
+        writable = images if images.flags.writeable else images.copy()  # torch warns of memory that it could write to
+        raw = torch.from_numpy(writable).to(self.device, non_blocking=True)
+        raw = raw.unsqueeze(3) if raw.ndim == 3 else raw
         values = raw.to(self.dtype)
-        if values.shape[-2:] != (self.image_size, self.image_size):
-            values = F.interpolate(raw.float(), size=self.image_size, mode="bicubic", antialias=True)
-            values = values.clamp_(0, 255).round_().to(self.dtype)
-        # one fused pass that also expands gray to three channels, on the device: a third of the bytes travel
-        return torch.addcmul(self._offset, values, self._scale)
+        if values.shape[1:3] != (self.image_size, self.image_size):
+            resized = F.interpolate(
+                raw.permute(0, 3, 1, 2).float(), size=self.image_size, mode="bicubic", antialias=True
+            )
+            values = resized.clamp_(0, 255).round_().to(self.dtype).permute(0, 2, 3, 1)
+        # One fused pass, channels last, that also expands gray to three channels on the device: a third of the bytes.
+        return torch.addcmul(self._offset, values, self._scale).permute(0, 3, 1, 2)
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
         """Features (n, d) of uint8 images as `pixels` takes them, on the model's device."""
-        features = self.model.encode_image(self.pixels(images))  # type: ignore[operator]
+        features = self.model.encode_image(self.pixels(images))
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
@@ -64,7 +67,7 @@ class Clip:
         parts = []
         for start in range(0, len(texts), batch_size):
             tokens = self.tokenizer(list(texts[start : start + batch_size])).to(self.device)
-            parts.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu())  # type: ignore[operator]
+            parts.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu())
         return torch.cat(parts)
 
     def overflow(self, texts: Sequence[str]) -> dict[str, int]:

@@ -1,0 +1,512 @@
+"""clipcovid.data.sources: what each kind of data set is listed as, and what is refused."""
+
+import json
+import os
+import zipfile
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clipcovid.config import UserError
+from clipcovid.data.prepare import read_bytes
+from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
+
+
+def picture(path, seed=0, size=(40, 40), **how):
+    """A random gray image of its own for each seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **how)
+    return path
+
+
+def mask(path, lit=20, size=(40, 40)):
+    """A mask whose first `lit` rows are foreground."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros(size, np.uint8)
+    pixels[:lit] = 255
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def listed(source, root, **columns):
+    return list_source(source, str(root), ColumnsConfig(**columns), PhantomConfig(), None)
+
+
+def cells(listing, *columns):
+    return sorted(map(tuple, listing.table[list(columns)].to_numpy().tolist()))
+
+
+def quex(root, name="a", split="Train", label="Normal", kinds=("lung masks", "infection masks"), seed=0, **how):
+    picture(root / split / label / "images" / f"{name}.png", seed, **how)
+    for kind in kinds:
+        mask(root / split / label / kind / f"{name}.png")
+
+
+# COVID-QU-Ex
+
+
+@pytest.mark.parametrize("below", ["", "Infection Segmentation Data", "Infection Segmentation Data/" * 2])
+def test_covidquex_is_found_at_any_depth(tmp_path, below):
+    for split, label, kinds in (
+        ("Train", "COVID-19", ("lung masks", "infection masks")),
+        ("Val", "Non-COVID", ("infection masks",)),
+        ("Test", "Normal", ()),
+    ):
+        quex(tmp_path / below, "x (1)", split, label, kinds)
+    (tmp_path / "README.txt").write_text("hello")
+    listing = listed("covidquex", tmp_path)
+    assert cells(listing, "split", "label") == [("test", "Normal"), ("train", "COVID-19"), ("val", "Non-COVID")]
+    table = listing.table.set_index("label")
+    assert table["image_id"]["Normal"] == f"{below.rstrip('/')}/Test/Normal/images/x (1).png".lstrip("/")
+    assert table["path"]["Normal"] == str(tmp_path / below / "Test/Normal/images/x (1).png")
+    assert [bool(table[kind]["COVID-19"]) for kind in ("lung_mask", "infection_mask")] == [True, True]
+    assert [bool(table[kind]["Non-COVID"]) for kind in ("lung_mask", "infection_mask")] == [False, True]
+    assert [bool(table[kind]["Normal"]) for kind in ("lung_mask", "infection_mask")] == [False, False]
+    assert table["infection_mask"]["COVID-19"].endswith("COVID-19/infection masks/x (1).png")
+    assert not listing.parts
+    assert listing.dataset == "covidquex"
+
+
+def test_covidquex_in_lower_case_has_the_classes_own_names(tmp_path):
+    quex(tmp_path, "a", "train", "covid-19")
+    quex(tmp_path, "b", "VAL", "Non-Covid")
+    listing = listed("covidquex", tmp_path)
+    assert cells(listing, "split", "label") == [("train", "COVID-19"), ("val", "Non-COVID")]
+    assert (listing.table["lung_mask"] != "").all()
+
+
+def test_covidquex_masks_of_another_ending_are_found(tmp_path):
+    picture(tmp_path / "Train/Normal/images/a.jpg")
+    mask(tmp_path / "Train/Normal/lung masks/a.PNG")
+    assert listed("covidquex", tmp_path).table["lung_mask"][0].endswith("a.PNG")
+
+
+def test_another_layout_is_not_taken_for_covidquex(tmp_path):
+    picture(tmp_path / "Normal/a.png")
+    with pytest.raises(UserError, match="--source imagefolder"):
+        listed("covidquex", tmp_path)
+
+
+def rows(*made):
+    """A table for `merge_parts`, from rows of (sha256, part, split, label, lung mask, infection mask)."""
+    table = pd.DataFrame(made, columns=["sha256", PARTS, "split", "label", "lung_mask", "infection_mask"])
+    return table.assign(image_id=[str(i) for i in range(len(made))], view="")
+
+
+def test_parts_merge_by_content_into_the_stricter_split():
+    merged, found = merge_parts(
+        rows(
+            ("a", "infection", "train", "x", "", "ia"),
+            ("b", "infection", "val", "x", "", "ib"),
+            ("c", "infection", "train", "x", "lc", ""),
+            ("a", "lung", "test", "x", "la", ""),
+            ("b", "lung", "train", "x", "lb", ""),
+            ("d", "lung", "val", "x", "ld", ""),
+            ("c", "lung", "train", "x", "other", ""),
+        )
+    )
+    assert found == {"merged": 3, "moved": 2}
+    asked = [("0", "test", "la", "ia"), ("1", "val", "lb", "ib"), ("2", "train", "lc", ""), ("5", "val", "ld", "")]
+    assert list(map(tuple, merged[["image_id", "split", "lung_mask", "infection_mask"]].to_numpy())) == asked
+
+
+def test_what_is_not_the_same_image_of_another_part_stays_apart():
+    table = rows(
+        ("a", "one", "train", "x", "", ""),
+        ("a", "one", "test", "x", "", ""),  # a part's own duplicate
+        ("b", "one", "train", "x", "", ""),
+        ("b", "two", "train", "y", "", ""),  # other label
+        ("", "one", "train", "x", "", ""),  # unreadable: nothing is known of the pixels
+        ("", "two", "train", "x", "", ""),
+    )
+    merged, found = merge_parts(table)
+    assert found == {"merged": 0, "moved": 0}
+    pd.testing.assert_frame_equal(merged, table, check_dtype=False)
+    again = pd.concat([table[:2], table[:2].assign(**{PARTS: "two"})], ignore_index=True)
+    assert merge_parts(again)[0]["split"].tolist() == ["train", "test"]
+
+
+def test_only_parts_of_covidquex_are_parts(tmp_path):
+    quex(tmp_path / "Lung Segmentation Data", kinds=["lung masks"])
+    assert not listed("covidquex", tmp_path).parts
+    quex(tmp_path / "Infection Segmentation Data")
+    assert listed("covidquex", tmp_path).parts
+    (tmp_path / "t.csv").write_text("path,part\na.png,1\nb.png,2\n")
+    listing = listed("table", tmp_path / "t.csv")
+    assert not listing.parts
+    assert listing.table["part"].tolist() == ["1", "2"]
+
+
+# image folders
+
+
+def test_imagefolder_takes_classes_and_splits_from_folders(tmp_path):
+    picture(tmp_path / "one/Flu/a.png")
+    picture(tmp_path / "one/Flu/deeper/b.png")
+    picture(tmp_path / "one/Normal/a.png")
+    listing = listed("imagefolder", tmp_path / "one")
+    asked = [("Flu/a.png", "Flu"), ("Flu/deeper/b.png", "Flu"), ("Normal/a.png", "Normal")]
+    assert cells(listing, "image_id", "label") == asked
+    assert set(listing.table["split"]) == {""}
+    assert listing.dataset == "one"
+    for split in ("Training", "valid", "test"):
+        picture(tmp_path / "two" / split / "Flu/a.png")
+    listing = listed("imagefolder", tmp_path / "two")
+    assert cells(listing, "split", "label") == [("test", "Flu"), ("train", "Flu"), ("val", "Flu")]
+
+
+def test_imagefolder_passes_over_hidden_files_only(tmp_path):
+    for name in ("Flu/a.png", "Flu/._a.png", ".thumbs/b.png", "__MACOSX/Flu/._a.png", "loose.png", "Flu/notes.txt"):
+        picture(tmp_path / name, format="PNG")
+    assert cells(listed("imagefolder", tmp_path), "image_id", "label") == [("Flu/a.png", "Flu"), ("loose.png", "")]
+
+
+def test_imagefolder_follows_links_and_survives_a_circle(tmp_path):
+    picture(tmp_path / "elsewhere/flu/a.png")
+    picture(tmp_path / "set/Normal/b.png")
+    (tmp_path / "set/Flu").symlink_to(tmp_path / "elsewhere/flu")
+    (tmp_path / "set/Normal/c.png").symlink_to(tmp_path / "set/Normal/b.png")
+    (tmp_path / "set/Normal/round").symlink_to(tmp_path / "set")
+    asked = [("Flu/a.png", "Flu"), ("Normal/b.png", "Normal"), ("Normal/c.png", "Normal")]
+    assert cells(listed("imagefolder", tmp_path / "set"), "image_id", "label") == asked
+
+
+def test_metadata_csv_is_joined_by_file_name(tmp_path):
+    for name in ("Flu/a.png", "Flu/b.png", "Normal/c.png"):
+        picture(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,label,patient_id,view,age,path\n"
+        "./Flu/a.png,Influenza,p1,PA,50,x\nNormal\\c.png,,p2,AP,,x\nFlu/gone.png,Flu,p3,,,x\nFlu/gone.png,Flu,p3,,,x\n"
+    )
+    listing = listed("imagefolder", tmp_path)
+    assert cells(listing, "image_id", "label", "patient_id", "view", "age") == [
+        ("Flu/a.png", "Influenza", "p1", "PA", "50"),
+        ("Flu/b.png", "Flu", "", "", ""),
+        ("Flu/gone.png", "Flu", "p3", "", ""),
+        ("Normal/c.png", "Normal", "p2", "AP", ""),
+    ]
+    (tmp_path / "metadata.csv").write_text("name,finding\nFlu/a.png,Sick\n")
+    with pytest.raises(UserError, match=r"no column file_name .*--columns.path \(name, finding\)"):
+        listed("imagefolder", tmp_path)
+    asked = [("Flu/a.png", "Sick"), ("Flu/b.png", "Flu"), ("Normal/c.png", "Normal")]
+    assert cells(listed("imagefolder", tmp_path, path="name", label="finding"), "image_id", "label") == asked
+
+
+def test_a_metadata_csv_that_contradicts_itself_is_refused(tmp_path):
+    picture(tmp_path / "Flu/a.png")
+    (tmp_path / "metadata.csv").write_text("file_name,view\nFlu/a.png,PA\nFlu/a.png,AP\n")
+    with pytest.raises(UserError, match=r"different things of Flu/a\.png"):
+        listed("imagefolder", tmp_path)
+
+
+def test_a_folder_without_classes_is_refused(tmp_path):
+    picture(tmp_path / "a.png")
+    with pytest.raises(UserError, match="no class folders"):
+        listed("imagefolder", tmp_path)
+
+
+# tables
+
+ROWS = [
+    {"path": "a.png", "label": "Flu", "patient_id": "50", "caption": 'a "quoted", long\ntext ü\u2028x', "age": "61"},
+    {"path": "sub/b.png", "label": "Normal", "patient_id": "", "caption": "", "age": ""},
+    {"path": "/far/c.png", "label": "", "patient_id": "7", "caption": "N/A", "age": "3"},
+    {"path": "s3://bucket/d.png", "label": "Flu", "patient_id": "12345678901234567891", "caption": "ok", "age": "4.5"},
+]
+
+
+def with_numbers(row):
+    """The row as JSON has it: numbers, nulls."""
+    number = {"": None, "4.5": 4.5}
+    return row | {key: number[row[key]] if row[key] in number else int(row[key]) for key in ("patient_id", "age")}
+
+
+def write_table(path):
+    table, numbers = pd.DataFrame(ROWS), [with_numbers(row) for row in ROWS]
+    match path.suffix:
+        case ".csv" | ".tsv":
+            table.to_csv(path, index=False, sep="\t" if path.suffix == ".tsv" else ",", encoding="utf-8-sig")
+        case ".json" if path.stem == "list":
+            path.write_text(json.dumps(numbers))
+        case ".json":
+            path.write_text(json.dumps({f"case {i}": row for i, row in enumerate(numbers)}))
+        case ".jsonl":
+            path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in numbers), encoding="utf-8")
+        case ".parquet":
+            table.to_parquet(path)
+    return path
+
+
+def test_every_kind_of_table_gives_the_same_manifest(tmp_path):
+    first = listed("table", write_table(tmp_path / "t.csv"))
+    assert first.table["path"].tolist() == [
+        str(tmp_path / "a.png"),
+        str(tmp_path / "sub/b.png"),
+        "/far/c.png",
+        "s3://bucket/d.png",
+    ]
+    assert first.table["patient_id"].tolist() == [row["patient_id"] for row in ROWS]
+    assert first.table["age"].tolist() == [row["age"] for row in ROWS]
+    assert first.table["caption"].tolist() == [ROWS[0]["caption"], "", "", "ok"]
+    assert first.table["image_id"].tolist() == [row["path"] for row in ROWS]
+    assert first.dataset == "t"
+    for name in ("t.tsv", "list.json", "object.json", "t.jsonl", "t.parquet", "t.CSV"):
+        if name == "t.CSV":
+            (tmp_path / name).write_bytes((tmp_path / "t.csv").read_bytes())
+        other = listed("table", write_table(tmp_path / name))
+        pd.testing.assert_frame_equal(other.table, first.table, check_dtype=False, obj=name)
+
+
+def test_numbers_of_a_parquet_file_keep_their_digits(tmp_path):
+    ids = [2**60 + 1, None, 2**60 + 3]
+    table = pd.DataFrame({"path": ["a", "b", "c"], "patient_id": pd.array(ids, "Int64"), "age": [50.0, None, 1.5]})
+    table.to_parquet(tmp_path / "t.parquet")
+    found = listed("table", tmp_path / "t.parquet").table
+    assert found["patient_id"].tolist() == [str(ids[0]), "", str(ids[2])]
+    assert found["age"].tolist() == ["50", "", "1.5"]
+
+
+def test_columns_are_renamed_even_crosswise(tmp_path):
+    (tmp_path / "t.csv").write_text(" image ,finding,label,view,age\na.png,Flu,reader 1,PA,3\n")
+    row = listed("table", tmp_path / "t.csv", path="image", label="finding").table.iloc[0]
+    assert (row["image_id"], row["label"], row["view"], row["age"]) == ("a.png", "Flu", "PA", "3")
+    assert not {"image", "finding"} & set(row.index)
+    row = listed("table", tmp_path / "t.csv", path="image", label="view", view="label").table.iloc[0]
+    assert (row["label"], row["view"]) == ("PA", "reader 1")
+
+
+def test_an_unknown_column_is_named_with_those_that_there_are(tmp_path):
+    (tmp_path / "t.csv").write_text("image,finding\na.png,Flu\n")
+    with pytest.raises(UserError, match=r"no column 'diagnosis'; it has: image, finding\."):
+        listed("table", tmp_path / "t.csv", path="image", label="diagnosis")
+    with pytest.raises(UserError, match=r"no column named path.*--columns.path \(image, finding\)"):
+        listed("table", tmp_path / "t.csv")
+    picture(tmp_path / "Flu/a.png")
+    with pytest.raises(UserError, match=r"--columns\.\* .*covidquex has none"):
+        listed("covidquex", tmp_path, label="x")
+
+
+def test_rows_without_a_usable_path_are_refused_one_by_one(tmp_path):
+    paths = ["ok.png", "", "../up.png", "a/../../up.png", "..fine/a.png", "sub\\b.png", "x/../ok2.png", "..\\up.png"]
+    (tmp_path / "t.csv").write_text("path,lung_mask\n" + "".join(f"{path},m.png\n" for path in paths))
+    listing = listed("table", tmp_path / "t.csv")
+    assert listing.table["image_id"].tolist() == ["ok.png", "..fine/a.png", "sub/b.png", "ok2.png"]
+    assert listing.table["path"].tolist() == [str(tmp_path / name) for name in listing.table["image_id"]]
+    reasons = dict(listing.refused.to_numpy())
+    assert set(reasons) == {"row 2", "../up.png", "a/../../up.png", "..\\up.png"}
+    assert reasons["row 2"] == "no image path"
+    assert reasons["../up.png"].startswith("the path leaves the data set's folder")
+    (tmp_path / "t.csv").write_text("path,lung_mask\nok.png,../m.png\n")
+    listing = listed("table", tmp_path / "t.csv")
+    assert (len(listing.table), listing.table["lung_mask"][0]) == (1, "")
+    assert listing.refused["path"].tolist() == ["../m.png"]
+
+
+def test_a_file_listed_twice_is_kept_twice_and_told_apart(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\na.png,x\na.png,y\na.png#2,z\na.png,x\nA.png,x\n")
+    ids = listed("table", tmp_path / "t.csv").table["image_id"]
+    assert ids.is_unique
+    assert ids[0] == "a.png"
+    assert len(ids) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("t.csv", "path,label\nü.png,x\n".encode("latin-1"), "not UTF-8 text: save it as UTF-8"),
+        ("t.csv", "path,label\na.png,x\n".encode("utf-16"), "not UTF-8 text"),
+        ("t.csv", b"", "can't be read as a .csv table"),
+        ("t.csv", b"path,label\n", "lists no images"),
+        ("t.csv", b"path,label\na,b\na,b,c\n", "can't be read as a .csv table"),
+        ("t.csv", b"path;label\na;b\n", r"no column named path.*\(path;label\)"),
+        ("t.csv", b"path,split\na.png,fold 1\n", r"Unknown splits \['fold 1'\]"),
+        ("t.json", b"{", "can't be read as a .json table"),
+        ("t.json", b"3", "can't be read as a .json table"),
+        ("t.json", b"[1, 2]", "no column named path"),
+        ("t.jsonl", b'{"path": "a"}\n{"path": \n', "line 2: not valid JSON"),
+        ("t.jsonl", b'{"path": "a"}\n\n[1]\n', "line 3: not a JSON object"),
+        ("t.parquet", b"PAR1xxxx", "can't be read as a .parquet table"),
+        ("t.xlsx", b"PK", r"must be \.csv, \.tsv, \.json, \.jsonl or \.parquet, not \.xlsx"),
+        ("t", b"", "not without ending"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_a_sentence(tmp_path, name, content, match):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=match) as error:
+        listed("table", tmp_path / name)
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_comma_at_each_rows_end_shifts_nothing(tmp_path):
+    (tmp_path / "t.csv").write_text("path,label\na.png,Flu,\nb.png,Normal,\n")
+    with pytest.warns(pd.errors.ParserWarning):
+        assert cells(listed("table", tmp_path / "t.csv"), "image_id", "label") == [
+            ("a.png", "Flu"),
+            ("b.png", "Normal"),
+        ]
+
+
+def test_sizes_and_hashes_of_a_table_are_not_believed(tmp_path):
+    (tmp_path / "t.csv").write_text("path,width,height,sha256\na.png,unknown,12.5,abc\nb.png,,,abc\n")
+    table = listed("table", tmp_path / "t.csv").table
+    assert table[["width", "height", "sha256"]].to_numpy().tolist() == [[0, 0, ""]] * 2
+
+
+def test_half_a_surrogate_pair_breaks_nothing(tmp_path):
+    (tmp_path / "t.json").write_text('[{"path": "a.png", "caption": "lungs \\ud83d clear", "label": "x"}]')
+    assert listed("table", tmp_path / "t.json").table["caption"][0] == "lungs ? clear"
+
+
+# MedPix 2.0
+
+
+def medpix(root, **splits):
+    for split, made in splits.items():
+        lines = []
+        for number, (case, caption) in enumerate(made):
+            name = f"{case}_{split}{number}"
+            picture(root / "images" / f"{name}.jpg", number)
+            what = {"Plane": "Axial", "Caption": caption, "Modality": "CT - noncontrast", "Age": 27, "Sex": "male"}
+            row = {"Type": "CT", "U_id": case, "image": name, "Description": what, "Location": "Head"}
+            lines.append(json.dumps(row | {"Location Category": "Brain"}))
+        (root / f"descriptions_{split}.jsonl").write_text("\n".join(lines))
+    topics = [{"U_id": "MPX1", "Case": {"Title": "A case", "Case Diagnosis": "Stroke"}}, {"U_id": "MPX2", "Case": None}]
+    (root / "Case_topic.json").write_text(json.dumps(topics))
+
+
+def test_medpix2_joins_cases_and_knows_placeholders(tmp_path):
+    placeholders = ["Replace this - DESCRIPTION OF RADIOLOGY IMAGE OR FINDING.", "N/A", "", "n/a", "-", " none ", None]
+    medpix(tmp_path, train=[("MPX1", "pelvis"), *(("MPX2", text) for text in placeholders)], dev=[("MPX3", "x")])
+    listing = listed("medpix2", tmp_path)
+    table = listing.table
+    assert table["split"].value_counts().to_dict() == {"train": 8, "val": 1}
+    assert sorted(table["caption"])[-2:] == ["pelvis", "x"]
+    assert (table["caption"] == "").sum() == len(placeholders)
+    row = table[table["patient_id"] == "MPX1"].iloc[0]
+    assert (row["label"], row["view"], row["age"], row["sex"]) == ("CT", "Axial", "27", "male")
+    assert (row["title"], row["diagnosis"], row["location"], row["location_category"]) == (
+        "A case",
+        "Stroke",
+        "Head",
+        "Brain",
+    )
+    assert row["image_id"] == "images/MPX1_train0.jpg"
+    assert set(table.loc[table["patient_id"] != "MPX1", "title"]) == {""}
+
+
+def test_medpix2_lists_images_that_are_missing(tmp_path):
+    medpix(tmp_path, test=[("MPX1", "a"), ("MPX1", "b")])
+    (tmp_path / "images/MPX1_test1.jpg").unlink()
+    assert cells(listed("medpix2", tmp_path), "image_id") == [("images/MPX1_test0.jpg",), ("images/MPX1_test1.png",)]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        ("descriptions_train.jsonl", '{"Type": "CT"', r"descriptions_train\.jsonl, line 1: not valid JSON"),
+        ("descriptions_train.jsonl", '\n{"Type": "CT", "U_id": "a"}', r"line 2: has no image"),
+        ("Case_topic.json", "[", "not a JSON list of cases"),
+        ("Case_topic.json", '{"MPX1": {}}', "not a JSON list of cases"),
+        ("Case_topic.json", "[{}]", "not a JSON list of cases"),
+    ],
+)
+def test_medpix2_names_the_broken_file(tmp_path, file, content, match):
+    medpix(tmp_path, train=[("MPX1", "a")])
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=match):
+        listed("medpix2", tmp_path)
+
+
+def test_medpix2_wants_its_files(tmp_path):
+    picture(tmp_path / "images/a.png")
+    with pytest.raises(UserError, match=r"no descriptions_<split>\.jsonl"):
+        listed("medpix2", tmp_path)
+
+
+# roots
+
+
+@pytest.fixture
+def memory():
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+
+
+def test_uris_are_listed_and_can_be_opened(tmp_path, memory):
+    file = picture(tmp_path / "set/Flu/a.png")
+    memory.pipe("/set/Flu/a.png", file.read_bytes())
+    memory.pipe("/set/t.csv", b"path,label\nFlu/a.png,Flu\n")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.write(file, "set/Flu/a.png")
+    roots = ["memory://set", (tmp_path / "set").as_uri(), f"zip://set::{tmp_path / 'set.zip'}", f"{tmp_path}/set/"]
+    for root in roots:
+        listing = listed("imagefolder", root)
+        assert cells(listing, "image_id", "label") == [("Flu/a.png", "Flu")]
+        assert listing.dataset == "set"
+        assert read_bytes(listing.table["path"][0]) == file.read_bytes()
+    listing = listed("table", "memory://set/t.csv")
+    assert read_bytes(listing.table["path"][0]) == file.read_bytes()
+
+
+def test_odd_names_are_found_and_read(tmp_path):
+    names = ["a[1].png", "a*.png", "a::b.png", "~.png", "#1.png", "%20.png", "a?.png", " b .png", "ü.png", "'.png"]
+    for i, name in enumerate(names):
+        picture(tmp_path / "Flu" / name, i)
+    table = listed("imagefolder", tmp_path).table
+    assert set(table["image_id"]) == {f"Flu/{name}" for name in names}
+    assert len({read_bytes(path) for path in table["path"]}) == len(names)
+
+
+def test_a_file_name_that_is_no_utf8_does_not_stop_the_listing(tmp_path):
+    picture(tmp_path / "Flu/a.png").rename(tmp_path / "Flu" / os.fsdecode(b"\xff.png"))
+    picture(tmp_path / "Flu/b.png")
+    assert cells(listed("imagefolder", tmp_path), "image_id") == [("Flu/?.png",), ("Flu/b.png",)]
+
+
+def test_the_state_of_the_files_changes_with_size_and_time(tmp_path):
+    file = picture(tmp_path / "Flu/a.png")
+    (tmp_path / "README.md").write_text("read me")
+    states = [listed("imagefolder", tmp_path).files]
+    (tmp_path / "README.md").write_text("read me now")
+    assert listed("imagefolder", tmp_path).files == states[0]
+    picture(file, size=(48, 40))
+    states.append(listed("imagefolder", tmp_path).files)
+    file.touch()
+    states.append(listed("imagefolder", tmp_path).files)
+    assert len(set(states)) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "root", "match"),
+    [
+        ("imagenet", "x", "--source 'imagenet' is unknown: use covidquex, imagefolder, table, medpix2, phantom"),
+        ("covidquex", "", "--source covidquex needs --root"),
+        ("covidquex", "{}/nothing", "nothing does not exist"),
+        ("covidquex", "{}/t.csv", "is a file; this source wants the data set's folder"),
+        ("table", "{}", "is a folder; --source table wants the table's file"),
+        ("imagefolder", "{}/empty", "no class folders"),
+        ("table", "nonsense://x/t.csv", "--root nonsense://x/t.csv can't be opened"),
+        ("imagefolder", "zip://::{}/t.csv", "can't be opened"),
+    ],
+)
+def test_a_root_that_does_not_fit_is_a_sentence(tmp_path, source, root, match):
+    (tmp_path / "t.csv").write_text("path\na.png\n")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=match):
+        listed(source, root.format(tmp_path))
+
+
+def test_phantoms_are_drawn_once(tmp_path):
+    how = PhantomConfig(images=6, size=48)
+    first = list_source("phantom", "", ColumnsConfig(), how, tmp_path / "drawn")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").rglob("*.png")}
+    again = list_source("phantom", "", ColumnsConfig(), how, tmp_path / "drawn")
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+    pd.testing.assert_frame_equal(first.table, again.table)
+    assert (first.dataset, len(first.table)) == ("phantom", 6)
+    assert (first.table[["label", "patient_id", "caption", "lung_mask"]] != "").all(axis=None)
