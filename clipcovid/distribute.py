@@ -42,13 +42,14 @@ def spread(
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     asked: dict[str, Any] = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus_per_worker or None}
+    workers = min(chosen.workers, len(items))
     guard = {"work": work, "settings": settings}
     work_on: Any = ray.data.from_items(list(items), override_num_blocks=len(items)).map
     if isinstance(work, type):
-        pool = ActorPoolStrategy(size=chosen.workers)
+        pool = ActorPoolStrategy(size=workers)
         results = work_on(_Guarded, compute=pool, fn_constructor_kwargs=guard, **asked)
     else:
-        results = work_on(_guarded, compute=TaskPoolStrategy(size=chosen.workers), fn_kwargs=guard, **asked)
+        results = work_on(_guarded, compute=TaskPoolStrategy(size=workers), fn_kwargs=guard, **asked)
     with tqdm(total=total, desc=label, unit="img", smoothing=0.05) as bar:
         for result in results.iter_rows():
             if result["failed"]:

@@ -21,14 +21,14 @@ def main(config: PrepareConfig) -> None:
 
 
 def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
-    """Print split × class, patients, masks, captions, duplicates and the quarantine."""
+    """Print class × split, patients, masks, captions, duplicates and the quarantine."""
     manifest, info = prepared.manifest, prepared.manifest.info
-    rows = split_table(manifest)
+    counts = split_table(manifest).set_index("split")
     table = Table(title=f"{manifest.dataset}: {len(manifest.table)} images in {config.out}", box=box.SIMPLE_HEAD)
-    for column in rows:
-        table.add_column(str(column).replace(" ", "\n"), justify="left" if column == "split" else "right")
-    for row in rows.itertuples(index=False):
-        table.add_row(*map(str, row), end_section=bool(row.split == "test"))
+    for column in ("", *counts.index):
+        table.add_column(column, justify="right" if column else "left")
+    for name in counts:
+        table.add_row(str(name), *map(str, counts[name]), end_section=name in manifest.classes[-1:])
     console.print(table)
     same = info["duplicates"]
     console.print(

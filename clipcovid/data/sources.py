@@ -146,7 +146,7 @@ class Root:
 
     def images(self) -> list[str]:
         """`files` without the endings that are surely not images; what the rest are, their content decides."""
-        return [path for path in self.files() if Path(path).suffix.lower() not in NOT_IMAGES]
+        return [path for path in self.files() if posixpath.splitext(path)[1].lower() not in NOT_IMAGES]
 
     def state(self) -> str:
         """Names, sizes and times of the images, hashed: what tells that a file has been replaced."""
