@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import re
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -84,8 +83,7 @@ class ComputeConfig:
 
 def from_cli(config_type: type[ConfigT], description: str, args: list[str] | None = None) -> ConfigT:
     """Parse `args` (default: the command line) into `config_type`; a bad flag ends the process with status 2."""
-    lines = re.sub(r"\n(?=    )", "\n\n", description)  # keeps the example commands on lines of their own
-    return tyro.cli(config_type, description=lines, args=args)
+    return tyro.cli(config_type, description=description, args=args)
 
 
 def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], description: str | None) -> None:

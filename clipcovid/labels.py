@@ -31,8 +31,8 @@ class PromptsConfig:
     """The texts that stand for each class."""
 
     prompts: str = "single"
-    """single: one text a class. ensemble: the mean over this project's templates. Or a YAML or JSON file: {templates: […],
-    classes: {name: [phrase, …]}}, or {name: [whole prompt, …]}."""
+    """single: one text a class. ensemble: the mean over our templates. Or a YAML or JSON file: {templates: […], classes:
+    {name: [phrase, …]}} or {name: [whole prompt, …]}."""
     template: str = TEMPLATE
     """The single template; {} stands for the class's phrase."""
 

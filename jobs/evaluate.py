@@ -1,8 +1,8 @@
 """Score predictions that any program wrote against a ground truth.
 
-python jobs/evaluate.py --predictions preds.json --ground-truth truth.json
-python jobs/evaluate.py --predictions preds.csv --ground-truth truth.parquet --classes Sick Healthy --out outputs
-python jobs/evaluate.py --predictions preds.json --ground-truth truth.json --json > metrics.json
+    python jobs/evaluate.py --predictions preds.json --ground-truth truth.json
+    python jobs/evaluate.py --predictions preds.csv --ground-truth truth.parquet --classes Sick Healthy --out outputs
+    python jobs/evaluate.py --predictions preds.json --ground-truth truth.json --json > metrics.json
 
 Files are JSON, JSON lines, CSV or Parquet. Ids: image_id, id, image, file_name or path, or an object {id: value};
 without ids rows match by position. Truth: label, and patient_id for intervals by patient. Predictions: hard labels,

@@ -30,6 +30,20 @@ def phantoms(cluster, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture
+def in_process(monkeypatch):
+    """Embedding without Ray, one worker after another: every start of a worker would import torch anew."""
+
+    def spread(items, work, chosen, *, total, label, settings):
+        if items:
+            worker = work(**settings)
+            yield from map(worker, items)
+
+    monkeypatch.setattr("clipcovid.inference.embed.spread", spread)
+    monkeypatch.setattr("clipcovid.inference.embed.connect", lambda config: None)
+    monkeypatch.setattr("clipcovid.inference.embed.nodes", lambda: [(2.0, 0.0)])
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real X-rays that CLIPCOVID_REAL_DATA names."""

@@ -13,7 +13,7 @@ from conftest import LOCAL
 
 from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, override
 from clipcovid.data.images import decode, fit_image
-from clipcovid.data.manifest import read_manifest
+from clipcovid.data.manifest import Manifest, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.inference import embed as module
 from clipcovid.inference.embed import DONE, EmbedConfig, embed
@@ -62,7 +62,7 @@ def test_embeddings_are_those_of_the_model_on_the_packed_pixels(finished, phanto
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-def test_raw_files_are_decoded_at_the_models_own_size(phantoms):
+def test_raw_files_are_decoded_at_the_models_own_size(in_process, phantoms):
     embeddings = embed(config(phantoms, input="raw"), quiet)
     table = read_manifest(phantoms).table
     how = ImagesConfig(size=128)
@@ -80,7 +80,7 @@ def test_a_second_run_does_not_even_start_ray(finished, phantoms, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"clip.precision": "bf16"}])
-def test_another_encoder_has_embeddings_of_its_own(finished, phantoms, change):
+def test_another_encoder_has_embeddings_of_its_own(in_process, finished, phantoms, change):
     other = embed(config(phantoms, **change), quiet)
     assert other.folder != finished.folder
     ids = read_manifest(phantoms).table["image_id"]
@@ -94,7 +94,7 @@ def test_workers_threads_and_batches_change_nothing(finished, data):
     np.testing.assert_allclose(other.load(ids), finished.load(ids), atol=2e-3)
 
 
-def test_only_what_is_missing_is_done_again(finished, data):
+def test_only_what_is_missing_is_done_again(in_process, finished, data):
     first = embed(config(data), quiet)
     times = {path: path.stat().st_mtime_ns for path in first.folder.glob("*.parquet")}
     gone = sorted(times)[1]
@@ -106,7 +106,7 @@ def test_only_what_is_missing_is_done_again(finished, data):
     assert ids_in(first.folder) == read_manifest(data).table["image_id"].tolist()
 
 
-def test_a_run_goes_on_in_the_precision_and_shards_that_it_began_with(data):
+def test_a_run_goes_on_in_the_precision_and_shards_that_it_began_with(in_process, data):
     first = embed(config(data), quiet)
     about = first.folder / "_encoder.json"
     began = json.loads(about.read_text()) | {"precision": "bf16"}
@@ -120,11 +120,9 @@ def test_a_run_goes_on_in_the_precision_and_shards_that_it_began_with(data):
     assert "are embedded" in said[1]
 
 
-def test_a_data_set_prepared_anew_is_embedded_anew(finished, data):
+def test_a_data_set_prepared_anew_is_embedded_anew(in_process, finished, data):
     embed(config(data), quiet)
     manifest = read_manifest(data)
-    from clipcovid.data.manifest import Manifest, write_manifest
-
     table = manifest.table.iloc[::-1].reset_index(drop=True)
     write_manifest(data, Manifest(table=table, classes=manifest.classes, dataset="x", info=manifest.info))
     again = embed(config(data), quiet)

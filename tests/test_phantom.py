@@ -15,7 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from clipcovid.config import UserError
-from clipcovid.data.phantom import CLASSES, SITES, ZONES, phantom, write_phantoms
+from clipcovid.data.phantom import CLASSES, SITES, phantom, write_phantoms
+from clipcovid.data.phantom_captions import ZONES
 
 SIZE, TRAIN, TEST = 128, 600, 300  # blocks of ten indices share no patient, so that 0-599 and 600-899 do not either
 AT_MOST, AT_LEAST = 0.45, 0.60

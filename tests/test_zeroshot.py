@@ -21,7 +21,7 @@ def quiet(text):
 
 
 @pytest.fixture
-def config(phantoms, tmp_path):
+def config(phantoms, in_process, tmp_path):
     return ZeroshotConfig(data=phantoms, clip=TINY, out=tmp_path / "outputs", compute=LOCAL)
 
 

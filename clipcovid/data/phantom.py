@@ -24,16 +24,17 @@ import numpy as np
 from numpy.random import Generator
 from PIL import Image
 from scipy import ndimage
+from tqdm import tqdm
 
 from clipcovid.config import UserError
+from clipcovid.data.phantom_captions import clear, extras, findings
+from clipcovid.labels import CLASSES
 
-CLASSES = ("COVID-19", "Non-COVID", "Normal")
 SHARES = (0.35, 0.33, 0.32)
 VERSION = 1
 """Raised whenever the same (index, seed) gives another picture or caption."""
 SITES = {"site-a": (0.00, 1.00, 0.020), "site-b": (0.16, 0.90, 0.030), "site-c": (-0.14, 1.10, 0.025)}
 """Site → brightness of the mid-tones, contrast and noise (standard deviation, where white is 1)."""
-ZONES = ("upper", "middle", "lower")
 COLUMNS = ("path", "label", "patient_id", "source", "view", "caption", "lung_mask", "infection_mask", "boxes")
 _BLOCK = 10
 _RUNS, _PATIENT, _DISEASE, _STAGE, _FILM, _WORDS = range(6)  # random streams: a change in one leaves the others alone
@@ -116,11 +117,11 @@ def phantom(index: int, *, size: int = 256, seed: int = 0) -> Phantom:
     infection, boxes = parts > 0, _boxes(parts)
     words = np.random.default_rng([seed, _WORDS, index])
     large = film.heart * 0.33 > 0.5 * patient.width
-    extras = _extras(words, film.view, large, device)
+    more = extras(words, film.view, large, device)
     if boxes:
-        caption = _findings(words, patient.label, lungs, infection, film.u < 0, len(boxes), bronchogram) + extras
+        caption = findings(words, patient.label, lungs, infection, film.u < 0, len(boxes), bronchogram) + more
     else:
-        caption = _clear(words, large) + extras
+        caption = clear(words, large) + more
     return Phantom(
         image=image,
         lung_mask=lungs.astype(np.uint8) * 255,
@@ -444,79 +445,6 @@ def _boxes(parts: np.ndarray) -> list[dict[str, str | int]]:
     ]
 
 
-def _clear(rng: Generator, large: bool) -> str:
-    """A normal report: many are the same few words, as in hospitals."""
-    short = ("No acute cardiopulmonary abnormality.", "The lungs are clear.", "No focal consolidation or effusion.")
-    whole = ("Normal chest radiograph.", "Clear lungs and normal heart size.", "Normal study.")
-    return str(rng.choice(short if large else short + whole))
-
-
-def _extras(rng: Generator, view: str, large: bool, device: str) -> str:
-    """What any report may add: view, heart size, devices."""
-    parts = []
-    if large and rng.random() < 0.6:
-        apparent = "The heart appears enlarged on this AP view."
-        parts.append(apparent if view == "AP" else str(rng.choice(["The heart is enlarged.", "Cardiomegaly."])))
-    elif not large and rng.random() < 0.25:
-        parts.append(str(rng.choice(["Heart size is normal.", "The cardiac silhouette is not enlarged."])))
-    if device and rng.random() < 0.6:
-        parts.append(f"{device} overlie the chest." if device == "ECG leads" else f"{device} is in place.")
-    if rng.random() < 0.3:
-        parts.append(str(rng.choice([f"{view} view.", f"{view} chest radiograph."])))
-    return "".join(f" {part}" for part in parts)
-
-
-def _findings(
-    rng: Generator,
-    label: str,
-    lungs: np.ndarray,
-    infection: np.ndarray,
-    right: np.ndarray,
-    count: int,
-    bronchogram: bool,
-) -> str:
-    """Side, zones, extent and number as measured on the masks; `right` is the patient's right half."""
-    zones = {name: _zones(lungs & half, infection & half) for name, half in (("right", right), ("left", ~right))}
-    sides = [name for name in zones if zones[name]]
-    extent = infection.sum() / lungs.sum()
-    severity = "mild" if extent < 0.06 else "moderate" if extent < 0.16 else "extensive"
-    number = {1: "a single focus of", 2: "two areas of", 3: "three areas of"}.get(count, "multiple areas of")
-    if label == "COVID-19":
-        pattern = str(rng.choice(["ground-glass opacity", "ground-glass opacification", "hazy peripheral opacity"]))
-        named = ["Suspicious for COVID-19 pneumonia.", "Typical of COVID-19.", "Viral pneumonia is likely."]
-    else:
-        pattern = str(rng.choice(["consolidation", "airspace consolidation", "dense airspace opacity"]))
-        named = ["Suspicious for bacterial pneumonia.", "In keeping with pneumonia.", "Not typical of COVID-19."]
-    where = " and ".join(f"the {name} {zones[name]}" for name in sides)
-    short, adjective = where.removeprefix("the ").removesuffix("s"), "unilateral"
-    if len(sides) == 2:
-        short, adjective = "bilateral", "bilateral"
-        if zones["left"] == zones["right"]:
-            where, short = f"the {zones['left']} of both lungs", f"bilateral {zones['left']}".removesuffix("s")
-    forms = [
-        f"{pattern} in {where}.",
-        f"{severity} {pattern} in {where}.",
-        f"there is {severity} {adjective} {pattern}, located in {where}.",
-        f"{number} {pattern} in {where}.",
-        f"{short} {pattern}.",
-        f"{pattern} involving {where}, about {max(5, round(20 * extent) * 5)}% of the lung area.",
-    ]
-    text = str(rng.choice(forms))
-    text = text[0].upper() + text[1:]
-    if bronchogram and rng.random() < 0.6:
-        text += " Air bronchograms are visible."
-    return text + (f" {rng.choice(named)}" if rng.random() < 0.25 else "")
-
-
-def _zones(lung: np.ndarray, infection: np.ndarray) -> str:
-    """The thirds of one lung's height that hold over a fifth of its infection: "middle and lower zones", "" if none."""
-    if not infection.any():
-        return ""
-    thirds = np.array_split(np.flatnonzero(lung.any(1)), 3)
-    names = [zone for zone, rows in zip(ZONES, thirds, strict=True) if infection[rows].sum() > 0.2 * infection.sum()]
-    return {1: "{} zone", 2: "{} and {} zones", 3: "{}, {} and {} zones"}[len(names)].format(*names)
-
-
 def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int = 0) -> Path:
     """Write a data set: images/, lung_masks/, infection_masks/ and, last, metadata.csv (paths relative to `root`).
 
@@ -549,7 +477,8 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
     with unfinished.open("w", newline="", encoding="utf-8") as file, ThreadPoolExecutor(2) as pool:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
-        rows.writerows(pool.map(write, range(images)))  # threads, since NumPy and PNG coding let go of the lock
+        drawn = pool.map(write, range(images))  # threads, since NumPy and PNG coding let go of the lock
+        rows.writerows(tqdm(drawn, total=images, desc="Drawing phantoms", unit="img"))
     unfinished.replace(table)
     return root
 

@@ -1,0 +1,150 @@
+"""Whole jobs, as a user runs them."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--clip.model", "tiny", "--clip.pretrained", "none"]
+LOCAL = ["--compute.address", "local"]
+
+
+def job(name, *args, **settings):
+    command = [sys.executable, ROOT / "jobs" / f"{name}.py", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, **settings)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A red and a blue photograph, one of them a WebP named .png, and a file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    ramp = np.linspace(60, 255, 200).astype(np.uint8)
+    for name, channel, kind in (("red.jpg", 0, "JPEG"), ("blue.png", 2, "WebP")):
+        pixels = np.zeros((150, 200, 3), np.uint8)
+        pixels[..., channel] = ramp
+        Image.fromarray(pixels).save(folder / name, kind)
+    (folder / "page.png").write_text("<html>not found</html>")
+    return folder
+
+
+def test_the_way_through_from_phantoms_to_mlflow(tmp_path):
+    data, out = tmp_path / "data", tmp_path / "outputs"
+    prepared = job("prepare", "--out", data, "--phantom.images", 90, "--phantom.size", 96, *LOCAL)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "Quarantined: 0." in prepared.stdout
+    scored = job("zeroshot", "--data", data, "--out", out, "--name", "mine", *TINY, *LOCAL)
+    assert scored.returncode == 0, scored.stderr
+    assert "Research use only, not for diagnosis." in scored.stdout
+    assert "mlflow ui --backend-store-uri" in scored.stdout
+    assert (out / "mine" / "_SUCCESS").exists()
+    assert (out / "mlflow.db").exists()
+    assert not re.search(r"Traceback|WARNING|Deprecat", scored.stderr)
+    assert not (ROOT / "mlruns").exists()
+
+    # What zero-shot wrote, the scorer of foreign predictions scores the same.
+    table = pd.read_parquet(out / "mine" / "predictions" / "test.parquet")
+    table.drop(columns=["label", "patient_id"]).to_csv(tmp_path / "predictions.csv", index=False)
+    table[["image_id", "label", "patient_id"]].to_json(tmp_path / "truth.json", orient="records")
+    again = job(
+        "evaluate", "--predictions", tmp_path / "predictions.csv", "--ground-truth", tmp_path / "truth.json", "--json"
+    )
+    assert again.returncode == 0, again.stderr
+    ours = json.loads((out / "mine" / "metrics.json").read_text())["test"]
+    theirs = json.loads(again.stdout)
+    assert theirs["metrics"].pop("accuracy") == ours["metrics"]["accuracy"]
+    assert theirs["intervals"]["intervals"]["macro_f1"] == pytest.approx(ours["intervals"]["intervals"]["macro_f1"])
+
+
+def test_classify_gives_every_image_its_probabilities(photos):
+    done = job("classify", photos / "red.jpg", photos / "blue.png", "--classes", "red, green, blue", "--json", *TINY)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [Path(entry["image"]).name for entry in found] == ["red.jpg", "blue.png"]
+    for entry in found:
+        values = list(entry["probabilities"].values())
+        assert set(entry["probabilities"]) == {"red", "green", "blue"}
+        assert sum(values) == pytest.approx(1)
+        assert values == sorted(values, reverse=True)
+    assert found[0]["probabilities"] != found[1]["probabilities"]  # colour is seen
+
+
+def test_classify_prints_only_the_top(photos):
+    done = job("classify", photos / "red.jpg", "--classes", "red, green, blue", "--top", 1, *TINY)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"0\.\d{4}", done.stdout)) == 1
+    assert "not for diagnosis" in done.stdout
+
+
+def test_classify_names_a_bad_image_and_classifies_the_others(photos):
+    done = job("classify", photos / "red.jpg", photos / "page.png", photos / "gone.png", "--json", *TINY)
+    assert done.returncode == 2
+    assert len(json.loads(done.stdout)) == 1
+    assert re.search(r"error: .*page\.png: is an HTML page.*gone\.png: file not found", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--classes", "only one"], "two or more different texts"),
+        (["--classes", "same, same"], "two or more different texts"),
+        (["--top", "0"], "--top 0 must be at least 1"),
+        (["--clip.pretrained", "openai", "--clip.model", "tiny"], "tiny has no published weights"),
+    ],
+)
+def test_classify_says_what_is_wrong(photos, args, says):
+    done = job("classify", photos / "red.jpg", *args)
+    assert done.returncode == 2
+    assert says in " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stderr + done.stdout).split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_data_folder_says_how_to_make_it(tmp_path):
+    for name in ("embed", "zeroshot"):
+        done = job(name, "--data", tmp_path / "nowhere", *TINY)
+        assert done.returncode == 2
+        assert "jobs/prepare.py" in done.stderr
+
+
+@pytest.mark.faults
+def test_a_submitted_job_succeeds_on_a_running_cluster(tmp_path):
+    """`ray start --head`, then `ray job submit`: the submission's exit status is the job's."""
+    data, out = tmp_path / "data", tmp_path / "outputs"
+    assert job("prepare", "--out", data, "--phantom.images", 60, "--phantom.size", 96, *LOCAL).returncode == 0
+    ray = Path(sys.executable).parent / "ray"
+    ports = [free_port(), free_port()]
+    here = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--num-cpus", "2"]
+    here += ["--port", ports[0], "--dashboard-port", ports[1], "--disable-usage-stats", "--block"]
+    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": "/tmp"}
+    head = subprocess.Popen(
+        [ray, "start", "--head", *map(str, here)], env=env, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        command = [ray, "job", "submit", "--address", f"http://127.0.0.1:{ports[1]}", "--working-dir", ROOT, "--"]
+        command += [sys.executable, "jobs/zeroshot.py", "--data", data, "--out", out, "--name", "sent", *TINY]
+        for _ in range(30):
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
+            if "Failed to connect" not in done.stdout + done.stderr:
+                break
+            time.sleep(1)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "succeeded" in done.stdout + done.stderr
+        assert (out / "sent" / "_SUCCESS").exists()
+    finally:
+        os.killpg(head.pid, 15)
+        head.wait(30)
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
