@@ -165,7 +165,20 @@ def test_a_folder_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
 def test_killed_midway_and_run_again_no_image_is_missing_or_double(tmp_path):
     data = tmp_path / "data"
     local = ["--compute.address", "local"]
-    subprocess.run([sys.executable, JOBS / "prepare.py", "--out", data, "--phantom.images", "3000", *local], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            JOBS / "prepare.py",
+            "--out",
+            data,
+            "--phantom.images",
+            "3000",
+            "--phantom.size",
+            "96",
+            *local,
+        ],
+        check=True,
+    )
     command = [
         sys.executable,
         JOBS / "embed.py",
