@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import platform
+import socket
 from pathlib import Path
 
 from clipcovid.config import ComputeConfig, UserError
@@ -50,19 +51,37 @@ def connect(config: ComputeConfig) -> None:
 
     if ray.is_initialized():
         return
-    explicit = config.address not in ("auto", "local")
-    if config.address != "local":
-        try:
-            ray.init(address=config.address, logging_level=logging.WARNING)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            if explicit or "RAY_ADDRESS" in os.environ:
-                where = config.address if explicit else os.environ["RAY_ADDRESS"]
-                raise UserError(
-                    f"No Ray cluster answers at {where} ({error}): start one, or use --compute.address local."
-                ) from None
-        else:
-            return
-    ray.init(address="local", include_dashboard=False, object_store_memory=10**9, logging_level=logging.WARNING)
+    if address := find_cluster(config.address):
+        ray.init(address=address, logging_level=logging.WARNING)
+    else:
+        ray.init(address="local", include_dashboard=False, object_store_memory=10**9, logging_level=logging.WARNING)
+
+
+def find_cluster(wanted: str) -> str:
+    """The address of the cluster to join, "" for none: `wanted`, or for `auto` RAY_ADDRESS or the last one started here.
+
+    Ray itself waits for minutes for a cluster that is gone, such as a head that was killed and so left its address
+    behind: it is asked for an answer first. Silence where an address was given is a `UserError`.
+    """
+    if wanted == "local":
+        return ""
+    given = os.environ.get("RAY_ADDRESS", "") if wanted == "auto" else wanted
+    if given not in ("", "auto"):
+        if not _answers(given):
+            raise UserError(f"No Ray cluster answers at {given}: start one, or use --compute.address local.")
+        return given
+    left = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    last = left.read_text().strip() if left.exists() else ""
+    return last if last and _answers(last) else ""
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def nodes() -> list[tuple[float, float]]:

@@ -34,11 +34,9 @@ def track(run: Run, config: Any, *, tags: dict[str, str]) -> bool:
     The MLflow run is found again by the run's identity and name, and updated, or made. Whatever goes wrong with MLflow is
     a warning: `metrics.json` is the truth.
     """
-    # Its own defaults retry an unreachable server for minutes, and tell of every migration of a new database.
+    # Its own defaults retry an unreachable server for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         _track(run, config, tags)
     except Exception as error:
@@ -52,6 +50,8 @@ def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
 
+    for name in ("alembic", "mlflow"):  # after the import, which sets them anew
+        logging.getLogger(name).setLevel(logging.WARNING)
     config.out.mkdir(parents=True, exist_ok=True)
     client = MlflowClient(tracking_uri=store(config.out))
     experiment = client.get_experiment_by_name(EXPERIMENT)

@@ -1,3 +1,4 @@
+import socket
 import sys
 
 import pytest
@@ -5,7 +6,7 @@ import ray
 
 from clipcovid.config import ComputeConfig, UserError
 from clipcovid.distribute import spread
-from clipcovid.resources import Plan, plan, resolve_precision
+from clipcovid.resources import Plan, find_cluster, plan, resolve_precision
 
 LAPTOP = [(2.0, 0.0)]
 SERVER = [(16.0, 1.0)]
@@ -61,6 +62,45 @@ def test_more_workers_than_cores_share_them():
 def test_a_cluster_without_cpus_is_refused():
     with pytest.raises(UserError, match="do not fit"):
         plan(ComputeConfig(), [(0.0, 0.0)], gpu=False)
+
+
+@pytest.fixture
+def listening():
+    """An address where something answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def last_started(monkeypatch, tmp_path):
+    """Sets the address that the last `ray start` of this machine left."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    return (tmp_path / "ray" / "ray_current_cluster").write_text
+
+
+def test_the_running_cluster_is_found(listening, last_started, monkeypatch):
+    assert find_cluster("auto") == ""
+    last_started(listening)
+    assert find_cluster("auto") == listening
+    assert find_cluster("local") == ""
+    monkeypatch.setenv("RAY_ADDRESS", listening)
+    last_started("127.0.0.1:1")
+    assert find_cluster("auto") == listening
+
+
+def test_the_address_that_a_killed_cluster_left_is_not_waited_for(last_started):
+    last_started("127.0.0.1:1")
+    assert find_cluster("auto") == ""
+
+
+def test_an_address_where_none_answers_is_one_sentence(monkeypatch):
+    with pytest.raises(UserError, match=r"No Ray cluster answers at 127\.0\.0\.1:1: start one"):
+        find_cluster("127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+    with pytest.raises(UserError, match="No Ray cluster answers at nonsense"):
+        find_cluster("auto")
 
 
 @pytest.mark.parametrize("field", ["workers", "threads", "batch_size"])
