@@ -175,12 +175,16 @@ def ours(config: Config, data: Path, pixels: str) -> Measured:
     workers: dict[int, list[dict[str, Any]]] = {}
     for shard in shards:
         workers.setdefault(shard["worker"], []).append(shard)
-    low = max(min(shard["began"] for shard in own) for own in workers.values())
+    low = max(min(shard["first_batch"] for shard in own) for own in workers.values())  # the first batch warms up
     high = min(max(shard["ended"] for shard in own) for own in workers.values())
     done = 0.0
     for shard in shards:  # the share of each shard that lies where all workers were at work
-        inside = min(high, shard["ended"]) - max(low, shard["began"])
-        done += shard["images"] * max(0.0, inside) / (shard["ended"] - shard["began"])
+        warm = shard["first_batch"] <= low  # then its first batch lies before, and the rest is all that counts
+        began = shard["first_batch"] if warm else shard["began"]
+        images = shard["images"] - config.batch_size * warm
+        if shard["ended"] > max(began, low):
+            inside = min(high, shard["ended"]) - max(low, began)
+            done += images * max(0.0, inside) / (shard["ended"] - began)
     first = min(shard["first_batch"] for shard in shards) - started
     return Measured(steady=done / (high - low), overall=sum(s["images"] for s in shards) / seconds, first=first)
 

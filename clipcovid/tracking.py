@@ -1,5 +1,6 @@
 """MLflow, and the only place that imports it. What it shows stands in the run folder first; without it, work goes on."""
 
+import getpass
 import logging
 import os
 import platform
@@ -16,6 +17,7 @@ from clipcovid.runs import Run
 
 EXPERIMENT = "clipcovid"
 TAG = "clipcovid.run"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of trained models, not of language models
 
 
 def store(out: Path) -> str:
@@ -57,36 +59,19 @@ def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         local = None if "MLFLOW_TRACKING_URI" in os.environ else (config.out / "mlartifacts").resolve().as_uri()
-        experiment = client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=local))
+        experiment = client.get_experiment(client.create_experiment(EXPERIMENT, local, tags=KIND))
     key = digest([run.identity, run.name])
     found = client.search_runs([experiment.experiment_id], f"tags.`{TAG}` = '{key}'", max_results=1)
-    mlrun = found[0] if found else client.create_run(experiment.experiment_id, run_name=run.name)
-    run_id = mlrun.info.run_id
+    began = int((run.folder / "config.json").stat().st_mtime * 1000)
+    mlrun = found[0] if found else client.create_run(experiment.experiment_id, began, run_name=run.name)
+    run_id, now = mlrun.info.run_id, int(time.time() * 1000)
     client.update_run(run_id, status="RUNNING")
-    now = int(time.time() * 1000)
-    flat = flatten(config)
-    params = [] if found else [Param(key, str(value)[:6000]) for key, value in flat.items()]  # a param can't change
-    facts = {
-        TAG: key,
-        "clipcovid.method": run.method,
-        "clipcovid.note": RESEARCH_ONLY,
-        **revision(),
-        **versions(),
-        **tags,
-    }
-    metrics = []
-    for split, body in run.metrics().items():
-        scores = {f"{split}/{name}": value for name, value in body["metrics"].items()}
-        for baseline, values in body["baselines"].items():
-            scores |= {
-                f"{split}/{baseline}/{name}": values[name] for name in ("accuracy", "macro_f1") if name in values
-            }
-        metrics += [Metric(_allowed(name), value, now, 0) for name, value in scores.items()]
-        facts[f"alarms.{split}"] = " ".join(body["alarms"])
-    for start in range(0, max(len(metrics), len(params), 1), 100):  # the server's limit a request
-        part = slice(start, start + 100)
-        entries = [RunTag(name, str(value)[:5000]) for name, value in facts.items()] if not start else []
-        client.log_batch(run_id, metrics=metrics[part], params=params[part], tags=entries)
+    facts = [RunTag(name, str(value)[:5000]) for name, value in (_facts(run) | tags | {TAG: key}).items()]
+    params = [Param(name, str(value)[:6000]) for name, value in flatten(config).items()]
+    client.log_batch(run_id, params=() if found else params, tags=facts)  # a parameter can't be written twice
+    metrics = [Metric(_allowed(name), value, now, 0) for name, value in _metrics(run).items()]
+    for start in range(0, len(metrics), 500):  # a request takes 1,000
+        client.log_batch(run_id, metrics=metrics[start : start + 500])
     client.log_text(run_id, "\n".join(packages()) + "\n", "environment.txt")
     for path in sorted(run.folder.iterdir()):
         if path.is_dir() and path.name != "checkpoint":
@@ -94,6 +79,30 @@ def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
         elif path.suffix == ".json":
             client.log_artifact(run_id, str(path))
     client.set_terminated(run_id, "FINISHED")
+
+
+def _metrics(run: Run) -> dict[str, float]:
+    """`<split>/<metric>` of all splits scored so far, and the baselines' accuracy and macro F1 beside them."""
+    metrics: dict[str, float] = {}
+    for split, body in run.metrics().items():
+        metrics |= {f"{split}/{name}": value for name, value in body["metrics"].items()}
+        for baseline, values in body["baselines"].items():
+            shown = {name: values[name] for name in ("accuracy", "macro_f1") if name in values}
+            metrics |= {f"{split}/{baseline}/{name}": value for name, value in shown.items()}
+    return metrics
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """Tags: method, description with the alarms, user, source, revision and versions."""
+    alarms = [f"{split}: {text}" for split, body in run.metrics().items() for text in body["alarms"]]
+    return {
+        "clipcovid.method": run.method,
+        "mlflow.note.content": "\n\n".join([RESEARCH_ONLY, *alarms]),
+        "mlflow.source.name": sys.argv[0],
+        "mlflow.user": getpass.getuser(),
+        **revision(),
+        **versions(),
+    }
 
 
 def _allowed(name: str) -> str:

@@ -16,10 +16,11 @@ from typing import Literal
 
 from rich.console import Console
 
-from clipcovid.config import UserError, run_job
+from clipcovid.config import run_job
 from clipcovid.evaluate import plots, predictions
 from clipcovid.evaluate.foreign import read_foreign
 from clipcovid.evaluate.tables import print_scores
+from clipcovid.files import write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,8 @@ def main(config: Config) -> None:
     table, classes, notes = read_foreign(config.predictions, config.ground_truth, config.classes, config.missing)
     body = predictions.score(table, classes)
     body["notes"] = [*notes, *body["notes"]]
-    text = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
     if config.json:
-        print(text)
+        print(json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         print_scores(body, Console())
     if config.out is None:
@@ -57,11 +57,8 @@ def main(config: Config) -> None:
     name = config.name or Path(config.predictions).stem
     folder = Path(config.out) / name
     figures = plots.figures(table["label"].tolist(), predictions.predicted(table, classes), classes, split=name)
-    try:
-        plots.save(figures, folder)
-        (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); give another --out.") from None
+    write_json(folder / "metrics.json", body)
+    plots.save(figures, folder)
     Console(stderr=config.json).print(f"Scores and figures: {folder}", soft_wrap=True, markup=False)
 
 

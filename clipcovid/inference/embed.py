@@ -31,7 +31,7 @@ from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 
 ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
 DONE = "_SUCCESS"
-MIN_SHARD = 32
+BATCH = 32  # images that are worth a worker
 PER_NODE = 8  # encoders on a node without GPUs: one-threaded ones are fastest together, but each holds a model
 
 
@@ -94,14 +94,14 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
         return Embeddings(folder=folder, encoder=json.loads(about.read_text()), fresh=False)
     rows = len(manifest.table)
     connect(config.compute)
-    chosen = plan(config.compute, nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / MIN_SHARD))
+    chosen = plan(config.compute, nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
     if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
         encoder = json.loads(about.read_text())
     else:
-        share = math.ceil(rows / (4 * chosen.workers))
+        batches = math.ceil(rows / (4 * chosen.workers * chosen.batch_size))  # four shards a worker even out the end
         encoder = identity | {
             "precision": resolve_precision(config.clip.precision, chosen.device),
-            "shard": min(max(share, MIN_SHARD), 8 * chosen.batch_size),
+            "shard": min(batches, 8) * chosen.batch_size,  # full batches, and little to do again
         }
         write_json(about, encoder)
     items = [
