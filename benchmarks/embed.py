@@ -4,9 +4,10 @@
     python benchmarks/embed.py --model tiny --images 4000 --rounds 5
     python benchmarks/embed.py --model ViT-B-32 --images 256 --rounds 1 --memory
 
-Contenders take turns, round after round, each in processes of its own, on the same synthetic X-rays and random weights;
-figures are medians. `model alone` encodes uint8 arrays in memory; its fastest layout of processes × threads is the
-denominator. Steady state leaves start-up out; `with start-up` is images over the whole command's seconds.
+Contenders take turns, round after round, each in processes of its own, on the same synthetic X-rays and random weights.
+Figures are medians, of speeds and of the rounds' ratios. `model alone` encodes uint8 arrays in memory; its fastest layout
+of processes × threads is the denominator. Steady state leaves start-up and the first batch out; `with start-up` is images
+over the whole command's seconds.
 """
 
 import dataclasses
@@ -316,7 +317,15 @@ def report(
     def median(name: str, field: str) -> float:
         return statistics.median(getattr(measured, field) for measured in figures[name])
 
-    alone = max(median(name, "steady") for name in figures if name.startswith("model alone"))
+    def ratio(name: str, other: str) -> float:
+        """The median of the rounds' ratios: a machine that slows down for a while slows both down."""
+        pairs = zip(figures[name], figures[other], strict=True)
+        return statistics.median(one.steady / two.steady for one, two in pairs)
+
+    def fastest(names: list[str]) -> str:
+        return max(names, key=lambda name: median(name, "steady"))
+
+    alone = fastest([name for name in figures if name.startswith("model alone")])
     table = Table("contender", "img/s", "range", "÷ model alone", "with start-up", "first batch (s)")
     for name, measured in figures.items():
         steady = sorted(each.steady for each in measured)
@@ -324,7 +333,7 @@ def report(
             name,
             f"{median(name, 'steady'):.1f}",
             f"{steady[0]:.1f}–{steady[-1]:.1f}",
-            f"{median(name, 'steady') / alone:.3f}",
+            f"{ratio(name, alone):.3f}",
             f"{median(name, 'overall'):.1f}",
             f"{median(name, 'first'):.1f}" if median(name, "first") else "",
         )
@@ -332,13 +341,10 @@ def report(
     console.print(f"{config.model}, {config.images} images, median of {config.rounds} rounds")
     console.print(table)
     for precision in ("bf16", "fp32"):
-        peers = [median(name, "steady") for name in figures if "DataLoader" in name and name.endswith(precision)]
+        peers = [name for name in figures if "DataLoader" in name and name.endswith(precision)]
         if peers:
-            packed, raw = (median(f"ours, {kind}", "steady") for kind in ("packed", "raw PNG"))
-            console.print(
-                f"÷ the faster open_clip + DataLoader in {precision}: packed {packed / max(peers):.2f}, "
-                f"raw PNG {raw / max(peers):.2f}"
-            )
+            packed, raw = (ratio(f"ours, {kind}", fastest(peers)) for kind in ("packed", "raw PNG"))
+            console.print(f"÷ the faster open_clip + DataLoader in {precision}: packed {packed:.2f}, raw PNG {raw:.2f}")
     start = statistics.median(empty)
     console.print(
         f"an empty Ray Data actor pipeline: {start:.1f} s; ours to the end of its first batch: "

@@ -22,12 +22,15 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror or error}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise UserError(
+            f"{path} can't be written ({error.strerror or error}); make room or give another --out."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -525,3 +525,8 @@ def test_killed_at_any_time_it_ends_complete(tmp_path):
         image = decode(Path(packed.manifest.table["path"][at]).read_bytes(), max_pixels=10**6)
         np.testing.assert_array_equal(packed.images([at])[0], fit_image(image, ImagesConfig(size=64)))
     assert read_manifest(out).table["image_id"].is_unique
+
+
+def test_the_folder_is_named_after_the_source_unless_told():
+    assert PrepareConfig(source="medpix2", root="x").out == Path("data/medpix2")
+    assert PrepareConfig(out=Path("there")).out == Path("there")

@@ -510,3 +510,14 @@ def test_phantoms_are_drawn_once(tmp_path):
     pd.testing.assert_frame_equal(first.table, again.table)
     assert (first.dataset, len(first.table)) == ("phantom", 6)
     assert (first.table[["label", "patient_id", "caption", "lung_mask"]] != "").all(axis=None)
+
+
+def test_an_absolute_path_below_the_table_has_the_same_id_as_a_relative_one(tmp_path):
+    """Or the split hash would tell where on a machine the data stand."""
+    scan = picture(tmp_path / "images" / "a.png")
+    tables = []
+    for path in (scan, scan.relative_to(tmp_path)):
+        (tmp_path / "table.csv").write_text(f"path,label\n{path},Normal\n")
+        tables.append(listed("table", tmp_path / "table.csv").table)
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0]["image_id"].tolist() == ["images/a.png"]

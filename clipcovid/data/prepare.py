@@ -45,8 +45,8 @@ class PrepareConfig:
     """How the data set is laid out: covidquex, imagefolder, table, medpix2, or phantom (synthetic, needs no files)."""
     root: str = ""
     """The data set's folder or table: a local path or any fsspec URI."""
-    out: Path = Path("data/phantom")
-    """The prepared folder to write."""
+    out: Path = Path()
+    """The prepared folder to write. Default: data/ and the source's name."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of a table's columns."""
     phantom: PhantomConfig = PhantomConfig()
@@ -69,6 +69,8 @@ class PrepareConfig:
     """What to ask of the cluster."""
 
     def __post_init__(self) -> None:
+        if self.out == Path():
+            object.__setattr__(self, "out", Path("data") / self.source)
         if not 0 <= self.max_bad <= 1:
             raise UserError(f"--max-bad {self.max_bad} is a share of the images, from 0 to 1.")
         if not (self.val >= 0 and self.test >= 0 and self.val + self.test < 1):

@@ -430,7 +430,8 @@ def _resolve(place: Root, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
             refused.append({"path": path, "reason": str(error)})
             return ""
 
-    rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", rows["path"].map(lambda p: tidy(p) if p else ""))
+    inside = rows["path"].map(lambda path: tidy(path).removeprefix(f"{place.path}/") if path else "")
+    rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", inside)
     refused += [{"path": f"row {i + 1}", "reason": "no image path"} for i in rows.index[rows["path"] == ""]]
     for column in ("path", *MASKS):
         rows[column] = rows[column].map(openable)
