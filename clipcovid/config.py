@@ -7,6 +7,7 @@ import json
 import sys
 import typing
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tyro
@@ -60,7 +61,8 @@ class ComputeConfig:
     address: str = "auto"
     """auto: the running Ray cluster (RAY_ADDRESS, or one on this machine), else a local one. local: always a local one."""
     workers: int | None = None
-    """Parallel workers (actors or tasks). Default: chosen from what the cluster has."""
+    """Parallel workers (actors, tasks or training processes). 0: work in this process, without Ray. Default: chosen from
+    what the cluster has."""
     cpus_per_worker: float | None = None
     """CPU cores reserved for a worker. Default: the cluster's cores shared out."""
     gpus_per_worker: float | None = None
@@ -68,17 +70,109 @@ class ComputeConfig:
     threads: int | None = None
     """Compute threads in a worker. Default: its cores, rounded up."""
     batch_size: int | None = None
-    """Images in a forward pass. Default: 256 on a GPU, 32 on a CPU."""
+    """Images in a forward pass without gradients. Default: 256 on a GPU, 32 on a CPU."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads", "batch_size"):
+        for name, least in (("workers", 0), ("threads", 1), ("batch_size", 1)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--compute.{name.replace('_', '-')} {value} must be at least 1.")
+            if value is not None and value < least:
+                raise UserError(f"--compute.{name.replace('_', '-')} {value} must be at least {least}.")
         for name in ("cpus_per_worker", "gpus_per_worker"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UserError(f"--compute.{name.replace('_', '-')} {value} must not be negative.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How a model is trained."""
+
+    epochs: int = 10
+    """Passes over the training split."""
+    batch_size: int = 64
+    """Images in a step, over all workers together."""
+    accumulate: int = 1
+    """Parts that a worker computes its share of a batch in, one after the other, to save memory."""
+    lr: float = 1e-4
+    """Peak learning rate of AdamW."""
+    lr_scale: tuple[str, ...] = ()
+    """Multipliers of the learning rate by the start of parameter names, e.g. head=10 visual=0.1; the longest start wins."""
+    layer_decay: float = 1.0
+    """The learning rate of each layer as a share of the one above it; 1 trains all layers alike."""
+    weight_decay: float = 0.05
+    """AdamW's decay; biases, norms and other vectors are spared."""
+    beta2: float = 0.98
+    """AdamW's second moment decay."""
+    warmup: float = 0.1
+    """Share of all steps in which the learning rate rises, before it falls as a cosine to zero."""
+    clip_norm: float = 1.0
+    """The gradient's norm is cut to this. 0: never."""
+    ema: float = 0.0
+    """Decay of the moving average of the weights, which is then what is scored and kept, e.g. 0.99. 0: none."""
+    patience: int = 0
+    """Epochs without a better validation score after which training stops. 0: never."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic under autocast; weights stay fp32. auto: bf16 where the GPU or the CPU computes in it."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--optim.{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
+        if not (self.lr > 0 and 0 <= self.warmup < 1 and 0 <= self.ema < 1 and 0 < self.layer_decay <= 1):
+            raise UserError("--optim: lr > 0, 0 <= warmup < 1, 0 <= ema < 1 and 0 < layer-decay <= 1 are needed.")
+        for entry in self.lr_scale:
+            name, _, factor = entry.partition("=")
+            try:
+                good = bool(name) and float(factor) >= 0
+            except ValueError:
+                good = False
+            if not good:
+                raise UserError(f"--optim.lr-scale {entry!r} must be NAME=MULTIPLIER, e.g. head=10.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random changes to training images, drawn for each image anew in each epoch. 0 switches each off."""
+
+    rotate: float = 10.0
+    """Up to this many degrees either way."""
+    shift: float = 0.05
+    """Up to this share of the side, in x and y."""
+    scale: float = 0.1
+    """Up to this share larger or smaller."""
+    flip: bool = False
+    """Mirror half of the images: off for chest X-rays, whose heart is on one side."""
+    intensity: float = 0.15
+    """Up to this share of change in brightness, contrast and gamma."""
+    noise: float = 0.02
+    """Standard deviation of Gaussian noise, as a share of white, drawn between 0 and this for each image."""
+
+    def __post_init__(self) -> None:
+        for name in ("rotate", "shift", "scale", "intensity", "noise"):
+            if not 0 <= getattr(self, name) < (180 if name == "rotate" else 1):
+                raise UserError(f"--augment.{name} {getattr(self, name)} is out of range.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What every training job asks."""
+
+    data: Path
+    """A prepared folder."""
+    fold: str = ""
+    """K/N: the K-th of N patient-grouped folds is the test split, and the rest is split anew. Default: the data's splits."""
+    optim: OptimConfig = OptimConfig()
+    """How it is trained."""
+    augment: AugmentConfig = AugmentConfig()
+    """How training images are varied."""
+    out: Path = Path("outputs")
+    """Where run folders and the MLflow store go."""
+    name: str = ""
+    """The run folder's name. Default: the method and the identity's hash."""
+    seed: int = 0
+    """Seed of weights, order and augmentation: the same config gives the same model."""
+    compute: ComputeConfig = ComputeConfig()
+    """What to ask of the cluster."""
 
 
 def from_cli(config_type: type[ConfigT], description: str, args: list[str] | None = None) -> ConfigT:
@@ -132,6 +226,24 @@ def override(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
     for head, inner in below.items():
         here[head] = override(getattr(config, head), inner)
     return typing.cast(ConfigT, dataclasses.replace(typing.cast(Any, config), **here))
+
+
+def restore(config_type: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
+    """The config whose `dataclasses.asdict` went through JSON; a field that it does not have is a `UserError`."""
+    kinds = typing.get_type_hints(config_type)
+    values: dict[str, Any] = {}
+    for key, value in fields.items():
+        kind = kinds.get(key)
+        if kind is None:
+            raise UserError(f"{config_type.__name__} has no field {key!r}: was it written by another version?")
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            value = restore(kind, value)
+        elif kind is Path:
+            value = Path(value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    return config_type(**values)
 
 
 def digest(value: Any, length: int = 12) -> str:

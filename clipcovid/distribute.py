@@ -28,14 +28,35 @@ def spread(
     A function runs as tasks, called with an item and `settings`. A class runs as a pool of actors, built once each with
     `settings` and called with items. A result says in `images` how far it brings the progress bar, which ends at `total`.
     A worker that dies is replaced and its item done again, so work must be idempotent; one that dies `RESTARTS` + 1
-    times, and any `UserError` raised in a worker, is a `UserError` here.
+    times, and any `UserError` raised in a worker, is a `UserError` here. Without workers it is all done in this process.
     """
-    import ray
-    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
     from tqdm import tqdm
 
     if not items:
         return
+    with tqdm(total=total, desc=label, unit="img", smoothing=0.05) as bar:
+        for result in (_over_ray if chosen.workers else _here)(items, work, chosen, settings):
+            if result.get("failed"):
+                raise UserError(result["failed"])
+            bar.update(result["images"])
+            yield result
+
+
+def _here(
+    items: Sequence[Item], work: Callable[..., Item] | type, chosen: Plan, settings: dict[str, Any]
+) -> Iterator[Item]:
+    if isinstance(work, type):
+        yield from map(work(**settings), items)
+    else:
+        yield from (work(item, **settings) for item in items)
+
+
+def _over_ray(
+    items: Sequence[Item], work: Callable[..., Item] | type, chosen: Plan, settings: dict[str, Any]
+) -> Iterator[Item]:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
     context = DataContext.get_current()
     context.enable_progress_bars = False  # ours counts images, theirs blocks
     context.print_on_execution_start = False
@@ -50,12 +71,7 @@ def spread(
         results = work_on(_Guarded, compute=pool, fn_constructor_kwargs=guard, **asked)
     else:
         results = work_on(_guarded, compute=TaskPoolStrategy(size=workers), fn_kwargs=guard, **asked)
-    with tqdm(total=total, desc=label, unit="img", smoothing=0.05) as bar:
-        for result in results.iter_rows():
-            if result["failed"]:
-                raise UserError(result["failed"])
-            bar.update(result["images"])
-            yield result
+    yield from results.iter_rows()
 
 
 def _guarded(item: Item, *, work: Callable[..., Item], settings: dict[str, Any]) -> Item:

@@ -39,6 +39,8 @@ class Plan:
 
     def __str__(self) -> str:
         each = f"{self.gpus_per_worker:g} GPU, " if self.gpus_per_worker else ""
+        if not self.workers:
+            return f"this process ({each}{self.threads} thread{'s' * (self.threads != 1)})"
         return (
             f"{self.workers} worker{'s' * (self.workers != 1)} × ({each}{self.cpus_per_worker:g} CPU, "
             f"{self.threads} thread{'s' * (self.threads != 1)}), batches of {self.batch_size}"
@@ -46,7 +48,12 @@ class Plan:
 
 
 def connect(config: ComputeConfig) -> None:
-    """Join the running Ray cluster, or start a local one; idempotent. An address where none answers is a `UserError`."""
+    """Join the running Ray cluster, or start a local one; idempotent, and nothing where no worker is asked for.
+
+    An address where none answers is a `UserError`.
+    """
+    if config.workers == 0:
+        return
     import ray
 
     if ray.is_initialized():
@@ -85,8 +92,11 @@ def _answers(address: str) -> bool:
 
 
 def nodes() -> list[tuple[float, float]]:
-    """(CPUs, GPUs) of each node of the cluster that `connect` joined."""
+    """(CPUs, GPUs) of each node of the cluster that `connect` joined; none without one."""
     import ray
+
+    if not ray.is_initialized():
+        return []
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
@@ -106,6 +116,8 @@ def plan(
     `per_node`: how many workers without a GPU a node gets at most, default one a core. Asking for more than there is,
     which Ray would wait for without a word, is a `UserError`.
     """
+    if config.workers == 0:
+        return _here(config, gpu)
     cpus, gpus = (sum(column) for column in zip(*have, strict=True))
     per_gpu = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpu and gpus >= 1)
     per_cpu = config.cpus_per_worker
@@ -133,6 +145,25 @@ def plan(
         gpus_per_worker=per_gpu,
         threads=config.threads or max(1, math.ceil(per_cpu)),
         batch_size=config.batch_size or (256 if per_gpu else 32),
+    )
+
+
+def _here(config: ComputeConfig, gpu: bool) -> Plan:
+    """What work in this process uses: all cores, and a GPU where it can use one and there is one."""
+    found = 0.0
+    if gpu and config.gpus_per_worker != 0:
+        import torch  # whoever asks for a GPU needs it anyway
+
+        found = float(torch.cuda.is_available())
+        if config.gpus_per_worker and not found:
+            raise UserError("There is no GPU on this machine: leave --compute.gpus-per-worker out.")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Plan(
+        workers=0,
+        cpus_per_worker=0,
+        gpus_per_worker=found,
+        threads=config.threads or cores,
+        batch_size=config.batch_size or (256 if found else 32),
     )
 
 

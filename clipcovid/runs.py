@@ -31,10 +31,20 @@ class Run:
         """The folder's name."""
         return self.folder.name
 
+    @property
+    def done(self) -> bool:
+        """Whether all of it is there."""
+        return (self.folder / DONE).exists()
+
     def metrics(self) -> dict[str, Any]:
         """Split → scores, of what has been scored so far."""
         path = self.folder / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def history(self) -> list[dict[str, float]]:
+        """A training's lines, one a validation; none for what is not trained."""
+        path = self.folder / "history.json"
+        return json.loads(path.read_text(encoding="utf-8"))["epochs"] if path.exists() else []
 
 
 def start_run(config: Any, *, method: str, identity: dict[str, Any]) -> Run:
@@ -46,19 +56,30 @@ def start_run(config: Any, *, method: str, identity: dict[str, Any]) -> Run:
         if there != identity:
             differs = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
             raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
-    (folder / DONE).unlink(missing_ok=True)
     write_json(about, {"method": method, "identity": identity, "config": flatten(config)})
     return Run(folder=folder, method=method, identity=identity)
 
 
 def score_split(
-    run: Run, manifest: Manifest, table: pd.DataFrame, *, split: str, similarities: Any = None
+    run: Run,
+    manifest: Manifest,
+    table: pd.DataFrame,
+    *,
+    split: str,
+    variant: str = "",
+    name: str = "",
+    similarities: Any = None,
 ) -> dict[str, Any]:
     """Write a split's classification predictions, scores and figures; returns the scores.
 
     `table`: image_id and prob_<class> for exactly the split's images that have a label; the label and patient come from
-    the manifest, and images without a label are counted among the notes.
+    the manifest, and images without a label are counted among the notes. `variant` names predictions beside the method's
+    own, which go by `<split>-<variant>`; `name` is what the split is called, if not by its own name. A run is unfinished
+    from here until `finish_run`.
     """
+    (run.folder / DONE).unlink(missing_ok=True)
+    called = name or split
+    name = f"{called}-{variant}" if variant else called
     rows = manifest.rows(split)
     eligible = rows[rows["label"] != ""]
     if set(table["image_id"]) != set(eligible["image_id"]) or len(table) != len(eligible):
@@ -66,24 +87,26 @@ def score_split(
     about = eligible.set_index("image_id").loc[table["image_id"], ["label", "patient_id"]].reset_index()
     table = about.merge(table, on="image_id", validate="one_to_one")
     predictions.write_predictions(
-        run.folder / "predictions" / f"{split}.parquet",
+        run.folder / "predictions" / f"{name}.parquet",
         table,
-        method=run.method,
+        method=f"{run.method} ({variant})" if variant else run.method,
         task="classification",
         identity=run.identity,
         manifest_hash=manifest.content_hash,
         split_hash=manifest.split_hash,
-        split=split,
+        split=called,
         classes=manifest.classes,
     )
     train = manifest.table.loc[(manifest.table["split"] == "train") & (manifest.table["label"] != ""), "label"].tolist()
     body = predictions.score(table, manifest.classes, train or None, similarities)
     if left_out := len(rows) - len(eligible):
         body["notes"].insert(0, f"{left_out} images have no label and were left out.")
+    write_json(run.folder / "metrics.json", run.metrics() | {name: body})
+    if variant:
+        return body
     known = predictions.predicted(table, manifest.classes)
-    figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=split)
-    plots.save({f"{split}_{name}": figure for name, figure in figures.items()}, run.folder / "figures")
-    write_json(run.folder / "metrics.json", run.metrics() | {split: body})
+    figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=name)
+    plots.save({f"{split}_{kind}": figure for kind, figure in figures.items()}, run.folder / "figures")
     return body
 
 

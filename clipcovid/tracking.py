@@ -36,45 +36,95 @@ def track(run: Run, config: Any, *, tags: dict[str, str]) -> bool:
     The MLflow run is found again by the run's identity and name, and updated, or made. Whatever goes wrong with MLflow is
     a warning: `metrics.json` is the truth.
     """
-    # Its own defaults retry an unreachable server for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         _track(run, config, tags)
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        print(f"warning: MLflow at {store(config.out)} did not take the run ({first[:200]}).", file=sys.stderr)
+        _warn(config.out, error)
         return False
     return True
 
 
-def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
+class Live:
+    """Shows a training's lines in MLflow as they come. Made by the driver, it works in any process."""
+
+    def __init__(self, run: Run, config: Any) -> None:
+        self.store, self.run_id = store(config.out), ""
+        try:
+            client, self.run_id = _open(run, config)
+            client.update_run(self.run_id, status="RUNNING")
+        except Exception as error:
+            _warn(config.out, error)
+
+    def __call__(self, line: dict[str, float]) -> None:
+        """Log a line at its epoch; nothing where MLflow did not answer at the start."""
+        if self.run_id:
+            _log_line(_client(self.store), self.run_id, line)
+
+
+def _warn(out: Path, error: Exception) -> None:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    print(f"warning: MLflow at {store(out)} did not take the run ({first[:200]}).", file=sys.stderr)
+
+
+def _client(uri: str) -> Any:
+    # Its own defaults retry an unreachable server for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param, RunTag
 
     for name in ("alembic", "mlflow"):  # after the import, which sets them anew
         logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _open(run: Run, config: Any) -> tuple[Any, str]:
+    """A client and the id of the MLflow run of `run`, found by its tag, or made with its params."""
+    from mlflow.entities import Param
+
     config.out.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=store(config.out))
+    client = _client(store(config.out))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         local = None if "MLFLOW_TRACKING_URI" in os.environ else (config.out / "mlartifacts").resolve().as_uri()
         experiment = client.get_experiment(client.create_experiment(EXPERIMENT, local, tags=KIND))
     key = digest([run.identity, run.name])
     found = client.search_runs([experiment.experiment_id], f"tags.`{TAG}` = '{key}'", max_results=1)
+    if found:
+        return client, found[0].info.run_id
     began = int((run.folder / "config.json").stat().st_mtime * 1000)
-    mlrun = found[0] if found else client.create_run(experiment.experiment_id, began, run_name=run.name)
-    run_id, now = mlrun.info.run_id, int(time.time() * 1000)
-    client.update_run(run_id, status="RUNNING")
-    facts = [RunTag(name, str(value)[:5000]) for name, value in (_facts(run) | tags | {TAG: key}).items()]
+    made = client.create_run(experiment.experiment_id, began, run_name=run.name, tags={TAG: key})
     params = [Param(name, str(value)[:6000]) for name, value in flatten(config).items()]
-    client.log_batch(run_id, params=() if found else params, tags=facts)  # a parameter can't be written twice
+    client.log_batch(made.info.run_id, params=params)  # a parameter can't be written twice
+    return client, made.info.run_id
+
+
+def _log_line(client: Any, run_id: str, line: dict[str, float]) -> None:
+    from mlflow.entities import Metric
+
+    now, step = int(time.time() * 1000), int(line["epoch"])
+    client.log_batch(
+        run_id, metrics=[Metric(_allowed(f"epoch/{name}"), value, now, step) for name, value in line.items()]
+    )
+
+
+def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
+    from mlflow.entities import Metric, RunTag
+
+    client, run_id = _open(run, config)
+    client.update_run(run_id, status="RUNNING")
+    facts = [RunTag(name, str(value)[:5000]) for name, value in (_facts(run) | tags).items()]
+    client.log_batch(run_id, tags=facts)
+    now = int(time.time() * 1000)
     metrics = [Metric(_allowed(name), value, now, 0) for name, value in _metrics(run).items()]
     for start in range(0, len(metrics), 500):  # a request takes 1,000
         client.log_batch(run_id, metrics=metrics[start : start + 500])
+    there = {point.step for point in client.get_metric_history(run_id, "epoch/epoch")}
+    for line in run.history():
+        if int(line["epoch"]) not in there:
+            _log_line(client, run_id, line)
     client.log_text(run_id, "\n".join(packages()) + "\n", "environment.txt")
     for path in sorted(run.folder.iterdir()):
-        if path.is_dir() and path.name != "checkpoint":
+        if path.is_dir() and path.name not in ("checkpoint", "state"):
             client.log_artifacts(run_id, str(path), path.name)
         elif path.suffix == ".json":
             client.log_artifact(run_id, str(path))
@@ -86,6 +136,8 @@ def _metrics(run: Run) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for split, body in run.metrics().items():
         metrics |= {f"{split}/{name}": value for name, value in body["metrics"].items()}
+        for number, values in enumerate(body.get("folds", []), 1):
+            metrics |= {f"{split}/fold-{number}/{name}": values[name] for name in ("accuracy", "macro_f1")}
         for baseline, values in body["baselines"].items():
             shown = {name: values[name] for name in ("accuracy", "macro_f1") if name in values}
             metrics |= {f"{split}/{baseline}/{name}": value for name, value in shown.items()}

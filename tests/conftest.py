@@ -14,6 +14,7 @@ from clipcovid.data.sources import PhantomConfig
 from clipcovid.resources import connect
 
 LOCAL = ComputeConfig(address="local")
+HERE = ComputeConfig(workers=0)  # no Ray, whose workers import everything anew
 
 
 @pytest.fixture(scope="session")
@@ -23,10 +24,10 @@ def cluster():
 
 
 @pytest.fixture(scope="session")
-def phantoms(cluster, tmp_path_factory) -> Path:
+def phantoms(tmp_path_factory) -> Path:
     """A prepared folder of 90 phantoms at 64 px; not to be written to, but for embeddings."""
     out = tmp_path_factory.mktemp("phantoms")
-    prepare(PrepareConfig(out=out, phantom=PhantomConfig(images=90, size=96), compute=LOCAL), log=lambda text: None)
+    prepare(PrepareConfig(out=out, phantom=PhantomConfig(images=90, size=96), compute=HERE), log=lambda text: None)
     return out
 
 

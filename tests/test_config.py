@@ -118,7 +118,7 @@ def test_help_of_every_job_explains_every_flag(job):
     assert f"python jobs/{job.name} " in result.stdout
     bare = "\n".join(line.strip("│ ╰╯─╭╮") for line in result.stdout.splitlines())
     flags = re.split(r"^(?=--)", bare.split("options", 1)[1], flags=re.MULTILINE)[1:]
-    assert len(flags) >= 5
+    assert flags
     for flag in flags:
         explained = re.split(r"\s{2,}|\n", flag, maxsplit=1)[1]
         assert re.match(r"\w[^(]{4,}", explained), f"{job.name} does not explain {flag}"

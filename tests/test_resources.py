@@ -1,3 +1,4 @@
+import os
 import socket
 import sys
 
@@ -103,10 +104,17 @@ def test_an_address_where_none_answers_is_one_sentence(monkeypatch):
         find_cluster("auto")
 
 
-@pytest.mark.parametrize("field", ["workers", "threads", "batch_size"])
-def test_zero_and_negative_numbers_are_refused(field):
+@pytest.mark.parametrize(("field", "value"), [("workers", -1), ("threads", 0), ("batch_size", 0)])
+def test_too_small_numbers_are_refused(field, value):
     with pytest.raises(UserError, match=field.replace("_", "-")):
-        ComputeConfig(**{field: 0})
+        ComputeConfig(**{field: value})
+
+
+def test_no_workers_is_this_process_with_all_its_cores():
+    chosen = plan(ComputeConfig(workers=0), [], gpu=False)
+    assert (chosen.workers, chosen.device) == (0, "cpu")
+    assert chosen.threads == len(os.sched_getaffinity(0))
+    assert plan(ComputeConfig(workers=0, threads=1), [], gpu=False).threads == 1
 
 
 def test_half_precision_is_not_for_cpus():

@@ -19,12 +19,15 @@ RAY = {
 LIBRARIES_ALLOWED = {
     "ray": lambda name: name in RAY or name.startswith(("clipcovid.inference", "jobs.", "tune.")),
     "mlflow": lambda name: name == "clipcovid.tracking",
-    "torch": lambda name: not name.startswith(("clipcovid.data", "clipcovid.evaluate", "clipcovid.config", "jobs.")),
+    "torch": lambda name: (
+        name == "clipcovid.data.augment"  # which works on the device that a batch is on
+        or not name.startswith(("clipcovid.data", "clipcovid.evaluate", "clipcovid.config", "jobs."))
+    ),
     "streamlit": lambda name: name == "clipcovid.app",
 }
 LAYERS = [
     ("clipcovid.config",),
-    ("clipcovid.files", "clipcovid.labels"),
+    ("clipcovid.files", "clipcovid.labels", "clipcovid.collective"),
     ("clipcovid.resources", "clipcovid.models.weights"),
     ("clipcovid.distribute", "clipcovid.models"),
     ("clipcovid.evaluate",),
@@ -32,6 +35,7 @@ LAYERS = [
     ("clipcovid.tasks", "clipcovid.runs"),
     ("clipcovid.train",),
     ("clipcovid.tracking", "clipcovid.inference"),
+    ("clipcovid.pipeline",),
     ("clipcovid.app",),
     ("jobs", "tune"),
 ]

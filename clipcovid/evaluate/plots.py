@@ -95,6 +95,44 @@ def histogram_figure(labels: Sequence[str], predictions: Predictions, classes: S
     return figure
 
 
+def curves(history: Sequence[dict[str, float]]) -> Figure:
+    """Loss and scores over epochs, from a training's lines with `epoch`, `train/…` and `val/…`."""
+    epochs = [line["epoch"] for line in history]
+    names = [name for name in history[-1] if name.startswith(("train/", "val/"))]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
+    losses, scores = figure.subplots(1, 2)
+    for name in names:
+        kind = name.partition("/")[2]
+        axes = losses if kind in ("loss", "cross_entropy") else scores
+        if kind != "logit_scale":
+            axes.plot(
+                epochs, [line.get(name) for line in history], label=name, marker="." if len(epochs) < 30 else None
+            )
+    for axes, title in ((losses, "Loss"), (scores, "Scores")):
+        axes.set(title=title, xlabel="epoch")
+        if axes.lines:
+            axes.legend(fontsize=8)
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def shots(scores: Sequence[dict[str, Any]]) -> Figure:
+    """Test scores over the training images a class: a point a draw, a line through the means."""
+    counts = list(dict.fromkeys(line["shots"] for line in scores))
+    figure, axes = _figure("Few-shot curve", 5.5, 3.8)
+    for name, colour in (("macro_f1", "C0"), ("accuracy", "C1")):
+        drawn = [[line[name] for line in scores if line["shots"] == count] for count in counts]
+        axes.plot(range(len(counts)), [float(np.mean(values)) for values in drawn], color=colour, label=name)
+        for at, values in enumerate(drawn):
+            axes.scatter([at] * len(values), values, s=12, color=colour, alpha=0.6)
+    axes.set_xticks(range(len(counts)), counts)
+    axes.set(xlabel="training images a class", ylabel="test score", ylim=(0, 1))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def save(made: dict[str, Figure], folder: str | Path) -> list[Path]:
     """Write each figure as `folder/<name>.png` at 120 dpi; the folder is made. Gives the paths."""
     Path(folder).mkdir(parents=True, exist_ok=True)

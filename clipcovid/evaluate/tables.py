@@ -1,5 +1,6 @@
 """Scores as tables on the terminal."""
 
+from statistics import mean, stdev
 from typing import Any
 
 from rich import box
@@ -21,6 +22,54 @@ def print_scores(body: dict[str, Any], console: Console) -> None:
     for alarm in body["alarms"]:
         console.print(f"[bold red]warning:[/] {escape(alarm)}")
     console.print(f"[dim]{RESEARCH_ONLY}[/]")
+
+
+def print_variants(metrics: dict[str, dict[str, Any]], split: str, console: Console) -> None:
+    """Print a split's scores beside those of its variants (`<split>-<variant>` in metrics.json)."""
+    table = Table(title=f"{split}: before and after", box=box.SIMPLE_HEAD)
+    table.add_column("predictions")
+    for head in ("accuracy", "macro F1", "95% interval", "macro AUROC"):
+        table.add_column(head, justify="right")
+    for name, body in sorted(metrics.items()):
+        if name.partition("-")[0] == split:
+            values, (low, high) = body["metrics"], body["intervals"]["intervals"]["macro_f1"]
+            cells = (values["accuracy"], values["macro_f1"], f"{low:.3f} – {high:.3f}", values.get("macro_auroc"))
+            variant = name.partition("-")[2] or "after"
+            table.add_row(variant, *(cell if isinstance(cell, str) else _number(cell) for cell in cells))
+    console.print(table)
+
+
+def print_shots(scores: list[dict[str, Any]], console: Console) -> None:
+    """Print scores (`shots` and metrics, a draw each) as mean ± standard deviation over the draws."""
+    table = Table(title="Test scores by training images a class", box=box.SIMPLE_HEAD)
+    for head in ("shots", "draws", "accuracy", "macro F1", "macro AUROC"):
+        table.add_column(head, justify="right")
+    for shots in dict.fromkeys(line["shots"] for line in scores):
+        drawn = [line for line in scores if line["shots"] == shots]
+        cells = []
+        for name in ("accuracy", "macro_f1", "macro_auroc"):
+            values = [line[name] for line in drawn if name in line]
+            deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{_number(mean(values))}{deviation}" if values else "")
+        table.add_row(shots, str(len(drawn)), *cells)
+    console.print(table)
+    console.print(f"[dim]{RESEARCH_ONLY}[/]")
+
+
+def print_folds(folds: list[dict[str, float]], console: Console) -> None:
+    """Print each fold's test scores, and their mean ± standard deviation."""
+    table = Table(title=f"{len(folds)} folds", box=box.SIMPLE_HEAD)
+    table.add_column("fold")
+    names = [
+        name for name in ("accuracy", "macro_f1", "macro_precision", "macro_recall", "macro_auroc") if name in folds[0]
+    ]
+    for name in names:
+        table.add_column(name, justify="right")
+    for number, values in enumerate(folds, 1):
+        table.add_row(str(number), *(_number(values.get(name)) for name in names))
+    columns = [[values[name] for values in folds if name in values] for name in names]
+    table.add_row("mean ± sd", *(f"{mean(column):.3f} ± {stdev(column):.3f}" for column in columns))
+    console.print(table)
 
 
 def _overview(body: dict[str, Any]) -> Table:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, digest
+from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
@@ -51,25 +51,6 @@ class EmbedConfig:
     """What to ask of the cluster."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Embeddings:
-    """Where a data set's embeddings by one encoder are, and what made them."""
-
-    folder: Path
-    encoder: dict[str, Any]
-    fresh: bool
-    """False where everything had been done before."""
-
-    def load(self, image_ids: pd.Series) -> np.ndarray:
-        """Embeddings of these images: float16 (n, d), rows of L2 norm 1; a missing one is a `UserError`."""
-        table = pq.read_table(self.folder)
-        at = pd.Series(np.arange(len(table)), index=table["image_id"].to_pandas()).reindex(image_ids)
-        if at.isna().any():
-            raise UserError(f"{self.folder} lacks {int(at.isna().sum())} images: delete it and embed again.")
-        column = table["embedding"].combine_chunks()
-        return column.flatten().to_numpy().reshape(len(table), -1)[at.to_numpy(int)]
-
-
 def encoder_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, Any]:
     """What makes embeddings the same: model, weights, precision asked for, pixels, and the manifest they belong to."""
     pixels = manifest.info["pack_hash"]
@@ -98,7 +79,9 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
         encoder = json.loads(about.read_text())
     else:
-        batches = math.ceil(rows / (4 * chosen.workers * chosen.batch_size))  # four shards a worker even out the end
+        batches = math.ceil(
+            rows / (4 * max(1, chosen.workers) * chosen.batch_size)
+        )  # four shards a worker even out the end
         encoder = identity | {
             "precision": resolve_precision(config.clip.precision, chosen.device),
             "shard": min(batches, 8) * chosen.batch_size,  # full batches, and little to do again

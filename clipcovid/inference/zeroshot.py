@@ -1,6 +1,6 @@
 """Zero-shot classification: cached image embeddings against the embeddings of texts (CLIP, Radford et al. 2021)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -71,7 +71,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
         EmbedConfig(data=config.data, clip=config.clip, input=config.input, seed=config.seed, compute=config.compute),
         log,
     )
-    from clipcovid.models.clip import load_clip  # torch, which the driver does not need before
+    from clipcovid.models.clip import class_embeddings, load_clip  # torch, which the driver does not need before
 
     run = start_run(config, method="zeroshot", identity=_identity(config, manifest, embeddings, prompts))
     write_json(run.folder / "prompts.json", prompts)
@@ -85,17 +85,6 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
     scores = score_split(run, manifest, table, split=config.split, similarities=similarities)
     finish_run(run)
     return Scored(run=run, scores=scores)
-
-
-def class_embeddings(clip: "Clip", prompts: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """One float32 row of L2 norm 1 a class: the mean of its prompts' embeddings, normalised again."""
-    texts = [text for group in prompts.values() for text in group]
-    encoded, start, means = clip.encode_texts(texts).numpy(), 0, []
-    for group in prompts.values():
-        mean = encoded[start : start + len(group)].mean(axis=0)
-        means.append(mean / np.linalg.norm(mean))
-        start += len(group)
-    return np.stack(means)
 
 
 def classify(clip: "Clip", pixels: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:

@@ -1,11 +1,10 @@
 """CLIP by name and weights, through open_clip: published weights, files, folders, runs of ours, and `tiny`."""
 
-import dataclasses
-import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.config import ClipConfig, UserError
-from clipcovid.models.weights import OPENCLIP_CONFIG, checkpoint_folder, weights_of
+from clipcovid.files import write_json
+from clipcovid.models.pixels import Pixels
+from clipcovid.models.weights import OPENCLIP_CONFIG, checkpoint_folder, is_hf, weights_of
 
 OWN_CONFIGS = Path(__file__).parent / "configs"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -22,17 +23,19 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Clip:
     """A CLIP model in evaluation mode that takes uint8 images and texts, and gives L2-normalised float32 features."""
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, *, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: Any, model_cfg: dict[str, Any], *, device: str, dtype: torch.dtype
+    ) -> None:
+        """`model_cfg`: what open_clip builds the model from."""
         self.model = cast(Any, model.eval()).to(memory_format=torch.channels_last)
         self.tokenizer = tokenizer
+        self.model_cfg = model_cfg
         self.device = torch.device(device)
         self.dtype = dtype
         preprocess = cast(Any, model.visual).preprocess_cfg
         size = preprocess["size"]
         self.image_size = int(size if isinstance(size, int) else size[0])
-        mean, std = (torch.tensor(preprocess[key]) for key in ("mean", "std"))
-        self._scale = (1 / (255 * std)).to(self.device, dtype)
-        self._offset = (-mean / std).to(self.device, dtype)
+        self.to_input = Pixels(preprocess["mean"], preprocess["std"], self.image_size, dtype).to(self.device)
 
     @property
     def logit_scale(self) -> float:
@@ -44,16 +47,7 @@ class Clip:
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
             raise UserError(f"Images must be uint8 (n, h, w) or (n, h, w, 3), not {images.dtype} {images.shape}.")
         writable = images if images.flags.writeable else images.copy()  # torch warns of memory that it could write to
-        raw = torch.from_numpy(writable).to(self.device, non_blocking=True)
-        raw = raw.unsqueeze(3) if raw.ndim == 3 else raw
-        values = raw.to(self.dtype)
-        if values.shape[1:3] != (self.image_size, self.image_size):
-            resized = F.interpolate(
-                raw.permute(0, 3, 1, 2).float(), size=self.image_size, mode="bicubic", antialias=True
-            )
-            values = resized.clamp_(0, 255).round_().to(self.dtype).permute(0, 2, 3, 1)
-        # One fused pass, channels last, that also expands gray to three channels on the device: a third of the bytes.
-        return torch.addcmul(self._offset, values, self._scale).permute(0, 3, 1, 2)
+        return self.to_input(torch.from_numpy(writable).to(self.device, non_blocking=True))
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
@@ -99,7 +93,10 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
     random = config.pretrained == "none"
     name, pretrained, quick_gelu = config.model, None if random else config.pretrained, False
     if Path(config.pretrained).is_dir():
-        name, pretrained = f"local-dir:{checkpoint_folder(Path(config.pretrained)).resolve()}", None
+        folder = checkpoint_folder(Path(config.pretrained)).resolve()
+        if is_hf(folder):
+            return _from_hf(folder, device=device, precision=precision)
+        name, pretrained = f"local-dir:{folder}", None
     elif name.startswith("hf-hub:"):
         pretrained = None
     elif name not in open_clip.list_models():
@@ -129,32 +126,75 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # the hub, pickle, JSON and torch each raise their own kinds
             raise UserError(_why_not(config, error)) from error
-    return Clip(
-        model,
-        tokenizer,
-        device=device,
-        dtype={"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32),
-    )
+    model_cfg = dict(open_clip.get_model_config(name)) | ({"quick_gelu": True} if quick_gelu else {})
+    return Clip(model, tokenizer, model_cfg, device=device, dtype=DTYPES[precision])
 
 
-def save_clip(folder: Path, clip: Clip, config: ClipConfig) -> None:
-    """Write a checkpoint that this project and open_clip (`local-dir:…`) load: safetensors and both configs."""
-    import open_clip
+def _from_hf(folder: Path, *, device: str, precision: str) -> Clip:
+    """The model in a Hugging Face CLIPModel folder."""
+    from clipcovid.models.hf import from_hf
+
+    model_cfg, state, preprocess_cfg = from_hf(folder)
+    try:
+        with TemporaryDirectory() as empty:
+            write_json(Path(empty) / OPENCLIP_CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
+            clip = skeleton_clip(Path(empty), device=device, precision=precision)
+        clip.model.load_state_dict(state)
+    except Exception as error:  # sizes that don't fit are torch's errors, towers that can't be are open_clip's
+        raise UserError(f"{folder} can't be loaded: {' '.join(str(error).split())[:300]}.") from error
+    return clip
+
+
+def save_clip(folder: Path, clip: Clip, hf: bool = True) -> None:
+    """Write a checkpoint that this project and open_clip (`local-dir:…`) load: safetensors and open_clip's config.
+
+    With `hf`, `hf/` in it is the same model as a Hugging Face CLIPModel, where that can express it.
+    """
     from safetensors.torch import save_file
 
+    from clipcovid.models.hf import inconvertible, save_hf
+
     folder.mkdir(parents=True, exist_ok=True)
-    named = config.model
-    if Path(config.pretrained).is_dir():
-        named = f"local-dir:{checkpoint_folder(Path(config.pretrained)).resolve()}"
-    open_clip.add_model_config(OWN_CONFIGS)
     state = {key: value.detach().float().contiguous().cpu() for key, value in clip.model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    both = {
-        "model_cfg": open_clip.get_model_config(named),
-        "preprocess_cfg": cast(Any, clip.model.visual).preprocess_cfg,
-    }
-    (folder / OPENCLIP_CONFIG).write_text(json.dumps(both, indent=1))
-    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
+    write_open_clip_config(folder, clip)
+    if hf and not inconvertible(_whole_cfg(clip), cast(Any, clip.model.visual).preprocess_cfg):
+        save_hf(folder / "hf", clip)
+
+
+def write_open_clip_config(folder: Path, clip: Clip) -> None:
+    """Write what open_clip needs to build the model anew: architecture, and how images are normalised."""
+    both = {"model_cfg": _whole_cfg(clip), "preprocess_cfg": cast(Any, clip.model.visual).preprocess_cfg}
+    write_json(folder / OPENCLIP_CONFIG, both)
+
+
+def _whole_cfg(clip: Clip) -> dict[str, Any]:
+    bias = getattr(clip.model, "logit_bias", None)  # SigLIP's loss adds one to models that have none
+    return clip.model_cfg | ({} if bias is None else {"init_logit_bias": float(bias.detach())})
+
+
+def skeleton_clip(folder: Path, *, device: str = "cpu", precision: str = "fp32") -> Clip:
+    """The model that the open_clip config in `folder` describes, with random weights."""
+    import open_clip
+
+    name = f"local-dir:{folder.resolve()}"
+    with _quiet():
+        model = open_clip.create_model(
+            name, precision=precision, device=device, load_weights=False, require_pretrained=False
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    return Clip(model, tokenizer, dict(open_clip.get_model_config(name)), device=device, dtype=DTYPES[precision])
+
+
+def class_embeddings(clip: Clip, prompts: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """One float32 row of L2 norm 1 a class: the mean of its prompts' embeddings, normalised again."""
+    texts = [text for group in prompts.values() for text in group]
+    encoded, start, means = clip.encode_texts(texts).numpy(), 0, []
+    for group in prompts.values():
+        mean = encoded[start : start + len(group)].mean(axis=0)
+        means.append(mean / np.linalg.norm(mean))
+        start += len(group)
+    return np.stack(means)
 
 
 @contextmanager

@@ -1,11 +1,15 @@
 """Where CLIP weights come from, and what tells them from others: no torch here, so that a driver knows it at once."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from clipcovid.config import ClipConfig, UserError
 
 OPENCLIP_CONFIG = "open_clip_config.json"
+HF_CONFIG = "config.json"
+HF_IMAGES = ("preprocessor_config.json", "processor_config.json")  # the first as of old, the second of transformers 5
+_HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PUBLISHED = ClipConfig.pretrained  # the default tag, which models that bring their own weights may leave standing
 
 
@@ -23,9 +27,10 @@ def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
     if name == "none":
         return {"weights": "none", "seed": str(seed)}
     if place.is_dir():
-        return {"weights": _file_hash(_weights_file(checkpoint_folder(place)))}
+        folder = checkpoint_folder(place)
+        return {"weights": _hf_hash(folder) if is_hf(folder) else file_hash(_weights_file(folder))}
     if place.is_file():
-        return {"weights": _file_hash(place)}
+        return {"weights": file_hash(place)}
     if place.suffix in (".safetensors", ".pt", ".pth", ".bin") or "/" in name:
         raise UserError(f"--clip.pretrained {name}: no such file or folder.")
     if config.model == "tiny":
@@ -37,14 +42,61 @@ def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
 
 
 def checkpoint_folder(place: Path) -> Path:
-    """The open_clip checkpoint in a folder: the folder itself, or the `checkpoint/` of a run of ours."""
+    """The checkpoint in a folder: open_clip's in it, or in the `checkpoint/` of a run of ours, or a Hugging Face CLIP."""
     for folder in (place / "checkpoint", place):
         if (folder / OPENCLIP_CONFIG).is_file():
             return folder
+    kind = _hf_kind(place)
+    if kind == "clip":
+        return place
+    if kind:
+        raise UserError(
+            f"--clip.pretrained {place} is a Hugging Face model of the type {kind}: only clip can be loaded."
+        )
     raise UserError(
         f"--clip.pretrained {place} holds no {OPENCLIP_CONFIG}: give a run folder of ours, an open_clip checkpoint "
-        "folder, or a weights file together with its --clip.model."
+        "folder, a Hugging Face CLIPModel folder, or a weights file together with its --clip.model."
     )
+
+
+def is_hf(folder: Path) -> bool:
+    """Whether what `checkpoint_folder` found is Hugging Face's; open_clip's config comes first where there are both."""
+    return not (folder / OPENCLIP_CONFIG).is_file()
+
+
+def hf_weights(folder: Path) -> list[Path]:
+    """The weight files of a Hugging Face folder, in the order that transformers looks for them; none is a `UserError`."""
+    for name in _HF_WEIGHTS:
+        index = folder / f"{name}.index.json"
+        files = [folder / name] if (folder / name).is_file() else []
+        if not files and index.is_file():
+            try:
+                files = [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{index} is no index of weights ({error}): download the folder again.") from error
+            for file in files:
+                if file.parent != folder or not file.is_file():
+                    raise UserError(f"{index} names {file.name}, which is not there: download the folder again.")
+        if files:
+            return files
+    raise UserError(f"{folder} holds no weights ({' or '.join(_HF_WEIGHTS)}, whole or in shards).")
+
+
+def _hf_kind(folder: Path) -> str:
+    """The `model_type` of a Hugging Face folder, empty where it is none."""
+    try:
+        about = json.loads((folder / HF_CONFIG).read_text())
+    except (OSError, ValueError):
+        return ""
+    kind = about.get("model_type") if isinstance(about, dict) else None
+    return kind if isinstance(kind, str) else ""
+
+
+def _hf_hash(folder: Path) -> str:
+    """Of the configs too: the same weights with another activation or other means are another encoder."""
+    configs = [folder / name for name in (HF_CONFIG, *HF_IMAGES) if (folder / name).is_file()]
+    hashes = [file_hash(path) for path in configs + hf_weights(folder)]
+    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
 
 def _weights_file(folder: Path) -> Path:
@@ -54,6 +106,7 @@ def _weights_file(folder: Path) -> Path:
     return files[0]
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, 16 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

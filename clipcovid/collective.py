@@ -1,0 +1,54 @@
+"""What the training processes say to one another; alone, each function answers for itself."""
+
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+
+
+def world() -> int:
+    """How many training processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, 0 for the one that writes."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def gather(tensor: torch.Tensor) -> torch.Tensor:
+    """Tensors (n, …) of all processes one after another, (world × n, …); gradients flow back to each."""
+    return tensor if world() == 1 else cast(torch.Tensor, _Gather.apply(tensor))
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather whose gradient is summed over the processes, each of which used all of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        found = [torch.empty_like(tensor) for _ in range(world())]
+        dist.all_gather(found, tensor.contiguous())
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(world())[rank()]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """What each process gives, in the order of their ranks."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value)
+    return found
+
+
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean over all processes."""
+    if world() > 1:
+        dist.all_reduce(values)
+        values /= world()
+    return values

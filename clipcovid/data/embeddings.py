@@ -1,0 +1,30 @@
+"""Image embeddings on disk, keyed by image: what zero-shot, probes, prompt sweeps and search read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from clipcovid.config import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embeddings:
+    """Where a data set's embeddings by one encoder are, and what made them."""
+
+    folder: Path
+    encoder: dict[str, Any]
+    fresh: bool
+    """False where everything had been done before."""
+
+    def load(self, image_ids: pd.Series) -> np.ndarray:
+        """Embeddings of these images: float16 (n, d), rows of L2 norm 1; a missing one is a `UserError`."""
+        table = pq.read_table(self.folder)
+        at = pd.Series(np.arange(len(table)), index=table["image_id"].to_pandas()).reindex(image_ids)
+        if at.isna().any():
+            raise UserError(f"{self.folder} lacks {int(at.isna().sum())} images: delete it and embed again.")
+        column = table["embedding"].combine_chunks()
+        return column.flatten().to_numpy().reshape(len(table), -1)[at.to_numpy(int)]

@@ -1,0 +1,50 @@
+"""Cross-validation: folds of patients, of equal class shares. No torch and no Ray here."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from clipcovid.config import UserError
+from clipcovid.data.manifest import Manifest, groups
+
+VAL_FOLDS = 8  # an eighth of what is not tested chooses the epoch
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """(k, n) of `k/n`, k from 1 to n; anything else is a `UserError`."""
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second) and int(second) >= 2):
+        raise UserError(f"--fold {text!r} must be K/N, e.g. 1/5 for the first of five.")
+    return int(first), int(second)
+
+
+def fold(manifest: Manifest, text: str, seed: int) -> Manifest:
+    """The manifest with the k-th of n patient folds as its test split, and train and val drawn from the others.
+
+    The data set's own splits are put aside, and its images without a label left out. Each image is in one of the n test
+    folds. Too few patients are a `UserError`.
+    """
+    number, count = parse_fold(text)
+    table = manifest.table[manifest.table["label"] != ""].reset_index(drop=True)
+    group = groups(table)
+    fewest = group.groupby(table["label"]).nunique().reindex(manifest.classes, fill_value=0)
+    if len(table) == 0 or (fewest[fewest > 0] < count).any():
+        raise UserError(
+            f"{count} folds need {count} patients of each class; {manifest.dataset} has {fewest.min()} of "
+            f"{fewest.idxmin()}."
+        )
+    _, test = _split(table["label"], group, count, seed)[number - 1]
+    rest = table.index.difference(table.index[test])
+    left = group.loc[rest].nunique()
+    _, val = _split(table["label"].loc[rest], group.loc[rest], min(VAL_FOLDS, left), seed)[0]
+    splits = np.full(len(table), "train", object)
+    splits[test], splits[rest[val]] = "test", "val"
+    return dataclasses.replace(manifest, table=table.assign(split=splits))
+
+
+def _split(labels: pd.Series, group: pd.Series, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions (train, test) of each fold."""
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    return list(folds.split(np.zeros(len(labels)), labels.to_numpy(), group.to_numpy()))

@@ -1,0 +1,212 @@
+"""Predictions of a trained run on any prepared data set, over all the workers that the cluster has room for."""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from clipcovid.config import ComputeConfig, UserError, restore
+from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.distribute import spread
+from clipcovid.evaluate.predictions import write_predictions
+from clipcovid.files import whole
+from clipcovid.inference.embed import EmbedConfig, embed
+from clipcovid.models.weights import file_hash
+from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
+from clipcovid.runs import Run, finish_run, score_split, start_run
+from clipcovid.tasks.configs import METHODS, ProbeConfig, read_checkpoint
+
+SHARD = 1024  # images that are predicted, and kept, at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """What predicts what."""
+
+    run: Path
+    """A finished training run's folder."""
+    data: Path
+    """A prepared folder: the one trained on, or any other."""
+    split: Literal["train", "val", "test", "all"] = "test"
+    """The split to predict."""
+    map: tuple[str, ...] = ()
+    """The model's class for each of the data's that it does not know, e.g. Pneumonia=Non-COVID; Other= leaves those out."""
+    out: Path = Path("outputs")
+    """Where run folders and the MLflow store go."""
+    name: str = ""
+    """The run folder's name. Default: the method and the identity's hash."""
+    compute: ComputeConfig = ComputeConfig()
+    """What to ask of the cluster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """A run of predictions."""
+
+    run: Run
+    manifest: Manifest
+    """The data's, with labels as the model's classes."""
+    scores: dict[str, Any] | None
+    """None where the data has no labels."""
+    fresh: bool
+    """False where it had been done before."""
+
+
+def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> Predicted:
+    """Predict a split with a trained run, and score it where it has labels; a killed one goes on where it was.
+
+    Classes that the model does not know, and runs without a checkpoint, are `UserError`s.
+    """
+    about, folder = read_checkpoint(config.run)
+    manifest = map_labels(read_manifest(config.data), about["classes"], config.map)
+    trained_on, packed = about["images"], manifest.info["images"]
+    if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
+        told = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
+        log(f"note: these images were prepared otherwise than those that the model learned from: {told}.")
+    identity = {
+        "model": file_hash(folder / "model.safetensors"),
+        "split_hash": manifest.split_hash,
+        "pack_hash": manifest.info["pack_hash"],
+        "split": config.split,
+    }
+    run = start_run(config, method=about["method"], identity=identity)
+    if run.done:
+        log(f"{run.folder} is finished already: nothing was left to do.")
+        return Predicted(run=run, manifest=manifest, scores=run.metrics().get(config.split), fresh=False)
+    rows = manifest.rows(config.split)
+    if known := bool((rows["label"] != "").any()):
+        rows = rows[rows["label"] != ""].reset_index(drop=True)
+    outputs = _outputs(config, about, run, manifest, rows, log)
+    outputs = outputs.astype(np.float64) / outputs.sum(axis=1, keepdims=True, dtype=np.float64)
+    table = pd.DataFrame(outputs, columns=[f"prob_{name}" for name in manifest.classes])
+    table.insert(0, "image_id", rows["image_id"].to_numpy())
+    scores = None
+    if known:
+        scores = score_split(run, manifest, table, split=config.split)
+    else:
+        _unscored(run, manifest, rows, table, config)
+    finish_run(run)
+    shutil.rmtree(run.folder / "state", ignore_errors=True)
+    return Predicted(run=run, manifest=manifest, scores=scores, fresh=True)
+
+
+def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...]) -> Manifest:
+    """The manifest with labels of the model's classes; one that is neither known nor mapped is a `UserError`."""
+    chosen = {}
+    for entry in mapping:
+        name, equals, meant = entry.partition("=")
+        if not equals or name not in manifest.classes or meant not in ("", *classes):
+            raise UserError(
+                f"--map {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {', '.join(manifest.classes)}, the model "
+                f"{', '.join(classes)}."
+            )
+        chosen[name] = meant
+    named = {name: name for name in classes} | chosen | {"": ""}
+    if unknown := [name for name in manifest.classes if name not in named]:
+        raise UserError(
+            f"The model knows {', '.join(classes)}, but not {', '.join(unknown)} of {manifest.dataset}: say what they are "
+            f"with --map {unknown[0]}=… (nothing after the = leaves them out)."
+        )
+    table = manifest.table.assign(label=manifest.table["label"].map(named))
+    return dataclasses.replace(manifest, table=table, classes=tuple(classes))
+
+
+def _unscored(run: Run, manifest: Manifest, rows: pd.DataFrame, table: pd.DataFrame, config: PredictConfig) -> None:
+    """Write predictions of images without labels, as they are."""
+    write_predictions(
+        run.folder / "predictions" / f"{config.split}.parquet",
+        rows[["image_id", "label", "patient_id"]].merge(table, on="image_id"),
+        method=run.method,
+        task="classification",
+        identity=run.identity,
+        manifest_hash=manifest.content_hash,
+        split_hash=manifest.split_hash,
+        split=config.split,
+        classes=manifest.classes,
+    )
+
+
+def _outputs(
+    config: PredictConfig,
+    about: dict[str, Any],
+    run: Run,
+    manifest: Manifest,
+    rows: pd.DataFrame,
+    log: Callable[[str], None],
+) -> np.ndarray:
+    """Probabilities (n, k) of these rows, float32."""
+    task = restore(METHODS[about["task"]].config, about["config"])
+    if isinstance(task, ProbeConfig):
+        made = embed(
+            EmbedConfig(data=config.data, clip=task.clip, input=task.input, seed=task.seed, compute=config.compute), log
+        )
+        return _probe(config.run, made.load(rows["image_id"]))
+    connect(config.compute)
+    chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
+    at = pd.Series(np.arange(len(manifest.table)), index=manifest.table["image_id"]).loc[rows["image_id"]].to_numpy()
+    state = run.folder.resolve() / "state"
+    starts = range(0, len(rows), SHARD)
+    items = [
+        {"path": str(_part(state, number)), "rows": at[start : start + SHARD].tolist()}
+        for number, start in enumerate(starts)
+        if not _part(state, number).exists()
+    ]
+    settings = {"run": config.run.resolve(), "data": config.data.resolve(), "chosen": chosen}
+    log(f"Predicting {len(rows):,} images: {chosen}.")
+    for _ in spread(
+        items, Predicting, chosen, total=sum(len(item["rows"]) for item in items), label="Predicting", settings=settings
+    ):
+        pass
+    return np.concatenate([np.load(_part(state, number)) for number in range(len(starts))])
+
+
+def _part(state: Path, number: int) -> Path:
+    return state / f"{number:05}.npy"
+
+
+def _probe(run: Path, embeddings: np.ndarray) -> np.ndarray:
+    """A probe's probabilities: so quick that it is done here."""
+    import torch
+
+    from clipcovid.tasks.base import load_checkpoint
+
+    task, module, _ = load_checkpoint(run)
+    with torch.no_grad():
+        return task.predictor(module)({"embedding": torch.from_numpy(embeddings.astype(np.float32))}).numpy()
+
+
+class Predicting:
+    """An actor that holds a trained model."""
+
+    def __init__(self, *, run: Path, data: Path, chosen: Plan) -> None:
+        import torch
+
+        from clipcovid.data.packed import PackedImages
+        from clipcovid.tasks.base import load_checkpoint
+        from clipcovid.train.loop import Machine
+
+        torch.set_num_threads(chosen.threads)
+        self.task, module, _ = load_checkpoint(run)
+        precision = resolve_precision(self.task.config.optim.precision, chosen.device)
+        self.machine = Machine(device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size)
+        self.predictor = self.task.predictor(module.to(self.machine.device))
+        self.packed = PackedImages(data)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Predict the rows of an item, and keep their probabilities in its file."""
+        from clipcovid.tasks.base import Examples
+        from clipcovid.train.loop import predict
+
+        at = np.asarray(item["rows"])
+        table = self.packed.manifest.table.iloc[at]
+        examples = Examples(rows=table, read=lambda take: {"image": self.packed.images(at[take])})
+        outputs = predict(self.predictor, examples, self.machine)
+        with whole(Path(item["path"])) as partial, partial.open("wb") as file:
+            np.save(file, outputs)
+        return {"images": len(at)}

@@ -1,0 +1,61 @@
+"""Image classifiers and feature extractors of timm, by name and weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipcovid.config import UserError
+from clipcovid.models.pixels import Pixels
+
+
+class Network(torch.nn.Module):
+    """A timm model that takes images of 0–255, (n, h, w) or (n, h, w, 3), and gives its head's outputs (n, k)."""
+
+    def __init__(self, body: torch.nn.Module, pixels: Pixels) -> None:
+        super().__init__()
+        self.pixels, self.body = pixels, body
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Outputs (n, k), without a softmax."""
+        return self.body(self.pixels(images))
+
+
+def build_cnn(
+    arch: str, weights: str, *, outputs: int, channels: int, image_size: int, packed_size: int, seed: int
+) -> Network:
+    """The model with a fresh head of `outputs`. Random numbers follow from `seed`.
+
+    `weights`: pretrained, a file, or none; what can't be loaded is a `UserError`. `channels`: 1 for gray images, whose
+    stem is the colour stem's sum over its channels (timm's `adapt_input_conv`), or 3. `image_size`: the input's side, 0
+    for that of the packed images, or for the only one that the architecture takes.
+    """
+    import timm
+
+    if not timm.is_model(arch):
+        close = ", ".join(timm.list_models(f"*{arch.split('_')[0]}*")[:4] or ["resnet18", "vit_base_patch16_224"])
+        raise UserError(f"--arch {arch!r} is not a timm architecture: use {close}, …")
+    defaults = timm.get_pretrained_cfg(arch)
+    size = image_size or (defaults.input_size[1] if defaults and defaults.fixed_input_size else packed_size)
+    settings: dict[str, Any] = {"num_classes": outputs, "in_chans": channels}
+    if defaults and defaults.fixed_input_size and size != defaults.input_size[1]:
+        settings["img_size"] = size
+    if weights not in ("pretrained", "none"):
+        if not Path(weights).is_file():
+            raise UserError(f"--weights {weights}: no such file; or use pretrained or none.")
+        settings["pretrained_cfg_overlay"] = {"file": weights}
+    elif weights == "pretrained" and not (defaults and defaults.has_weights):
+        raise UserError(f"{arch} has no published weights: give --weights a file, or none for random weights.")
+    torch.manual_seed(seed)
+    try:
+        body: Any = timm.create_model(arch, pretrained=weights != "none", **settings)
+    except Exception as error:  # the hub, pickle and torch each raise their own kinds
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"The weights {weights!r} for {arch} can't be had ({first[:200]}): give --weights a local file of this "
+            "architecture, or none for random weights."
+        ) from error
+    mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
+    if channels == 1:
+        mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
+    return Network(body.to(memory_format=torch.channels_last), Pixels(mean, std, size, torch.float32))

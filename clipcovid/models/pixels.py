@@ -1,0 +1,35 @@
+"""From the stored pixels to a model's input: the same few lines for every model."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts RGB to gray
+
+
+class Pixels(torch.nn.Module):
+    """Normalised input (n, 3 or 1, size, size), channels last in memory, from images (n, h, w) or (n, h, w, 3) of 0–255."""
+
+    scale: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], size: int, dtype: torch.dtype) -> None:
+        """`mean` and `std` in 0–1, one value a channel of the model; `size` is its side; `dtype` that of its input."""
+        super().__init__()
+        self.size, self.dtype = size, dtype
+        spread = torch.tensor(list(std))
+        self.register_buffer("scale", (1 / (255 * spread)).to(dtype), persistent=False)
+        self.register_buffer("offset", (-torch.tensor(list(mean)) / spread).to(dtype), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Resize where the size differs (bicubic, antialiased, as uint8 would be rounded), normalise, match channels."""
+        raw = images.unsqueeze(3) if images.ndim == 3 else images
+        if raw.shape[3] == 3 and len(self.scale) == 1:
+            raw = raw.float() @ torch.tensor(LUMINANCE, device=raw.device).unsqueeze(1)
+        values = raw.to(self.dtype)
+        if values.shape[1:3] != (self.size, self.size):
+            resized = F.interpolate(raw.permute(0, 3, 1, 2).float(), size=self.size, mode="bicubic", antialias=True)
+            values = resized.clamp_(0, 255).round_().to(self.dtype).permute(0, 2, 3, 1)
+        # One fused pass, channels last, that also expands gray to three channels on the device: a third of the bytes.
+        return torch.addcmul(self.offset, values, self.scale).permute(0, 3, 1, 2)

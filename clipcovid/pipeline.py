@@ -1,0 +1,109 @@
+"""What every training job does: make what it reads, train, print the scores, show the run in MLflow."""
+
+import dataclasses
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from clipcovid.config import UserError, override
+from clipcovid.data.embeddings import Embeddings
+from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.evaluate import plots, predictions
+from clipcovid.evaluate.tables import print_folds, print_scores, print_shots
+from clipcovid.files import write_json
+from clipcovid.inference.embed import EmbedConfig, embed
+from clipcovid.runs import Run, finish_run, score_split, start_run
+from clipcovid.tasks.configs import ProbeConfig
+from clipcovid.tracking import Live, track, ui_command
+from clipcovid.train.launch import Trained, launch, run_identity, training_manifest
+
+
+def train(config: Any) -> Trained:
+    """Train as the config says, print the test split's scores, and show the run in MLflow."""
+    trained = launch(config, embeddings=embeddings_for(config), watch=lambda run: Live(run, config))
+    show(trained.run, trained.scores, config, read_manifest(config.data))
+    return trained
+
+
+CROSSVAL = "crossval"
+DRAWS = 3  # of the images of each number of shots
+
+
+def few_shot(config: ProbeConfig) -> Run:
+    """A probe for each number of shots and draw; their test scores and the curve in a run of its own.
+
+    The runs take a second each, so they train in this process unless told otherwise.
+    """
+    embeddings, manifest = embeddings_for(config), training_manifest(config)
+    run = start_run(config, method="probe-curve", identity=run_identity(config, manifest))
+    if config.compute.workers is None:
+        config = override(config, {"compute.workers": 0})
+    bodies = {}
+    for shots in config.shots:
+        for draw in range(1 if shots == "all" else DRAWS):
+            one = override(config, {"shots": (shots,), "draw": draw, "name": "", "out": run.folder / "runs"})
+            bodies[f"{shots}-shot-{draw}"] = launch(one, embeddings=embeddings, log=lambda text: None).scores
+    scores = [{"shots": name.partition("-")[0]} | body["metrics"] for name, body in bodies.items()]
+    write_json(run.folder / "metrics.json", bodies)
+    plots.save({"shots": plots.shots(scores)}, run.folder / "figures")
+    finish_run(run)
+    print_shots(scores, Console())
+    track_run(run, config, manifest)
+    return run
+
+
+def embeddings_for(config: Any) -> Embeddings | None:
+    """The embeddings that a probe reads, made where they are missing; None for what reads images."""
+    if not isinstance(config, ProbeConfig):
+        return None
+    return embed(
+        EmbedConfig(data=config.data, clip=config.clip, input=config.input, seed=config.seed, compute=config.compute)
+    )
+
+
+def show(run: Run, scores: dict[str, Any], config: Any, manifest: Manifest) -> None:
+    """Print a split's scores and where the run is, and show it in MLflow."""
+    print_scores(scores, Console())
+    track_run(run, config, manifest)
+
+
+def track_run(run: Run, config: Any, manifest: Manifest) -> None:
+    """Say where the run is, and show it in MLflow."""
+    print(f"Run: {run.folder}")
+    hashes = {"manifest": manifest.content_hash, "split": manifest.split_hash, "dataset": manifest.dataset}
+    if track(run, config, tags=hashes):
+        print(f"MLflow: {ui_command(config.out)}")
+
+
+def cross_validate(config: Any, folds: int) -> Run:
+    """Train the method on each of `folds` patient-grouped folds, and score the test predictions of all of them together.
+
+    Each fold is a run of its own under the run's folder, so a killed cross-validation goes on where it was. The pooled
+    table has every labelled image once, predicted by the model that had not seen its patient; its `split` is `crossval`.
+    """
+    if config.fold or folds < 2:
+        raise UserError("Cross-validation needs two --folds or more, and makes its own: leave --fold out.")
+    manifest = read_manifest(config.data)
+    everything = dataclasses.replace(
+        manifest, table=manifest.table[manifest.table["label"] != ""].reset_index(drop=True)
+    )
+    first = override(config, {"fold": f"1/{folds}"})
+    named = run_identity(config, everything) | {"folds": folds, "fold": "", "pooled": True}
+    training_manifest(first)
+    run = start_run(config, method=config.title, identity=named)
+    embeddings, tables, bodies = embeddings_for(config), [], []
+    for number in range(1, folds + 1):
+        print(f"Fold {number} of {folds}:")
+        one = override(config, {"fold": f"{number}/{folds}", "name": f"fold-{number}", "out": run.folder / "folds"})
+        trained = launch(one, embeddings=embeddings)
+        bodies.append(trained.scores)
+        tables.append(predictions.read_predictions(trained.run.folder / "predictions" / "test.parquet")[0])
+    table = pd.concat(tables).drop(columns=["label", "patient_id"])
+    pooled = score_split(run, everything, table, split="all", name=CROSSVAL)
+    pooled["folds"] = [body["metrics"] for body in bodies]
+    write_json(run.folder / "metrics.json", {CROSSVAL: pooled})
+    finish_run(run)
+    print_folds(pooled["folds"], Console())
+    show(run, pooled, config, manifest)
+    return run

@@ -1,0 +1,1 @@
+"""Kinds of learning: model, loss and predictions of each."""

@@ -1,0 +1,179 @@
+"""What the loop asks of a task: its examples, its model, its loss, and its predictions."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+from clipcovid.config import ImagesConfig, UserError, restore
+from clipcovid.data.manifest import Manifest
+from clipcovid.data.packed import PackedImages
+from clipcovid.evaluate import metrics
+from clipcovid.files import write_json
+from clipcovid.tasks.configs import METHODS, read_checkpoint
+
+Batch = dict[str, Any]
+"""`image` uint8 (n, h, w) or (n, h, w, 3), or `embedding` (n, d); `label` int64 (n,), -1 unknown; `weight` float32 (n,);
+`row`, positions among the examples. Tensors on the model's device, texts and rows as lists."""
+Predictor = Callable[[Batch], torch.Tensor]
+"""From a batch to probabilities (n, k)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """The images of a split that a task can use, in the manifest's order, and how to read some of them."""
+
+    rows: pd.DataFrame
+    """Their manifest rows."""
+    read: Callable[[np.ndarray], Batch]
+    """Positions (n,) in `rows` → a batch of NumPy arrays and lists."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What a reader should know, and how many images it is true of."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Task(ABC):
+    """A kind of learning. Built anew in every process from a config, the class names and how the images were packed."""
+
+    kind: ClassVar[str] = "classification"
+    monitor: ClassVar[tuple[str, str]] = ("macro_f1", "max")
+    """The validation score that says which epoch is best, and which way is better."""
+    keep: ClassVar[str] = "best"
+    """best: the weights of the best epoch. last: those of the last one."""
+
+    every: int = 1
+    """Epochs from one validation to the next."""
+
+    def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
+        self.config, self.classes, self.images = config, tuple(classes), images
+
+    @abstractmethod
+    def build(self) -> torch.nn.Module:
+        """The module to train, on the CPU, its weights loaded as the config says or drawn from its seed."""
+
+    @abstractmethod
+    def skeleton(self, folder: Path) -> torch.nn.Module:
+        """The module that the checkpoint in `folder` fits into; loads no other weights."""
+
+    @abstractmethod
+    def loss(self, module: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """`loss`, a mean over the batch, and further scalars to show. Calls `module(…)` itself, for DDP's sake."""
+
+    @abstractmethod
+    def predictor(self, module: torch.nn.Module) -> Predictor:
+        """What predicts with the module as it is now; what is the same for all batches is computed here, once."""
+
+    def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
+        """The split's labelled images, decoded and packed before. `training`: to learn from, not to predict."""
+        rows, notes = labelled(manifest, split)
+        packed = PackedImages(data, manifest)
+        at = positions(manifest, rows)
+        about = targets(rows, self.classes, self.balance if training else "none")
+        return Examples(rows=rows, notes=notes, read=lambda take: {"image": packed.images(at[take])} | about(take))
+
+    @property
+    def balance(self) -> str:
+        """How classes weigh in the loss."""
+        return str(getattr(self.config, "class_weights", "none"))
+
+    def scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
+        """Validation scores of predictions (n, k); the same code as the test's."""
+        labels = examples.rows["label"].tolist()
+        found = metrics.classification(labels, outputs.astype(np.float64), list(self.classes))
+        truth = [self.classes.index(label) for label in labels]
+        likelihood = np.clip(outputs[np.arange(len(truth)), truth], 1e-12, 1)
+        shown = {name: found[name] for name in ("macro_f1", "accuracy", "macro_auroc") if name in found}
+        return shown | {"loss": float(-np.log(likelihood).mean())}
+
+    def table(self, examples: Examples, outputs: np.ndarray) -> pd.DataFrame:
+        """The predictions table's columns of predictions (n, k)."""
+        values = outputs.astype(np.float64)
+        values /= values.sum(axis=1, keepdims=True)
+        table = pd.DataFrame(values, columns=[f"prob_{name}" for name in self.classes])
+        table.insert(0, "image_id", examples.rows["image_id"].to_numpy())
+        return table
+
+    def finish(self, module: torch.nn.Module, evaluate: Callable[[], float]) -> dict[str, Any]:
+        """Last choices on the validation split, once trained; `evaluate` scores the module as it is."""
+        return {}
+
+    def variants(self, module: torch.nn.Module) -> dict[str, Predictor]:
+        """What to predict with at the end, by name; "" is the method itself, the others are shown beside it."""
+        return {"": self.predictor(module)}
+
+    def save(self, module: torch.nn.Module, folder: Path) -> None:
+        """Write the checkpoint's weights."""
+        save_weights(module, folder)
+
+    def load(self, folder: Path) -> torch.nn.Module:
+        """The module as `save` left it."""
+        module = self.skeleton(folder)
+        module.load_state_dict(load_file(folder / "model.safetensors"))
+        return module.eval()
+
+
+def labelled(manifest: Manifest, split: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """A split's rows that have a label, and how many have none."""
+    rows = manifest.rows(split)
+    known = rows["label"] != ""
+    if not known.any():
+        raise UserError(f"The split {split!r} of {manifest.dataset} has no labelled images.")
+    return rows[known].reset_index(drop=True), {
+        "images without a label are left out": int((~known).sum())
+    } if not known.all() else {}
+
+
+def positions(manifest: Manifest, rows: pd.DataFrame) -> np.ndarray:
+    """Where rows stand in the manifest, (n,) int64."""
+    at = pd.Series(np.arange(len(manifest.table)), index=manifest.table["image_id"])
+    return at.loc[rows["image_id"]].to_numpy(np.int64)
+
+
+def targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Callable[[np.ndarray], Batch]:
+    """A reader of `label`, `weight` and `row`. Weights average to 1: their loss is a plain mean on any number of workers."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers.get(label, -1) for label in rows["label"]], np.int64)
+    weights = np.ones(len(rows), np.float32)
+    if balance == "balanced":
+        counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+        weights = (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[labels].astype(np.float32)
+    return lambda take: {"label": labels[take], "weight": weights[take], "row": [int(row) for row in take]}
+
+
+def save_weights(module: torch.nn.Module, folder: Path) -> None:
+    """Write `model.safetensors`: every parameter and buffer, contiguous, on the CPU."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: value.detach().clone(memory_format=torch.contiguous_format).cpu()
+        for key, value in module.state_dict().items()
+    }
+    save_file(state, folder / "model.safetensors")
+
+
+def make_task(config: Any, classes: Sequence[str], images: ImagesConfig) -> Task:
+    """The task of a config, by its type."""
+    task: Task = METHODS[config.task].load()(config, classes, images)
+    return task
+
+
+def save_checkpoint(task: Task, module: torch.nn.Module, folder: Path, chosen: dict[str, Any]) -> None:
+    """Write the weights, and `config.json` with all that is needed to load and to judge them."""
+    task.save(module, folder)
+    about = {"task": task.config.task, "classes": list(task.classes), "images": asdict(task.images), "chosen": chosen}
+    write_json(folder / "config.json", about | {"config": asdict(task.config)})
+
+
+def load_checkpoint(run: Path) -> tuple[Task, torch.nn.Module, dict[str, Any]]:
+    """The task and module of a run folder (or of its `checkpoint/`), and its `config.json`; what is none is a `UserError`."""
+    about, folder = read_checkpoint(run)
+    config = restore(METHODS[about["task"]].config, about["config"])
+    task = make_task(config, about["classes"], ImagesConfig(**about["images"]))
+    return task, task.load(folder), about

@@ -1,0 +1,240 @@
+"""From a training config to a finished run folder: the loop in this process, or on Ray Train's workers."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import pandas as pd
+
+from clipcovid.config import ImagesConfig, UserError, identity
+from clipcovid.data.embeddings import Embeddings
+from clipcovid.data.folds import fold
+from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.files import whole, write_json, write_text
+from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
+from clipcovid.runs import Run, finish_run, score_split, start_run
+
+Watch = Callable[[dict[str, float]], None]
+RESTARTS = 3  # of all workers, after one of them died
+FAILED = "failed.txt"
+SETTINGS = {  # of Ray Train
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # reports wait for the controller's look, by default every 2 s
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
+}
+SCORED = ("val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A training run and what came of it."""
+
+    run: Run
+    scores: dict[str, Any]
+    """The test split's."""
+    fresh: bool
+    """False where it had been finished before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """All that a worker needs to know."""
+
+    config: Any
+    run: Run
+    manifest: Manifest
+    plan: Plan
+    embeddings: Embeddings | None
+    began: float
+
+
+def training_manifest(config: Any) -> Manifest:
+    """The data's manifest, with the config's fold as its splits where one is asked for; too few classes: `UserError`."""
+    manifest = read_manifest(config.data)
+    if config.fold:
+        manifest = fold(manifest, config.fold, config.seed)
+    for split in ("train", *SCORED):
+        labels = set(manifest.rows(split)["label"]) - {""}
+        if len(labels) < (2 if split == "train" else 1):
+            raise UserError(
+                f"The {split} split of {config.data} has images of {len(labels)} classes: training needs labelled ones of "
+                "two or more to learn from, and some to validate and test on."
+            )
+    return manifest
+
+
+def run_identity(config: Any, manifest: Manifest) -> dict[str, Any]:
+    """What makes two trainings the same: the config, the weights by their content, the split and the pixels."""
+    kept = identity(config, split_hash=manifest.split_hash, pack_hash=manifest.info["pack_hash"])
+    kept = {key: value for key, value in kept.items() if key not in ("clip.pretrained", "weights", "captions")}
+    return {"task": config.task} | kept | config.weights_identity()
+
+
+def launch(
+    config: Any,
+    *,
+    embeddings: Embeddings | None = None,
+    watch: Callable[[Run], Watch] | None = None,
+    log: Callable[[str], None] = print,
+) -> Trained:
+    """Train as the config says, going on where a killed run was; predict and score the val and test splits.
+
+    `watch` makes, for the run, what is told each validation's line as it comes; its failures are warnings. A finished run
+    is not done again. Errors of the user's, the workers' too, are `UserError`s.
+    """
+    began = time.time()
+    manifest = training_manifest(config)
+    run = start_run(config, method=config.title, identity=run_identity(config, manifest))
+    if run.done:
+        log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
+        return Trained(run=run, scores=run.metrics()["test"], fresh=False)
+    connect(config.compute)
+    chosen = plan(config.compute, nodes(), gpu=True, per_node=1)
+    if chosen.workers and config.optim.batch_size % chosen.workers:
+        raise UserError(
+            f"--optim.batch-size {config.optim.batch_size} can't be shared evenly among {chosen.workers} workers: make it "
+            "a multiple of --compute.workers."
+        )
+    log(f"Training {run.name}: {chosen}.")
+    (run.folder / "state" / FAILED).unlink(missing_ok=True)
+    job = _Job(config=config, run=run, manifest=manifest, plan=chosen, embeddings=embeddings, began=began)
+    watcher = _careful(watch(run)) if watch else None
+    if chosen.workers:
+        _on_ray(job, watcher)
+    else:
+        _train(job, report=lambda line: watcher(line) if watcher else None, log=log)
+    return Trained(run=run, scores=_score(run, manifest), fresh=True)
+
+
+def _careful(watch: Watch) -> Watch:
+    """A watcher whose failures are warnings."""
+
+    def told(line: dict[str, float]) -> None:
+        try:
+            watch(line)
+        except Exception as error:  # whatever a tracking server does, training goes on
+            print(f"warning: an epoch could not be tracked ({type(error).__name__}: {str(error)[:200]}).")
+
+    return told
+
+
+def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
+    """What every worker does: train, then predict the splits that are scored; the first one writes."""
+    import torch
+
+    from clipcovid.collective import gather_objects, rank
+    from clipcovid.tasks.base import make_task, save_checkpoint
+    from clipcovid.tasks.probe import require_embeddings
+    from clipcovid.train.checkpoint import States
+    from clipcovid.train.loop import Machine, fit, predict
+
+    config, folder = job.config, job.run.folder
+    if not (folder / "config.json").exists():
+        raise UserError(f"A worker does not see {folder}: --out must be a folder that all nodes share.")
+    torch.set_num_threads(job.plan.threads)
+    device = torch.device(job.plan.device)
+    precision = resolve_precision(config.optim.precision, job.plan.device)
+    machine = Machine(device=device, precision=precision, batch_size=job.plan.batch_size)
+    task = make_task(config, job.manifest.classes, ImagesConfig(**job.manifest.info["images"]))
+    require_embeddings(task, job.embeddings)
+    train = task.examples(config.data, job.manifest, "train", training=True)
+    examples = {split: task.examples(config.data, job.manifest, split) for split in SCORED}
+    module = task.build().to(device)
+    if rank() == 0:
+        for note, images in train.notes.items():
+            log(f"{images} training {note}.")
+        log(f"Ready to train after {time.time() - job.began:.1f} s, in {precision}.")
+    states = States(folder / "state", job.run.identity)
+    progress = fit(
+        task, module, train, examples["val"], config=config, machine=machine, states=states, report=report, log=log
+    )
+
+    def evaluate() -> float:
+        outputs = predict(task.predictor(module), examples["val"], machine)
+        return task.scores(examples["val"], outputs)[task.monitor[0]]
+
+    chosen = task.finish(module, evaluate)
+    for variant, predictor in task.variants(module).items():
+        for split in SCORED:
+            outputs = predict(predictor, examples[split], machine)
+            if rank() == 0:
+                name = f"{split}-{variant}" if variant else split
+                with whole(folder / "state" / f"{name}.parquet") as partial:
+                    task.table(examples[split], outputs).to_parquet(partial)
+    if rank() == 0:
+        save_checkpoint(task, module, folder / "checkpoint", chosen)
+        about = {"best_epoch": progress.best_epoch, "best": progress.best, "monitor": task.monitor[0], "chosen": chosen}
+        write_json(folder / "history.json", about | {"epochs": progress.history})
+    gather_objects(None)  # all are done
+
+
+def _score(run: Run, manifest: Manifest) -> dict[str, Any]:
+    """Score what the workers predicted, and finish the run; the test split's scores."""
+    from clipcovid.evaluate import plots
+
+    plots.save({"curves": plots.curves(run.history())}, run.folder / "figures")
+    for path in sorted((run.folder / "state").glob("*.parquet")):
+        split, _, variant = path.stem.partition("-")
+        score_split(run, manifest, pd.read_parquet(path), split=split, variant=variant)
+    finish_run(run)
+    shutil.rmtree(run.folder / "state")  # a finished run goes on no more
+    return run.metrics()["test"]
+
+
+def _on_ray(job: _Job, watch: Watch | None) -> None:
+    """Run `_train` on Ray Train's workers; a dead worker brings all of them back to the last state."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+    from ray.train.torch import TorchTrainer
+
+    class Watcher(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            if watch:
+                watch(metrics[0])
+
+    chosen, folder = job.plan, job.run.folder.resolve()
+    each = {"CPU": chosen.cpus_per_worker} | ({"GPU": chosen.gpus_per_worker} if chosen.gpus_per_worker else {})
+    local = replace(
+        job, run=replace(job.run, folder=folder), config=replace(job.config, data=job.config.data.resolve())
+    )
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": ray.put(local)},
+        scaling_config=ScalingConfig(
+            num_workers=chosen.workers, use_gpu=bool(chosen.gpus_per_worker), resources_per_worker=each
+        ),
+        run_config=cast(Any, RunConfig)(  # ray.train exports the v2 class, of which type checkers see the old one
+            name=f"try-{time.time_ns()}",
+            storage_path=str(folder / "state" / "ray"),
+            failure_config=FailureConfig(max_failures=RESTARTS),
+            callbacks=cast(Any, [Watcher()]),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    trainer.fit()
+    failed = folder / "state" / FAILED
+    if failed.exists():
+        raise UserError(failed.read_text(encoding="utf-8"))
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    import ray
+    import ray.train
+
+    job: _Job = ray.get(settings["job"])
+    failed = job.run.folder / "state" / FAILED
+    if failed.exists():  # this is another try, and there is no use in it
+        return
+    from clipcovid.train.loop import TrainingStopped
+
+    try:
+        _train(job, report=ray.train.report, log=print)
+    except UserError as error:
+        write_text(failed, str(error))
+        if not isinstance(error, TrainingStopped):
+            raise  # the other workers may not know, and wait

@@ -1,0 +1,24 @@
+"""Train a linear or MLP head on the embeddings of a frozen CLIP, which are made first where they are missing.
+
+    python jobs/probe.py --data data/phantom --clip.model tiny --clip.pretrained none
+    python jobs/probe.py --data data/quex --clip.pretrained outputs/finetune-lora-1a2b3c4d --head mlp
+    python jobs/probe.py --data data/quex --clip.pretrained openai --shots 1 2 4 8 16 all
+
+The penalty is chosen on the validation split. Several numbers of shots train a run for each, and draw the curve.
+"""
+
+from clipcovid.config import run_job
+from clipcovid.pipeline import few_shot, train
+from clipcovid.tasks.configs import ProbeConfig
+
+
+def main(config: ProbeConfig) -> None:
+    """Train one probe, or a curve of them."""
+    if len(config.shots) > 1:
+        few_shot(config)
+    else:
+        train(config)
+
+
+if __name__ == "__main__":
+    run_job(ProbeConfig, main, __doc__)
