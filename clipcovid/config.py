@@ -49,7 +49,7 @@ class ClipConfig:
     model: str = "ViT-B-32"
     """An open_clip architecture (ViT-B-32, RN50, …), hf-hub:org/name, or tiny (a CPU-size model of our own)."""
     pretrained: str = "openai"
-    """An open_clip weights tag, a .safetensors or .pt file, a checkpoint or run folder, or none for random weights."""
+    """An open_clip weights tag, a .safetensors or .pt file, a folder (of a run, open_clip or Hugging Face), or none: random."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Weights and arithmetic. auto: bf16 where the GPU or the CPU (AMX, AVX512-BF16) computes in it, else fp32."""
 
@@ -111,6 +111,8 @@ class OptimConfig:
     """Decay of the moving average of the weights, which is then what is scored and kept, e.g. 0.99. 0: none."""
     patience: int = 0
     """Epochs without a better validation score after which training stops. 0: never."""
+    keep: Literal["best", "last"] = "best"
+    """best: the weights of the epoch that validates best. last: the last epoch's, where few validation images are noisy."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic under autocast; weights stay fp32. auto: bf16 where the GPU or the CPU computes in it."""
 

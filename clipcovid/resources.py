@@ -18,6 +18,7 @@ QUIET = {
     "RAY_AUTH_MODE": "disabled",
     "TQDM_MININTERVAL": "0.5",
 }
+_started: list[str] = []  # clusters that this process started
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
 
@@ -61,6 +62,7 @@ def connect(config: ComputeConfig) -> None:
     if address := find_cluster(config.address):
         ray.init(address=address, logging_level=logging.WARNING)
     else:
+        _started.append("local")
         ray.init(address="local", include_dashboard=False, object_store_memory=10**9, logging_level=logging.WARNING)
 
 
@@ -89,6 +91,11 @@ def _answers(address: str) -> bool:
             return True
     except (OSError, ValueError):
         return False
+
+
+def own_cluster() -> bool:
+    """Whether the cluster is one that `connect` started: it ends with this process, and has no dashboard."""
+    return bool(_started)
 
 
 def nodes() -> list[tuple[float, float]]:

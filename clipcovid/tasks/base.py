@@ -46,8 +46,6 @@ class Task(ABC):
     kind: ClassVar[str] = "classification"
     monitor: ClassVar[tuple[str, str]] = ("macro_f1", "max")
     """The validation score that says which epoch is best, and which way is better."""
-    keep: ClassVar[str] = "best"
-    """best: the weights of the best epoch. last: those of the last one."""
 
     every: int = 1
     """Epochs from one validation to the next."""

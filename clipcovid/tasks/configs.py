@@ -98,8 +98,8 @@ class ProbeConfig(ClassifyConfig):
     """Which random choice of the shots."""
     input: Literal["packed", "raw"] = "packed"
     """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
-    optim: OptimConfig = OptimConfig(epochs=100, batch_size=1024, lr=0.01, weight_decay=0, clip_norm=0)
-    """How it is trained."""
+    optim: OptimConfig = OptimConfig(epochs=100, batch_size=1024, lr=0.01, weight_decay=0, clip_norm=0, keep="last")
+    """How it is trained: to the end, where the penalty, not the epoch, keeps it from overfitting."""
     augment: AugmentConfig = field(default=NO_AUGMENT)
     """Not used: embeddings are made beforehand."""
 

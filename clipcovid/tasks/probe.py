@@ -50,7 +50,6 @@ class Heads(torch.nn.Module):
 class Probe(Task):
     """Heads on embeddings; the validation split chooses the penalty."""
 
-    keep = "last"  # a convex problem is solved to its end; the penalty, not the epoch, keeps it from overfitting
     embeddings: Embeddings
     """Where the images' embeddings are; whoever makes examples sets it."""
 

@@ -1,7 +1,9 @@
 """From a training config to a finished run folder: the loop in this process, or on Ray Train's workers."""
 
+import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +16,7 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.files import whole, write_json, write_text
-from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
+from clipcovid.resources import Plan, connect, nodes, own_cluster, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run
 
 Watch = Callable[[dict[str, float]], None]
@@ -129,7 +131,7 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
     from clipcovid.tasks.base import make_task, save_checkpoint
     from clipcovid.tasks.probe import require_embeddings
     from clipcovid.train.checkpoint import States
-    from clipcovid.train.loop import Machine, fit, predict
+    from clipcovid.train.loop import Machine, TrainingStopped, fit, predict
 
     config, folder = job.config, job.run.folder
     if not (folder / "config.json").exists():
@@ -139,10 +141,16 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
     precision = resolve_precision(config.optim.precision, job.plan.device)
     machine = Machine(device=device, precision=precision, batch_size=job.plan.batch_size)
     task = make_task(config, job.manifest.classes, ImagesConfig(**job.manifest.info["images"]))
-    require_embeddings(task, job.embeddings)
-    train = task.examples(config.data, job.manifest, "train", training=True)
-    examples = {split: task.examples(config.data, job.manifest, split) for split in SCORED}
-    module = task.build().to(device)
+    problem = ""
+    try:
+        require_embeddings(task, job.embeddings)
+        train = task.examples(config.data, job.manifest, "train", training=True)
+        examples = {split: task.examples(config.data, job.manifest, split) for split in SCORED}
+        module = task.build().to(device)
+    except UserError as error:
+        problem = str(error)
+    if told := [text for text in gather_objects(problem) if text]:  # whoever has none would wait for the others
+        raise TrainingStopped(told[0])
     if rank() == 0:
         for note, images in train.notes.items():
             log(f"{images} training {note}.")
@@ -202,7 +210,18 @@ def _on_ray(job: _Job, watch: Watch | None) -> None:
     local = replace(
         job, run=replace(job.run, folder=folder), config=replace(job.config, data=job.config.data.resolve())
     )
-    trainer = TorchTrainer(
+
+    class Trainer(TorchTrainer):
+        """Without what cleans up behind a dead driver: a cluster of our own ends with its driver, and has no dashboard to
+        ask, so that the cleaner asks any other cluster that was on this machine, and waits for it."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            made = cast(Any, super())._create_default_callbacks()
+            return [
+                call for call in made if not (own_cluster() and type(call).__name__ == "PlacementGroupCleanerCallback")
+            ]
+
+    trainer = Trainer(
         _worker,
         train_loop_config={"job": ray.put(local)},
         scaling_config=ScalingConfig(
@@ -226,6 +245,9 @@ def _worker(settings: dict[str, Any]) -> None:
     import ray
     import ray.train
 
+    inner = sys.modules.get("ray.train.v2._internal.execution.context")
+    if inner is not None:  # it logs every report of every worker, under its file's name
+        logging.getLogger(inner.__file__).setLevel(logging.WARNING)
     job: _Job = ray.get(settings["job"])
     failed = job.run.folder / "state" / FAILED
     if failed.exists():  # this is another try, and there is no use in it

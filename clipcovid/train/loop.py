@@ -95,7 +95,7 @@ def fit(
     if progress.stopped:
         say(f"Stopped early: no better {task.monitor[0]} since epoch {progress.best_epoch}.")
     gather_objects(None)  # what rank 0 wrote is there
-    if task.keep == "best":
+    if optim.keep == "best":
         states.restore_best(module)
     elif optim.ema:
         for name, value in trainable(module).items():

@@ -1,0 +1,301 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, OptimConfig, UserError, override
+from clipcovid.evaluate.predictions import read_predictions
+from clipcovid.pipeline import train
+from clipcovid.tasks.configs import CnnConfig, FinetuneConfig
+from clipcovid.train.launch import launch
+from tests.conftest import HERE
+
+ROOT = Path(__file__).parents[1]
+STILL = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
+
+
+def cnn(phantoms, out, **settings):
+    optim = OptimConfig(epochs=2, batch_size=32, lr=1e-3)
+    given = {"optim": optim, "compute": HERE} | settings
+    return CnnConfig(data=phantoms, out=out, weights="none", image_size=32, **given)
+
+
+def finetune(phantoms, out, **settings):
+    given = {"optim": OptimConfig(epochs=2, batch_size=32, lr=1e-3), "augment": STILL, "compute": HERE} | settings
+    return FinetuneConfig(
+        data=phantoms, out=out, clip=ClipConfig(model="tiny", pretrained="none"), captions="dataset", hf=False, **given
+    )
+
+
+def quiet(text):
+    pass
+
+
+@pytest.fixture(scope="module")
+def finished(phantoms, tmp_path_factory):
+    """A config that has been trained, and what came of it."""
+    config = cnn(phantoms, tmp_path_factory.mktemp("finished"))
+    return config, launch(config, log=quiet)
+
+
+def test_a_run_folder_has_all_that_was_promised(finished):
+    config, trained = finished
+    there = {str(path.relative_to(trained.run.folder)) for path in trained.run.folder.rglob("*") if path.is_file()}
+    assert there >= {
+        "config.json",
+        "metrics.json",
+        "history.json",
+        "_SUCCESS",
+        "checkpoint/model.safetensors",
+        "checkpoint/config.json",
+        "predictions/val.parquet",
+        "predictions/test.parquet",
+        "figures/curves.png",
+        "figures/test_confusion.png",
+    }
+    assert not (trained.run.folder / "state").exists()
+    table, about = read_predictions(trained.run.folder / "predictions" / "test.parquet")
+    assert about["method"] == config.title == "cnn-resnet18"
+    assert table.filter(like="prob_").sum(axis=1).sub(1).abs().max() < 1e-9
+    assert len(json.loads((trained.run.folder / "history.json").read_text())["epochs"]) == 2
+
+
+def test_a_finished_run_says_so_and_is_not_done_again(finished):
+    config, trained = finished
+    said = []
+    before = (trained.run.folder / "metrics.json").stat().st_mtime_ns
+    again = launch(config, log=said.append)
+    assert not again.fresh
+    assert again.scores == json.loads(json.dumps(trained.scores))
+    assert "finished already" in said[0]
+    assert (trained.run.folder / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_changed_config_under_the_same_name_is_refused(finished):
+    config, trained = finished
+    changed = override(config, {"name": trained.run.name, "optim.lr": 0.5})
+    with pytest.raises(UserError, match=r"holds another run \(optim\.lr differ\): choose another --name"):
+        launch(changed, log=quiet)
+
+
+def test_the_same_config_gives_the_same_predictions_twice(finished, tmp_path):
+    config, trained = finished
+    again = launch(override(config, {"out": tmp_path}), log=quiet)
+    tables = [read_predictions(run.folder / "predictions" / "test.parquet")[0] for run in (trained.run, again.run)]
+    pd.testing.assert_frame_equal(*tables)
+    assert again.run.name == trained.run.name
+
+
+def test_workers_and_places_are_no_part_of_a_runs_identity_but_seeds_and_folds_are(phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipcovid.train.launch._train", lambda *given, **named: pytest.fail("trained"))
+
+    def name(config):
+        with pytest.raises(pytest.fail.Exception):
+            launch(config, log=quiet)
+        return max(config.out.iterdir(), key=lambda path: path.stat().st_mtime_ns).name
+
+    plain = name(cnn(phantoms, tmp_path / "a"))
+    assert name(cnn(phantoms, tmp_path / "b", compute=ComputeConfig(workers=0, threads=1))) == plain
+    assert name(cnn(phantoms, tmp_path / "c", seed=1)) != plain
+    assert name(cnn(phantoms, tmp_path / "d", fold="1/3")) != plain
+
+
+def test_a_tracking_server_that_fails_does_not_hurt_the_training(phantoms, tmp_path, capsys):
+    def fail(line):
+        raise ConnectionError("gone")
+
+    trained = launch(cnn(phantoms, tmp_path), watch=lambda run: fail, log=quiet)
+    assert trained.run.done
+    assert "could not be tracked (ConnectionError: gone)" in capsys.readouterr().out
+
+
+def test_fine_tuning_shows_what_it_changed(phantoms, tmp_path):
+    metrics = launch(finetune(phantoms, tmp_path), log=quiet).run.metrics()
+    assert set(metrics) == {
+        f"{split}{variant}" for split in ("val", "test") for variant in ("", "-before", "-frozen-texts")
+    }
+    before, after = metrics["test-before"]["metrics"], metrics["test"]["metrics"]
+    assert before["macro_auroc"] != after["macro_auroc"]
+
+
+def test_more_workers_than_there_is_room_for_are_refused_at_once(cluster, phantoms, tmp_path):
+    began = time.time()
+    with pytest.raises(UserError, match=r"64 workers of .* each do not fit: the cluster has"):
+        launch(
+            cnn(
+                phantoms,
+                tmp_path,
+                optim=OptimConfig(batch_size=64),
+                compute=ComputeConfig(workers=64, cpus_per_worker=1),
+            )
+        )
+    assert time.time() - began < 10
+
+
+def test_a_batch_that_workers_can_not_share_is_refused_before_they_start(cluster, phantoms, tmp_path):
+    asked = ComputeConfig(address="local", workers=2, cpus_per_worker=0.5)
+    with pytest.raises(UserError, match="31 can't be shared evenly among 2 workers"):
+        launch(cnn(phantoms, tmp_path, optim=OptimConfig(batch_size=31), compute=asked), log=quiet)
+
+
+class TestOnRay:
+    """One start of Ray Train's workers for each test: these are slow."""
+
+    TWO = ComputeConfig(address="local", workers=2, cpus_per_worker=0.5)
+
+    def test_two_workers_train_the_model_of_one_process(self, cluster, phantoms, tmp_path, capfd):
+        alone = launch(finetune(phantoms, tmp_path / "alone"), log=quiet)
+        lines = []
+        config = finetune(phantoms, tmp_path / "two", compute=self.TWO)
+        both = train(config)
+        lines = both.run.history()
+        assert both.run.name == alone.run.name
+        for ours, theirs in zip(alone.run.history(), lines, strict=True):
+            for name in ours:
+                if name not in ("seconds", "images_per_s"):
+                    assert theirs[name] == pytest.approx(ours[name], abs=2e-3), name
+        tables = [read_predictions(run.folder / "predictions" / "test.parquet")[0] for run in (alone.run, both.run)]
+        difference = (tables[0].filter(like="prob_") - tables[1].filter(like="prob_")).abs().max().max()
+        assert difference < 1e-2
+        said = capfd.readouterr()
+        assert "Traceback" not in said.out + said.err
+
+    def test_a_users_mistake_in_the_workers_is_one_here(self, cluster, phantoms, tmp_path):
+        config = override(
+            finetune(phantoms, tmp_path, compute=self.TWO), {"lora.targets": ("nothing",), "method": "lora"}
+        )
+        with pytest.raises(UserError, match=r"--lora\.targets nothing"):
+            launch(config, log=quiet)
+
+
+KILLER = """
+import os, sys
+from pathlib import Path
+import clipcovid.train.loop as loop
+from clipcovid.collective import rank
+fuse = Path(os.environ["FUSE"])
+inner = loop._Loop.step
+def step(self, batch, epoch):
+    if epoch == 2 and rank() == int(os.environ["VICTIM"]) and not fuse.exists():
+        fuse.write_text("")
+        if os.environ["DRIVER"]:
+            os.kill(int(os.environ["DRIVER"]), 9)
+        os._exit(1)
+    return inner(self, batch, epoch)
+loop._Loop.step = step
+"""
+
+
+def job(phantoms, out, workers, *, env=None):
+    """The whole command of a fine-tuning, run to its end."""
+    command = [
+        *(sys.executable, ROOT / "jobs" / "finetune.py", "--data", phantoms, "--out", out, "--no-hf"),
+        *("--clip.model", "tiny", "--clip.pretrained", "none", "--captions", "dataset", "--compute.address", "local"),
+        *("--optim.epochs", "4", "--optim.batch-size", "16", "--optim.lr", "1e-3", "--optim.ema", "0.9"),
+        *("--compute.workers", str(workers), "--augment.noise", "0"),
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+    return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, cwd=ROOT)
+
+
+def outcome(out):
+    (folder,) = (path for path in out.iterdir() if path.name.startswith("finetune-"))
+    history = json.loads((folder / "history.json").read_text())
+    lines = [
+        {name: line[name] for name in line if name not in ("seconds", "images_per_s")} for line in history["epochs"]
+    ]
+    return lines, read_predictions(folder / "predictions" / "test.parquet")[0].filter(like="prob_").to_numpy()
+
+
+@pytest.mark.faults
+class TestDeaths:
+    @pytest.fixture(scope="class")
+    def unbroken(self, phantoms, tmp_path_factory):
+        out = tmp_path_factory.mktemp("unbroken")
+        done = job(phantoms, out, 2)
+        assert done.returncode == 0, done.stderr
+        return outcome(out)
+
+    def killer(self, folder, **env):
+        """An environment in which every process of Python reads `KILLER` when it starts."""
+        place = folder / "site"
+        place.mkdir()
+        shutil.copy(ROOT / "tests" / "conftest.py", place / "unused.py")
+        (place / "sitecustomize.py").write_text(
+            "import sys, importlib.abc, importlib.util\n"
+            "class Hook(importlib.abc.MetaPathFinder):\n"
+            "    def find_spec(self, name, path, target=None):\n"
+            "        if name != 'clipcovid.train.launch': return None\n"
+            "        sys.meta_path.remove(self)\n"
+            "        spec = importlib.util.find_spec(name)\n"
+            "        load = spec.loader.exec_module\n"
+            "        def exec_module(module):\n"
+            "            load(module)\n"
+            "            inner = module._train\n"
+            "            def train(*given, **named):\n"
+            f"                exec({KILLER!r})\n"
+            "                return inner(*given, **named)\n"
+            "            module._train = train\n"
+            "        spec.loader.exec_module = exec_module\n"
+            "        return spec\n"
+            "sys.meta_path.insert(0, Hook())\n"
+        )
+        return {"PYTHONPATH": f"{place}{os.pathsep}{ROOT}", "FUSE": str(folder / "fuse"), "DRIVER": ""} | env
+
+    def same(self, one, other, tolerance):
+        for ours, theirs in zip(one[0], other[0], strict=True):
+            assert theirs == pytest.approx(ours, abs=tolerance)
+        assert abs(one[1] - other[1]).max() <= tolerance
+
+    def test_a_worker_that_dies_mid_epoch_changes_nothing(self, phantoms, tmp_path, unbroken):
+        done = job(phantoms, tmp_path / "out", 2, env=self.killer(tmp_path, VICTIM="1"))
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "fuse").exists()
+        assert "Going on after epoch 2 of 4" in done.stdout + done.stderr
+        self.same(unbroken, outcome(tmp_path / "out"), 0)
+
+    def test_a_driver_that_is_killed_goes_on_with_fewer_workers_too(self, phantoms, tmp_path, unbroken):
+        out = tmp_path / "out"
+        launcher = (
+            "import os, runpy, sys; os.environ['DRIVER'] = str(os.getpid()); sys.argv = sys.argv[1:]; "
+            "runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        env = self.killer(tmp_path, VICTIM="0")
+        command = [
+            *(
+                sys.executable,
+                "-c",
+                launcher,
+                ROOT / "jobs" / "finetune.py",
+                "--data",
+                phantoms,
+                "--out",
+                out,
+                "--no-hf",
+            ),
+            *(
+                "--clip.model",
+                "tiny",
+                "--clip.pretrained",
+                "none",
+                "--captions",
+                "dataset",
+                "--compute.address",
+                "local",
+            ),
+            *("--optim.epochs", "4", "--optim.batch-size", "16", "--optim.lr", "1e-3", "--optim.ema", "0.9"),
+            *("--compute.workers", "2", "--augment.noise", "0"),
+        ]
+        killed = subprocess.run(list(map(str, command)), env=os.environ | env, capture_output=True, text=True, cwd=ROOT)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        done = job(phantoms, out, 1)
+        assert done.returncode == 0, done.stderr
+        assert "Going on after epoch 2 of 4" in done.stdout + done.stderr
+        self.same(unbroken, outcome(out), 5e-3)
