@@ -14,10 +14,23 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,dicom]"
 	touch $@
 
+TINY := --data data/phantom --clip.model tiny --clip.pretrained
+HERE := --compute.workers 0
+STILL := --augment.rotate 0 --augment.shift 0 --augment.scale 0 --augment.intensity 0 --augment.noise 0
+CLIP := --optim.batch-size 32 --optim.lr 2e-4 $(STILL)
+CNN := --weights none --optim.batch-size 32 --optim.lr 2e-3 --optim.keep last
+
 demo: install
-	$(RUN)/python jobs/prepare.py --source phantom --out data/phantom
-	$(RUN)/python jobs/embed.py --data data/phantom --clip.model tiny --clip.pretrained none
-	$(RUN)/python jobs/zeroshot.py --data data/phantom --clip.model tiny --clip.pretrained none --prompts ensemble
+	$(RUN)/python jobs/prepare.py --source phantom --out data/phantom --size 128
+	$(RUN)/python jobs/embed.py $(TINY) none
+	$(RUN)/python jobs/zeroshot.py $(TINY) none --prompts ensemble --name zeroshot
+	$(RUN)/python jobs/finetune.py $(TINY) none --name finetune $(CLIP) --optim.epochs 12 --compute.workers 2
+	$(RUN)/python jobs/finetune.py $(TINY) outputs/finetune --method lora --name lora $(CLIP) --optim.epochs 2 $(HERE)
+	$(RUN)/python jobs/probe.py $(TINY) none --name probe $(HERE)
+	$(RUN)/python jobs/probe.py $(TINY) outputs/finetune --name probe-finetuned $(HERE)
+	$(RUN)/python jobs/cnn.py --data data/phantom --image-size 64 --name cnn $(CNN) --optim.epochs 15 $(HERE)
+	$(RUN)/python jobs/hybrid.py $(TINY) outputs/finetune --name hybrid $(CNN) --optim.epochs 3 $(HERE)
+	$(RUN)/python jobs/compare.py $(addprefix outputs/,zeroshot finetune lora probe probe-finetuned cnn hybrid)
 
 test: install
 	$(RUN)/python -m pytest

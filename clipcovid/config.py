@@ -49,7 +49,7 @@ class ClipConfig:
     model: str = "ViT-B-32"
     """An open_clip architecture (ViT-B-32, RN50, …), hf-hub:org/name, or tiny (a CPU-size model of our own)."""
     pretrained: str = "openai"
-    """An open_clip weights tag, a .safetensors or .pt file, a folder (of a run, open_clip or Hugging Face), or none: random."""
+    """An open_clip weights tag, a .safetensors or .pt file, a folder (run, open_clip or Hugging Face), or none for random."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Weights and arithmetic. auto: bf16 where the GPU or the CPU (AMX, AVX512-BF16) computes in it, else fp32."""
 

@@ -126,7 +126,7 @@ def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
     for path in sorted(run.folder.iterdir()):
         if path.is_dir() and path.name not in ("checkpoint", "state"):
             client.log_artifacts(run_id, str(path), path.name)
-        elif path.suffix == ".json":
+        elif path.suffix in (".json", ".csv", ".md"):
             client.log_artifact(run_id, str(path))
     client.set_terminated(run_id, "FINISHED")
 

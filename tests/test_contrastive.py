@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from parallel import run_ranks
 
 from clipcovid.collective import gather, rank, world
 from clipcovid.config import ClipConfig, ImagesConfig, OptimConfig, UserError
@@ -15,7 +16,6 @@ from clipcovid.tasks.contrastive import (
     multi_positive_loss,
     siglip_loss,
 )
-from tests.parallel import run_ranks
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 KINDS = ["clip", "multi-positive", "siglip"]

@@ -1,6 +1,7 @@
 """CLIP as open_clip and as Hugging Face have it: the same embeddings, whichever way it went."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.models.clip import Clip, load_clip, save_clip
@@ -116,7 +117,7 @@ def hf_model(folder: Path, act: str = "quick_gelu", eos: int = 49407, **saved) -
         },
         text_config={
             "hidden_size": 30,
-            "intermediate_size": 60,
+            "intermediate_size": 123,  # int(30 * (123 / 30)) is 122
             "num_hidden_layers": 2,
             "num_attention_heads": 5,
             "max_position_embeddings": 24,
@@ -221,6 +222,22 @@ def test_shards_and_pickles_give_the_same(tmp_path, theirs):
         loaded(shards)
 
 
+def test_code_in_a_pickle_is_not_run(tmp_path, theirs):
+    shutil.copytree(theirs, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save({"logit_scale": Evil(str(tmp_path / "ran"))}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="can't be read"):
+        loaded(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
 def test_half_precision_and_identity(tmp_path, theirs):
     config = ClipConfig(pretrained=str(theirs))
     half = load_clip(config, precision="bf16")
@@ -234,6 +251,10 @@ def test_half_precision_and_identity(tmp_path, theirs):
     edit(other / "config.json", vision_config=vision | {"layer_norm_eps": 1e-2})
     assert weights_of(replace(config, pretrained=str(same)), 0) == weights_of(config, 0)
     assert weights_of(replace(config, pretrained=str(other)), 0) != weights_of(config, 0)
+    shards = replace(config, pretrained=str(hf_model(tmp_path / "shards", max_shard_size="1MB")))
+    before, last = weights_of(shards, 0), sorted((tmp_path / "shards").glob("*.safetensors"))[-1]
+    save_file({name: value + 1 for name, value in load_file(last).items()}, last)
+    assert weights_of(shards, 0) != before
 
 
 def test_the_tokenizer_gives_the_same_ids(tiny_folder):
@@ -266,6 +287,27 @@ def test_the_image_processor_does_what_open_clips_transform_does(mode, tmp_path)
     back = loaded(tmp_path).model.visual.preprocess_cfg
     lists = [{key: list(np.ravel(value)) for key, value in cfg.items() if key != "size"} for cfg in (back, how)]
     assert lists[0] == lists[1]
+
+
+def test_what_transformers_saves_again_is_loaded_too(tmp_path):
+    """The processor makes one file of the preprocessing, and the model's own forward gives open_clip's logits."""
+    clip = small(quick_gelu=True)
+    save_hf(tmp_path / "a", clip)
+    model, info = CLIPModel.from_pretrained(tmp_path / "a", output_loading_info=True)
+    assert not any(info.values()), info
+    processor = CLIPProcessor.from_pretrained(tmp_path / "a")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 50, 3), dtype=np.uint8))
+    given = processor(text=TEXTS, images=image, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = model.eval()(**given).logits_per_image
+        seen = clip.model.encode_image(given["pixel_values"], normalize=True)
+        expected = clip.logit_scale * seen @ clip.model.encode_text(clip.tokenizer(TEXTS), normalize=True).T
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+    model.save_pretrained(tmp_path / "b")
+    processor.save_pretrained(tmp_path / "b")
+    again = loaded(tmp_path / "b")
+    assert_equal(of_clip(again), of_clip(clip))
+    assert list(again.model.visual.preprocess_cfg["mean"]) == [0.4, 0.5, 0.6]
 
 
 def test_preprocessing_that_is_said_in_other_ways(tmp_path, theirs):
@@ -381,6 +423,10 @@ def test_what_cannot_be_expressed_is_refused_and_left_out(tmp_path):
     assert not (tmp_path / "b/hf").exists()
     save_clip(tmp_path / "c", small(), hf=False)
     assert not (tmp_path / "c/hf").exists()
+    padded = small()
+    padded.model.visual.preprocess_cfg["resize_mode"] = "longest"
+    with pytest.raises(UserError, match="resized"):
+        save_hf(tmp_path / "d", padded)
 
 
 def test_a_merged_lora_checkpoint_is_the_adapted_model(tmp_path):

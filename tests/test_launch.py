@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import HERE
 
 from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, OptimConfig, UserError, override
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.pipeline import train
 from clipcovid.tasks.configs import CnnConfig, FinetuneConfig
 from clipcovid.train.launch import launch
-from tests.conftest import HERE
 
 ROOT = Path(__file__).parents[1]
 STILL = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)

@@ -3,14 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from clipcovid.config import ImagesConfig, OptimConfig, UserError
-from clipcovid.train.batches import epoch_batches, parts, stream
-from clipcovid.train.checkpoint import States
-from clipcovid.train.loop import TrainingStopped, fit, predict
-from clipcovid.train.optimizer import Average, build_optimizer, layer_of, set_lr
-from tests.parallel import run_ranks
-from tests.stubs import (
+from parallel import run_ranks
+from stubs import (
     CLASSES,
     MACHINE,
     Stub,
@@ -22,6 +16,12 @@ from tests.stubs import (
     stopped_on_a_rank,
     train,
 )
+
+from clipcovid.config import ImagesConfig, OptimConfig, UserError
+from clipcovid.train.batches import epoch_batches, parts, stream
+from clipcovid.train.checkpoint import States
+from clipcovid.train.loop import TrainingStopped, fit, predict
+from clipcovid.train.optimizer import Average, build_optimizer, layer_of, set_lr
 
 
 class Killed(Exception):

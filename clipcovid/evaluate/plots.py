@@ -15,6 +15,8 @@ from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
 
 LONGEST_NAME = 40
+SHOWN = {"macro_f1": "macro F1", "accuracy": "accuracy"}
+SLANT: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
 
 
 def figures(
@@ -47,8 +49,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], *, split: str) 
         colour = "white" if shares[row, column] > 0.5 else "black"
         size = 11 if k <= 4 else 8 if k <= 12 else 5
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=size)
-    slant: dict[str, Any] = {} if upright else {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
-    axes.set_xticks(range(k), names, fontsize=9, **slant)
+    axes.set_xticks(range(k), names, fontsize=9, **({} if upright else SLANT))
     axes.set_yticks(range(k), names, fontsize=9)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
@@ -133,6 +134,90 @@ def shots(scores: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def comparison_figures(comparison: dict[str, Any]) -> dict[str, Figure]:
+    """`scores`, `classes`, `confusions`, and `differences` for two methods or more, of what `compare.compare` gives."""
+    made = {
+        "scores": scores_figure(comparison),
+        "classes": classes_figure(comparison),
+        "confusions": confusions_figure(comparison),
+    }
+    return made | ({"differences": differences_figure(comparison)} if comparison["paired"] else {})
+
+
+def scores_figure(comparison: dict[str, Any]) -> Figure:
+    """Macro F1 and accuracy of each method with their intervals, and the baselines as dotted lines."""
+    bodies = comparison["methods"]
+    intervals = bodies[comparison["best"]]["intervals"]
+    title = f"Scores, {intervals['level']:.0%} intervals by {intervals['unit']}, {_of(comparison)}"
+    figure, panels = _rows(title, list(bodies), 9.5)
+    for axes, (key, label) in zip(panels, SHOWN.items(), strict=True):
+        _points(
+            axes, [(body["metrics"][key], body["intervals"]["intervals"].get(key)) for body in bodies.values()], label
+        )
+        for colour, (name, values) in zip(("C1", "C2"), comparison["baselines"].items(), strict=True):
+            axes.axvline(values[key], color=colour, linestyle=":", linewidth=1.8, label=name)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def differences_figure(comparison: dict[str, Any]) -> Figure:
+    """Macro F1 and accuracy of each method minus those of the best, with their paired intervals."""
+    paired = comparison["paired"]
+    title = f"Difference to {comparison['best']}, paired intervals, {_of(comparison)}"
+    figure, panels = _rows(title, list(paired), 8.5)
+    for axes, (key, label) in zip(panels, SHOWN.items(), strict=True):
+        gaps = [pair[key] for pair in paired.values()]
+        _points(axes, [(gap["value"], (gap["low"], gap["high"]) if "low" in gap else None) for gap in gaps], label)
+        axes.axvline(0, color="black", linewidth=1)
+    return figure
+
+
+def classes_figure(comparison: dict[str, Any]) -> Figure:
+    """F1 and AUROC of each class, a row a method; blank where undefined."""
+    bodies, classes = comparison["methods"], comparison["classes"]
+    figure, panels = _rows(f"Scores of each class, {_of(comparison)}", list(bodies), 3.5 + 0.9 * len(classes), 0.9)
+    for axes, (key, label) in zip(panels, {"f1": "F1", "auroc": "AUROC"}.items(), strict=True):
+        rows = [[body["metrics"].get(f"{key}/{name}", np.nan) for name in classes] for body in bodies.values()]
+        values = np.array(rows, dtype=np.float64)
+        axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for row, column in np.argwhere(~np.isnan(values)):
+            colour = "white" if values[row, column] > 0.6 else "black"
+            text = f"{values[row, column]:.2f}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+        axes.set_xticks(range(len(classes)), _names(classes), fontsize=8, **SLANT)
+        axes.set_xlabel(label)
+    return figure
+
+
+def confusions_figure(comparison: dict[str, Any]) -> Figure:
+    """Each method's confusion matrix as shares of the true class, in percent where classes are few enough to read."""
+    bodies, names = comparison["methods"], _names(comparison["classes"])
+    k, rows = len(names), -(-len(bodies) // 4)
+    columns = -(-len(bodies) // rows)
+    side = max(1.8, (0.19 + 0.12 * max(name.count("\n") for name in names)) * k)
+    room = 0.07 * max(map(len, "\n".join(names).split("\n")))  # inches that a name takes
+    title = f"Confusion matrices, {'%' if k <= 6 else 'share'} of the true class, {_of(comparison)}"
+    width, height = 1 + room + columns * (side + 0.15), 1.2 + room + rows * (side + 0.45)
+    figure, panels = _panels(title, rows, columns, width, height, share=True)
+    for axes in panels[len(bodies) :]:
+        axes.set_visible(False)
+    for place, (axes, (name, body)) in enumerate(zip(panels, bodies.items(), strict=False)):
+        counts = np.array(body["confusion"])
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for row, column in np.ndindex(k, k) if k <= 6 else ():
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            text = f"{100 * shares[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+        axes.set_title(_names([name])[0], fontsize=8)
+        axes.set_xticks(range(k), names, fontsize=7, rotation=90)
+        axes.set_yticks(range(k), names, fontsize=7)
+        axes.tick_params(labelbottom=place + columns >= len(bodies))
+    figure.supylabel("true", fontsize=9)
+    panels[len(bodies) - 1].set_xlabel("predicted", fontsize=9)
+    return figure
+
+
 def save(made: dict[str, Figure], folder: str | Path) -> list[Path]:
     """Write each figure as `folder/<name>.png` at 120 dpi; the folder is made. Gives the paths."""
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -148,6 +233,39 @@ def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     axes.set_title(_plain("\n".join(textwrap.wrap(title, 60))), fontsize=11)
     figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
     return figure, axes
+
+
+def _panels(
+    title: str, rows: int, columns: int, width: float, height: float, share: bool = False
+) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(min(width, 24), min(height, 24)), layout="constrained")
+    figure.suptitle(_plain("\n".join(textwrap.wrap(title, int(9 * width)))), fontsize=11)
+    figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=True).flat)
+
+
+def _rows(title: str, names: Sequence[str], width: float, more: float = 0) -> tuple[Figure, list[Axes]]:
+    """Two panels side by side with a row for each name, the first on top; `more` inches of room below."""
+    figure, panels = _panels(title, 1, 2, width, 1.6 + more + 0.36 * len(names))
+    panels[0].set_yticks(range(len(names)), _names(names), fontsize=8)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    return figure, panels
+
+
+def _points(axes: Axes, values: Sequence[tuple[float, Sequence[float] | None]], label: str) -> None:
+    """A row for each value, with its interval where there is one."""
+    for row, (value, interval) in enumerate(values):
+        if interval is not None:
+            axes.plot(interval, [row, row], color="C0", linewidth=2)
+        axes.plot(value, row, "o", color="C0", markersize=5)
+    axes.grid(axis="x", alpha=0.3)
+    axes.margins(x=0.08)
+    axes.locator_params(axis="x", nbins=6)
+    axes.set_xlabel(label)
+
+
+def _of(comparison: dict[str, Any]) -> str:
+    return _n(comparison["n"], comparison["split"])
 
 
 def _n(n: int, split: str) -> str:

@@ -1,5 +1,6 @@
 """Scores as tables on the terminal."""
 
+from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -10,6 +11,13 @@ from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY
 
+COMPARED = {
+    "accuracy": "Acc",
+    "macro_f1": "F1\n(macro)",
+    "macro_precision": "Precision\n(macro)",
+    "macro_recall": "Recall\n(macro)",
+    "macro_auroc": "AUROC\n(macro)",
+}
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "auprc")
 
 
@@ -72,6 +80,66 @@ def print_folds(folds: list[dict[str, float]], console: Console) -> None:
     console.print(table)
 
 
+def print_comparison(comparison: dict[str, Any], console: Console) -> None:
+    """Print what `compare.compare` gives: the methods, the baselines beneath, and the differences to the best."""
+    for title, heads, *sections in comparison_tables(comparison):
+        table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        table.add_column(heads[0], overflow="fold")
+        for head in heads[1:]:
+            table.add_column(head, justify="right", no_wrap=True)
+        for rows in sections:
+            for name, *cells in rows:
+                if console.width < 100:
+                    cells = [cell.replace(" (", "\n(") for cell in cells]
+                table.add_row(escape(name), *cells)
+            table.add_section()
+        console.print(table)
+    for note in comparison["notes"]:
+        console.print(f"note: {escape(note)}")
+    for alarm in comparison["alarms"]:
+        console.print(f"[bold red]warning:[/] {escape(alarm)}")
+    console.print(f"[dim]{RESEARCH_ONLY}[/]")
+
+
+def comparison_markdown(comparison: dict[str, Any]) -> str:
+    """What `print_comparison` prints, as Markdown."""
+    lines = []
+    for title, heads, *sections in comparison_tables(comparison):
+        rows = [heads, ["---", *["---:"] * (len(heads) - 1)], *(row for rows in sections for row in rows)]
+        lines += [f"## {title}", ""]
+        lines += [f"| {' | '.join(_markdown(cell) for cell in row)} |" for row in rows]
+        lines.append("")
+    lines += [f"- {note}" for note in comparison["notes"]]
+    lines += [f"- **warning:** {alarm}" for alarm in comparison["alarms"]]
+    return "\n".join([*lines, "", RESEARCH_ONLY, ""])
+
+
+def comparison_tables(comparison: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]], list[list[str]]]]:
+    """Title, heads, methods' rows and baselines' rows of the scores; then of the differences, if there are any."""
+    bodies, baselines = comparison["methods"], comparison["baselines"]
+    methods = [[name] for name in bodies]
+    for key in COMPARED:
+        intervals = [body["intervals"]["intervals"].get(key) for body in bodies.values()]
+        narrow = any(interval and interval[1] - interval[0] < 0.01 for interval in intervals)
+        for row, body, interval in zip(methods, bodies.values(), intervals, strict=True):
+            row.append(_cell(body["metrics"].get(key), interval, 3 if narrow else 2))
+    called = {"majority": f"majority ({baselines['majority']['class']})", "prior": "prior"}
+    trivial = [[called[which], *(_cell(values.get(key)) for key in COMPARED)] for which, values in baselines.items()]
+    title = f"{comparison['split']}: {comparison['n']:,} images, {len(comparison['classes'])} classes"
+    tables = [(title, ["Method", *COMPARED.values()], methods, trivial)]
+    if comparison["paired"]:
+        heads = ["Method", COMPARED["macro_f1"], "Acc", "only best\nright", "only this\nright", "p", "p\n(Holm)"]
+        rows = []
+        for name, pair in comparison["paired"].items():
+            gaps = (pair[key] for key in ("macro_f1", "accuracy"))
+            cells = (_cell(gap["value"], (gap["low"], gap["high"]) if "low" in gap else None, 3) for gap in gaps)
+            test = pair["mcnemar"]
+            counts = (f"{test[which]:,}" for which in ("only_best", "only_this"))
+            rows.append([name, *cells, *counts, *(_probability(test[which]) for which in ("p", "p_holm"))])
+        tables.append((f"Minus {comparison['best']}", heads, rows, []))
+    return tables
+
+
 def _overview(body: dict[str, Any]) -> Table:
     intervals, baselines = body["intervals"], body["baselines"]
     known = baselines["majority"]["from"]
@@ -113,3 +181,27 @@ def _per_class(body: dict[str, Any]) -> Table:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{round(value, 3) + 0.0:.3f}"  # + 0.0 makes -0.0 a plain zero
+
+
+def _cell(value: float | None, interval: Sequence[float] | None = None, digits: int = 2) -> str:
+    """`.913 (.89–.93)`, or `-.021 (-.035 to -.008)` where there are negative numbers."""
+    if value is None:
+        return ""
+    if interval is None:
+        return _short(value, 3)
+    between = " to " if min(value, *interval) < 0 else "–"
+    return f"{_short(value, 3)} ({between.join(_short(bound, digits) for bound in interval)})"
+
+
+def _markdown(cell: str) -> str:
+    return cell.replace("\n", " ").replace("|", "\\|")
+
+
+def _short(value: float, digits: int) -> str:
+    """A number without the zero before its point."""
+    text = f"{round(value, digits) + 0.0:.{digits}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def _probability(p: float) -> str:
+    return "<.001" if p < 0.001 else _short(p, 3)

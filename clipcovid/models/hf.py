@@ -69,8 +69,9 @@ def inconvertible(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any
 def save_hf(folder: Path, clip: "Clip") -> None:
     """Write a folder that transformers' CLIPModel, CLIPImageProcessor and CLIPTokenizer load: float32 safetensors.
 
-    The tokenizer gives open_clip's ids, but for what ftfy repairs before open_clip tokenizes (curly quotes, HTML entities).
-    What `inconvertible` gives a reason for is a `UserError`.
+    The tokenizer gives open_clip's ids, but for what ftfy repairs before open_clip tokenizes (curly quotes, ligatures, HTML
+    entities), a last capital Σ, and the names of the start and end marks. What `inconvertible`
+    gives a reason for is a `UserError`.
     """
     from safetensors.torch import save_file
 

@@ -1,0 +1,324 @@
+"""Training speed, as ratios measured in one run: our loop against a bare PyTorch loop, workers, LoRA, probes, start-up.
+
+    python benchmarks/train.py
+    python benchmarks/train.py --models tiny resnet18 --rounds 7 --no-startup
+    python benchmarks/train.py --models ViT-B-32 --batch-size 128 --steps 20
+
+`ours` is `train.loop` on packed-like images in memory: read, moved, stepped, averaged and watched as in every training,
+without augmentation and with it; `bare` is forward, backward and step on tensors that are there already: same model,
+optimizer, precision and threads. They take turns; figures are medians of the rounds' ratios.
+"""
+
+import dataclasses
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from clipcovid.config import AugmentConfig, ClipConfig, ImagesConfig, OptimConfig, run_job
+from clipcovid.files import write_json
+from clipcovid.resources import resolve_precision
+from clipcovid.tasks.base import Batch, Examples, Task, make_task, targets
+from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
+from clipcovid.train.batches import on_device
+from clipcovid.train.loop import Machine, _Loop
+from clipcovid.train.optimizer import Average, build_optimizer
+
+CLASSES = ("COVID-19", "Non-COVID", "Normal")
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to measure."""
+
+    models: tuple[str, ...] = ("tiny", "ViT-B-32", "resnet18")
+    """CLIPs to fine-tune, and resnet18."""
+    batch_size: int = 32
+    """Images in a step."""
+    steps: int = 4
+    """Steps in a turn."""
+    rounds: int = 5
+    """How often each contender takes its turn."""
+    startup: bool = True
+    """Also measure the seconds from command to first step, and Ray Train's own."""
+    workers: bool = True
+    """Also measure two processes against one."""
+    memory: bool = True
+    """Also measure the peak memory of LoRA and of full fine-tuning of the largest model."""
+    probe: bool = True
+    """Also measure a probe on cached embeddings against a head trained through the encoder."""
+    out: Path | None = None
+    """A JSON file for every single figure."""
+
+
+def task_for(model: str, batch_size: int, method: str = "full") -> tuple[Task, int]:
+    """The task of a model, and the side of its images."""
+    optim = OptimConfig(batch_size=batch_size, epochs=1000)
+    common: dict[str, Any] = {"data": Path("unused"), "optim": optim, "augment": NO_AUGMENT}
+    size = 128 if model in ("tiny", "resnet18") else 224
+    if model == "resnet18":
+        return make_task(CnnConfig(arch=model, weights="none", **common), CLASSES, ImagesConfig(size=size)), size
+    clip = ClipConfig(model=model, pretrained="none")
+    return make_task(FinetuneConfig(clip=clip, method=method, **common), CLASSES, ImagesConfig(size=size)), size  # type: ignore[arg-type]
+
+
+def examples_for(task: Task, size: int, count: int) -> Examples:
+    """Random images in memory, with what the task needs beside them."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, size, size), dtype=np.uint8)
+    labels = [CLASSES[number % 3] for number in range(count)]
+    rows = pd.DataFrame({"image_id": [str(number) for number in range(count)], "label": labels})
+    about = targets(rows, CLASSES, "none")
+    if not isinstance(task.config, FinetuneConfig):
+        return Examples(rows=rows, read=lambda take: {"image": images[take]} | about(take))
+    tokens = task.clip.tokenizer([f"a chest X-ray of {name}" for name in CLASSES]).numpy()  # type: ignore[attr-defined]
+
+    def read(take: np.ndarray) -> Batch:
+        found = about(take)
+        return {"image": images[take], "tokens": tokens, "place": found["label"], "key": found["label"]} | found
+
+    return Examples(rows=rows, read=read)
+
+
+def contenders(model: str, config: Config, machine: Machine) -> dict[str, Callable[[int], None]]:
+    """What takes turns, each a function of how many steps to do."""
+    task, size = task_for(model, config.batch_size)
+    some = examples_for(task, size, config.batch_size * config.steps)
+    made = {}
+    for name, augment in (("ours", NO_AUGMENT), ("ours, augmenting", AugmentConfig())):
+        module = task.build().to(machine.device).train()
+        settings = dataclasses.replace(task.config, augment=augment)
+        optimizer, average = build_optimizer(module, settings.optim), Average(module, 0)
+        loop = _Loop(task, module, module, some, settings, machine, optimizer, average, lambda text: None)
+        made[name] = lambda epoch, loop=loop: loop.epoch(epoch)
+    module = task.build().to(machine.device).train()
+    weights = [weight for weight in module.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
+    takes = np.split(np.arange(len(some)), config.steps)
+    batches = [{k: on_device(v, machine.device) for k, v in some.read(take).items()} for take in takes]
+
+    def bare(epoch: int) -> None:
+        for batch in batches:
+            with machine.autocast():
+                loss = task.loss(module, batch)["loss"]
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return {"bare": bare, **made}
+
+
+def step_ratios(model: str, config: Config, machine: Machine) -> dict[str, Any]:
+    """Images per second of each contender, and the medians of the rounds' ratios to the bare loop."""
+    turns = contenders(model, config, machine)
+    speeds: dict[str, list[float]] = {name: [] for name in turns}
+    images = config.batch_size * config.steps
+    for turn in range(config.rounds + 1):
+        order = list(turns.items())
+        for name, work in order if turn % 2 else reversed(order):
+            began = time.perf_counter()
+            work(turn)
+            if machine.device.type == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first warms up
+                speeds[name].append(images / (time.perf_counter() - began))
+    found: dict[str, Any] = {"speeds": speeds, "images_per_s": {n: statistics.median(s) for n, s in speeds.items()}}
+    for name in ("ours", "ours, augmenting"):
+        ratios = [ours / bare for ours, bare in zip(speeds[name], speeds["bare"], strict=True)]
+        found[f"{name} ÷ bare"] = (statistics.median(ratios), min(ratios), max(ratios))
+    return found
+
+
+def _ranked(rank: int, world: int, config: Config, folder: str) -> None:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
+    if world > 1:
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world
+        )
+    task, size = task_for("tiny", config.batch_size * 2)
+    module = task.build().train()
+    net: Any = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True) if world > 1 else module
+    some = examples_for(task, size, config.batch_size * 2 * config.steps)
+    machine = Machine(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
+    optimizer = build_optimizer(module, task.config.optim)
+    loop = _Loop(task, net, module, some, task.config, machine, optimizer, Average(module, 0), lambda text: None)
+    speeds = [loop.epoch(epoch)["images_per_s"] for epoch in range(config.rounds + 1)][1:]
+    if rank == 0:
+        Path(folder, f"speed-{world}").write_text(str(statistics.median(speeds)))
+
+
+def two_workers(config: Config) -> float:
+    """Images per second of two processes ÷ one with all threads, tiny CLIP at the same global batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        for world in (1, 2):
+            torch.multiprocessing.spawn(_ranked, (world, config, folder), nprocs=world)
+        one, two = (float(Path(folder, f"speed-{world}").read_text()) for world in (1, 2))
+    return two / one
+
+
+def _peak(model: str, method: str, batch_size: int, folder: str) -> None:
+    task, size = task_for(model, batch_size, method)
+    module = task.build().train()
+    optimizer = build_optimizer(module, task.config.optim)
+    some = examples_for(task, size, batch_size)
+    batch = {name: on_device(value, torch.device("cpu")) for name, value in some.read(np.arange(batch_size)).items()}
+    for _ in range(2):
+        task.loss(module, batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    write_json(Path(folder, method), {"peak_gb": peak, "trained": trained})
+
+
+def lora_memory(config: Config) -> dict[str, Any]:
+    """Peak memory and trained weights of LoRA and of full fine-tuning, each in a process of its own."""
+    import json
+
+    model = max(config.models, key=lambda name: name == "ViT-B-32")
+    with tempfile.TemporaryDirectory() as folder:
+        for method in ("full", "lora"):
+            process = torch.multiprocessing.get_context("spawn").Process(
+                target=_peak, args=(model, method, config.batch_size, folder)
+            )
+            process.start()
+            process.join()
+        found = {method: json.loads(Path(folder, method).read_text()) for method in ("full", "lora")}
+    return found | {"model": model, "ratio": found["lora"]["peak_gb"] / found["full"]["peak_gb"]}
+
+
+def probe_speed(config: Config, machine: Machine, images: int = 300) -> dict[str, float]:
+    """Seconds of a linear probe on cached embeddings, and of the same head trained through the encoder for as many epochs
+    as the cached one needs to come within one image of its final training accuracy."""
+    task, size = task_for("tiny", config.batch_size)
+    some = examples_for(task, size, images)
+    module: Any = task.build().eval()
+    began = time.perf_counter()
+    with torch.no_grad():
+        parts = np.array_split(np.arange(images), max(1, images // 32))
+        features = torch.cat(
+            [module.clip.encode_image(module.to_input(torch.from_numpy(some.read(p)["image"]))) for p in parts]
+        )
+    forward = time.perf_counter() - began
+    labels = torch.from_numpy(some.read(np.arange(images))["label"])
+    probe = make_task(ProbeConfig(data=Path("unused"), penalties=(1e-3,)), CLASSES, ImagesConfig())
+    probe._train = features.numpy()  # type: ignore[attr-defined]
+    heads = probe.build().train()
+    optimizer = build_optimizer(heads, probe.config.optim)
+    batch = {"embedding": features, "label": labels, "weight": torch.ones(images)}
+    right, seconds = [], []
+    began = time.perf_counter()
+    for _ in range(probe.config.optim.epochs):
+        probe.loss(heads, batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        right.append(int((heads(features)[0].argmax(dim=-1) == labels).sum()))
+        seconds.append(time.perf_counter() - began)
+    needed = next(epoch for epoch, count in enumerate(right, 1) if count >= right[-1] - 1)
+    return {
+        "epochs": needed,
+        "cached_s": seconds[needed - 1],
+        "through_encoder_s": seconds[needed - 1] + needed * forward,
+        "ratio": (seconds[needed - 1] + needed * forward) / seconds[needed - 1],
+    }
+
+
+EMPTY = """
+import os, sys, tempfile
+os.environ.update(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2", RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0")
+import ray
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+ray.init(address="local", include_dashboard=False, logging_level="ERROR")
+workers = int(sys.argv[1])
+scaling = ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1})
+run = RunConfig(storage_path=tempfile.mkdtemp())
+TorchTrainer(lambda: print("FIRST", flush=True), scaling_config=scaling, run_config=run).fit()
+"""
+
+
+def _until(command: list[str], mark: str) -> float:
+    """Seconds until a command prints `mark`; it is then let run to its end."""
+    began, first = time.perf_counter(), 0.0
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if mark in line and not first:
+            first = time.perf_counter() - began
+    if process.wait() or not first:
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return first
+
+
+def start_up(config: Config) -> dict[str, list[float]]:
+    """Seconds from command to first step, by workers: ours, and those of an empty `TorchTrainer.fit`'s first line."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = f"{folder}/data"
+        prepare = [sys.executable, "jobs/prepare.py", "--source", "phantom", "--phantom.images", "60", "--size", "64"]
+        subprocess.run([*prepare, "--out", data, "--compute.workers", "0"], cwd=ROOT, check=True, capture_output=True)
+        for turn in range(config.rounds):
+            for workers in (0, 1, 2):
+                job = [
+                    sys.executable,
+                    "jobs/cnn.py",
+                    "--data",
+                    data,
+                    "--out",
+                    f"{folder}/{turn}-{workers}",
+                    "--weights",
+                    "none",
+                ]
+                asked = ["--compute.address", "local", "--compute.workers", str(workers), "--optim.epochs", "1"]
+                found.setdefault(f"ours, {workers} workers", []).append(_until([*job, *asked], "step 1/"))
+                if workers:
+                    empty = _until([sys.executable, "-c", EMPTY, str(workers)], "FIRST")
+                    found.setdefault(f"empty, {workers} workers", []).append(empty)
+    return found
+
+
+def main(config: Config) -> None:
+    """Measure, and print."""
+    console, found = Console(), dict[str, Any]()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    machine = Machine(device=torch.device(device), precision=resolve_precision("auto", device))
+    console.print(f"{device}, {machine.precision}, {torch.get_num_threads()} threads")
+    table = Table("model", "bare img/s", "ours ÷ bare", "augmenting ÷ bare")
+    for model in config.models:
+        found[model] = step_ratios(model, config, machine)
+        shares = [found[model][f"{name} ÷ bare"] for name in ("ours", "ours, augmenting")]
+        cells = (f"{middle:.3f} ({low:.2f}–{high:.2f})" for middle, low, high in shares)
+        table.add_row(model, f"{found[model]['images_per_s']['bare']:.1f}", *cells)
+    console.print(table)
+    if config.workers and device == "cpu":
+        found["two workers ÷ one"] = two_workers(config)
+        console.print(f"two workers ÷ one, tiny: {found['two workers ÷ one']:.2f}")
+    if config.memory:
+        found["memory"] = lora_memory(config)
+        console.print(f"LoRA ÷ full, peak memory: {found['memory']}")
+    if config.probe:
+        found["probe"] = probe_speed(config, machine)
+        console.print(f"probe: {found['probe']}")
+    if config.startup:
+        found["startup"] = start_up(config)
+        for name, seconds in found["startup"].items():
+            console.print(f"command to first step, {name}: {statistics.median(seconds):.1f} s ({seconds})")
+    if config.out:
+        write_json(config.out, found)
+
+
+if __name__ == "__main__":
+    run_job(Config, main, __doc__)
