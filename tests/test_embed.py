@@ -209,4 +209,4 @@ def test_killed_midway_and_run_again_no_image_is_missing_or_double(tmp_path):
 
 def test_compute_asks_are_checked_before_ray_is_asked():
     with pytest.raises(UserError, match=r"--compute\.workers"):
-        ComputeConfig(workers=0)
+        ComputeConfig(workers=-1)
