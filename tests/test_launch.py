@@ -240,7 +240,7 @@ class TestDeaths:
             "            load(module)\n"
             "            inner = module._train\n"
             "            def train(*given, **named):\n"
-            f"                exec({KILLER!r})\n"
+            f"                exec({KILLER!r}, {{}})\n"
             "                return inner(*given, **named)\n"
             "            module._train = train\n"
             "        spec.loader.exec_module = exec_module\n"

@@ -37,7 +37,7 @@ def build_cnn(
         raise UserError(f"--arch {arch!r} is not a timm architecture: use {close}, …")
     defaults = timm.get_pretrained_cfg(arch)
     size = image_size or (defaults.input_size[1] if defaults and defaults.fixed_input_size else packed_size)
-    settings: dict[str, Any] = {"num_classes": outputs, "in_chans": channels}
+    settings: dict[str, Any] = {"in_chans": channels}
     if defaults and defaults.fixed_input_size and size != defaults.input_size[1]:
         settings["img_size"] = size
     if weights not in ("pretrained", "none"):
@@ -48,7 +48,12 @@ def build_cnn(
         raise UserError(f"{arch} has no published weights: give --weights a file, or none for random weights.")
     torch.manual_seed(seed)
     try:
+        if "pretrained_cfg_overlay" in settings:
+            head = timm.models.load_state_dict(weights)[f"{defaults.classifier if defaults else None}.weight"]
+            settings["pretrained_cfg_overlay"]["num_classes"] = settings["num_classes"] = len(head)
+        # With the head of the weights timm loads strictly; asked for another head, it passes over what is missing.
         body: Any = timm.create_model(arch, pretrained=weights != "none", **settings)
+        body.reset_classifier(outputs)
     except Exception as error:  # the hub, pickle and torch each raise their own kinds
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
