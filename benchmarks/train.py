@@ -11,7 +11,6 @@ optimizer, precision and threads. They take turns; figures are medians of the ro
 
 import dataclasses
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -179,7 +178,8 @@ def _peak(model: str, method: str, batch_size: int, folder: str) -> None:
         task.loss(module, batch)["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    status = Path("/proc/self/status").read_text()  # getrusage counts what the parent had before it became this process
+    peak = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
     trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
     write_json(Path(folder, method), {"peak_gb": peak, "trained": trained})
 
