@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,8 +31,10 @@ from clipcovid.files import write_json
 from clipcovid.resources import resolve_precision
 from clipcovid.tasks.base import Batch, Examples, Task, make_task, targets
 from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
+from clipcovid.tasks.contrastive import Contrastive
+from clipcovid.tasks.probe import Probe
 from clipcovid.train.batches import on_device
-from clipcovid.train.loop import Machine, _Loop
+from clipcovid.train.loop import Loop, Machine
 from clipcovid.train.optimizer import Average, build_optimizer
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
@@ -63,7 +65,7 @@ class Config:
     """A JSON file for every single figure."""
 
 
-def task_for(model: str, batch_size: int, method: str = "full") -> tuple[Task, int]:
+def task_for(model: str, batch_size: int, method: Literal["full", "lora"] = "full") -> tuple[Task, int]:
     """The task of a model, and the side of its images."""
     optim = OptimConfig(batch_size=batch_size, epochs=1000)
     common: dict[str, Any] = {"data": Path("unused"), "optim": optim, "augment": NO_AUGMENT}
@@ -71,7 +73,7 @@ def task_for(model: str, batch_size: int, method: str = "full") -> tuple[Task, i
     if model == "resnet18":
         return make_task(CnnConfig(arch=model, weights="none", **common), CLASSES, ImagesConfig(size=size)), size
     clip = ClipConfig(model=model, pretrained="none")
-    return make_task(FinetuneConfig(clip=clip, method=method, **common), CLASSES, ImagesConfig(size=size)), size  # type: ignore[arg-type]
+    return make_task(FinetuneConfig(clip=clip, method=method, **common), CLASSES, ImagesConfig(size=size)), size
 
 
 def examples_for(task: Task, size: int, count: int) -> Examples:
@@ -81,9 +83,9 @@ def examples_for(task: Task, size: int, count: int) -> Examples:
     labels = [CLASSES[number % 3] for number in range(count)]
     rows = pd.DataFrame({"image_id": [str(number) for number in range(count)], "label": labels})
     about = targets(rows, CLASSES, "none")
-    if not isinstance(task.config, FinetuneConfig):
+    if not isinstance(task, Contrastive):
         return Examples(rows=rows, read=lambda take: {"image": images[take]} | about(take))
-    tokens = task.clip.tokenizer([f"a chest X-ray of {name}" for name in CLASSES]).numpy()  # type: ignore[attr-defined]
+    tokens = task.clip.tokenizer([f"a chest X-ray of {name}" for name in CLASSES]).numpy()
 
     def read(take: np.ndarray) -> Batch:
         found = about(take)
@@ -101,7 +103,7 @@ def contenders(model: str, config: Config, machine: Machine) -> dict[str, Callab
         module = task.build().to(machine.device).train()
         settings = dataclasses.replace(task.config, augment=augment)
         optimizer, average = build_optimizer(module, settings.optim), Average(module, 0)
-        loop = _Loop(task, module, module, some, settings, machine, optimizer, average, lambda text: None)
+        loop = Loop(task, module, module, some, settings, machine, optimizer, average, lambda text: None)
         made[name] = lambda epoch, loop=loop: loop.epoch(epoch)
     module = task.build().to(machine.device).train()
     weights = [weight for weight in module.parameters() if weight.requires_grad]
@@ -153,7 +155,7 @@ def _ranked(rank: int, world: int, config: Config, folder: str) -> None:
     some = examples_for(task, size, config.batch_size * 2 * config.steps)
     machine = Machine(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
     optimizer = build_optimizer(module, task.config.optim)
-    loop = _Loop(task, net, module, some, task.config, machine, optimizer, Average(module, 0), lambda text: None)
+    loop = Loop(task, net, module, some, task.config, machine, optimizer, Average(module, 0), lambda text: None)
     speeds = [loop.epoch(epoch)["images_per_s"] for epoch in range(config.rounds + 1)][1:]
     if rank == 0:
         Path(folder, f"speed-{world}").write_text(str(statistics.median(speeds)))
@@ -168,7 +170,7 @@ def two_workers(config: Config) -> float:
     return two / one
 
 
-def _peak(model: str, method: str, batch_size: int, folder: str) -> None:
+def _peak(model: str, method: Literal["full", "lora"], batch_size: int, folder: str) -> None:
     task, size = task_for(model, batch_size, method)
     module = task.build().train()
     optimizer = build_optimizer(module, task.config.optim)
@@ -214,8 +216,8 @@ def probe_speed(config: Config, machine: Machine, images: int = 300) -> dict[str
         )
     forward = time.perf_counter() - began
     labels = torch.from_numpy(some.read(np.arange(images))["label"])
-    probe = make_task(ProbeConfig(data=Path("unused"), penalties=(1e-3,)), CLASSES, ImagesConfig())
-    probe._train = features.numpy()  # type: ignore[attr-defined]
+    probe = Probe(ProbeConfig(data=Path("unused"), penalties=(1e-3,)), CLASSES, ImagesConfig())
+    probe.features = features.numpy()
     heads = probe.build().train()
     optimizer = build_optimizer(heads, probe.config.optim)
     batch = {"embedding": features, "label": labels, "weight": torch.ones(images)}

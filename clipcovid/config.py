@@ -22,6 +22,11 @@ class UserError(ValueError):
     """A user's mistake. Its text is one sentence that says what is wrong and the way out; jobs end with status 2."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another library says first, at most 300 characters; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImagesConfig:
     """How images are decoded and brought to one size. All of it goes into the pack hash."""

@@ -4,6 +4,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,19 @@ from clipcovid.resources import Plan
 
 Item = dict[str, Any]
 RESTARTS = 2  # Ray itself starts a dying actor again for ever
+
+
+def read_ahead(read: Callable[[Any], Any], wanted: Sequence[Any]) -> Iterator[Any]:
+    """`read` of each of `wanted`, in order, the next one read by a thread while the caller works on the one it got."""
+    with ThreadPoolExecutor(1) as ahead:
+        coming = [ahead.submit(read, one) for one in wanted[:1]]
+        for following in [*wanted[1:], None]:
+            if not coming:
+                return
+            found = coming.pop().result()
+            if following is not None:
+                coming.append(ahead.submit(read, following))
+            yield found
 
 
 def spread(

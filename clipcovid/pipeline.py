@@ -22,7 +22,7 @@ from clipcovid.train.launch import Trained, launch, run_identity, training_manif
 def train(config: Any) -> Trained:
     """Train as the config says, print the test split's scores, and show the run in MLflow."""
     trained = launch(config, embeddings=embeddings_for(config), watch=lambda run: Live(run, config))
-    show(trained.run, trained.scores, config, read_manifest(config.data))
+    show(trained.run, trained.scores, config, trained.manifest)
     return trained
 
 
@@ -55,11 +55,7 @@ def few_shot(config: ProbeConfig) -> Run:
 
 def embeddings_for(config: Any) -> Embeddings | None:
     """The embeddings that a probe reads, made where they are missing; None for what reads images."""
-    if not isinstance(config, ProbeConfig):
-        return None
-    return embed(
-        EmbedConfig(data=config.data, clip=config.clip, input=config.input, seed=config.seed, compute=config.compute)
-    )
+    return embed(EmbedConfig.of(config)) if isinstance(config, ProbeConfig) else None
 
 
 def show(run: Run, scores: dict[str, Any], config: Any, manifest: Manifest) -> None:

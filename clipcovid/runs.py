@@ -79,35 +79,44 @@ def score_split(
     """
     (run.folder / DONE).unlink(missing_ok=True)
     called = name or split
-    name = f"{called}-{variant}" if variant else called
     rows = manifest.rows(split)
     eligible = rows[rows["label"] != ""]
     if set(table["image_id"]) != set(eligible["image_id"]) or len(table) != len(eligible):
         raise AssertionError(f"predictions for {len(table)} images, not for the {len(eligible)} that are eligible")
-    about = eligible.set_index("image_id").loc[table["image_id"], ["label", "patient_id"]].reset_index()
+    table = write_split(run, manifest, table, split=called, variant=variant)
+    train = manifest.table.loc[(manifest.table["split"] == "train") & (manifest.table["label"] != ""), "label"].tolist()
+    body = predictions.score(table, manifest.classes, train or None, similarities)
+    if left_out := len(rows) - len(eligible):
+        body["notes"].insert(0, f"{left_out} images have no label and were left out.")
+    write_json(run.folder / "metrics.json", run.metrics() | {_entry(called, variant): body})
+    if variant:
+        return body
+    known = predictions.predicted(table, manifest.classes)
+    figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=called)
+    plots.save({f"{called}_{kind}": figure for kind, figure in figures.items()}, run.folder / "figures")
+    return body
+
+
+def write_split(run: Run, manifest: Manifest, table: pd.DataFrame, *, split: str, variant: str = "") -> pd.DataFrame:
+    """Write predictions as those of the run; gives them with the label and patient of each image, from the manifest."""
+    about = manifest.table.set_index("image_id").loc[table["image_id"], ["label", "patient_id"]].reset_index()
     table = about.merge(table, on="image_id", validate="one_to_one")
     predictions.write_predictions(
-        run.folder / "predictions" / f"{name}.parquet",
+        run.folder / "predictions" / f"{_entry(split, variant)}.parquet",
         table,
         method=f"{run.method} ({variant})" if variant else run.method,
         task="classification",
         identity=run.identity,
         manifest_hash=manifest.content_hash,
         split_hash=manifest.split_hash,
-        split=called,
+        split=split,
         classes=manifest.classes,
     )
-    train = manifest.table.loc[(manifest.table["split"] == "train") & (manifest.table["label"] != ""), "label"].tolist()
-    body = predictions.score(table, manifest.classes, train or None, similarities)
-    if left_out := len(rows) - len(eligible):
-        body["notes"].insert(0, f"{left_out} images have no label and were left out.")
-    write_json(run.folder / "metrics.json", run.metrics() | {name: body})
-    if variant:
-        return body
-    known = predictions.predicted(table, manifest.classes)
-    figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=name)
-    plots.save({f"{split}_{kind}": figure for kind, figure in figures.items()}, run.folder / "figures")
-    return body
+    return table
+
+
+def _entry(split: str, variant: str) -> str:
+    return f"{split}-{variant}" if variant else split
 
 
 def finish_run(run: Run) -> None:

@@ -12,7 +12,7 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import RESEARCH_ONLY, digest, flatten
+from clipcovid.config import RESEARCH_ONLY, digest, first_line, flatten
 from clipcovid.runs import Run
 
 EXPERIMENT = "clipcovid"
@@ -62,8 +62,7 @@ class Live:
 
 
 def _warn(out: Path, error: Exception) -> None:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    print(f"warning: MLflow at {store(out)} did not take the run ({first[:200]}).", file=sys.stderr)
+    print(f"warning: MLflow at {store(out)} did not take the run ({first_line(error)[:200]}).", file=sys.stderr)
 
 
 def _client(uri: str) -> Any:

@@ -1,6 +1,8 @@
 """What several test files share: one Ray, prepared phantoms, and a tiny checkpoint."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,25 @@ LOCAL = ComputeConfig(address="local")
 HERE = ComputeConfig(workers=0)  # no Ray, whose workers import everything anew
 
 
+class Evil:
+    """Makes a folder when it is unpickled: what a checkpoint must not be able to do."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def run_and_list_imports(script, *args):
+    """The finished process of a script, and the modules that it imported."""
+    command = [sys.executable, "-X", "importtime", script, *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    lines = done.stderr.splitlines(keepends=True)
+    done.stderr = "".join(line for line in lines if not line.startswith("import time:"))
+    return done, {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+
+
 @pytest.fixture(scope="session")
 def cluster():
     """A local Ray that every test of this process uses."""
@@ -29,20 +50,6 @@ def phantoms(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("phantoms")
     prepare(PrepareConfig(out=out, phantom=PhantomConfig(images=90, size=96), compute=HERE), log=lambda text: None)
     return out
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Embedding without Ray, one worker after another: every start of a worker would import torch anew."""
-
-    def spread(items, work, chosen, *, total, label, settings):
-        if items:
-            worker = work(**settings)
-            yield from map(worker, items)
-
-    monkeypatch.setattr("clipcovid.inference.embed.spread", spread)
-    monkeypatch.setattr("clipcovid.inference.embed.connect", lambda config: None)
-    monkeypatch.setattr("clipcovid.inference.embed.nodes", lambda: [(2.0, 0.0)])
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,14 @@ import pandas as pd
 import torch
 
 from clipcovid.collective import rank
-from clipcovid.config import AugmentConfig, ImagesConfig, OptimConfig, TrainConfig
+from clipcovid.config import ImagesConfig, OptimConfig, TrainConfig
 from clipcovid.tasks.base import Examples, targets
 from clipcovid.tasks.classify import Classify
+from clipcovid.tasks.configs import NO_AUGMENT
 from clipcovid.train.checkpoint import States
 from clipcovid.train.loop import Machine, fit
 
 CLASSES = ("a", "b")
-STILL = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
 MACHINE = Machine(device=torch.device("cpu"), precision="fp32", batch_size=7)
 
 
@@ -50,7 +50,7 @@ def config(**settings):
     """A config of the stub; `settings` are of its optimizer, or its own."""
     own = {name: settings.pop(name) for name in ("seed", "class_weights", "label_smoothing") if name in settings}
     optim = {"epochs": 4, "batch_size": 12, "lr": 0.05} | settings
-    return StubConfig(data=Path("unused"), optim=OptimConfig(**optim), augment=STILL, **own)
+    return StubConfig(data=Path("unused"), optim=OptimConfig(**optim), augment=NO_AUGMENT, **own)
 
 
 def examples(count=50, seed=0, balance="none", bad=None):

@@ -1,11 +1,11 @@
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import Evil
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -187,14 +187,6 @@ def test_damaged_or_foreign_weights_never_become_random_ones(damage, tmp_path, t
     with pytest.raises(UserError):
         load_clip(config)
     assert not (tmp_path / "ran").exists()
-
-
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
 
 
 def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch):

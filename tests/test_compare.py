@@ -7,13 +7,12 @@ import json
 import runpy
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import run_and_list_imports
 from matplotlib.axis import Tick
 from matplotlib.text import Text
 from rich.console import Console
@@ -421,12 +420,7 @@ def test_figures_are_legible_at_any_number(tmp_path, count, classes):
 
 
 def job(*args):
-    """The finished process, and the modules that it imported."""
-    command = [sys.executable, "-X", "importtime", JOB, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    lines = done.stderr.splitlines(keepends=True)
-    done.stderr = "".join(line for line in lines if not line.startswith("import time:"))
-    return done, {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+    return run_and_list_imports(JOB, *args)
 
 
 def test_the_job_compares_all_runs_and_shows_them_in_mlflow(outputs, monkeypatch, capsys):

@@ -39,6 +39,11 @@ def config(data, **changes):
     return override(EmbedConfig(data=data, clip=TINY, compute=LOCAL), changes)
 
 
+def here(data, **changes):
+    """The same without Ray."""
+    return config(data, **({"compute.workers": 0} | changes))
+
+
 @pytest.fixture(scope="module")
 def finished(phantoms):
     return embed(config(phantoms), quiet)
@@ -62,14 +67,14 @@ def test_embeddings_are_those_of_the_model_on_the_packed_pixels(finished, phanto
     np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-def test_raw_files_are_decoded_at_the_models_own_size(in_process, phantoms):
-    embeddings = embed(config(phantoms, input="raw"), quiet)
+def test_raw_files_are_decoded_at_the_models_own_size(phantoms):
+    embeddings = embed(here(phantoms, input="raw"), quiet)
     table = read_manifest(phantoms).table
     how = ImagesConfig(size=128)
     pixels = np.stack([fit_image(decode(Path(p).read_bytes(), max_pixels=10**6), how) for p in table["path"][:4]])
     expected = load_clip(TINY).encode_images(pixels).numpy()
     np.testing.assert_allclose(embeddings.load(table["image_id"][:4]), expected, atol=2e-3)
-    assert embeddings.folder != embed(config(phantoms), quiet).folder
+    assert embeddings.folder != embed(here(phantoms), quiet).folder
 
 
 def test_a_second_run_does_not_even_start_ray(finished, phantoms, monkeypatch):
@@ -80,8 +85,8 @@ def test_a_second_run_does_not_even_start_ray(finished, phantoms, monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"clip.precision": "bf16"}])
-def test_another_encoder_has_embeddings_of_its_own(in_process, finished, phantoms, change):
-    other = embed(config(phantoms, **change), quiet)
+def test_another_encoder_has_embeddings_of_its_own(finished, phantoms, change):
+    other = embed(here(phantoms, **change), quiet)
     assert other.folder != finished.folder
     ids = read_manifest(phantoms).table["image_id"]
     assert np.abs(other.load(ids) - finished.load(ids)).max() > 0
@@ -94,38 +99,38 @@ def test_workers_threads_and_batches_change_nothing(finished, data):
     np.testing.assert_allclose(other.load(ids), finished.load(ids), atol=2e-3)
 
 
-def test_only_what_is_missing_is_done_again(in_process, finished, data):
-    first = embed(config(data), quiet)
+def test_only_what_is_missing_is_done_again(finished, data):
+    first = embed(here(data), quiet)
     times = {path: path.stat().st_mtime_ns for path in first.folder.glob("*.parquet")}
     gone = sorted(times)[1]
     gone.unlink()
     (first.folder / DONE).unlink()
     (first.folder / f".{gone.name}.123").write_bytes(b"half a shard")
-    assert embed(config(data), quiet).fresh
+    assert embed(here(data), quiet).fresh
     assert {path for path in times if path.stat().st_mtime_ns != times[path]} == {gone}
     assert ids_in(first.folder) == read_manifest(data).table["image_id"].tolist()
 
 
-def test_a_run_goes_on_in_the_precision_and_shards_that_it_began_with(in_process, data):
-    first = embed(config(data), quiet)
+def test_a_run_goes_on_in_the_precision_and_shards_that_it_began_with(data):
+    first = embed(here(data), quiet)
     about = first.folder / "_encoder.json"
     began = json.loads(about.read_text()) | {"precision": "bf16"}
     about.write_text(json.dumps(began))
     sorted(first.folder.glob("*.parquet"))[0].unlink()
     (first.folder / DONE).unlink()
     said = []
-    again = embed(config(data, **{"compute.workers": 2, "compute.batch_size": 4}), said.append)
+    again = embed(here(data, **{"compute.batch_size": 4}), said.append)
     assert again.encoder == began
     assert "bf16" in said[0]
     assert "are embedded" in said[1]
 
 
-def test_a_data_set_prepared_anew_is_embedded_anew(in_process, finished, data):
-    embed(config(data), quiet)
+def test_a_data_set_prepared_anew_is_embedded_anew(finished, data):
+    embed(here(data), quiet)
     manifest = read_manifest(data)
     table = manifest.table.iloc[::-1].reset_index(drop=True)
     write_manifest(data, Manifest(table=table, classes=manifest.classes, dataset="x", info=manifest.info))
-    again = embed(config(data), quiet)
+    again = embed(here(data), quiet)
     assert again.fresh
     assert ids_in(again.folder) == table["image_id"].tolist()
 

@@ -1,7 +1,6 @@
 """CLIP as open_clip and as Hugging Face have it: the same embeddings, whichever way it went."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from conftest import Evil
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
@@ -228,14 +228,6 @@ def test_code_in_a_pickle_is_not_run(tmp_path, theirs):
     with pytest.raises(UserError, match="can't be read"):
         loaded(tmp_path)
     assert not (tmp_path / "ran").exists()
-
-
-class Evil:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
 
 
 def test_half_precision_and_identity(tmp_path, theirs):

@@ -3,11 +3,11 @@
 import io
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import run_and_list_imports
 from rich.console import Console
 from test_predictions import CLASSES, KINDS, OWN, TABLE, TRUTH, write
 
@@ -19,12 +19,7 @@ JOB = Path(__file__).parents[1] / "jobs" / "evaluate.py"
 
 
 def evaluate(*args):
-    """The finished process, and the modules that it imported."""
-    command = [sys.executable, "-X", "importtime", JOB, *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    lines = done.stderr.splitlines(keepends=True)
-    done.stderr = "".join(line for line in lines if not line.startswith("import time:"))
-    return done, {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+    return run_and_list_imports(JOB, *args)
 
 
 @pytest.fixture

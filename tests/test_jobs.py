@@ -115,33 +115,54 @@ def test_a_missing_data_folder_says_how_to_make_it(tmp_path):
         assert "jobs/prepare.py" in done.stderr
 
 
+@pytest.fixture(scope="module")
+def dashboard():
+    """The address of the dashboard of a running `ray start --head` with two CPUs."""
+    ray = Path(sys.executable).parent / "ray"
+    ports = [free_port() for _ in range(3)]
+    here = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--num-cpus", "2", "--block"]
+    here += ["--port", ports[0], "--dashboard-port", ports[1], "--dashboard-agent-listen-port", ports[2]]
+    head = subprocess.Popen(
+        [ray, "start", "--head", *map(str, here), "--disable-usage-stats"],
+        env=head_environment(),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    yield f"http://127.0.0.1:{ports[1]}"
+    head.terminate()  # it ends its own processes in order
+    head.wait(60)
+
+
+def head_environment():
+    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": "/tmp"}
+
+
+def submit(dashboard, name, *args):
+    """The finished `ray job submit` of jobs/NAME.py, sent again until the cluster takes jobs."""
+    command = [Path(sys.executable).parent / "ray", "job", "submit", "--address", dashboard, "--working-dir", ROOT]
+    command += ["--", sys.executable, f"jobs/{name}.py", *args]
+    for _ in range(60):
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=head_environment())
+        said = done.stdout + done.stderr
+        if not any(starting in said for starting in ("Failed to connect", "No available agent")):
+            break
+        time.sleep(1)
+    return done
+
+
 @pytest.mark.faults
-def test_a_submitted_job_succeeds_on_a_running_cluster(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("zeroshot", []), ("finetune", ["--compute.workers", 2, "--optim.epochs", 1, "--optim.batch-size", 20])],
+)
+def test_a_submitted_job_succeeds_on_a_running_cluster(dashboard, tmp_path, name, flags):
     """`ray start --head`, then `ray job submit`: the submission's exit status is the job's."""
     data, out = tmp_path / "data", tmp_path / "outputs"
     assert job("prepare", "--out", data, "--phantom.images", 60, "--phantom.size", 96, *LOCAL).returncode == 0
-    ray = Path(sys.executable).parent / "ray"
-    ports = [free_port(), free_port()]
-    here = ["--node-ip-address", "127.0.0.1", "--dashboard-host", "127.0.0.1", "--num-cpus", "2"]
-    here += ["--port", ports[0], "--dashboard-port", ports[1], "--disable-usage-stats", "--block"]
-    env = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": "/tmp"}
-    head = subprocess.Popen(
-        [ray, "start", "--head", *map(str, here)], env=env, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        command = [ray, "job", "submit", "--address", f"http://127.0.0.1:{ports[1]}", "--working-dir", ROOT, "--"]
-        command += [sys.executable, "jobs/zeroshot.py", "--data", data, "--out", out, "--name", "sent", *TINY]
-        for _ in range(30):
-            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env)
-            if "Failed to connect" not in done.stdout + done.stderr:
-                break
-            time.sleep(1)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert re.search("succeeded", done.stdout + done.stderr, re.IGNORECASE)
-        assert (out / "sent" / "_SUCCESS").exists()
-    finally:
-        head.terminate()  # it ends its own processes in order
-        head.wait(60)
+    done = submit(dashboard, name, "--data", data, "--out", out, "--name", "sent", *TINY, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search("succeeded", done.stdout + done.stderr, re.IGNORECASE)
+    assert (out / "sent" / "_SUCCESS").exists()
 
 
 def free_port():

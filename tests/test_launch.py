@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +10,13 @@ import pandas as pd
 import pytest
 from conftest import HERE
 
-from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, OptimConfig, UserError, override
+from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, override
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.pipeline import train
-from clipcovid.tasks.configs import CnnConfig, FinetuneConfig
+from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig
 from clipcovid.train.launch import launch
 
 ROOT = Path(__file__).parents[1]
-STILL = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
 
 
 def cnn(phantoms, out, **settings):
@@ -28,7 +26,7 @@ def cnn(phantoms, out, **settings):
 
 
 def finetune(phantoms, out, **settings):
-    given = {"optim": OptimConfig(epochs=2, batch_size=32, lr=1e-3), "augment": STILL, "compute": HERE} | settings
+    given = {"optim": OptimConfig(epochs=2, batch_size=32, lr=1e-3), "augment": NO_AUGMENT, "compute": HERE} | settings
     return FinetuneConfig(
         data=phantoms, out=out, clip=ClipConfig(model="tiny", pretrained="none"), captions="dataset", hf=False, **given
     )
@@ -152,12 +150,10 @@ class TestOnRay:
 
     def test_two_workers_train_the_model_of_one_process(self, cluster, phantoms, tmp_path, capfd):
         alone = launch(finetune(phantoms, tmp_path / "alone"), log=quiet)
-        lines = []
         config = finetune(phantoms, tmp_path / "two", compute=self.TWO)
         both = train(config)
-        lines = both.run.history()
         assert both.run.name == alone.run.name
-        for ours, theirs in zip(alone.run.history(), lines, strict=True):
+        for ours, theirs in zip(alone.run.history(), both.run.history(), strict=True):
             for name in ours:
                 if name not in ("seconds", "images_per_s"):
                     assert theirs[name] == pytest.approx(ours[name], abs=2e-3), name
@@ -181,7 +177,7 @@ from pathlib import Path
 import clipcovid.train.loop as loop
 from clipcovid.collective import rank
 fuse = Path(os.environ["FUSE"])
-inner = loop._Loop.step
+inner = loop.Loop.step
 def step(self, batch, epoch):
     if epoch == 2 and rank() == int(os.environ["VICTIM"]) and not fuse.exists():
         fuse.write_text("")
@@ -189,14 +185,14 @@ def step(self, batch, epoch):
             os.kill(int(os.environ["DRIVER"]), 9)
         os._exit(1)
     return inner(self, batch, epoch)
-loop._Loop.step = step
+loop.Loop.step = step
 """
 
 
-def job(phantoms, out, workers, *, env=None):
-    """The whole command of a fine-tuning, run to its end."""
+def job(phantoms, out, workers, *, env=None, through=()):
+    """The whole command of a fine-tuning, run to its end; `through`: what Python runs it with."""
     command = [
-        *(sys.executable, ROOT / "jobs" / "finetune.py", "--data", phantoms, "--out", out, "--no-hf"),
+        *(sys.executable, *through, ROOT / "jobs" / "finetune.py", "--data", phantoms, "--out", out, "--no-hf"),
         *("--clip.model", "tiny", "--clip.pretrained", "none", "--captions", "dataset", "--compute.address", "local"),
         *("--optim.epochs", "4", "--optim.batch-size", "16", "--optim.lr", "1e-3", "--optim.ema", "0.9"),
         *("--compute.workers", str(workers), "--augment.noise", "0"),
@@ -214,20 +210,20 @@ def outcome(out):
     return lines, read_predictions(folder / "predictions" / "test.parquet")[0].filter(like="prob_").to_numpy()
 
 
+@pytest.fixture(scope="module")
+def unbroken(phantoms, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    done = job(phantoms, out, 2)
+    assert done.returncode == 0, done.stderr
+    return outcome(out)
+
+
 @pytest.mark.faults
 class TestDeaths:
-    @pytest.fixture(scope="class")
-    def unbroken(self, phantoms, tmp_path_factory):
-        out = tmp_path_factory.mktemp("unbroken")
-        done = job(phantoms, out, 2)
-        assert done.returncode == 0, done.stderr
-        return outcome(out)
-
     def killer(self, folder, **env):
         """An environment in which every process of Python reads `KILLER` when it starts."""
         place = folder / "site"
         place.mkdir()
-        shutil.copy(ROOT / "tests" / "conftest.py", place / "unused.py")
         (place / "sitecustomize.py").write_text(
             "import sys, importlib.abc, importlib.util\n"
             "class Hook(importlib.abc.MetaPathFinder):\n"
@@ -268,32 +264,7 @@ class TestDeaths:
             "runpy.run_path(sys.argv[0], run_name='__main__')"
         )
         env = self.killer(tmp_path, VICTIM="0")
-        command = [
-            *(
-                sys.executable,
-                "-c",
-                launcher,
-                ROOT / "jobs" / "finetune.py",
-                "--data",
-                phantoms,
-                "--out",
-                out,
-                "--no-hf",
-            ),
-            *(
-                "--clip.model",
-                "tiny",
-                "--clip.pretrained",
-                "none",
-                "--captions",
-                "dataset",
-                "--compute.address",
-                "local",
-            ),
-            *("--optim.epochs", "4", "--optim.batch-size", "16", "--optim.lr", "1e-3", "--optim.ema", "0.9"),
-            *("--compute.workers", "2", "--augment.noise", "0"),
-        ]
-        killed = subprocess.run(list(map(str, command)), env=os.environ | env, capture_output=True, text=True, cwd=ROOT)
+        killed = job(phantoms, out, 2, env=env, through=("-c", launcher))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         done = job(phantoms, out, 1)
         assert done.returncode == 0, done.stderr

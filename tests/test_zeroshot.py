@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import LOCAL
+from conftest import HERE
 
 from clipcovid.config import ClipConfig, UserError, override
 from clipcovid.data.manifest import Manifest, read_manifest, write_manifest
@@ -21,8 +21,8 @@ def quiet(text):
 
 
 @pytest.fixture
-def config(phantoms, in_process, tmp_path):
-    return ZeroshotConfig(data=phantoms, clip=TINY, out=tmp_path / "outputs", compute=LOCAL)
+def config(phantoms, tmp_path):
+    return ZeroshotConfig(data=phantoms, clip=TINY, out=tmp_path / "outputs", compute=HERE)
 
 
 def test_predictions_are_of_exactly_the_splits_labelled_images(config):

@@ -5,6 +5,7 @@ further columns the source brought, as text. The classes, the data set's name an
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -69,16 +70,21 @@ class Manifest:
         if unknown := set(self.table["label"]) - {"", *self.classes}:
             raise UserError(f"The manifest has labels {sorted(unknown)}, which are not among {list(self.classes)}.")
 
-    @property
+    @functools.cached_property
     def content_hash(self) -> str:
         """SHA-256 (16 hex digits) of every cell of the table, and of its columns' names."""
         return _table_hash(self.table)
 
-    @property
+    @functools.cached_property
     def split_hash(self) -> str:
         """SHA-256 (16 hex digits) of the sorted (image_id, label, patient_id, split): what may be compared with what."""
         columns = ["image_id", "label", "patient_id", "split"]
         return _table_hash(self.table[columns].sort_values("image_id"))
+
+    def positions(self, image_ids: pd.Series) -> np.ndarray:
+        """Where images stand in the table, (n,) int64."""
+        at = pd.Series(np.arange(len(self.table)), index=self.table["image_id"])
+        return at.loc[image_ids].to_numpy(np.int64)
 
     def rows(self, split: str) -> pd.DataFrame:
         """The rows of one split, or of all for `all`; an unknown or empty split is a `UserError`."""

@@ -53,6 +53,14 @@ def read_predictions(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     return table, about
 
 
+def probability_table(image_ids: pd.Series, outputs: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """image_id and prob_<class>, float64 rows that sum to 1, from a model's probabilities (n, k) of any precision."""
+    values = outputs.astype(np.float64)
+    table = pd.DataFrame(values / values.sum(axis=1, keepdims=True), columns=[PROBABILITY + name for name in classes])
+    table.insert(0, "image_id", image_ids.to_numpy())
+    return table
+
+
 def class_probabilities(table: pd.DataFrame, classes: Sequence[str], prefix: str = PROBABILITY) -> np.ndarray:
     """The columns prob_<class>, (n, k) float64 in the order of `classes`; a column too few or too many: `UserError`."""
     given = [name.removeprefix(prefix) for name in map(str, table.columns) if name.startswith(prefix)]

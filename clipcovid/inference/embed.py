@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from clipcovid.data.images import BadImage, decode, fit_image
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash, read_bytes
-from clipcovid.distribute import spread
+from clipcovid.distribute import read_ahead, spread
 from clipcovid.files import METADATA_KEY, whole, write_json, write_text
 from clipcovid.models.weights import weights_of
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
@@ -49,6 +49,11 @@ class EmbedConfig:
     """Seed of random weights."""
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
+
+    @classmethod
+    def of(cls, config: Any, **changes: Any) -> "EmbedConfig":
+        """What a config with these fields needs embedded, but for `changes`."""
+        return cls(**({field.name: getattr(config, field.name) for field in fields(cls)} | changes))
 
 
 def encoder_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, Any]:
@@ -79,9 +84,8 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
         encoder = json.loads(about.read_text())
     else:
-        batches = math.ceil(
-            rows / (4 * max(1, chosen.workers) * chosen.batch_size)
-        )  # four shards a worker even out the end
+        shards = 4 * max(1, chosen.workers)  # four a worker even out the end
+        batches = math.ceil(rows / (shards * chosen.batch_size))
         encoder = identity | {
             "precision": resolve_precision(config.clip.precision, chosen.device),
             "shard": min(batches, 8) * chosen.batch_size,  # full batches, and little to do again
@@ -120,7 +124,6 @@ class Embedder:
         self.images = replace(ImagesConfig(**self.packed.manifest.info["images"]), size=self.clip.image_size)
         self.read = self.packed.images if config.input == "packed" else self._decode
         self.readers = ThreadPoolExecutor(chosen.threads if chosen.device == "cuda" else 1)
-        self.ahead = ThreadPoolExecutor(1)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Encode the rows `start` to `stop` and write them as one shard."""
@@ -129,12 +132,8 @@ class Embedder:
         starts = range(item["start"], item["stop"], self.batch_size)
         batches = [range(start, min(start + self.batch_size, item["stop"])) for start in starts]
         began, first = time.time(), 0.0
-        coming = self.ahead.submit(self.read, batches[0])
         parts = []
-        for following in [*batches[1:], None]:  # the next batch is read while this one is encoded
-            pixels = coming.result()
-            if following is not None:
-                coming = self.ahead.submit(self.read, following)
+        for pixels in read_ahead(self.read, batches):
             parts.append(self.clip.encode_images(pixels))
             first = first or time.time()
         features = torch.cat(parts).half().cpu().numpy()

@@ -11,16 +11,16 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clipcovid.config import ComputeConfig, UserError, restore
+from clipcovid.config import ComputeConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.distribute import spread
-from clipcovid.evaluate.predictions import write_predictions
+from clipcovid.evaluate.predictions import probability_table
 from clipcovid.files import whole
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.models.weights import file_hash
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
-from clipcovid.runs import Run, finish_run, score_split, start_run
-from clipcovid.tasks.configs import METHODS, ProbeConfig, read_checkpoint
+from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
+from clipcovid.tasks.configs import ProbeConfig, read_checkpoint
 
 SHARD = 1024  # images that are predicted, and kept, at once
 
@@ -63,7 +63,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
 
     Classes that the model does not know, and runs without a checkpoint, are `UserError`s.
     """
-    about, folder = read_checkpoint(config.run)
+    task, about, folder = read_checkpoint(config.run)
     manifest = map_labels(read_manifest(config.data), about["classes"], config.map)
     trained_on, packed = about["images"], manifest.info["images"]
     if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
@@ -75,22 +75,20 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
         "pack_hash": manifest.info["pack_hash"],
         "split": config.split,
     }
-    run = start_run(config, method=about["method"], identity=identity)
+    run = start_run(config, method=task.title, identity=identity)
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do.")
         return Predicted(run=run, manifest=manifest, scores=run.metrics().get(config.split), fresh=False)
     rows = manifest.rows(config.split)
     if known := bool((rows["label"] != "").any()):
         rows = rows[rows["label"] != ""].reset_index(drop=True)
-    outputs = _outputs(config, about, run, manifest, rows, log)
-    outputs = outputs.astype(np.float64) / outputs.sum(axis=1, keepdims=True, dtype=np.float64)
-    table = pd.DataFrame(outputs, columns=[f"prob_{name}" for name in manifest.classes])
-    table.insert(0, "image_id", rows["image_id"].to_numpy())
+    outputs = _outputs(config, task, run, manifest, rows, log)
+    table = probability_table(rows["image_id"], outputs, manifest.classes)
     scores = None
     if known:
         scores = score_split(run, manifest, table, split=config.split)
     else:
-        _unscored(run, manifest, rows, table, config)
+        write_split(run, manifest, table, split=config.split)
     finish_run(run)
     shutil.rmtree(run.folder / "state", ignore_errors=True)
     return Predicted(run=run, manifest=manifest, scores=scores, fresh=True)
@@ -117,39 +115,21 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
     return dataclasses.replace(manifest, table=table, classes=tuple(classes))
 
 
-def _unscored(run: Run, manifest: Manifest, rows: pd.DataFrame, table: pd.DataFrame, config: PredictConfig) -> None:
-    """Write predictions of images without labels, as they are."""
-    write_predictions(
-        run.folder / "predictions" / f"{config.split}.parquet",
-        rows[["image_id", "label", "patient_id"]].merge(table, on="image_id"),
-        method=run.method,
-        task="classification",
-        identity=run.identity,
-        manifest_hash=manifest.content_hash,
-        split_hash=manifest.split_hash,
-        split=config.split,
-        classes=manifest.classes,
-    )
-
-
 def _outputs(
     config: PredictConfig,
-    about: dict[str, Any],
+    task: Any,
     run: Run,
     manifest: Manifest,
     rows: pd.DataFrame,
     log: Callable[[str], None],
 ) -> np.ndarray:
     """Probabilities (n, k) of these rows, float32."""
-    task = restore(METHODS[about["task"]].config, about["config"])
     if isinstance(task, ProbeConfig):
-        made = embed(
-            EmbedConfig(data=config.data, clip=task.clip, input=task.input, seed=task.seed, compute=config.compute), log
-        )
+        made = embed(EmbedConfig.of(task, data=config.data, compute=config.compute), log)
         return _probe(config.run, made.load(rows["image_id"]))
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
-    at = pd.Series(np.arange(len(manifest.table)), index=manifest.table["image_id"]).loc[rows["image_id"]].to_numpy()
+    at = manifest.positions(rows["image_id"])
     state = run.folder.resolve() / "state"
     starts = range(0, len(rows), SHARD)
     items = [
@@ -176,7 +156,7 @@ def _probe(run: Path, embeddings: np.ndarray) -> np.ndarray:
 
     from clipcovid.tasks.base import load_checkpoint
 
-    task, module, _ = load_checkpoint(run)
+    task, module = load_checkpoint(run)
     with torch.no_grad():
         return task.predictor(module)({"embedding": torch.from_numpy(embeddings.astype(np.float32))}).numpy()
 
@@ -192,7 +172,7 @@ class Predicting:
         from clipcovid.train.loop import Machine
 
         torch.set_num_threads(chosen.threads)
-        self.task, module, _ = load_checkpoint(run)
+        self.task, module = load_checkpoint(run)
         precision = resolve_precision(self.task.config.optim.precision, chosen.device)
         self.machine = Machine(device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size)
         self.predictor = self.task.predictor(module.to(self.machine.device))

@@ -68,7 +68,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
         )
     prompts = build_prompts(config.prompts, manifest.classes)
     embeddings = embed(
-        EmbedConfig(data=config.data, clip=config.clip, input=config.input, seed=config.seed, compute=config.compute),
+        EmbedConfig.of(config),
         log,
     )
     from clipcovid.models.clip import class_embeddings, load_clip  # torch, which the driver does not need before

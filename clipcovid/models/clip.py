@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipcovid.config import ClipConfig, UserError
+from clipcovid.config import ClipConfig, UserError, first_line
 from clipcovid.files import write_json
 from clipcovid.models.pixels import Pixels
 from clipcovid.models.weights import OPENCLIP_CONFIG, checkpoint_folder, is_hf, weights_of
@@ -30,12 +30,16 @@ class Clip:
         self.model = cast(Any, model.eval()).to(memory_format=torch.channels_last)
         self.tokenizer = tokenizer
         self.model_cfg = model_cfg
-        self.device = torch.device(device)
         self.dtype = dtype
         preprocess = cast(Any, model.visual).preprocess_cfg
         size = preprocess["size"]
         self.image_size = int(size if isinstance(size, int) else size[0])
-        self.to_input = Pixels(preprocess["mean"], preprocess["std"], self.image_size, dtype).to(self.device)
+        self.to_input = Pixels(preprocess["mean"], preprocess["std"], self.image_size, dtype).to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
 
     @property
     def logit_scale(self) -> float:
@@ -209,12 +213,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _why_not(config: ClipConfig, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    first = first_line(error)
     what = f"The weights {config.pretrained!r} for {config.model}" if config.pretrained != "none" else config.model
     if Path(config.pretrained).exists():
-        return f"{what} can't be loaded: {first[:300]}. Do they belong to that --clip.model?"
+        return f"{what} can't be loaded: {first}. Do they belong to that --clip.model?"
     return (
-        f"{what} can't be had ({first[:300]}): give --clip.pretrained a local .safetensors, .pt or checkpoint folder, or "
+        f"{what} can't be had ({first}): give --clip.pretrained a local .safetensors, .pt or checkpoint folder, or "
         "none for random weights."
     )
 

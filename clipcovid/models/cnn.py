@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from clipcovid.config import UserError
+from clipcovid.config import UserError, first_line
 from clipcovid.models.pixels import Pixels
 
 
@@ -55,9 +55,8 @@ def build_cnn(
         body: Any = timm.create_model(arch, pretrained=weights != "none", **settings)
         body.reset_classifier(outputs)
     except Exception as error:  # the hub, pickle and torch each raise their own kinds
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"The weights {weights!r} for {arch} can't be had ({first[:200]}): give --weights a local file of this "
+            f"The weights {weights!r} for {arch} can't be had ({first_line(error)}): give --weights a local file of this "
             "architecture, or none for random weights."
         ) from error
     mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]

@@ -11,10 +11,12 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipcovid.config import ImagesConfig, UserError, restore
+from clipcovid.config import ImagesConfig, UserError
+from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import metrics
+from clipcovid.evaluate.predictions import probability_table
 from clipcovid.files import write_json
 from clipcovid.tasks.configs import METHODS, read_checkpoint
 
@@ -43,12 +45,13 @@ class Examples:
 class Task(ABC):
     """A kind of learning. Built anew in every process from a config, the class names and how the images were packed."""
 
-    kind: ClassVar[str] = "classification"
     monitor: ClassVar[tuple[str, str]] = ("macro_f1", "max")
     """The validation score that says which epoch is best, and which way is better."""
 
     every: int = 1
     """Epochs from one validation to the next."""
+    embeddings: Embeddings | None = None
+    """The images' embeddings, for a task that reads them; whoever asks for examples sets it before."""
 
     def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
         self.config, self.classes, self.images = config, tuple(classes), images
@@ -73,7 +76,7 @@ class Task(ABC):
         """The split's labelled images, decoded and packed before. `training`: to learn from, not to predict."""
         rows, notes = labelled(manifest, split)
         packed = PackedImages(data, manifest)
-        at = positions(manifest, rows)
+        at = manifest.positions(rows["image_id"])
         about = targets(rows, self.classes, self.balance if training else "none")
         return Examples(rows=rows, notes=notes, read=lambda take: {"image": packed.images(at[take])} | about(take))
 
@@ -93,11 +96,7 @@ class Task(ABC):
 
     def table(self, examples: Examples, outputs: np.ndarray) -> pd.DataFrame:
         """The predictions table's columns of predictions (n, k)."""
-        values = outputs.astype(np.float64)
-        values /= values.sum(axis=1, keepdims=True)
-        table = pd.DataFrame(values, columns=[f"prob_{name}" for name in self.classes])
-        table.insert(0, "image_id", examples.rows["image_id"].to_numpy())
-        return table
+        return probability_table(examples.rows["image_id"], outputs, self.classes)
 
     def finish(self, module: torch.nn.Module, evaluate: Callable[[], float]) -> dict[str, Any]:
         """Last choices on the validation split, once trained; `evaluate` scores the module as it is."""
@@ -127,12 +126,6 @@ def labelled(manifest: Manifest, split: str) -> tuple[pd.DataFrame, dict[str, in
     return rows[known].reset_index(drop=True), {
         "images without a label are left out": int((~known).sum())
     } if not known.all() else {}
-
-
-def positions(manifest: Manifest, rows: pd.DataFrame) -> np.ndarray:
-    """Where rows stand in the manifest, (n,) int64."""
-    at = pd.Series(np.arange(len(manifest.table)), index=manifest.table["image_id"])
-    return at.loc[rows["image_id"]].to_numpy(np.int64)
 
 
 def targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Callable[[np.ndarray], Batch]:
@@ -169,9 +162,8 @@ def save_checkpoint(task: Task, module: torch.nn.Module, folder: Path, chosen: d
     write_json(folder / "config.json", about | {"config": asdict(task.config)})
 
 
-def load_checkpoint(run: Path) -> tuple[Task, torch.nn.Module, dict[str, Any]]:
-    """The task and module of a run folder (or of its `checkpoint/`), and its `config.json`; what is none is a `UserError`."""
-    about, folder = read_checkpoint(run)
-    config = restore(METHODS[about["task"]].config, about["config"])
+def load_checkpoint(run: Path) -> tuple[Task, torch.nn.Module]:
+    """The task and module of a run folder, or of its `checkpoint/`; what is none is a `UserError`."""
+    config, about, folder = read_checkpoint(run)
     task = make_task(config, about["classes"], ImagesConfig(**about["images"]))
-    return task, task.load(folder), about
+    return task, task.load(folder)

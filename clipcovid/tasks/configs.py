@@ -204,14 +204,14 @@ METHODS = {
 }
 
 
-def read_checkpoint(run: Path) -> tuple[dict[str, Any], Path]:
-    """The checkpoint's `config.json` with the run's method, and its folder; no torch. What is none is a `UserError`."""
+def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
+    """A run's config, the rest of its checkpoint's `config.json`, and the checkpoint's folder; what is none: `UserError`."""
     folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
     path = folder / "config.json"
     about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if about.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
         raise UserError(f"{run} holds no checkpoint: give the folder of a finished training run.")
-    return about | {"method": restore(METHODS[about["task"]].config, about["config"]).title}, folder
+    return restore(METHODS[about["task"]].config, about.pop("config")), about, folder
 
 
 def _clip_weights(config: Any) -> dict[str, str]:

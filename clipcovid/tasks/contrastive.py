@@ -18,7 +18,7 @@ from clipcovid.evaluate.foreign import read_table
 from clipcovid.labels import build_prompts
 from clipcovid.models.clip import Clip, class_embeddings, load_clip, save_clip
 from clipcovid.models.lora import add_adapters, check_targets, merge
-from clipcovid.tasks.base import Batch, Examples, Predictor, Task, labelled, positions, targets
+from clipcovid.tasks.base import Batch, Examples, Predictor, Task, labelled, targets
 
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP was trained (Radford et al. 2021)
 SIGLIP_BIAS = -10.0  # where SigLIP starts: nearly all pairs are negatives
@@ -137,7 +137,7 @@ class Contrastive(Task):
         if not training:
             return super().examples(data, manifest, split)
         rows, captions, notes = self._captions(manifest, split)
-        packed, at = PackedImages(data, manifest), positions(manifest, rows)
+        packed, at = PackedImages(data, manifest), manifest.positions(rows["image_id"])
         about = targets(rows, self.classes, "none")
         unique, which = np.unique(captions, return_inverse=True)
         cut = np.array([self.clip.overflow([text])["texts"] for text in unique], bool)
@@ -190,11 +190,10 @@ class Contrastive(Task):
 
     def predictor(self, module: torch.nn.Module) -> Predictor:
         """Zero-shot: the softmax over the classes' prompts, embedded once."""
-        return self._zero_shot(module, self._class_features())
+        return self._zero_shot(module, self._class_features(self.clip))
 
-    def _class_features(self) -> torch.Tensor:
-        self.clip.device = next(self.clip.model.parameters()).device
-        return torch.from_numpy(class_embeddings(self.clip, build_prompts(self.config.prompts, self.classes)))
+    def _class_features(self, clip: Clip) -> torch.Tensor:
+        return torch.from_numpy(class_embeddings(clip, build_prompts(self.config.prompts, self.classes)))
 
     def _zero_shot(self, module: Any, texts: torch.Tensor) -> Predictor:
         scale = float(module.clip.logit_scale.detach().clamp(max=MAX_LOGIT_SCALE).exp())
@@ -213,7 +212,7 @@ class Contrastive(Task):
         if not self.config.wise_ft:
             return {}
         after = {name: value.detach().clone() for name, value in module.clip.state_dict().items()}
-        before = self._before(module).state_dict()
+        before = self._before(module).model.state_dict()
         found = {}
 
         def mix(share: float) -> None:
@@ -228,21 +227,18 @@ class Contrastive(Task):
         mix(best)
         return {"wise_ft": best, "wise_ft_scores": {f"{share:g}": score for share, score in found.items()}}
 
-    def _before(self, module: Any) -> torch.nn.Module:
+    def _before(self, module: Any) -> Clip:
         """The CLIP as it was before training, on the module's device."""
-        clip = load_clip(self.config.clip, seed=self.config.seed)
-        return clip.model.to(next(module.parameters()).device)
+        device = str(next(module.parameters()).device)
+        return load_clip(self.config.clip, seed=self.config.seed, device=device)
 
     def variants(self, module: torch.nn.Module) -> dict[str, Predictor]:
         """Beside the method itself: the model before, and the image tower after with the texts as they were before."""
-        trained, after = self.clip, self._class_features()
-        self.clip = load_clip(self.config.clip, seed=self.config.seed)
-        before = Pair(self.clip).to(next(module.parameters()).device).eval()
-        texts = self._class_features()
-        self.clip = trained
+        before = self._before(module)
+        texts = self._class_features(before)
         return {
-            "": self._zero_shot(module, after),
-            "before": self._zero_shot(before, texts),
+            "": self.predictor(module),
+            "before": self._zero_shot(Pair(before).eval(), texts),
             "frozen-texts": self._zero_shot(module, texts),
         }
 

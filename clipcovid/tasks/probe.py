@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from clipcovid.config import ImagesConfig, UserError
-from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.tasks.base import Batch, Examples, Predictor, Task, labelled, targets
 
@@ -50,17 +49,18 @@ class Heads(torch.nn.Module):
 class Probe(Task):
     """Heads on embeddings; the validation split chooses the penalty."""
 
-    embeddings: Embeddings
-    """Where the images' embeddings are; whoever makes examples sets it."""
+    features: np.ndarray | None = None
+    """Embeddings (n, d) of the training examples, which set the heads' width and standardisation."""
 
     def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
         super().__init__(config, classes, images)
         self.every = max(1, config.optim.epochs // 10)
         self.penalties = torch.tensor(config.penalties).view(-1, 1)
-        self._train: np.ndarray | None = None
 
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
         """The split's labelled images by their embeddings; for training as many shots a class as asked for."""
+        if self.embeddings is None:
+            raise UserError("A probe needs embeddings: run jobs/embed.py first.")
         rows, notes = labelled(manifest, split)
         if training and self.config.shots != ("all",):
             (shots,) = map(int, self.config.shots)
@@ -70,16 +70,16 @@ class Probe(Task):
             rows = drawn.sort_index().reset_index(drop=True)
         features = self.embeddings.load(rows["image_id"]).astype(np.float32)
         if training:
-            self._train = features
+            self.features = features
         about = targets(rows, self.classes, self.balance if training else "none")
         return Examples(rows=rows, notes=notes, read=lambda take: {"embedding": features[take]} | about(take))
 
     def build(self) -> Heads:
         """Heads, standardised by the training examples, which must be made before."""
-        assert self._train is not None
-        module = self._heads(self._train.shape[1])
-        module.mean.copy_(torch.from_numpy(self._train.mean(axis=0)))
-        module.std.copy_(torch.from_numpy(np.maximum(self._train.std(axis=0), 1e-6)))
+        assert self.features is not None
+        module = self._heads(self.features.shape[1])
+        module.mean.copy_(torch.from_numpy(self.features.mean(axis=0)))
+        module.std.copy_(torch.from_numpy(np.maximum(self.features.std(axis=0), 1e-6)))
         return module
 
     def skeleton(self, folder: Path) -> torch.nn.Module:
@@ -122,11 +122,3 @@ class Probe(Task):
         best = max(range(len(found)), key=lambda number: (found[number], self.config.penalties[number]))
         module.chosen.fill_(best)
         return {"penalty": self.config.penalties[best]}
-
-
-def require_embeddings(task: Task, embeddings: Embeddings | None) -> None:
-    """Hand the embeddings to a task that reads them."""
-    if isinstance(task, Probe):
-        if embeddings is None:
-            raise UserError("A probe needs embeddings: run jobs/embed.py first.")
-        task.embeddings = embeddings

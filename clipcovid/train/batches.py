@@ -1,12 +1,12 @@
 """Which images are in which batch, and their way to the device."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
 from clipcovid.config import UserError
+from clipcovid.distribute import read_ahead
 from clipcovid.tasks.base import Batch, Examples
 
 
@@ -26,14 +26,8 @@ def epoch_batches(count: int, size: int, seed: int, epoch: int, rank: int, world
 
 def stream(examples: Examples, takes: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
     """Batches on the device, each read while the one before is worked on."""
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(examples.read, takes[0]) if len(takes) else None
-        for following in [*takes[1:], None]:
-            if coming is None:
-                return
-            batch = coming.result()
-            coming = ahead.submit(examples.read, following) if following is not None else None
-            yield {name: on_device(value, device) for name, value in batch.items()}
+    for batch in read_ahead(examples.read, takes):
+        yield {name: on_device(value, device) for name, value in batch.items()}
 
 
 def on_device(value: object, device: torch.device) -> object:

@@ -1,6 +1,5 @@
 """The state of a training that is not finished: written at each validation, and enough to go on as if nothing had been."""
 
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,10 +85,6 @@ class States:
     def restore_best(self, module: torch.nn.Module) -> None:
         """Load the best weights into the module."""
         self._copy(torch.load(self.folder / "best.pt", map_location="cpu", weights_only=True), trainable(module))
-
-    def remove(self) -> None:
-        """Delete the folder: the run is finished."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
     def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:

@@ -35,6 +35,8 @@ class Trained:
     """A training run and what came of it."""
 
     run: Run
+    manifest: Manifest
+    """The data's, with the splits that were used."""
     scores: dict[str, Any]
     """The test split's."""
     fresh: bool
@@ -92,7 +94,7 @@ def launch(
     run = start_run(config, method=config.title, identity=run_identity(config, manifest))
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
-        return Trained(run=run, scores=run.metrics()["test"], fresh=False)
+        return Trained(run=run, manifest=manifest, scores=run.metrics()["test"], fresh=False)
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1)
     if chosen.workers and config.optim.batch_size % chosen.workers:
@@ -108,7 +110,7 @@ def launch(
         _on_ray(job, watcher)
     else:
         _train(job, report=lambda line: watcher(line) if watcher else None, log=log)
-    return Trained(run=run, scores=_score(run, manifest), fresh=True)
+    return Trained(run=run, manifest=manifest, scores=_score(run, manifest), fresh=True)
 
 
 def _careful(watch: Watch) -> Watch:
@@ -129,7 +131,6 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
 
     from clipcovid.collective import gather_objects, rank
     from clipcovid.tasks.base import make_task, save_checkpoint
-    from clipcovid.tasks.probe import require_embeddings
     from clipcovid.train.checkpoint import States
     from clipcovid.train.loop import Machine, TrainingStopped, fit, predict
 
@@ -141,9 +142,8 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
     precision = resolve_precision(config.optim.precision, job.plan.device)
     machine = Machine(device=device, precision=precision, batch_size=job.plan.batch_size)
     task = make_task(config, job.manifest.classes, ImagesConfig(**job.manifest.info["images"]))
-    problem = ""
+    task.embeddings, problem = job.embeddings, ""
     try:
-        require_embeddings(task, job.embeddings)
         train = task.examples(config.data, job.manifest, "train", training=True)
         examples = {split: task.examples(config.data, job.manifest, split) for split in SCORED}
         module = task.build().to(device)

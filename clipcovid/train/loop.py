@@ -67,7 +67,7 @@ def fit(
     net = module
     if world() > 1:
         net = DistributedDataParallel(module, gradient_as_bucket_view=True, static_graph=optim.accumulate == 1)
-    loop = _Loop(task, net, module, train, config, machine, optimizer, average, say)
+    loop = Loop(task, net, module, train, config, machine, optimizer, average, say)
     better = max if task.monitor[1] == "max" else min
     while progress.epoch < optim.epochs and not progress.stopped:
         line = loop.epoch(progress.epoch)
@@ -104,7 +104,7 @@ def fit(
     return progress
 
 
-class _Loop:
+class Loop:
     """What stays the same from epoch to epoch."""
 
     def __init__(

@@ -75,7 +75,7 @@ class Average:
     """The exponential moving average of what training changes (Polyak averaging); nothing where `decay` is 0."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
-        self.decay, self.steps = decay, 0
+        self.decay = decay
         self.weights = {name: value.clone() for name, value in trainable(module).items()} if decay else {}
 
     def update(self, module: torch.nn.Module, step: int) -> None:
