@@ -181,6 +181,11 @@ class TrainConfig:
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The manifest's columns without which an image can't be learned from, nor scored."""
+        return ("label",)
+
 
 def from_cli(config_type: type[ConfigT], description: str, args: list[str] | None = None) -> ConfigT:
     """Parse `args` (default: the command line) into `config_type`; a bad flag ends the process with status 2."""

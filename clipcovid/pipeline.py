@@ -81,9 +81,7 @@ def cross_validate(config: Any, folds: int) -> Run:
     if config.fold or folds < 2:
         raise UserError("Cross-validation needs two --folds or more, and makes its own: leave --fold out.")
     manifest = read_manifest(config.data)
-    everything = dataclasses.replace(
-        manifest, table=manifest.table[manifest.table["label"] != ""].reset_index(drop=True)
-    )
+    everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.needs)[0])
     first = override(config, {"fold": f"1/{folds}"})
     named = run_identity(config, everything) | {"folds": folds, "fold": "", "pooled": True}
     training_manifest(first)
@@ -95,8 +93,8 @@ def cross_validate(config: Any, folds: int) -> Run:
         trained = launch(one, embeddings=embeddings)
         bodies.append(trained.scores)
         tables.append(predictions.read_predictions(trained.run.folder / "predictions" / "test.parquet")[0])
-    table = pd.concat(tables).drop(columns=["label", "patient_id"])
-    pooled = score_split(run, everything, table, split="all", name=CROSSVAL)
+    table = pd.concat(tables, ignore_index=True).drop(columns=["label", "patient_id"])
+    pooled = score_split(run, everything, table, config, split="all", name=CROSSVAL)
     pooled["folds"] = [body["metrics"] for body in bodies]
     write_json(run.folder / "metrics.json", {CROSSVAL: pooled})
     finish_run(run)

@@ -4,18 +4,25 @@
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
-from clipcovid.config import UserError, digest, flatten
+from clipcovid.config import ImagesConfig, UserError, digest, flatten
+from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import Manifest
-from clipcovid.evaluate import plots, predictions
+from clipcovid.data.packed import PackedImages
+from clipcovid.evaluate import plots, predictions, segmentation
 from clipcovid.files import write_json, write_text
+from clipcovid.tasks.configs import METHODS
 
 DONE = "_SUCCESS"
+SHOWN = 3  # images of each rank in a figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,48 +71,88 @@ def score_split(
     run: Run,
     manifest: Manifest,
     table: pd.DataFrame,
+    config: Any = None,
     *,
     split: str,
     variant: str = "",
     name: str = "",
     similarities: Any = None,
 ) -> dict[str, Any]:
-    """Write a split's classification predictions, scores and figures; returns the scores.
+    """Write a split's predictions, scores and figures; returns the scores.
 
-    `table`: image_id and prob_<class> for exactly the split's images that have a label; the label and patient come from
-    the manifest, and images without a label are counted among the notes. `variant` names predictions beside the method's
-    own, which go by `<split>-<variant>`; `name` is what the split is called, if not by its own name. A run is unfinished
-    from here until `finish_run`.
+    `table`: the columns of the task's kind, for exactly the split's images that have what the task `needs`; label and
+    patient come from the manifest, and images that were left out are counted among the notes. `config` is the task's, with
+    the data that was predicted; without one it is a classification. `variant` names predictions beside the method's own,
+    which go by `<split>-<variant>`; `name` is what the split is called, if not by its own name. A run is unfinished from
+    here until `finish_run`.
     """
     (run.folder / DONE).unlink(missing_ok=True)
-    called = name or split
-    rows = manifest.rows(split)
-    eligible = rows[rows["label"] != ""]
-    if set(table["image_id"]) != set(eligible["image_id"]) or len(table) != len(eligible):
+    called, kind, needs = name or split, "classification", ("label",)
+    if config is not None:
+        kind, needs = METHODS[config.task].kind, config.needs
+    eligible, left_out = manifest.eligible(split, needs)
+    if set(table["image_id"]) != set(eligible["image_id"]):
         raise AssertionError(f"predictions for {len(table)} images, not for the {len(eligible)} that are eligible")
-    table = write_split(run, manifest, table, split=called, variant=variant)
-    train = manifest.table.loc[(manifest.table["split"] == "train") & (manifest.table["label"] != ""), "label"].tolist()
-    body = predictions.score(table, manifest.classes, train or None, similarities)
-    if left_out := len(rows) - len(eligible):
-        body["notes"].insert(0, f"{left_out} images have no label and were left out.")
+    table = write_split(run, manifest, table, kind=kind, split=called, variant=variant)
+    if kind == "segmentation":
+        body = segmentation.score(table)
+    else:
+        train = manifest.table.loc[manifest.table["split"] == "train", "label"]
+        body = predictions.score(table, manifest.classes, train[train != ""].tolist() or None, similarities)
+    for note, count in left_out.items():
+        body["notes"].insert(0, f"{count} {note}.")
     write_json(run.folder / "metrics.json", run.metrics() | {_entry(called, variant): body})
     if variant:
         return body
-    known = predictions.predicted(table, manifest.classes)
-    figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=called)
-    plots.save({f"{called}_{kind}": figure for kind, figure in figures.items()}, run.folder / "figures")
+    if kind == "segmentation":
+        figures = _overlays(table, PackedImages(config.data, manifest), body["regions"])
+    else:
+        known = predictions.predicted(table, manifest.classes)
+        figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=called)
+    plots.save({f"{called}_{what}": figure for what, figure in figures.items()}, run.folder / "figures")
     return body
 
 
-def write_split(run: Run, manifest: Manifest, table: pd.DataFrame, *, split: str, variant: str = "") -> pd.DataFrame:
+def _overlays(table: pd.DataFrame, packed: PackedImages, regions: Sequence[str]) -> dict[str, Figure]:
+    """For each region its best, median and worst images, of those that have it."""
+    made = {}
+    for region in regions:
+        rows = table[table["region"] == region]
+        iou = segmentation.per_image(rows)["iou"].dropna().sort_values(ascending=False)
+        middle = max(0, len(iou) // 2 - 1)
+        ranks = {"best": iou[:SHOWN], "median": iou[middle : middle + SHOWN], "worst": iou[-SHOWN:]}
+        named = [(name, value) for name, some in ranks.items() for value in some]
+        if not named:
+            continue
+        picked = rows.loc[[index for some in ranks.values() for index in some.index]]
+        at = packed.manifest.positions(picked["image_id"])
+        masks = [segmentation.decode_mask(text).astype(np.uint8) * 255 for text in picked["mask"]]
+        how = ImagesConfig(**packed.manifest.info["images"])
+        made[f"overlays_{region}"] = plots.overlays(
+            packed.images(at),
+            packed.masks(f"{region}_mask", at),
+            [fit_mask(mask, mask.shape, how) for mask in masks],
+            [
+                f"{name}: IoU {value:.2f}\n{image}"
+                for (name, value), image in zip(named, picked["image_id"], strict=True)
+            ],
+            title=f"{region}: green true, red predicted",
+        )
+    return made
+
+
+def write_split(
+    run: Run, manifest: Manifest, table: pd.DataFrame, *, kind: str, split: str, variant: str = ""
+) -> pd.DataFrame:
     """Write predictions as those of the run; gives them with the label and patient of each image, from the manifest."""
-    about = manifest.table.set_index("image_id").loc[table["image_id"], ["label", "patient_id"]].reset_index()
-    table = about.merge(table, on="image_id", validate="one_to_one")
+    about = manifest.table.set_index("image_id")[["label", "patient_id"]]
+    table = table.merge(about, left_on="image_id", right_index=True, validate="many_to_one", how="left")
+    table = table[["image_id", "label", "patient_id", *table.columns.drop(["image_id", "label", "patient_id"])]]
     predictions.write_predictions(
         run.folder / "predictions" / f"{_entry(split, variant)}.parquet",
         table,
         method=f"{run.method} ({variant})" if variant else run.method,
-        task="classification",
+        task=kind,
         identity=run.identity,
         manifest_hash=manifest.content_hash,
         split_hash=manifest.split_hash,

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ from clipcovid.runs import Run
 
 EXPERIMENT = "clipcovid"
 TAG = "clipcovid.run"
+HEADLINES = ("accuracy", "macro_f1", "lung/iou", "infection/iou")
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of trained models, not of language models
 
 
 def store(out: Path) -> str:
     """The tracking URI: MLFLOW_TRACKING_URI, else an sqlite file in `out`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(out / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _local_store(out)
+
+
+def _local_store(out: Path) -> str:
+    return f"sqlite:///{(out / 'mlflow.db').resolve()}"
 
 
 def ui_command(out: Path) -> str:
@@ -39,30 +45,38 @@ def track(run: Run, config: Any, *, tags: dict[str, str]) -> bool:
     try:
         _track(run, config, tags)
     except Exception as error:
-        _warn(config.out, error)
+        _warn(store(config.out), error)
         return False
     return True
 
 
 class Live:
-    """Shows a training's lines in MLflow as they come. Made by the driver, it works in any process."""
+    """Shows a training's lines in MLflow as they come. Made by the driver, it works in any process that sees `out`.
+
+    MLflow takes seconds to import and to open, so nothing is opened before the first line.
+    """
 
     def __init__(self, run: Run, config: Any) -> None:
-        self.store, self.run_id = store(config.out), ""
-        try:
-            client, self.run_id = _open(run, config)
-            client.update_run(self.run_id, status="RUNNING")
-        except Exception as error:
-            _warn(config.out, error)
+        self.run = replace(run, folder=run.folder.resolve())
+        self.config = replace(config, out=config.out.resolve())
+        self.store = store(config.out)
+        self.run_id: str | None = ""
 
     def __call__(self, line: dict[str, float]) -> None:
-        """Log a line at its epoch; nothing where MLflow did not answer at the start."""
+        """Log a line at its epoch; nothing where MLflow did not answer the first time."""
+        if self.run_id == "":
+            try:
+                client, self.run_id = _open(self.run, self.config, self.store)
+                client.update_run(self.run_id, status="RUNNING")
+            except Exception as error:
+                self.run_id = None
+                _warn(self.store, error)
         if self.run_id:
             _log_line(_client(self.store), self.run_id, line)
 
 
-def _warn(out: Path, error: Exception) -> None:
-    print(f"warning: MLflow at {store(out)} did not take the run ({first_line(error)[:200]}).", file=sys.stderr)
+def _warn(uri: str, error: Exception) -> None:
+    print(f"warning: MLflow at {uri} did not take the run ({first_line(error)[:200]}).", file=sys.stderr)
 
 
 def _client(uri: str) -> Any:
@@ -76,15 +90,15 @@ def _client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-def _open(run: Run, config: Any) -> tuple[Any, str]:
+def _open(run: Run, config: Any, uri: str) -> tuple[Any, str]:
     """A client and the id of the MLflow run of `run`, found by its tag, or made with its params."""
     from mlflow.entities import Param
 
     config.out.mkdir(parents=True, exist_ok=True)
-    client = _client(store(config.out))
+    client = _client(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        local = None if "MLFLOW_TRACKING_URI" in os.environ else (config.out / "mlartifacts").resolve().as_uri()
+        local = (config.out / "mlartifacts").resolve().as_uri() if uri == _local_store(config.out) else None
         experiment = client.get_experiment(client.create_experiment(EXPERIMENT, local, tags=KIND))
     key = digest([run.identity, run.name])
     found = client.search_runs([experiment.experiment_id], f"tags.`{TAG}` = '{key}'", max_results=1)
@@ -109,7 +123,7 @@ def _log_line(client: Any, run_id: str, line: dict[str, float]) -> None:
 def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
     from mlflow.entities import Metric, RunTag
 
-    client, run_id = _open(run, config)
+    client, run_id = _open(run, config, store(config.out))
     client.update_run(run_id, status="RUNNING")
     facts = [RunTag(name, str(value)[:5000]) for name, value in (_facts(run) | tags).items()]
     client.log_batch(run_id, tags=facts)
@@ -136,9 +150,9 @@ def _metrics(run: Run) -> dict[str, float]:
     for split, body in run.metrics().items():
         metrics |= {f"{split}/{name}": value for name, value in body["metrics"].items()}
         for number, values in enumerate(body.get("folds", []), 1):
-            metrics |= {f"{split}/fold-{number}/{name}": values[name] for name in ("accuracy", "macro_f1")}
+            metrics |= {f"{split}/fold-{number}/{name}": values[name] for name in HEADLINES if name in values}
         for baseline, values in body["baselines"].items():
-            shown = {name: values[name] for name in ("accuracy", "macro_f1") if name in values}
+            shown = {name: values[name] for name in HEADLINES if name in values}
             metrics |= {f"{split}/{baseline}/{name}": value for name, value in shown.items()}
     return metrics
 

@@ -17,8 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY, ClipConfig, ImagesConfig, UserError, run_job
-from clipcovid.data.images import BadImage, decode, fit_image
-from clipcovid.data.prepare import read_bytes
+from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
 from clipcovid.inference.zeroshot import classify
 from clipcovid.labels import CLASSES, PHRASES, TEMPLATE
 from clipcovid.resources import resolve_precision

@@ -13,7 +13,7 @@ import tyro
 
 from clipcovid.config import run_job
 from clipcovid.pipeline import cross_validate
-from clipcovid.tasks.configs import CnnConfig, FinetuneConfig, HybridConfig, ProbeConfig
+from clipcovid.tasks.configs import CnnConfig, FinetuneConfig, HybridConfig, ProbeConfig, SegmentConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,8 @@ class Config:
         Annotated[CnnConfig, tyro.conf.subcommand("cnn")]
         | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
         | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
-        | Annotated[HybridConfig, tyro.conf.subcommand("hybrid")],
+        | Annotated[HybridConfig, tyro.conf.subcommand("hybrid")]
+        | Annotated[SegmentConfig, tyro.conf.subcommand("segment")],
         tyro.conf.arg(name=""),
     ]
     """The method, with all its flags."""

@@ -167,7 +167,8 @@ def jobs_of_a_rank(folder, killed):
 
 class TestManyProcesses:
     @pytest.fixture(scope="class")
-    def found(self, tmp_path_factory):
+    @classmethod
+    def found(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp("ranks")
         killed_after(2, folder / "killed", config(ema=0.9))
         return run_ranks(jobs_of_a_rank, 3, folder, folder / "killed")
@@ -295,7 +296,8 @@ def test_state_keeps_only_what_training_changes(tmp_path):
 
 class TestOptimizer:
     @pytest.fixture(scope="class")
-    def module(self):
+    @classmethod
+    def module(cls):
         import timm
 
         return timm.create_model("vit_tiny_patch16_224", num_classes=3, depth=3, img_size=32)

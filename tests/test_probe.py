@@ -56,7 +56,7 @@ def train(cloud, folder, **settings):
     )
 
     def evaluate():
-        return task.scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))["macro_f1"]
+        return task.scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))
 
     return task, module, sets, task.finish(module, evaluate)
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from clipcovid.config import UserError
-from clipcovid.data.prepare import read_bytes
+from clipcovid.data.images import read_bytes
 from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
 
 

@@ -1,4 +1,5 @@
 import json
+import pickle
 import time
 
 import pytest
@@ -8,7 +9,7 @@ from mlflow import MlflowClient
 from clipcovid import tracking
 from clipcovid.config import ClipConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.tracking import TAG, packages, revision, store, track
+from clipcovid.tracking import TAG, Live, packages, revision, store, track
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,25 @@ def test_an_unreachable_server_is_a_warning_and_soon(tracked, monkeypatch, capsy
     error = capsys.readouterr().err
     assert error.startswith("warning: MLflow at http://127.0.0.1:9 did not take the run")
     assert error.count("\n") == 1
+
+
+def test_lines_of_a_training_go_to_its_one_run_from_any_process(tracked):
+    run, config, client, (found,) = tracked
+    live = pickle.loads(pickle.dumps(Live(run, config)))
+    for epoch in (1, 2):
+        live({"epoch": epoch, "val/loss": 1 / epoch})
+    assert live.run_id == found.info.run_id
+    history = client.get_metric_history(found.info.run_id, "epoch/val/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+
+
+def test_lines_that_no_server_takes_are_one_warning(tracked, monkeypatch, capsys):
+    run, config, _, _ = tracked
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    live = Live(run, config)
+    for epoch in (1, 2, 3):
+        live({"epoch": epoch})
+    assert capsys.readouterr().err.count("did not take the run") == 1
 
 
 def test_names_that_mlflow_would_refuse_are_made_fit():

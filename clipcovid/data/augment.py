@@ -33,6 +33,13 @@ class Augment:
             values = self._colour(values, draws, epoch, rows)
         return values.squeeze(1) if images.ndim == 3 else values.permute(0, 2, 3, 1)
 
+    def masks(self, masks: torch.Tensor, epoch: int, rows: Sequence[int]) -> torch.Tensor:
+        """uint8 masks of 0 and 255, (n, k, h, w), moved as their images are."""
+        if not self.moves:
+            return masks
+        moved = self._move(masks.float(), self._draws(epoch, rows).to(masks.device))
+        return (moved > 127.5).to(torch.uint8) * 255
+
     def matrices(self, draws: torch.Tensor) -> torch.Tensor:
         """Affine maps (n, 2, 3) from output to input coordinates, as `affine_grid` takes them."""
         config = self.config

@@ -1,6 +1,7 @@
 """Cross-validation: folds of patients, of equal class shares. No torch and no Ray here."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,21 +21,23 @@ def parse_fold(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def fold(manifest: Manifest, text: str, seed: int) -> Manifest:
+def fold(manifest: Manifest, text: str, seed: int, needs: Sequence[str] = ("label",)) -> Manifest:
     """The manifest with the k-th of n patient folds as its test split, and train and val drawn from the others.
 
-    The data set's own splits are put aside, and its images without a label left out. Each image is in one of the n test
-    folds. Too few patients are a `UserError`.
+    The data set's own splits are put aside, and its images without all columns of `needs` left out. Each image is in one
+    of the n test folds, of which each has its share of every class. Too few patients are a `UserError`.
     """
     number, count = parse_fold(text)
-    table = manifest.table[manifest.table["label"] != ""].reset_index(drop=True)
+    table, _ = manifest.eligible("all", needs)
     group = groups(table)
     fewest = group.groupby(table["label"]).nunique().reindex(manifest.classes, fill_value=0)
-    if len(table) == 0 or (fewest[fewest > 0] < count).any():
+    if "label" in needs and (fewest[fewest > 0] < count).any():
         raise UserError(
             f"{count} folds need {count} patients of each class; {manifest.dataset} has {fewest.min()} of "
             f"{fewest.idxmin()}."
         )
+    if group.nunique() < 2 * count:
+        raise UserError(f"{count} folds need {2 * count} patients; {manifest.dataset} has {group.nunique()}.")
     _, test = _split(table["label"], group, count, seed)[number - 1]
     rest = table.index.difference(table.index[test])
     left = group.loc[rest].nunique()

@@ -8,7 +8,9 @@ import hashlib
 import re
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
+import fsspec
 import numpy as np
 from PIL import (
     BmpImagePlugin,
@@ -63,8 +65,25 @@ NEAR = 16
 """How far (of 255) a lossy mask's values may lie from black and from its brightest value and still count as them."""
 
 
+MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the images must not fill the memory
+
+
 class BadImage(Exception):
     """A file that can't be used. Its text is the reason, one short sentence without anything of a DICOM's tags."""
+
+
+def read_bytes(path: str) -> bytes:
+    """A file's bytes, from a local path or any fsspec URI; one that can't be read raises `BadImage`."""
+    try:
+        with fsspec.open(path, "rb") if "://" in path else Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise BadImage("file not found") from None
+    except Exception as error:  # of any of fsspec's backends
+        raise BadImage(f"can't be opened: {type(error).__name__}") from None
+    if len(data) > MAX_BYTES:
+        raise BadImage(f"larger than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
@@ -132,6 +151,24 @@ def fit_mask(mask: np.ndarray, image_shape: tuple[int, int], config: ImagesConfi
     """
     fitted = _fit(Image.fromarray(mask), image_shape[:2], config, Image.Resampling.BOX)
     return np.where(fitted > 127, np.uint8(255), np.uint8(0))
+
+
+def unfit(values: np.ndarray, shape: tuple[int, int], config: ImagesConfig) -> np.ndarray:
+    """Bring float32 (size, size) back to `shape` (h, w), the frame that `fit_image` fitted: bilinear, 0 where it was cut."""
+    (height, width), size = shape, len(values)
+    short, long = min(height, width), max(height, width)
+    if config.fit == "crop":
+        across, down = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
+        frame = np.zeros((down, across), np.float32)
+        left, top = round((across - size) / 2), round((down - size) / 2)
+        frame[top : top + size, left : left + size] = values
+        values = frame
+    elif config.fit == "pad":
+        across, down = max(1, round(size * width / long)), max(1, round(size * height / long))
+        left, top = (size - across) // 2, (size - down) // 2
+        values = values[top : top + down, left : left + across]
+    picture = Image.fromarray(np.ascontiguousarray(values, np.float32))
+    return np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def pixel_hash(image: np.ndarray) -> str:

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,21 @@ class Manifest:
         """Where images stand in the table, (n,) int64."""
         at = pd.Series(np.arange(len(self.table)), index=self.table["image_id"])
         return at.loc[image_ids].to_numpy(np.int64)
+
+    def eligible(self, split: str, needs: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
+        """A split's rows that have all the columns of `needs`; and what is missing of how many others, which are left out.
+
+        A split without any is a `UserError`.
+        """
+        rows, notes = self.rows(split), {}
+        for need in needs:
+            known, what = rows[need] != "", f"{'an' if need[0] in 'aeiou' else 'a'} {need.replace('_', ' ')}"
+            if not known.any():
+                raise UserError(f"No image of the {split} split of {self.dataset} has {what}.")
+            if not known.all():
+                notes[f"images without {what} are left out"] = int((~known).sum())
+            rows = rows[known]
+        return rows.reset_index(drop=True), notes
 
     def rows(self, split: str) -> pd.DataFrame:
         """The rows of one split, or of all for `all`; an unknown or empty split is a `UserError`."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pandas as pd
 import pyarrow.parquet as pq
 import tyro
@@ -33,7 +32,6 @@ from clipcovid.resources import connect, nodes, plan
 
 DECODER = 1  # to be raised when the same file would give other pixels
 LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
-MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the images must not fill the memory
 SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
 
 
@@ -205,34 +203,22 @@ def _keep_classes(table: pd.DataFrame, wanted: tuple[str, ...]) -> tuple[pd.Data
     return table[keep].reset_index(drop=True), left_out, classes
 
 
-def read_bytes(path: str) -> bytes:
-    """A file's bytes, from a local path or any fsspec URI; one that can't be read raises `images.BadImage`."""
-    try:
-        with fsspec.open(path, "rb") if "://" in path else Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise images.BadImage("file not found") from None
-    except Exception as error:  # of any of fsspec's backends
-        raise images.BadImage(f"can't be opened: {type(error).__name__}") from None
-    if len(data) > MAX_BYTES:
-        raise images.BadImage(f"larger than {MAX_BYTES >> 20} MiB")
-    return data
-
-
 def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
     """Read, decode and resize one image and its masks into a row of a packed shard; what is bad is named in `bad`."""
     packed: dict[str, Any] = {"image_id": row["image_id"], "image": b"", "width": 0, "height": 0, "sha256": ""}
     packed |= dict.fromkeys(MASKS, b"")
     bad: dict[str, str] = {}
     try:
-        image = images.decode(read_bytes(row["path"]), max_pixels=config.max_pixels)
+        image = images.decode(images.read_bytes(row["path"]), max_pixels=config.max_pixels)
         height, width = image.shape[:2]
         packed |= {"image": images.fit_image(image, config).tobytes(), "width": width, "height": height}
         packed["sha256"] = images.pixel_hash(image)
         for kind in MASKS:
             if row[kind]:
                 try:
-                    mask = images.decode_mask(read_bytes(row[kind]), image.shape[:2], max_pixels=config.max_pixels)
+                    mask = images.decode_mask(
+                        images.read_bytes(row[kind]), image.shape[:2], max_pixels=config.max_pixels
+                    )
                     packed[kind] = images.fit_mask(mask, image.shape[:2], config).tobytes()
                 except images.BadImage as error:
                     bad[row[kind]] = str(error)
@@ -309,7 +295,9 @@ def _hash_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dic
     hashes = []
     for row in _shard_rows(out, item["number"]):
         try:
-            hashes.append(images.pixel_hash(images.decode(read_bytes(row["path"]), max_pixels=config.max_pixels)))
+            hashes.append(
+                images.pixel_hash(images.decode(images.read_bytes(row["path"]), max_pixels=config.max_pixels))
+            )
         except images.BadImage:
             hashes.append("")
     return item | {"images": len(hashes), "hashes": hashes}

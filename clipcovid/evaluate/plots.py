@@ -1,5 +1,6 @@
 """Figures of a classification's predictions; `Figure` objects without pyplot, so nothing global is touched."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,6 +116,28 @@ def curves(history: Sequence[dict[str, float]]) -> Figure:
         if axes.lines:
             axes.legend(fontsize=8)
         axes.grid(alpha=0.3)
+    return figure
+
+
+def overlays(
+    images: np.ndarray,
+    truths: Sequence[np.ndarray | None],
+    found: Sequence[np.ndarray],
+    captions: Sequence[str],
+    *,
+    title: str,
+) -> Figure:
+    """Images (n, h, w) or (n, h, w, 3) with the outlines of their true (green) and predicted (red) masks (h, w)."""
+    columns = min(3, len(images))
+    figure, panels = _panels(title, math.ceil(len(images) / columns), columns, 3 * columns, 3.5 * len(images) / columns)
+    for axes in panels:
+        axes.axis("off")
+    for axes, image, true, mask, caption in zip(panels, images, truths, found, captions, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        for outline, colour in ((true, "lime"), (mask, "red")):
+            if outline is not None and outline.any() and not outline.all():
+                axes.contour(outline > 0, levels=[0.5], colors=[colour], linewidths=1)
+        axes.set_title(_plain("\n".join(line[-LONGEST_NAME:] for line in caption.split("\n"))), fontsize=8)
     return figure
 
 

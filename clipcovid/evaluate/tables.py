@@ -18,13 +18,17 @@ COMPARED = {
     "macro_recall": "Recall\n(macro)",
     "macro_auroc": "AUROC\n(macro)",
 }
+FOLDED = (*COMPARED, "lung/iou", "lung/iou_pooled", "infection/iou", "infection/iou_pooled")
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "auprc")
 
 
 def print_scores(body: dict[str, Any], console: Console) -> None:
     """Print the body that `predictions.score` gives: all scores beside the baselines, the classes, alarms and notes."""
-    console.print(_overview(body))
-    console.print(_per_class(body))
+    if "regions" in body:
+        console.print(_regions(body))
+    else:
+        console.print(_overview(body))
+        console.print(_per_class(body))
     for note in body["notes"]:
         console.print(f"note: {escape(note)}")
     for alarm in body["alarms"]:
@@ -68,9 +72,7 @@ def print_folds(folds: list[dict[str, float]], console: Console) -> None:
     """Print each fold's test scores, and their mean ± standard deviation."""
     table = Table(title=f"{len(folds)} folds", box=box.SIMPLE_HEAD)
     table.add_column("fold")
-    names = [
-        name for name in ("accuracy", "macro_f1", "macro_precision", "macro_recall", "macro_auroc") if name in folds[0]
-    ]
+    names = [name for name in FOLDED if name in folds[0]]
     for name in names:
         table.add_column(name, justify="right")
     for number, values in enumerate(folds, 1):
@@ -163,6 +165,25 @@ def _overview(body: dict[str, Any]) -> Table:
             between = f"{_number(interval[0])} – {_number(interval[1])}" if interval else ""
             trivial = (_number(baselines[which].get(name)) for which in ("majority", "prior"))
             table.add_row(name, f"[bold]{_number(value)}[/]", between, *trivial)
+    return table
+
+
+def _regions(body: dict[str, Any]) -> Table:
+    intervals = body["intervals"]
+    table = Table(
+        title=f"{body['n']:,} images",
+        caption=f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,}); distances in pixels of "
+        "the masks; the infected share is of the lungs",
+    )
+    table.add_column("metric")
+    for head in ("value", f"{intervals['level']:.0%} interval"):
+        table.add_column(head, justify="right")
+    for name, value in body["metrics"].items():
+        low, high = intervals["intervals"].get(name, (None, None))
+        shown = name.replace("severity/", "infected share, ").replace("_", " ").replace("/", " ")
+        table.add_row(
+            shown, f"[bold]{_number(value)}[/]", f"{_number(low)} – {_number(high)}" if low is not None else ""
+        )
     return table
 
 

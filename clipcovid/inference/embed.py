@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, digest
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.data.images import BadImage, decode, fit_image
+from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.data.prepare import pack_hash, read_bytes
+from clipcovid.data.prepare import pack_hash
 from clipcovid.distribute import read_ahead, spread
 from clipcovid.files import METADATA_KEY, whole, write_json, write_text
 from clipcovid.models.weights import weights_of

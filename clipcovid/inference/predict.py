@@ -20,7 +20,7 @@ from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.models.weights import file_hash
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
-from clipcovid.tasks.configs import ProbeConfig, read_checkpoint
+from clipcovid.tasks.configs import METHODS, ProbeConfig, read_checkpoint
 
 SHARD = 1024  # images that are predicted, and kept, at once
 
@@ -80,15 +80,14 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
         log(f"{run.folder} is finished already: nothing was left to do.")
         return Predicted(run=run, manifest=manifest, scores=run.metrics().get(config.split), fresh=False)
     rows = manifest.rows(config.split)
-    if known := bool((rows["label"] != "").any()):
-        rows = rows[rows["label"] != ""].reset_index(drop=True)
-    outputs = _outputs(config, task, run, manifest, rows, log)
-    table = probability_table(rows["image_id"], outputs, manifest.classes)
+    if known := bool((rows[list(task.needs)] != "").all(axis=1).any()):
+        rows, _ = manifest.eligible(config.split, task.needs)
+    table = _table(config, task, run, manifest, rows, log)
     scores = None
     if known:
-        scores = score_split(run, manifest, table, split=config.split)
+        scores = score_split(run, manifest, table, dataclasses.replace(task, data=config.data), split=config.split)
     else:
-        write_split(run, manifest, table, split=config.split)
+        write_split(run, manifest, table, kind=METHODS[task.task].kind, split=config.split)
     finish_run(run)
     shutil.rmtree(run.folder / "state", ignore_errors=True)
     return Predicted(run=run, manifest=manifest, scores=scores, fresh=True)
@@ -115,18 +114,18 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
     return dataclasses.replace(manifest, table=table, classes=tuple(classes))
 
 
-def _outputs(
+def _table(
     config: PredictConfig,
     task: Any,
     run: Run,
     manifest: Manifest,
     rows: pd.DataFrame,
     log: Callable[[str], None],
-) -> np.ndarray:
-    """Probabilities (n, k) of these rows, float32."""
+) -> pd.DataFrame:
+    """The predictions table of these rows."""
     if isinstance(task, ProbeConfig):
         made = embed(EmbedConfig.of(task, data=config.data, compute=config.compute), log)
-        return _probe(config.run, made.load(rows["image_id"]))
+        return probability_table(rows["image_id"], _probe(config.run, made.load(rows["image_id"])), manifest.classes)
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     at = manifest.positions(rows["image_id"])
@@ -143,11 +142,11 @@ def _outputs(
         items, Predicting, chosen, total=sum(len(item["rows"]) for item in items), label="Predicting", settings=settings
     ):
         pass
-    return np.concatenate([np.load(_part(state, number)) for number in range(len(starts))])
+    return pd.concat([pd.read_parquet(_part(state, number)) for number in range(len(starts))], ignore_index=True)
 
 
 def _part(state: Path, number: int) -> Path:
-    return state / f"{number:05}.npy"
+    return state / f"{number:05}.parquet"
 
 
 def _probe(run: Path, embeddings: np.ndarray) -> np.ndarray:
@@ -158,7 +157,7 @@ def _probe(run: Path, embeddings: np.ndarray) -> np.ndarray:
 
     task, module = load_checkpoint(run)
     with torch.no_grad():
-        return task.predictor(module)({"embedding": torch.from_numpy(embeddings.astype(np.float32))}).numpy()
+        return np.asarray(task.final(module)({"embedding": torch.from_numpy(embeddings.astype(np.float32))}))
 
 
 class Predicting:
@@ -175,18 +174,17 @@ class Predicting:
         self.task, module = load_checkpoint(run)
         precision = resolve_precision(self.task.config.optim.precision, chosen.device)
         self.machine = Machine(device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size)
-        self.predictor = self.task.predictor(module.to(self.machine.device))
+        self.predictor = self.task.final(module.to(self.machine.device))
         self.packed = PackedImages(data)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Predict the rows of an item, and keep their probabilities in its file."""
+        """Predict the rows of an item, and keep their part of the table in its file."""
         from clipcovid.tasks.base import Examples
         from clipcovid.train.loop import predict
 
-        at = np.asarray(item["rows"])
-        table = self.packed.manifest.table.iloc[at]
-        examples = Examples(rows=table, read=lambda take: {"image": self.packed.images(at[take])})
+        rows = self.packed.manifest.table.iloc[item["rows"]].reset_index(drop=True)
+        examples = Examples(rows=rows, read=self.task.reader(self.packed, rows))
         outputs = predict(self.predictor, examples, self.machine)
-        with whole(Path(item["path"])) as partial, partial.open("wb") as file:
-            np.save(file, outputs)
-        return {"images": len(at)}
+        with whole(Path(item["path"])) as partial:
+            self.task.table(examples, outputs).to_parquet(partial)
+        return {"images": len(rows)}

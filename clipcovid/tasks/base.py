@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from clipcovid.config import ImagesConfig, UserError
+from clipcovid.config import ImagesConfig
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
@@ -23,8 +23,8 @@ from clipcovid.tasks.configs import METHODS, read_checkpoint
 Batch = dict[str, Any]
 """`image` uint8 (n, h, w) or (n, h, w, 3), or `embedding` (n, d); `label` int64 (n,), -1 unknown; `weight` float32 (n,);
 `row`, positions among the examples. Tensors on the model's device, texts and rows as lists."""
-Predictor = Callable[[Batch], torch.Tensor]
-"""From a batch to probabilities (n, k)."""
+Predictor = Callable[[Batch], torch.Tensor | np.ndarray]
+"""From a batch to probabilities (n, k), or to what else the task scores, a row an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,18 @@ class Task(ABC):
         """What predicts with the module as it is now; what is the same for all batches is computed here, once."""
 
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
-        """The split's labelled images, decoded and packed before. `training`: to learn from, not to predict."""
-        rows, notes = labelled(manifest, split)
-        packed = PackedImages(data, manifest)
-        at = manifest.positions(rows["image_id"])
+        """The split's eligible images, decoded and packed before. `training`: to learn from, not to predict."""
+        rows, notes = manifest.eligible(split, self.config.needs)
+        read = self.reader(PackedImages(data, manifest), rows, training=training)
+        return Examples(rows=rows, notes=notes, read=read)
+
+    def reader(
+        self, packed: PackedImages, rows: pd.DataFrame, *, training: bool = False
+    ) -> Callable[[np.ndarray], Batch]:
+        """What reads batches of these rows of the manifest, by their positions among them."""
+        at = packed.manifest.positions(rows["image_id"])
         about = targets(rows, self.classes, self.balance if training else "none")
-        return Examples(rows=rows, notes=notes, read=lambda take: {"image": packed.images(at[take])} | about(take))
+        return lambda take: {"image": packed.images(at[take])} | about(take)
 
     @property
     def balance(self) -> str:
@@ -98,13 +104,17 @@ class Task(ABC):
         """The predictions table's columns of predictions (n, k)."""
         return probability_table(examples.rows["image_id"], outputs, self.classes)
 
-    def finish(self, module: torch.nn.Module, evaluate: Callable[[], float]) -> dict[str, Any]:
+    def finish(self, module: torch.nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Last choices on the validation split, once trained; `evaluate` scores the module as it is."""
         return {}
 
+    def final(self, module: torch.nn.Module) -> Predictor:
+        """What predicts what `table` takes, once trained."""
+        return self.predictor(module)
+
     def variants(self, module: torch.nn.Module) -> dict[str, Predictor]:
         """What to predict with at the end, by name; "" is the method itself, the others are shown beside it."""
-        return {"": self.predictor(module)}
+        return {"": self.final(module)}
 
     def save(self, module: torch.nn.Module, folder: Path) -> None:
         """Write the checkpoint's weights."""
@@ -115,17 +125,6 @@ class Task(ABC):
         module = self.skeleton(folder)
         module.load_state_dict(load_file(folder / "model.safetensors"))
         return module.eval()
-
-
-def labelled(manifest: Manifest, split: str) -> tuple[pd.DataFrame, dict[str, int]]:
-    """A split's rows that have a label, and how many have none."""
-    rows = manifest.rows(split)
-    known = rows["label"] != ""
-    if not known.any():
-        raise UserError(f"The split {split!r} of {manifest.dataset} has no labelled images.")
-    return rows[known].reset_index(drop=True), {
-        "images without a label are left out": int((~known).sum())
-    } if not known.all() else {}
 
 
 def targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Callable[[np.ndarray], Batch]:

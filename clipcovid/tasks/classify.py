@@ -30,37 +30,45 @@ class Classify(Task):
         return lambda batch: module(batch[self.column]).float().softmax(dim=-1)
 
 
+def _network(task: Classify, weights: str, outputs: int, image_size: int = 0) -> Network:
+    return build_cnn(
+        task.config.arch,
+        weights,
+        outputs=outputs,
+        channels=3 if task.images.mode == "rgb" else 1,
+        image_size=image_size,
+        packed_size=task.images.size,
+        seed=task.config.seed,
+    )
+
+
 class Cnn(Classify):
     """A timm classifier."""
 
     def build(self) -> torch.nn.Module:
         """With a fresh head for the classes."""
-        return self._cnn(self.config.weights, len(self.classes), self.config.image_size)
+        return _network(self, self.config.weights, len(self.classes), self.config.image_size)
+
+    def predictor(self, module: torch.nn.Module) -> Predictor:
+        """The softmax of the logits, or where asked the mean with that of the mirror image."""
+        plain = super().predictor(module)
+        if not self.config.tta:
+            return plain
+        return lambda batch: (plain(batch) + plain({"image": batch["image"].flip(dims=(2,))})) / 2
 
     def skeleton(self, folder: Path) -> torch.nn.Module:
         """The same architecture at random."""
-        return self._cnn("none", len(self.classes), self.config.image_size)
-
-    def _cnn(self, weights: str, outputs: int, image_size: int = 0) -> Network:
-        return build_cnn(
-            self.config.arch,
-            weights,
-            outputs=outputs,
-            channels=3 if self.images.mode == "rgb" else 1,
-            image_size=image_size,
-            packed_size=self.images.size,
-            seed=self.config.seed,
-        )
+        return _network(self, "none", len(self.classes), self.config.image_size)
 
 
-class Hybrid(Cnn):
+class Hybrid(Classify):
     """A CNN's features joined with a frozen CLIP's."""
 
     def build(self) -> torch.nn.Module:
         """With the CLIP that the config names, and the embeddings of the classes' prompts."""
         self.clip = load_clip(self.config.clip, seed=self.config.seed)
         texts = torch.from_numpy(class_embeddings(self.clip, build_prompts(self.config.prompts, self.classes)))
-        return HybridNetwork(self.clip, self._cnn(self.config.weights, texts.shape[1]), texts, self.config.join)
+        return HybridNetwork(self.clip, _network(self, self.config.weights, texts.shape[1]), texts, self.config.join)
 
     def save(self, module: torch.nn.Module, folder: Path) -> None:
         """The weights of both, and the frozen CLIP's architecture."""
@@ -71,4 +79,4 @@ class Hybrid(Cnn):
         """The same architectures at random."""
         clip = skeleton_clip(folder)
         texts = torch.zeros(len(self.classes), clip.model_cfg["embed_dim"])
-        return HybridNetwork(clip, self._cnn("none", texts.shape[1]), texts, self.config.join)
+        return HybridNetwork(clip, _network(self, "none", texts.shape[1]), texts, self.config.join)

@@ -40,6 +40,8 @@ class CnnConfig(ClassifyConfig):
     """pretrained: timm's published weights. A weights file (.safetensors, .pt, .pth). none: random."""
     image_size: int = 0
     """Side of the model's input in pixels. 0: the prepared images' size, or the only one that the architecture takes."""
+    tta: bool = False
+    """Predict with the mean of an image's probabilities and its mirror image's (test-time augmentation)."""
     optim: OptimConfig = OptimConfig()
     """How it is trained."""
 
@@ -183,12 +185,65 @@ class FinetuneConfig(TrainConfig):
         return _clip_weights(self) | (_file_or_name("captions", self.captions))
 
 
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig(TrainConfig):
+    """A segmentation network for lungs, infections or both."""
+
+    task: ClassVar[str] = "segment"
+    target: Literal["infection", "lung", "both"] = "infection"
+    """What to segment: images without its masks are left out."""
+    arch: Literal["unet", "unetplusplus", "deeplabv3plus", "segformer"] = "unet"
+    """The decoder."""
+    encoder: str = "resnet18"
+    """The encoder: any of segmentation-models-pytorch, or tu- and a timm model, e.g. tu-convnext_tiny."""
+    weights: str = "imagenet"
+    """The encoder's: imagenet, a weights file (.safetensors, .pt, .pth), or none: random."""
+    image_size: int = 0
+    """Side of the model's input in pixels. 0: the prepared images' size."""
+    loss: Literal["dice-bce", "dice-focal", "tversky", "dice-boundary"] = "dice-bce"
+    """dice-bce: soft Dice and cross entropy. tversky: misses weigh more than false alarms. dice-boundary: edges weigh too."""
+    tta: bool = False
+    """Predict with the mean over mirrored and zoomed copies of each image: six passes instead of one."""
+    components: int = 0
+    """Keep only so many connected parts of a mask, the largest ones. 0: all."""
+    within_lungs: bool = False
+    """Cut the infection where the predicted lungs end, with --target both."""
+    optim: OptimConfig = OptimConfig()
+    """How it is trained."""
+
+    def __post_init__(self) -> None:
+        if self.within_lungs and self.target != "both":
+            raise UserError("--within-lungs needs the lungs too: use --target both.")
+        if self.components < 0:
+            raise UserError(f"--components {self.components} must not be negative.")
+
+    @property
+    def title(self) -> str:
+        """What runs are named after."""
+        return f"segment-{self.target}-{self.arch}"
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """What is segmented, in the order of the model's outputs."""
+        return ("lung", "infection") if self.target == "both" else (self.target,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The masks."""
+        return tuple(f"{region}_mask" for region in self.regions)
+
+    def weights_identity(self) -> dict[str, str]:
+        """What tells the initial weights from others."""
+        return _file_or_name("weights", self.weights)
+
+
 @dataclass(frozen=True)
 class Method:
-    """Where a task is."""
+    """Where a task is, and what its predictions are."""
 
     config: Any
     place: str
+    kind: str = "classification"
 
     def load(self) -> Any:
         """The task's class; imports torch."""
@@ -201,6 +256,7 @@ METHODS = {
     "probe": Method(ProbeConfig, "clipcovid.tasks.probe:Probe"),
     "cnn": Method(CnnConfig, "clipcovid.tasks.classify:Cnn"),
     "hybrid": Method(HybridConfig, "clipcovid.tasks.classify:Hybrid"),
+    "segment": Method(SegmentConfig, "clipcovid.tasks.segment:Segment", "segmentation"),
 }
 
 

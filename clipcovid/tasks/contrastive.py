@@ -18,7 +18,7 @@ from clipcovid.evaluate.foreign import read_table
 from clipcovid.labels import build_prompts
 from clipcovid.models.clip import Clip, class_embeddings, load_clip, save_clip
 from clipcovid.models.lora import add_adapters, check_targets, merge
-from clipcovid.tasks.base import Batch, Examples, Predictor, Task, labelled, targets
+from clipcovid.tasks.base import Batch, Examples, Predictor, Task, targets
 
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP was trained (Radford et al. 2021)
 SIGLIP_BIAS = -10.0  # where SigLIP starts: nearly all pairs are negatives
@@ -158,7 +158,7 @@ class Contrastive(Task):
         """Rows that have a caption, their captions, and how many have none."""
         kind = self.config.captions
         if kind == "labels":
-            rows, notes = labelled(manifest, split)
+            rows, notes = manifest.eligible(split, self.config.needs)
             prompts = build_prompts(self.config.prompts, self.classes)
             named = [prompts[label] for label in rows["label"]]
             return rows, [texts[number % len(texts)] for number, texts in enumerate(named)], notes
@@ -204,7 +204,7 @@ class Contrastive(Task):
 
         return predict
 
-    def finish(self, module: Any, evaluate: Callable[[], float]) -> dict[str, Any]:
+    def finish(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Merge the adapters; where asked, mix the weights before and after, of equal scores the most of after."""
         if self.adapted is not None:
             merge(self.adapted)
@@ -222,7 +222,7 @@ class Contrastive(Task):
 
         for share in MIXTURES:
             mix(share)
-            found[share] = evaluate()
+            found[share] = evaluate()[self.monitor[0]]
         best = max(MIXTURES, key=lambda share: (found[share], share))
         mix(best)
         return {"wise_ft": best, "wise_ft_scores": {f"{share:g}": score for share, score in found.items()}}

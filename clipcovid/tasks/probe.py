@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.manifest import Manifest
-from clipcovid.tasks.base import Batch, Examples, Predictor, Task, labelled, targets
+from clipcovid.tasks.base import Batch, Examples, Predictor, Task, targets
 
 
 class Heads(torch.nn.Module):
@@ -61,7 +61,7 @@ class Probe(Task):
         """The split's labelled images by their embeddings; for training as many shots a class as asked for."""
         if self.embeddings is None:
             raise UserError("A probe needs embeddings: run jobs/embed.py first.")
-        rows, notes = labelled(manifest, split)
+        rows, notes = manifest.eligible(split, self.config.needs)
         if training and self.config.shots != ("all",):
             (shots,) = map(int, self.config.shots)
             shuffled = rows.sample(frac=1, random_state=np.random.default_rng([self.config.seed, self.config.draw]))
@@ -113,12 +113,12 @@ class Probe(Task):
 
         return predict
 
-    def finish(self, module: Any, evaluate: Callable[[], float]) -> dict[str, Any]:
+    def finish(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Choose the penalty by the validation split; of equal ones the strongest."""
         found = []
         for number in range(len(self.config.penalties)):
             module.chosen.fill_(number)
-            found.append(evaluate())
+            found.append(evaluate()[self.monitor[0]])
         best = max(range(len(found)), key=lambda number: (found[number], self.config.penalties[number]))
         module.chosen.fill_(best)
         return {"penalty": self.config.penalties[best]}

@@ -59,13 +59,13 @@ def training_manifest(config: Any) -> Manifest:
     """The data's manifest, with the config's fold as its splits where one is asked for; too few classes: `UserError`."""
     manifest = read_manifest(config.data)
     if config.fold:
-        manifest = fold(manifest, config.fold, config.seed)
+        manifest = fold(manifest, config.fold, config.seed, config.needs)
     for split in ("train", *SCORED):
-        labels = set(manifest.rows(split)["label"]) - {""}
-        if len(labels) < (2 if split == "train" else 1):
+        rows, _ = manifest.eligible(split, config.needs)
+        if "label" in config.needs and split == "train" and rows["label"].nunique() < 2:
             raise UserError(
-                f"The {split} split of {config.data} has images of {len(labels)} classes: training needs labelled ones of "
-                "two or more to learn from, and some to validate and test on."
+                f"The train split of {config.data} has images of {rows['label'].nunique()} class: training needs labelled "
+                "ones of two or more to learn from."
             )
     return manifest
 
@@ -110,7 +110,7 @@ def launch(
         _on_ray(job, watcher)
     else:
         _train(job, report=lambda line: watcher(line) if watcher else None, log=log)
-    return Trained(run=run, manifest=manifest, scores=_score(run, manifest), fresh=True)
+    return Trained(run=run, manifest=manifest, scores=_score(config, run, manifest), fresh=True)
 
 
 def _careful(watch: Watch) -> Watch:
@@ -160,9 +160,8 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
         task, module, train, examples["val"], config=config, machine=machine, states=states, report=report, log=log
     )
 
-    def evaluate() -> float:
-        outputs = predict(task.predictor(module), examples["val"], machine)
-        return task.scores(examples["val"], outputs)[task.monitor[0]]
+    def evaluate() -> dict[str, float]:
+        return task.scores(examples["val"], predict(task.predictor(module), examples["val"], machine))
 
     chosen = task.finish(module, evaluate)
     for variant, predictor in task.variants(module).items():
@@ -179,14 +178,14 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
     gather_objects(None)  # all are done
 
 
-def _score(run: Run, manifest: Manifest) -> dict[str, Any]:
+def _score(config: Any, run: Run, manifest: Manifest) -> dict[str, Any]:
     """Score what the workers predicted, and finish the run; the test split's scores."""
     from clipcovid.evaluate import plots
 
     plots.save({"curves": plots.curves(run.history())}, run.folder / "figures")
     for path in sorted((run.folder / "state").glob("*.parquet")):
         split, _, variant = path.stem.partition("-")
-        score_split(run, manifest, pd.read_parquet(path), split=split, variant=variant)
+        score_split(run, manifest, pd.read_parquet(path), config, split=split, variant=variant)
     finish_run(run)
     shutil.rmtree(run.folder / "state")  # a finished run goes on no more
     return run.metrics()["test"]

@@ -156,6 +156,8 @@ class Loop:
         optim = self.config.optim
         if "image" in batch:
             batch["image"] = self.augment(batch["image"], epoch, batch["row"])
+        if "masks" in batch:
+            batch["masks"] = self.augment.masks(batch["masks"], epoch, batch["row"])
         micro = parts(batch, optim.accumulate)
         found: dict[str, torch.Tensor] = {}
         for number, part in enumerate(micro):
@@ -200,18 +202,25 @@ class Loop:
 
 
 def predict(predictor: Predictor, examples: Examples, machine: Machine) -> np.ndarray:
-    """Outputs (n, …) of all examples in their order, float32, on every process: each predicts its share, none is lost."""
+    """Outputs (n, …) of all examples in their order, on every process: each predicts its share, none is lost.
+
+    They are float32, or what arrays the predictor gives.
+    """
     own = np.arange(len(examples))[rank() :: world()]
     takes = [own[start : start + machine.batch_size] for start in range(0, len(own), machine.batch_size)]
     with torch.no_grad(), machine.autocast():
-        found = [predictor(batch).float().cpu().numpy() for batch in stream(examples, takes, machine.device)]
+        found = [_array(predictor(batch)) for batch in stream(examples, takes, machine.device)]
     shares = gather_objects(np.concatenate(found) if found else None)
     some = next(share for share in shares if share is not None)
-    outputs = np.empty((len(examples), *some.shape[1:]), np.float32)
+    outputs = np.empty((len(examples), *some.shape[1:]), some.dtype)
     for number, share in enumerate(shares):
         if share is not None:
             outputs[number :: world()] = share
     return outputs
+
+
+def _array(output: torch.Tensor | np.ndarray) -> np.ndarray:
+    return output.float().cpu().numpy() if isinstance(output, torch.Tensor) else output
 
 
 def _sentence(line: dict[str, float], epochs: int, improved: bool) -> str:
