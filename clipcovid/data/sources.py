@@ -189,6 +189,7 @@ def tidy(path: str) -> str:
 Source = Callable[[Root, ColumnsConfig], pd.DataFrame]
 SOURCES: dict[str, Source] = {}
 TABLES = ("table", "imagefolder")  # sources whose data sets have names of their own, and columns
+NIH_LABELS = {"No Finding": "Normal"}
 PARTS = "_part"  # a column of this name says which part of the data set a row is from, see `merge_parts`
 
 
@@ -324,6 +325,56 @@ def medpix2(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     if not rows:
         raise UserError(f"{root.given} has no descriptions_<split>.jsonl: is it the folder of MedPix 2.0?")
     return pd.DataFrame(rows, dtype=object)
+
+
+@source("nih14")
+def nih14(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+    """NIH ChestX-ray14 (Wang et al. 2017): `Data_Entry_2017*.csv`, `BBox_List_2017.csv`, `test_list.txt`, images anywhere.
+
+    The rule from its findings to our classes: `No Finding` alone is Normal, `Pneumonia` with whatever else is Non-COVID,
+    and all others have no label; `findings` keeps them as they are. Images of `test_list.txt` are test, the others are
+    split by patient. Only what is on disk is listed: the archive comes in twelve parts.
+    """
+    places = {posixpath.basename(path): path for path in root.folder().images()}
+    tables = {posixpath.basename(path): path for path in root.files()}
+    entries = [path for name, path in tables.items() if re.fullmatch(r"Data_Entry_2017.*\.csv", name)]
+    if not entries:
+        raise UserError(f"{root.given} has no Data_Entry_2017.csv: is it the folder of NIH ChestX-ray14?")
+    rows = _nih_table(root, entries[0], {"Image Index", "Finding Labels", "Patient ID", "View Position"})
+    rows = rows[rows["Image Index"].isin(list(places))]
+    tested = set(root.read_text(tables["test_list.txt"]).split()) if "test_list.txt" in tables else set()
+    boxes: dict[str, list[dict[str, Any]]] = {}
+    if "BBox_List_2017.csv" in tables:
+        listed = _nih_table(
+            root, tables["BBox_List_2017.csv"], {"Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"}
+        )
+        for image, finding, *sides in listed[["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]].to_numpy():
+            x, y, width, height = map(float, sides)
+            boxes.setdefault(image, []).append({"label": finding, "x": x, "y": y, "width": width, "height": height})
+    found = rows["Finding Labels"].str.split("|")
+    return pd.DataFrame(
+        {
+            "path": rows["Image Index"].map(places),
+            "label": found.map(
+                lambda names: "Non-COVID" if "Pneumonia" in names else NIH_LABELS.get("|".join(names), "")
+            ),
+            "patient_id": rows["Patient ID"],
+            "split": ["test" if image in tested else "" for image in rows["Image Index"]],
+            "view": rows["View Position"],
+            "boxes": [boxes.get(image, "") for image in rows["Image Index"]],
+            "findings": rows["Finding Labels"],
+            "age": rows.get("Patient Age", ""),
+            "sex": rows.get("Patient Gender", rows.get("Patient Sex", "")),
+        },
+        dtype=object,
+    )
+
+
+def _nih_table(root: Root, path: str, needed: set[str]) -> pd.DataFrame:
+    rows = read_rows(root, path)
+    if missing := needed - set(rows):
+        raise UserError(f"{root.given}/{path} lacks the columns {', '.join(sorted(missing))}.")
+    return rows
 
 
 def rename(rows: pd.DataFrame, columns: ColumnsConfig, table: str) -> pd.DataFrame:

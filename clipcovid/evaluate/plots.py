@@ -141,6 +141,20 @@ def overlays(
     return figure
 
 
+def outlines(image: np.ndarray, masks: dict[str, np.ndarray], *, title: str) -> Figure:
+    """An image, (h, w) or (h, w, 3), with the outlines of its masks, bool (h, w), by name."""
+    figure, axes = _figure(title, 5, 5.4)
+    axes.imshow(image, cmap="gray")
+    axes.axis("off")
+    for number, (name, mask) in enumerate(masks.items()):
+        if mask.any() and not mask.all():
+            axes.contour(mask, levels=[0.5], colors=[f"C{number}"], linewidths=1.5)
+            axes.plot([], [], color=f"C{number}", label=name)
+    if axes.lines:
+        axes.legend(loc="lower right", fontsize=8)
+    return figure
+
+
 def shots(scores: Sequence[dict[str, Any]]) -> Figure:
     """Test scores over the training images a class: a point a draw, a line through the means."""
     counts = list(dict.fromkeys(line["shots"] for line in scores))

@@ -73,6 +73,8 @@ def encoder_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, Any]:
 def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings:
     """Embed every image of a prepared folder that is not embedded yet; where all are, Ray is not even started."""
     manifest = read_manifest(config.data)
+    if config.input == "raw" and "masked" in manifest.info:
+        raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
     identity = encoder_identity(config, manifest)
     folder = config.data / "embeddings" / digest(identity)
     about = folder / ABOUT

@@ -160,16 +160,8 @@ class Segment(Task):
             if (path := about[f"{region}_mask"])
         }
         shape = next((truths[region].shape for region in self.config.regions if region in truths), frame)
-        found = {
-            region: unfit(values, shape, self.images) >= threshold
-            for region, values, threshold in zip(self.config.regions, maps, thresholds, strict=True)
-        }
-        if self.config.within_lungs:
-            found["infection"] &= found["lung"]
-        lungs = truths.get("lung")
-        rows = []
-        for region, mask in found.items():
-            mask = largest(mask, self.config.components)
+        lungs, rows = truths.get("lung"), []
+        for region, mask in self.masks(maps, thresholds, shape).items():
             row = {"image_id": about["image_id"], "region": region, "mask": segmentation.encode_mask(mask)}
             if (truth := truths.get(region)) is not None:
                 if truth.shape != mask.shape:
@@ -178,6 +170,16 @@ class Segment(Task):
             row["lung_area"] = float(lungs.mean() * mask.size) if lungs is not None else float("nan")
             rows.append(row)
         return rows
+
+    def masks(self, maps: np.ndarray, thresholds: Sequence[float], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """The mask of each region, bool `shape` (h, w), of an image's maps (regions, size, size)."""
+        found = {
+            region: unfit(values, (shape[0], shape[1]), self.images) >= threshold
+            for region, values, threshold in zip(self.config.regions, maps, thresholds, strict=True)
+        }
+        if self.config.within_lungs:
+            found["infection"] &= found["lung"]
+        return {region: largest(mask, self.config.components) for region, mask in found.items()}
 
     def table(self, examples: Examples, outputs: np.ndarray) -> pd.DataFrame:
         """A row an image and region: image_id, region, tp, fp, fn, tn, hd95, assd, lung_area, mask."""

@@ -1,0 +1,169 @@
+"""Prepared data sets whose images are what a mask leaves of them: every other job runs on them as on any other set."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from clipcovid.config import ImagesConfig, UserError, digest
+from clipcovid.data.images import fit_mask
+from clipcovid.data.manifest import MASKS, Manifest, read_manifest, write_manifest
+from clipcovid.data.packed import PackedImages, write_shard
+from clipcovid.evaluate.predictions import read_predictions
+from clipcovid.evaluate.segmentation import decode_mask
+from clipcovid.files import write_parquet
+
+Keep = Literal["lungs", "lungs-black", "infection", "crop"]
+SHARD = 1024
+MARGIN = 0.05  # of the box around the lungs, on each side
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskedConfig:
+    """What becomes of which images."""
+
+    data: Path
+    """A prepared folder."""
+    out: Path
+    """The folder of the new set."""
+    keep: Keep = "lungs"
+    """lungs: black outside of them. lungs-black: black inside of them. infection: black outside of it. crop: the box
+    around the lungs, resized."""
+    masks: Path | None = None
+    """A segmentation run's predictions of all images, a .parquet file. Default: the data set's own masks."""
+    overwrite: bool = False
+    """Make it anew where it is there already."""
+
+    @property
+    def region(self) -> str:
+        """Whose mask it takes."""
+        return "infection" if self.keep == "infection" else "lung"
+
+
+def mask_image(pixels: np.ndarray, mask: np.ndarray, keep: Keep) -> np.ndarray:
+    """What `keep` leaves of uint8 (s, s) or (s, s, 3) by a mask (s, s), foreground where not 0; the same shape."""
+    inside = (mask > 0) if pixels.ndim == 2 else (mask > 0)[..., None]
+    if keep == "crop":
+        return _crop(pixels, lung_box(mask), Image.Resampling.BICUBIC)
+    return np.where(inside != (keep == "lungs-black"), pixels, np.uint8(0))
+
+
+def lung_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """left, top, right, bottom of what is not 0 in (h, w), with a margin, within the image; all of it for an empty mask."""
+    height, width = mask.shape
+    if not mask.any():
+        return 0, 0, width, height
+    across, down = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    left, right, top, bottom = across[0], across[-1] + 1, down[0], down[-1] + 1
+    aside, above = round(MARGIN * (right - left)), round(MARGIN * (bottom - top))
+    return max(0, left - aside), max(0, top - above), min(width, right + aside), min(height, bottom + above)
+
+
+def _crop(pixels: np.ndarray, box: tuple[int, int, int, int], how: Image.Resampling) -> np.ndarray:
+    size = pixels.shape[1], pixels.shape[0]
+    return np.array(Image.fromarray(pixels).resize(size, how, box=box))
+
+
+def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Manifest:
+    """Write the masked data set; one that is there already is left as it is.
+
+    Images without the mask, and those whose lungs are empty, are left out and named in `quarantine.parquet`. Ids, labels,
+    patients and splits stay, so the set has the same split hash as long as no image is left out.
+    """
+    source = read_manifest(config.data)
+    if "masked" in source.info:
+        raise UserError(
+            f"{config.data} is a masked set itself ({source.info['masked']['keep']}): give the one it is of."
+        )
+    if config.out.resolve() == config.data.resolve():
+        raise UserError("--out is --data: the masked images need a folder of their own.")
+    table, about = read_predictions(config.masks) if config.masks else (None, {})
+    made_by = {"keep": config.keep, "masks": digest(about) if config.masks else "true", "of": source.content_hash}
+    if (config.out / "manifest.parquet").exists() and not config.overwrite:
+        there = read_manifest(config.out)
+        if there.info.get("masked") == made_by:
+            log(f"{config.out} is there already: nothing was left to do.")
+            return there
+        raise UserError(f"{config.out} holds another data set: choose another --out, or --overwrite.")
+    if table is not None:
+        table = _predicted(config, source, table, about)
+    shutil.rmtree(config.out, ignore_errors=True)
+    (config.out / "images").mkdir(parents=True)
+    kept, bad = _write(config, source, table)
+    if not kept:
+        raise UserError(f"No image of {config.data} has a {config.region} mask: {config.keep} needs one.")
+    write_parquet(config.out / "quarantine.parquet", pd.DataFrame(bad, columns=["path", "reason"]), {})
+    rows = source.table.iloc[kept].reset_index(drop=True)
+    if config.keep == "crop":
+        rows = rows.assign(**dict.fromkeys(MASKS, ""))  # the files' masks are of the whole frame
+    info = source.info | {"masked": made_by, "pack_hash": digest([source.info["pack_hash"], made_by])}
+    made = dataclasses.replace(source, table=rows, dataset=f"{source.dataset}, {config.keep}", info=info)
+    write_manifest(config.out, made)
+    return made
+
+
+def _predicted(config: MaskedConfig, source: Manifest, table: pd.DataFrame, about: dict[str, Any]) -> pd.DataFrame:
+    """The region's rows of predictions of this very data set, by image; others are a `UserError`."""
+    if about.get("task") != "segmentation" or config.region not in set(table["region"]):
+        raise UserError(f"--masks {config.masks} predicts no {config.region}: give a segmentation run's predictions.")
+    if about["split_hash"] != source.split_hash:
+        raise UserError(
+            f"--masks {config.masks} are of another data set: predict this one with jobs/predict.py --split all."
+        )
+    return table[table["region"] == config.region].set_index("image_id")
+
+
+def _write(
+    config: MaskedConfig, source: Manifest, table: pd.DataFrame | None
+) -> tuple[list[int], list[dict[str, str]]]:
+    packed, kept = PackedImages(config.data, source), list[int]()
+    bad: list[dict[str, str]] = []
+    with tqdm(total=len(source.table), desc=f"Masking: {config.keep}", unit="img") as bar:
+        for number, start in enumerate(range(0, len(source.table), SHARD)):
+            at = np.arange(start, min(start + SHARD, len(source.table)))
+            rows = []
+            for position, row, reason in _masked(config, packed, at, table):
+                if reason:
+                    bad.append({"path": source.table["path"].iloc[position], "reason": reason})
+                else:
+                    rows.append(row)
+                    kept.append(int(position))
+            if rows:
+                write_shard(config.out / "images" / f"{number:05}.arrow", rows)
+            bar.update(len(at))
+    return kept, bad
+
+
+def _masked(
+    config: MaskedConfig, packed: PackedImages, at: np.ndarray, table: pd.DataFrame | None
+) -> Iterator[tuple[int, dict[str, Any], str]]:
+    """Position, row of the packed file, and why there is none, of each image."""
+    how = ImagesConfig(**packed.manifest.info["images"])
+    about = packed.manifest.table.iloc[at].to_dict("records")
+    true = {kind: packed.masks(kind, at) for kind in MASKS}
+    for number, (position, pixels, row) in enumerate(zip(at, packed.images(at), about, strict=True)):
+        masks = {kind: found[number] for kind, found in true.items()}
+        mask = masks[f"{config.region}_mask"]
+        if table is not None:
+            text = table["mask"].get(row["image_id"])
+            found = decode_mask(text).astype(np.uint8) * 255 if isinstance(text, str) else None
+            mask = fit_mask(found, found.shape, how) if found is not None else None
+        if mask is None:
+            yield position, {}, f"no {config.region} mask"
+            continue
+        if config.region == "lung" and not mask.any():
+            yield position, {}, "the lung mask is empty"
+            continue
+        if config.keep == "crop":
+            box = lung_box(mask)
+            masks = {kind: _crop(one, box, Image.Resampling.NEAREST) for kind, one in masks.items() if one is not None}
+        written = {kind: one.tobytes() for kind, one in masks.items() if one is not None}
+        known = {key: row[key] for key in ("image_id", "width", "height", "sha256")}
+        image = np.ascontiguousarray(mask_image(pixels, mask, config.keep)).tobytes()
+        yield position, known | written | {"image": image, "bad": "{}"}, ""

@@ -1,0 +1,139 @@
+"""Image files → masks of their lungs and infections → the class of what a mask leaves of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from clipcovid.config import ImagesConfig, UserError
+from clipcovid.data.images import decode, fit_image, fit_mask, read_bytes
+from clipcovid.data.masked import Keep, mask_image
+from clipcovid.tasks.configs import METHODS, ProbeConfig, read_checkpoint
+
+BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeConfig:
+    """Which images, and the trained runs that see them one after the other."""
+
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files or URIs."""
+    segment: tuple[Path, ...]
+    """Segmentation runs: one for both regions, or one for the lungs and maybe one for infections."""
+    classify: Path
+    """The run of an image classifier, best trained on a set of jobs/apply_masks.py with the same --keep."""
+    keep: Keep = "lungs"
+    """What the classifier sees: lungs, infection, lungs-black, or crop, the box around the lungs."""
+    out: Path = Path("outputs/cascade")
+    """Where the overlays go, a PNG an image."""
+    json: bool = False
+    """Print JSON, and nothing else on stdout."""
+
+    def __post_init__(self) -> None:
+        if not self.images or not self.segment:
+            raise UserError("Name at least one image, and at least one --segment run.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the cascade finds in one image."""
+
+    image: str
+    pixels: np.ndarray
+    """As the file has them."""
+    masks: dict[str, np.ndarray]
+    """Region → bool, of the file's size."""
+    probabilities: dict[str, float]
+    """Class → 0–1."""
+    infected_share: float | None
+    """Of the lungs' pixels, 0–1; None where the lungs or the infection were not looked for, or no lungs were found."""
+
+    @property
+    def label(self) -> str:
+        """The likeliest class."""
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+
+def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Seen]:
+    """What the runs find in images, uint8 (h, w) or (h, w, 3) by name: one forward pass of each model, in batches.
+
+    A run of another kind, or one that lacks the region that `keep` needs, is a `UserError`.
+    """
+    import torch
+
+    segmenters = [_load(run, "segmentation") for run in config.segment]
+    needed = "infection" if config.keep == "infection" else "lung"
+    if not any(needed in task.config.regions for task, _ in segmenters):
+        raise UserError(f"--keep {config.keep} needs the {needed}: give a --segment run that finds it.")
+    classifier, head = _load(config.classify, "classification")
+    predictor, found = classifier.final(head), []
+    with torch.no_grad():
+        for names in _batches(list(images)):
+            masks: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
+            for task, module in segmenters:
+                maps = task.probabilities(module, _fitted([images[name] for name in names], task.images, module))
+                for name, one in zip(names, maps.float().cpu().numpy(), strict=True):
+                    masks[name] |= task.masks(one, module.thresholds.tolist(), images[name].shape[:2])
+            how = classifier.images
+            left = [
+                mask_image(fit_image(images[name], how), _fit(masks[name][needed], how), config.keep) for name in names
+            ]
+            batch = {"image": torch.from_numpy(np.stack(left)).to(next(head.parameters()).device)}
+            outputs = predictor(batch)
+            assert isinstance(outputs, torch.Tensor)
+            for name, row in zip(names, outputs.float().cpu().numpy(), strict=True):
+                found.append(
+                    Seen(
+                        image=name,
+                        pixels=images[name],
+                        masks=masks[name],
+                        probabilities=dict(zip(classifier.classes, row.tolist(), strict=True)),
+                        infected_share=_share(masks[name]),
+                    )
+                )
+    return found
+
+
+def read_image(path: str) -> np.ndarray:
+    """An image file's pixels; one that can't be used raises `BadImage`."""
+    return decode(read_bytes(path), max_pixels=ImagesConfig().max_pixels)
+
+
+def _load(run: Path, kind: str) -> tuple[Any, Any]:
+    config, _, _ = read_checkpoint(run)
+    if METHODS[config.task].kind != kind or isinstance(config, ProbeConfig):
+        raise UserError(f"{run} is a {config.title} run; this wants one of {kind} from images.")
+    import torch
+
+    from clipcovid.tasks.base import load_checkpoint
+
+    task, module = load_checkpoint(run)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return task, module.to(device).eval()
+
+
+def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), BATCH):
+        yield names[start : start + BATCH]
+
+
+def _fitted(pixels: Sequence[np.ndarray], how: ImagesConfig, module: Any) -> Any:
+    import torch
+
+    made = torch.from_numpy(np.stack([fit_image(one, how) for one in pixels]))
+    return made.to(next(module.parameters()).device)
+
+
+def _fit(mask: np.ndarray, how: ImagesConfig) -> np.ndarray:
+    return fit_mask(mask.astype(np.uint8) * 255, (mask.shape[0], mask.shape[1]), how)
+
+
+def _share(masks: dict[str, np.ndarray]) -> float | None:
+    lungs, infection = masks.get("lung"), masks.get("infection")
+    if lungs is None or infection is None or not lungs.any():
+        return None
+    return float((infection & lungs).sum() / lungs.sum())

@@ -1,0 +1,70 @@
+"""Segment X-rays, classify what the mask leaves of them, and draw what was found.
+
+    python jobs/cascade.py scan.png --segment outputs/segment --classify outputs/cnn-lungs
+    python jobs/cascade.py scans/*.png --segment outputs/lung outputs/infection --classify outputs/cnn-lungs --json
+
+For each image: the class, its probabilities, the infected share of the lungs, and an overlay PNG.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clipcovid.config import RESEARCH_ONLY, UserError, run_job
+from clipcovid.data.images import BadImage
+from clipcovid.evaluate import plots
+from clipcovid.inference.cascade import CascadeConfig, Seen, cascade, read_image
+
+
+def main(config: CascadeConfig) -> None:
+    """Look at what can be read, print and draw it, and end with status 2 where something could not."""
+    images: dict[str, np.ndarray] = {}
+    bad = {}
+    for path in config.images:
+        try:
+            images[path] = read_image(path)
+        except BadImage as error:
+            bad[path] = str(error)
+    if images:
+        seen = cascade(config, images)
+        overlays = [draw(number, one, config.out) for number, one in enumerate(seen)]
+        show(seen, overlays, config)
+    if bad:
+        raise UserError("; ".join(f"{path}: {reason}" for path, reason in bad.items()))
+
+
+def draw(number: int, one: Seen, out: Path) -> Path:
+    """Write an image's overlay; its number keeps files of one name apart."""
+    share = "" if one.infected_share is None else f", {one.infected_share:.0%} of the lungs infected"
+    title = f"{one.label} ({one.probabilities[one.label]:.2f}){share}"
+    figure = plots.outlines(one.pixels, one.masks, title=title)
+    return plots.save({f"{number:03}-{Path(one.image).stem}": figure}, out)[0]
+
+
+def show(seen: list[Seen], overlays: list[Path], config: CascadeConfig) -> None:
+    """Print what was found in each image."""
+    if config.json:
+        found = [
+            {"image": one.image, "label": one.label, "probabilities": one.probabilities}
+            | {"infected_share": one.infected_share, "overlay": str(overlay)}
+            for one, overlay in zip(seen, overlays, strict=True)
+        ]
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    table = Table("image", "class", *seen[0].probabilities, "infected share", "overlay", box=box.SIMPLE_HEAD)
+    for one, overlay in zip(seen, overlays, strict=True):
+        share = "" if one.infected_share is None else f"{one.infected_share:.1%}"
+        values = (f"{value:.3f}" for value in one.probabilities.values())
+        table.add_row(escape(one.image), escape(one.label), *values, share, escape(str(overlay)))
+    console = Console()
+    console.print(table)
+    console.print(f"[dim]{RESEARCH_ONLY}[/]")
+
+
+if __name__ == "__main__":
+    run_job(CascadeConfig, main, __doc__)
