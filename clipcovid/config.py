@@ -183,8 +183,13 @@ class TrainConfig:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The manifest's columns without which an image can't be learned from, nor scored."""
+        """The manifest's columns without which an image can't be scored."""
         return ("label",)
+
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """The columns without which an image can't be learned from."""
+        return self.needs
 
 
 def from_cli(config_type: type[ConfigT], description: str, args: list[str] | None = None) -> ConfigT:

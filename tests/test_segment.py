@@ -15,6 +15,7 @@ from clipcovid.config import AugmentConfig, ImagesConfig, OptimConfig, UserError
 from clipcovid.data.augment import Augment
 from clipcovid.data.images import fit_mask, unfit
 from clipcovid.data.manifest import read_manifest, write_manifest
+from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.evaluate.predictions import read_predictions
@@ -24,7 +25,7 @@ from clipcovid.models.unet import build_segmenter
 from clipcovid.pipeline import cross_validate
 from clipcovid.tasks.base import make_task
 from clipcovid.tasks.configs import NO_AUGMENT, SegmentConfig
-from clipcovid.tasks.segment import BINS, _histograms, boundary_loss, largest, segmentation_loss
+from clipcovid.tasks.segment import BINS, _histograms, boundary_loss, box_loss, largest, segmentation_loss
 from clipcovid.train.launch import launch
 
 LOSSES = ("dice-bce", "dice-focal", "tversky", "dice-boundary")
@@ -109,6 +110,48 @@ def test_the_boundary_loss_asks_for_edges_within_reach():
     assert boundary_loss(square, square) < 1e-3
     assert boundary_loss(near, square) < 0.05
     assert boundary_loss(far, square) > 0.3
+
+
+def test_what_fills_its_boxes_and_nothing_else_has_no_box_loss():
+    boxes = torch.zeros(2, 3, 32, 32)
+    boxes[0, 0, 4:12, 6:20], boxes[0, 1, 18:30, 2:9], boxes[1, 0, 10:20, 10:20] = 1, 1, 1
+    union = boxes.amax(dim=1, keepdim=True)
+    full = box_loss((union * 2 - 1) * 12, boxes, 0.6)
+    assert full < 1e-3
+    leaking, missing = union.clone(), union.clone()
+    leaking[1, 0, :, 25:] = 1
+    missing[0, 0, 18:30, 2:9] = 0
+    thin = torch.zeros_like(union)
+    thin[..., torch.arange(32), torch.arange(32)] = 1
+    thin = thin * union
+    for wrong in (leaking, missing, thin):
+        assert box_loss((wrong * 2 - 1) * 12, boxes, 0.6) > full + 0.1
+    assert box_loss(torch.full((1, 1, 8, 8), -12.0), torch.zeros(1, 1, 8, 8), 0.6) < 1e-3  # no box, and nothing found
+
+
+@pytest.mark.parametrize("supervision", ["boxes", "mask-boxes"])
+def test_boxes_are_those_around_the_masks(phantoms, supervision):
+    config = segment(phantoms, Path("unused"), target="infection", supervision=supervision, augment=NO_AUGMENT)
+    manifest = read_manifest(phantoms)
+    task = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
+    examples = task.examples(phantoms, manifest, "train", training=True)
+    boxes = examples.read(np.arange(len(examples)))["masks"]
+    masks = task.reader(PackedImages(phantoms, manifest), examples.rows)(np.arange(len(examples)))["masks"]
+    inside = (boxes > 0).any(axis=1)
+    assert (inside | (masks[:, 0] == 0)).mean() > 0.999  # all that is infected is in a box
+    assert 1.1 < inside.sum() / (masks > 0).sum() < 2.5
+    assert not inside[(masks == 0).all(axis=(1, 2, 3))].any()
+    assert task.atlas.shape == masks.shape[1:]
+
+
+def test_boxes_teach_where_to_look(phantoms, tmp_path):
+    optim = OptimConfig(epochs=2, batch_size=12, lr=2e-3)
+    config = segment(phantoms, tmp_path, target="lung", supervision="mask-boxes", augment=NO_AUGMENT, optim=optim)
+    trained = launch(config, log=quiet)
+    assert trained.scores["metrics"]["lung/iou"] > 0.3
+    for settings in ({"target": "both"}, {"target": "lung", "augment": AugmentConfig()}):
+        with pytest.raises(UserError, match=r"--augment\.rotate 0"):
+            segment(phantoms, tmp_path, supervision="boxes", **({"augment": NO_AUGMENT} | settings))
 
 
 def test_masks_move_with_their_images():

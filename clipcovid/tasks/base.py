@@ -74,7 +74,7 @@ class Task(ABC):
 
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
         """The split's eligible images, decoded and packed before. `training`: to learn from, not to predict."""
-        rows, notes = manifest.eligible(split, self.config.needs)
+        rows, notes = manifest.eligible(split, self.config.learns_from if training else self.config.needs)
         read = self.reader(PackedImages(data, manifest), rows, training=training)
         return Examples(rows=rows, notes=notes, read=read)
 

@@ -202,6 +202,12 @@ class SegmentConfig(TrainConfig):
     """Side of the model's input in pixels. 0: the prepared images' size."""
     loss: Literal["dice-bce", "dice-focal", "tversky", "dice-boundary"] = "dice-bce"
     """dice-bce: soft Dice and cross entropy. tversky: misses weigh more than false alarms. dice-boundary: edges weigh too."""
+    supervision: Literal["masks", "boxes", "mask-boxes"] = "masks"
+    """What is learned from: masks, the data set's boxes, or boxes around the parts of the masks, as if there were no more."""
+    box_labels: tuple[str, ...] = ()
+    """The findings whose boxes count. Default: all."""
+    box_fill: float = 0.6
+    """The least share of a box that is taken to be foreground."""
     tta: bool = False
     """Predict with the mean over mirrored and zoomed copies of each image: six passes instead of one."""
     components: int = 0
@@ -214,6 +220,13 @@ class SegmentConfig(TrainConfig):
     def __post_init__(self) -> None:
         if self.within_lungs and self.target != "both":
             raise UserError("--within-lungs needs the lungs too: use --target both.")
+        if self.supervision != "masks" and (self.target == "both" or self.augment.rotate):
+            raise UserError(
+                f"--supervision {self.supervision} learns one region, and turned boxes are none: give --target infection or "
+                "lung, and --augment.rotate 0."
+            )
+        if not 0 <= self.box_fill <= 1:
+            raise UserError(f"--box-fill {self.box_fill} must be a share from 0 to 1.")
         if self.components < 0:
             raise UserError(f"--components {self.components} must not be negative.")
 
@@ -231,6 +244,11 @@ class SegmentConfig(TrainConfig):
     def needs(self) -> tuple[str, ...]:
         """The masks."""
         return tuple(f"{region}_mask" for region in self.regions)
+
+    @property
+    def learns_from(self) -> tuple[str, ...]:
+        """The masks, or the boxes."""
+        return ("boxes",) if self.supervision == "boxes" else self.needs
 
     def weights_identity(self) -> dict[str, str]:
         """What tells the initial weights from others."""

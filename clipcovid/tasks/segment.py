@@ -1,5 +1,6 @@
 """Segmentation of lungs and infections: losses, thresholds chosen on validation, and counts at each mask's own size."""
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from clipcovid.config import UserError
-from clipcovid.data.images import decode_mask, read_bytes, unfit
+from clipcovid.data.images import decode_mask, fit_mask, read_bytes, unfit
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import segmentation
@@ -21,6 +22,7 @@ from clipcovid.tasks.base import Batch, Examples, Predictor, Task
 
 BINS = 20  # of probabilities: thresholds are chosen from 0.05, 0.10, …, 0.95
 ATLAS_IMAGES = 1000  # training masks that the atlas is the mean of
+SPECK = 5e-4  # of an image's pixels: smaller parts of a mask get no box
 ZOOMS = (1.0, 0.9, 1.1)
 
 
@@ -56,20 +58,31 @@ class Segment(Task):
         made = super().examples(data, manifest, split, training=training)
         if training:
             some = np.arange(len(made))[:: max(1, len(made) // ATLAS_IMAGES)]
-            self.atlas = torch.from_numpy(made.read(some)["masks"]).float().mean(dim=0) / 255
+            masks = torch.from_numpy(made.read(some)["masks"])
+            self.atlas = (masks.amax(dim=1, keepdim=True) if self.by_boxes else masks).float().mean(dim=0) / 255
         return made
+
+    @property
+    def by_boxes(self) -> bool:
+        """Whether it learns from boxes."""
+        return bool(self.config.supervision != "masks")
 
     def reader(
         self, packed: PackedImages, rows: pd.DataFrame, *, training: bool = False
     ) -> Callable[[np.ndarray], Batch]:
-        """Also `masks`, uint8 (n, regions, size, size), where all of these images have them."""
+        """Also `masks`, uint8 (n, regions, size, size), where all of these images have them.
+
+        In training from boxes they are boxes instead, (n, the most that an image has, size, size).
+        """
         inner, at = super().reader(packed, rows, training=training), packed.manifest.positions(rows["image_id"])
         kinds = self.config.needs
         known = bool((rows[list(kinds)] != "").all(axis=None))
 
         def read(take: np.ndarray) -> Batch:
             batch = inner(take) | {"about": rows.iloc[take].to_dict("records")}
-            if known:
+            if training and self.by_boxes:
+                batch["masks"] = self._boxes(packed, at[take], batch["about"])
+            elif known:
                 batch["masks"] = np.stack([np.array(packed.masks(kind, at[take])) for kind in kinds], axis=1)
             return batch
 
@@ -79,6 +92,10 @@ class Segment(Task):
         """The loss of the config's kind, a mean over images and regions: the same on any number of workers."""
         logits = module(batch["image"]).float()
         truth = batch["masks"].float() / 255
+        if self.by_boxes:
+            if truth.shape[-1] != logits.shape[-1]:
+                truth = F.interpolate(truth, size=logits.shape[-1], mode="area").round()
+            return {"loss": box_loss(logits, truth, self.config.box_fill)}
         if truth.shape != logits.shape:
             truth = F.interpolate(truth, size=logits.shape[-1], mode="area").round()
         with torch.no_grad():
@@ -87,6 +104,30 @@ class Segment(Task):
             union = (found | true).sum(dim=(2, 3)).float()
         iou = ((both + 1) / (union + 1)).mean()  # smoothed, since a batch may have empty masks; validation's is not
         return {"loss": segmentation_loss(logits, truth, self.config.loss), "smooth_iou": iou}
+
+    def _boxes(self, packed: PackedImages, at: np.ndarray, about: Sequence[dict[str, Any]]) -> np.ndarray:
+        """Each image's boxes, uint8 (n, k, size, size) of 0 and 255, those that it has fewer of left empty."""
+        size, found = packed.size, []
+        if self.config.supervision == "mask-boxes":
+            found = [_parts(mask) for mask in packed.masks(self.config.needs[0], at) if mask is not None]
+        else:
+            found = [self._listed(row) for row in about]
+        boxes = np.zeros((len(at), max(1, *map(len, found)), size, size), np.uint8)
+        for number, some in enumerate(found):
+            for place, box in enumerate(some):
+                boxes[number, place] = box
+        return boxes
+
+    def _listed(self, about: dict[str, Any]) -> list[np.ndarray]:
+        """The boxes that the data set lists for an image, as masks of the packed size."""
+        shape, made = (about["height"], about["width"]), []
+        for box in json.loads(about["boxes"] or "[]"):
+            if not self.config.box_labels or box["label"] in self.config.box_labels:
+                mask = np.zeros(shape, np.uint8)
+                left, top = round(box["x"]), round(box["y"])
+                mask[top : round(box["y"] + box["height"]), left : round(box["x"] + box["width"])] = 255
+                made.append(fit_mask(mask, shape, self.images))
+        return made
 
     def probabilities(self, module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         """Probabilities (n, regions, size, size); with tta the mean over mirrored and zoomed copies."""
@@ -206,6 +247,38 @@ def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, kind: str) -> t
         return dice + losses.FocalLoss("binary", alpha=0.25)(logits, truth)
     loss = dice + F.binary_cross_entropy_with_logits(logits, truth)
     return loss + boundary_loss(logits.sigmoid(), truth) if kind == "dice-boundary" else loss
+
+
+def box_loss(logits: torch.Tensor, boxes: torch.Tensor, fill: float) -> torch.Tensor:
+    """What boxes say of a mask: nothing is outside of them, each row and column of a box is crossed, and most is filled.
+
+    `logits` (n, 1, h, w); `boxes` (n, k, h, w), 1 inside, empty ones ignored; `fill`: the least share of a box. The
+    constraints are those of Kervadec et al. 2020 (Bounding boxes for weakly supervised segmentation), with crossings as
+    in multiple-instance learning (Hsu et al. 2019). A mean over images.
+    """
+    chance, inside = logits.sigmoid(), boxes > 0.5
+    outside = ~inside.any(dim=1, keepdim=True)
+    empty = (F.softplus(logits) * outside).sum(dim=(1, 2, 3)) / outside.sum(dim=(1, 2, 3)).clamp(min=1)
+    seen, loss = chance * inside, empty
+    for axis in (2, 3):
+        crossed, lines = seen.amax(dim=axis), inside.any(dim=axis)
+        missed = -crossed.clamp(min=1e-6).log() * lines
+        loss = loss + missed.sum(dim=(1, 2)) / lines.sum(dim=(1, 2)).clamp(min=1)
+    area = inside.sum(dim=(2, 3))
+    lacking = (fill - seen.sum(dim=(2, 3)) / area.clamp(min=1)).clamp(min=0) * (area > 0)
+    return (loss + 4 * lacking.sum(dim=1) / (area > 0).sum(dim=1).clamp(min=1)).mean()
+
+
+def _parts(mask: np.ndarray) -> list[np.ndarray]:
+    """The box of each connected part of a mask, as masks; specks are left out."""
+    found, _ = ndimage.label(mask)
+    made = []
+    for number, place in enumerate(ndimage.find_objects(found), 1):
+        if (found[place] == number).sum() >= SPECK * mask.size:
+            box = np.zeros_like(mask)
+            box[place] = 255
+            made.append(box)
+    return made
 
 
 def boundary_loss(probabilities: torch.Tensor, truth: torch.Tensor, reach: int = 2) -> torch.Tensor:

@@ -61,7 +61,7 @@ def training_manifest(config: Any) -> Manifest:
     if config.fold:
         manifest = fold(manifest, config.fold, config.seed, config.needs)
     for split in ("train", *SCORED):
-        rows, _ = manifest.eligible(split, config.needs)
+        rows, _ = manifest.eligible(split, config.learns_from if split == "train" else config.needs)
         if "label" in config.needs and split == "train" and rows["label"].nunique() < 2:
             raise UserError(
                 f"The train split of {config.data} has images of {rows['label'].nunique()} class: training needs labelled "
