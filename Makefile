@@ -19,6 +19,7 @@ HERE := --compute.workers 0
 STILL := --augment.rotate 0 --augment.shift 0 --augment.scale 0 --augment.intensity 0 --augment.noise 0
 CLIP := --optim.batch-size 32 --optim.lr 2e-4 $(STILL)
 CNN := --weights none --optim.batch-size 32 --optim.lr 2e-3 --optim.keep last
+UNET := --weights none --optim.batch-size 8 --optim.lr 2e-3 --optim.keep last
 
 demo: install
 	$(RUN)/python jobs/prepare.py --source phantom --out data/phantom --size 128
@@ -30,6 +31,7 @@ demo: install
 	$(RUN)/python jobs/probe.py $(TINY) outputs/finetune --name probe-finetuned $(HERE)
 	$(RUN)/python jobs/cnn.py --data data/phantom --image-size 64 --name cnn $(CNN) --optim.epochs 15 $(HERE)
 	$(RUN)/python jobs/hybrid.py $(TINY) outputs/finetune --name hybrid $(CNN) --optim.epochs 3 $(HERE)
+	$(RUN)/python jobs/segment.py --data data/phantom --target both --name segment $(UNET) --optim.epochs 8 $(HERE)
 	$(RUN)/python jobs/compare.py $(addprefix outputs/,zeroshot finetune lora probe probe-finetuned cnn hybrid)
 
 test: install

@@ -198,7 +198,7 @@ def test_the_threshold_is_the_one_that_validates_best():
     scores = task.scores(None, _histograms(maps, masks).numpy())
     assert scores["lung_threshold"] == 0.3
     assert scores["iou"] == scores["lung_iou"] == 1
-    with pytest.raises(UserError, match="No validation image has any lung"):
+    with pytest.raises(UserError, match="No image of a split has any lung"):
         task.scores(None, _histograms(maps, masks * 0).numpy())
 
 
@@ -235,7 +235,7 @@ def test_a_run_folder_has_masks_scores_and_overlays(finished, phantoms):
     figures = {path.stem for path in (trained.run.folder / "figures").glob("*.png")}
     assert figures >= {"curves", "test_overlays_lung", "test_overlays_infection"}
     assert trained.scores["metrics"]["lung/iou"] == pytest.approx(per_image(lungs)["iou"].mean())
-    assert "test-atlas" in trained.run.metrics()
+    assert trained.run.metrics()["test-atlas"]["metrics"]["lung/iou"] > 0.5  # phantoms' lungs are much alike
 
 
 def test_predictions_of_a_run_are_its_own_again(finished, phantoms, tmp_path):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest, groups
@@ -49,5 +48,7 @@ def fold(manifest: Manifest, text: str, seed: int, needs: Sequence[str] = ("labe
 
 def _split(labels: pd.Series, group: pd.Series, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Positions (train, test) of each fold."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     return list(folds.split(np.zeros(len(labels)), labels.to_numpy(), group.to_numpy()))

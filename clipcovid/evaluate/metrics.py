@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipcovid.config import UserError
 
@@ -108,6 +107,8 @@ def classification(labels: Sequence[str], probabilities: np.ndarray, classes: Se
     truth = encode(labels, classes)
     flat = _scalars(confusion_rates(confusion(labels, probabilities, classes), classes))
     flat |= _ranked(_true_ranks(truth, probabilities), len(classes))
+    from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import: see plots.roc_figure
+
     for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
         values = {
             f"{name}/{c}": float(metric(truth == i, probabilities[:, i]))

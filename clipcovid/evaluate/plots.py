@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from sklearn.metrics import auc, roc_curve
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
@@ -58,6 +57,8 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], *, split: str) 
 
 def roc_figure(labels: Sequence[str], probabilities: np.ndarray, classes: Sequence[str], *, split: str) -> Figure:
     """One class against the rest: a curve and its AUROC for each class that some labels have and some have not."""
+    from sklearn.metrics import auc, roc_curve  # a second's import that a training's first step does not wait for
+
     truth = encode(labels, classes)
     predicted_index(probabilities, classes, len(truth))  # checks shape and finiteness
     figure, axes = _figure(

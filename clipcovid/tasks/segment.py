@@ -32,6 +32,8 @@ class Segment(Task):
     monitor: ClassVar[tuple[str, str]] = ("iou", "max")
     atlas: torch.Tensor | None = None
     """The mean of the training masks, (regions, size, size): the baseline that sees no image."""
+    atlas_thresholds: Sequence[float] = ()
+    """Those at which it is nearest to the training masks."""
 
     def build(self) -> torch.nn.Module:
         """With a fresh decoder."""
@@ -59,7 +61,11 @@ class Segment(Task):
         if training:
             some = np.arange(len(made))[:: max(1, len(made) // ATLAS_IMAGES)]
             masks = torch.from_numpy(made.read(some)["masks"])
-            self.atlas = (masks.amax(dim=1, keepdim=True) if self.by_boxes else masks).float().mean(dim=0) / 255
+            if self.by_boxes:
+                masks = masks.amax(dim=1, keepdim=True)
+            self.atlas = masks.float().mean(dim=0) / 255
+            best = self.scores(made, _histograms(self.atlas.expand(masks.shape), masks).numpy())
+            self.atlas_thresholds = [best[f"{region}_threshold"] for region in self.config.regions]
         return made
 
     @property
@@ -154,7 +160,7 @@ class Segment(Task):
         for number, region in enumerate(self.config.regions):
             some = true[:, number, 0] > 0
             if not some.any():
-                raise UserError(f"No validation image has any {region}: there is nothing to choose a threshold by.")
+                raise UserError(f"No image of a split has any {region}: there is nothing to choose a threshold by.")
             iou = (tp[some, number] / (true[some, number] + fp[some, number])).mean(axis=0)
             best = int(iou[1:].argmax()) + 1
             found |= {f"{region}_iou": float(iou[best]), f"{region}_threshold": best / BINS}
@@ -167,9 +173,9 @@ class Segment(Task):
         module.thresholds.copy_(torch.tensor(list(chosen.values())))
         return {"thresholds": chosen}
 
-    def final(self, module: torch.nn.Module) -> Predictor:
+    def final(self, module: Any) -> Predictor:
         """Each image's rows of the predictions table, an object array (n,) of lists."""
-        return self._rows_of(lambda images: self.probabilities(module, images), module)
+        return self._rows_of(lambda images: self.probabilities(module, images), module.thresholds.tolist())
 
     def variants(self, module: torch.nn.Module) -> dict[str, Predictor]:
         """Beside the method itself the atlas: the mean training mask for every image."""
@@ -177,11 +183,10 @@ class Segment(Task):
         atlas = self.atlas
         return {
             "": self.final(module),
-            "atlas": self._rows_of(lambda images: atlas.expand(len(images), *atlas.shape), None),
+            "atlas": self._rows_of(lambda images: atlas.expand(len(images), *atlas.shape), self.atlas_thresholds),
         }
 
-    def _rows_of(self, maps: Callable[[torch.Tensor], torch.Tensor], module: Any) -> Predictor:
-        thresholds = module.thresholds.tolist() if module is not None else [0.5] * len(self.config.regions)
+    def _rows_of(self, maps: Callable[[torch.Tensor], torch.Tensor], thresholds: Sequence[float]) -> Predictor:
         pool = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads()))
 
         def predict(batch: Batch) -> np.ndarray:
