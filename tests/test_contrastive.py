@@ -198,9 +198,22 @@ def test_wise_ft_takes_the_mixture_that_validates_best_and_the_latest_of_equals(
 
 
 def test_siglip_gives_a_model_the_bias_that_it_lacks():
-    module = task(loss="siglip").build()
-    assert module.clip.logit_bias.item() == -10
+    module = task(loss="siglip", optim=OptimConfig(batch_size=50)).build()
+    assert module.clip.logit_bias.item() == pytest.approx(np.log(1 / 49))
     assert module.clip.logit_bias.requires_grad
+
+
+def test_siglip_starts_at_the_odds_that_a_pair_matches(phantoms):
+    manifest = read_manifest(phantoms)
+    chosen = task(loss="siglip", captions="labels", optim=OptimConfig(batch_size=20))
+    examples = chosen.examples(phantoms, manifest, "train", training=True)
+    keys = examples.read(np.arange(len(examples)))["key"]
+    same = (keys[:, None] == keys)[~np.eye(len(keys), dtype=bool)].mean()
+    share = (1 + 19 * same) / 20
+    assert chosen.build().clip.logit_bias.item() == pytest.approx(np.log(share / (1 - share)), abs=0.1)
+    alone = task(loss="siglip", captions="labels", positives="none", optim=OptimConfig(batch_size=20))
+    alone.examples(phantoms, manifest, "train", training=True)
+    assert alone.build().clip.logit_bias.item() == pytest.approx(np.log(1 / 19))
 
 
 class TestExamples:

@@ -21,7 +21,6 @@ from clipcovid.models.lora import add_adapters, check_targets, merge
 from clipcovid.tasks.base import Batch, Examples, Predictor, Task, targets
 
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP was trained (Radford et al. 2021)
-SIGLIP_BIAS = -10.0  # where SigLIP starts: nearly all pairs are negatives
 MIXTURES = tuple(step / 10 for step in range(11))
 
 
@@ -94,6 +93,8 @@ class Contrastive(Task):
 
     adapted: Any = None
     """peft's handle, while there are adapters."""
+    match_share: float = 0.0
+    """How probable it is that two training images match."""
 
     @cached_property
     def clip(self) -> Clip:
@@ -104,7 +105,7 @@ class Contrastive(Task):
         """The CLIP that the config names, with only what its method trains left trainable."""
         config = self.config
         if config.loss == "siglip" and self.clip.model.logit_bias is None:
-            self.clip.model.logit_bias = torch.nn.Parameter(torch.tensor(SIGLIP_BIAS))
+            self.clip.model.logit_bias = torch.nn.Parameter(torch.tensor(self._prior_bias()))
         text = [weight for name, weight in self.clip.model.named_parameters() if not name.startswith("visual.")]
         if config.method == "lora":
             settings = config.lora
@@ -128,6 +129,14 @@ class Contrastive(Task):
             self.clip.model.set_grad_checkpointing()
         return module
 
+    def _prior_bias(self) -> float:
+        """The log odds that a pair of a batch matches: started there, SigLIP's loss has no wrong prior to unlearn.
+
+        (SigLIP's own −10 is about that of its batches of 32,768 pairs without equal texts.)
+        """
+        share = (1 + (self.config.optim.batch_size - 1) * self.match_share) / self.config.optim.batch_size
+        return float(np.log(share / max(1 - share, 1e-6)))
+
     def skeleton(self, folder: Path) -> torch.nn.Module:
         """Not needed: a checkpoint is a whole CLIP."""
         raise NotImplementedError
@@ -146,6 +155,8 @@ class Contrastive(Task):
         tokens = self.clip.tokenizer(list(unique)).numpy()
         labels = about(np.arange(len(rows)))["label"]
         keys = {"none": np.full(len(rows), -1), "caption": which, "label": labels}[self.config.positives]
+        _, counts = np.unique(keys[keys >= 0], return_counts=True)
+        self.match_share = float((counts / len(keys)) @ (counts / len(keys)))
 
         def read(take: np.ndarray) -> Batch:
             used, place = np.unique(which[take], return_inverse=True)
