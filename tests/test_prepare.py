@@ -447,7 +447,7 @@ def test_medpix2_is_prepared_without_its_placeholders(cluster, tmp_path):
 
 
 def test_an_archive_among_the_images_is_not_read_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("clipcovid.data.images.MAX_BYTES", 1 << 20)
     path = tmp_path / "huge.png"
     with path.open("wb") as file:
         file.truncate(1 << 40)

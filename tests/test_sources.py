@@ -534,7 +534,7 @@ def test_the_state_of_the_files_changes_with_size_and_time(tmp_path):
 @pytest.mark.parametrize(
     ("source", "root", "match"),
     [
-        ("imagenet", "x", "--source 'imagenet' is unknown: use covidquex, imagefolder, table, medpix2, phantom"),
+        ("imagenet", "x", "--source 'imagenet' is unknown: use covidquex, imagefolder, table, medpix2, nih14, phantom"),
         ("covidquex", "", "--source covidquex needs --root"),
         ("covidquex", "{}/nothing", "nothing does not exist"),
         ("covidquex", "{}/t.csv", "is a file; this source wants the data set's folder"),

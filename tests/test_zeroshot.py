@@ -118,7 +118,7 @@ def test_images_without_a_label_are_left_out_and_counted(config, tmp_path):
     write_manifest(copy, Manifest(table=table, classes=manifest.classes, dataset="x", info=manifest.info))
     scored = zeroshot(override(config, {"data": copy}), quiet)
     assert scored.scores["n"] == (table["split"] == "test").sum() - 3
-    assert scored.scores["notes"][0] == "3 images have no label and were left out."
+    assert scored.scores["notes"][0] == "3 images without a label are left out."
 
 
 def test_texts_beyond_the_context_are_counted(config, tmp_path):
