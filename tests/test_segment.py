@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -289,6 +290,63 @@ def test_folds_pool_every_image_once(phantoms, tmp_path):
     table, _ = read_predictions(run.folder / "predictions" / "crossval.parquet")
     assert sorted(table["image_id"]) == sorted(read_manifest(phantoms).table["image_id"])
     assert len(run.metrics()["crossval"]["folds"]) == 2
+
+
+def test_masks_of_any_make_are_scored_alike(tmp_path):
+    """Of 0/1, of 0/255, in colour, of another size, blank, with two objects: right, or quarantined with a reason."""
+    truth = np.zeros((60, 80), np.uint8)
+    truth[10:30, 10:40], truth[40:50, 50:70] = 1, 1
+    twice = truth.repeat(2, axis=0).repeat(2, axis=1)
+    masks = {
+        "ones": truth,
+        "white": truth * 255,
+        "colour": np.stack([truth * 255] * 3, axis=2),
+        "twice": twice * 255,
+        "blank": truth * 0,
+        "torn": None,
+    }
+    rows = ["path,label,infection_mask"]
+    for name, mask in masks.items():
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 256, (60, 80), np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+        if mask is None:
+            (tmp_path / f"{name}-mask.png").write_bytes(b"no image")
+        else:
+            Image.fromarray(mask).save(tmp_path / f"{name}-mask.png")
+        rows.append(f"{name}.png,a,{name}-mask.png")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    prepare(
+        PrepareConfig(
+            source="table",
+            root=str(tmp_path / "table.csv"),
+            out=tmp_path / "d",
+            max_bad=0.5,
+            compute=HERE,
+            images=ImagesConfig(size=48),
+        ),
+        log=quiet,
+    )
+    manifest = read_manifest(tmp_path / "d")
+    quarantined = pd.read_parquet(tmp_path / "d" / "quarantine.parquet")
+    assert quarantined["path"].str.contains("torn-mask").any()
+    task = make_task(segment(Path("unused"), Path("unused"), target="infection"), ("a",), ImagesConfig(size=48))
+    known = manifest.table[manifest.table["infection_mask"] != ""].reset_index(drop=True)
+    batch = task.reader(PackedImages(tmp_path / "d", manifest), known)(np.arange(len(known)))
+    found = {}
+    for row, packed in zip(batch["about"], batch["masks"], strict=True):
+        assert set(np.unique(packed)) <= {0, 255}
+        found[Path(row["path"]).stem] = task._image(packed / np.float32(255), row, (0.5,))[0]
+    assert set(found) == {"ones", "white", "colour", "twice", "blank"}
+    counts = [tuple(found[name][key] for key in ("tp", "fp", "fn", "tn")) for name in ("ones", "white", "colour")]
+    assert counts[0] == counts[1] == counts[2]
+    tp, fp, fn, _ = counts[0]
+    assert tp / (tp + fp + fn) > 0.9
+    tp, fp, fn, tn = (found["twice"][key] for key in ("tp", "fp", "fn", "tn"))
+    assert tp / (tp + fp + fn) > 0.9
+    assert tp + fp + fn + tn == 120 * 160  # counted at the mask's own size
+    assert (found["blank"]["tp"], found["blank"]["fp"], found["blank"]["fn"]) == (0, 0, 0)
+    assert per_image(pd.DataFrame([found["blank"]]))["iou"].isna().all()
 
 
 def test_settings_that_can_not_be_are_refused():

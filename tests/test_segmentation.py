@@ -131,10 +131,12 @@ def test_severity_is_scored_against_the_truth():
     table = pd.DataFrame(
         [row(str(at), blobs(at, share=at / 10), blobs(at, share=at / 20), lung=2000.0) for at in (1, 2, 4)]
     )
-    metrics = score(table)["metrics"]
-    shares = infected_share(table)
+    body = score(table)
+    metrics, shares = body["metrics"], infected_share(table)
     assert metrics["severity/mae"] == pytest.approx((shares["true"] - shares["predicted"]).abs().mean())
     assert metrics["severity/correlation"] > 0.99
+    low, high = body["intervals"]["intervals"]["severity/mae"]
+    assert low <= metrics["severity/mae"] <= high
 
 
 def test_paired_differences_are_of_the_same_resamples():

@@ -125,17 +125,16 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
             )
         if not (rows["tp"] + rows["fp"]).any():
             alarms.append(f"No {region} was predicted in any of the {len(rows)} images.")
-        patients = rows["patient_id"].fillna("").astype(str).tolist() if "patient_id" in rows else [""] * len(rows)
-        numbers = _numbers(rows)
-        found = statistics.bootstrap(functools.partial(_resampled, numbers), patients)
+        found = statistics.bootstrap(functools.partial(_resampled, _numbers(rows)), _patients(rows))
         draws |= {f"{region}/{name}": interval for name, interval in found["intervals"].items()}
         intervals = intervals or found
     shares = infected_share(table)
     if len(shares) > 1:
-        errors = (shares["predicted"] - shares["true"]).abs()
-        metrics["severity/mae"] = float(errors.mean())
-        if shares["predicted"].std() > 0 and shares["true"].std() > 0:
-            metrics["severity/correlation"] = float(shares["predicted"].corr(shares["true"]))
+        both = shares[["predicted", "true"]].to_numpy()
+        metrics |= _severity(both, np.arange(len(both)))
+        known = table.drop_duplicates("image_id").set_index("image_id").reindex(shares.index)
+        found = statistics.bootstrap(functools.partial(_severity, both), _patients(known))
+        draws |= found["intervals"]
     assert intervals is not None, "a table without regions"
     return {
         "n": int(table["image_id"].nunique()),
@@ -146,6 +145,19 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
         "alarms": alarms,
         "notes": notes,
     }
+
+
+def _patients(rows: pd.DataFrame) -> list[str]:
+    return rows["patient_id"].fillna("").astype(str).tolist() if "patient_id" in rows else [""] * len(rows)
+
+
+def _severity(shares: np.ndarray, take: np.ndarray) -> dict[str, float]:
+    """Of infected shares (n, 2), predicted and true."""
+    predicted, true = shares[take].T
+    found = {"severity/mae": float(np.abs(predicted - true).mean())}
+    if predicted.std() > 0 and true.std() > 0:
+        found["severity/correlation"] = float(np.corrcoef(predicted, true)[0, 1])
+    return found
 
 
 def _region(rows: pd.DataFrame) -> dict[str, float]:
@@ -178,7 +190,7 @@ def compare_pairs(ours: pd.DataFrame, theirs: pd.DataFrame, region: str, patient
     )
     assert one["image_id"].tolist() == other["image_id"].tolist(), "tables of other images"
     mine, yours = _numbers(one), _numbers(other)
-    groups = patients or one["patient_id"].fillna("").astype(str).tolist()
+    groups = patients or _patients(one)
 
     def difference(take: np.ndarray) -> dict[str, float]:
         here, there = _resampled(mine, take), _resampled(yours, take)

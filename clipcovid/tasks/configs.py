@@ -209,7 +209,7 @@ class SegmentConfig(TrainConfig):
     box_fill: float = 0.6
     """The least share of a box that is taken to be foreground."""
     tta: bool = False
-    """Predict with the mean over mirrored and zoomed copies of each image: six passes instead of one."""
+    """Once trained, predict with the mean over mirrored and zoomed copies of each image: six passes instead of one."""
     components: int = 0
     """Keep only so many connected parts of a mask, the largest ones. 0: all."""
     within_lungs: bool = False

@@ -34,6 +34,8 @@ class Segment(Task):
     """The mean of the training masks, (regions, size, size): the baseline that sees no image."""
     atlas_thresholds: Sequence[float] = ()
     """Those at which it is nearest to the training masks."""
+    choosing: bool = False
+    """Whether training is over: the validation of each epoch is one pass, that which thresholds are chosen by is as told."""
 
     def build(self) -> torch.nn.Module:
         """With a fresh decoder."""
@@ -138,18 +140,22 @@ class Segment(Task):
     def probabilities(self, module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         """Probabilities (n, regions, size, size); with tta the mean over mirrored and zoomed copies."""
         if not self.config.tta:
-            return module(images).float().sigmoid()
+            return self._one_pass(module, images)
         found = []
         for zoom in ZOOMS:
             for mirror in (False, True):
                 seen = _zoom(images, zoom).flip(dims=(2,)) if mirror else _zoom(images, zoom)
-                maps = module(seen).float().sigmoid()
+                maps = self._one_pass(module, seen)
                 found.append(_zoom_maps(maps.flip(dims=(3,)) if mirror else maps, 1 / zoom))
         return torch.stack(found).mean(dim=0)
 
+    def _one_pass(self, module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return module(images).float().sigmoid()
+
     def predictor(self, module: torch.nn.Module) -> Predictor:
         """For validation: how many pixels of either truth have each probability, (n, regions, 2, BINS)."""
-        return lambda batch: _histograms(self.probabilities(module, batch["image"]), batch["masks"])
+        maps = self.probabilities if self.choosing else self._one_pass
+        return lambda batch: _histograms(maps(module, batch["image"]), batch["masks"])
 
     def scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """IoU at the threshold that is best for each region, a mean over images that have it, and those thresholds."""
@@ -168,6 +174,7 @@ class Segment(Task):
 
     def finish(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Keep the thresholds that validate best, with the weights."""
+        self.choosing = True
         found = evaluate()
         chosen = {region: found[f"{region}_threshold"] for region in self.config.regions}
         module.thresholds.copy_(torch.tensor(list(chosen.values())))
