@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.config import UserError, digest
+from clipcovid.data.captions import PLACEHOLDER
 from clipcovid.data.manifest import COLUMNS, MASKS, SPLIT_NAMES, conform, strictest
 from clipcovid.data.phantom import write_phantoms
 from clipcovid.labels import CLASSES
@@ -42,7 +43,6 @@ NOT_IMAGES = {
     ".yaml",
     ".yml",
 }
-PLACEHOLDER = re.compile(r"\s*(?:replace this\b.*|n/?a|none|nan|null|tbd|-+)?\s*", re.IGNORECASE | re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

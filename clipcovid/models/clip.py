@@ -1,5 +1,6 @@
 """CLIP by name and weights, through open_clip: published weights, files, folders, runs of ours, and `tiny`."""
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from clipcovid.config import ClipConfig, UserError, first_line
 from clipcovid.files import write_json
 from clipcovid.models.pixels import Pixels
-from clipcovid.models.weights import OPENCLIP_CONFIG, checkpoint_folder, is_hf, weights_of
+from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf, weights_of
 
 OWN_CONFIGS = Path(__file__).parent / "configs"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,9 +65,18 @@ class Clip:
         """Features (n, d) of texts; what overflows the context is cut off (count it with `overflow`)."""
         parts = []
         for start in range(0, len(texts), batch_size):
-            tokens = self.tokenizer(list(texts[start : start + batch_size])).to(self.device)
+            tokens = self.tokens(texts[start : start + batch_size]).to(self.device)
             parts.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu())
         return torch.cat(parts)
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Token ids (n, t) int64 of texts: t is the context, or with a Hugging Face tokenizer the longest of them."""
+        tokens: torch.Tensor = self.tokenizer(list(texts))
+        inner = getattr(self.tokenizer, "tokenizer", None)
+        if inner is None:
+            return tokens
+        used = (tokens != inner.pad_token_id).any(dim=0).nonzero()
+        return tokens[:, : int(used.max()) + 1 if len(used) else 1]
 
     def overflow(self, texts: Sequence[str]) -> dict[str, int]:
         """How much of the texts the context cuts off: `texts` and `tokens`, start and end marks counted."""
@@ -96,11 +106,12 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
     open_clip.add_model_config(OWN_CONFIGS)
     random = config.pretrained == "none"
     name, pretrained, quick_gelu = config.model, None if random else config.pretrained, False
+    towers: dict[str, Any] = {}
     if Path(config.pretrained).is_dir():
         folder = checkpoint_folder(Path(config.pretrained)).resolve()
         if is_hf(folder):
             return _from_hf(folder, device=device, precision=precision)
-        name, pretrained = f"local-dir:{folder}", None
+        name, pretrained, towers = f"local-dir:{folder}", None, _text_tower(folder)
     elif name.startswith("hf-hub:"):
         pretrained = None
     elif name not in open_clip.list_models():
@@ -115,7 +126,7 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
                 f"--clip.pretrained {pretrained!r} is no weights tag of {name}: use {', '.join(tags)}, a path or none."
             )
         quick_gelu = bool(tag.get("quick_gelu"))  # OpenAI's weights were trained with it; open_clip only warns
-    with _quiet():
+    with quiet():
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(
@@ -125,7 +136,9 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
                 device=device,
                 load_weights=not random,
                 require_pretrained=not random,
+                pretrained_text=False,  # with the whole model's weights or with none, a tower needs none of its own
                 force_quick_gelu=quick_gelu,
+                **towers,
             )
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # the hub, pickle, JSON and torch each raise their own kinds
@@ -156,12 +169,14 @@ def save_clip(folder: Path, clip: Clip, hf: bool = True) -> None:
     """
     from safetensors.torch import save_file
 
+    from clipcovid.models.dual import write_text_tower
     from clipcovid.models.hf import inconvertible, save_hf
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().float().contiguous().cpu() for key, value in clip.model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
     write_open_clip_config(folder, clip)
+    write_text_tower(folder, clip)
     if hf and not inconvertible(_whole_cfg(clip), cast(Any, clip.model.visual).preprocess_cfg):
         save_hf(folder / "hf", clip)
 
@@ -177,14 +192,32 @@ def _whole_cfg(clip: Clip) -> dict[str, Any]:
     return clip.model_cfg | ({} if bias is None else {"init_logit_bias": float(bias.detach())})
 
 
-def skeleton_clip(folder: Path, *, device: str = "cpu", precision: str = "fp32") -> Clip:
-    """The model that the open_clip config in `folder` describes, with random weights."""
+def _text_tower(folder: Path) -> dict[str, Any]:
+    """What tells open_clip where a checkpoint's Hugging Face text encoder is described, if it has one."""
+    if not (folder / TEXT_TOWER).is_dir():
+        return {}
+    text_cfg = json.loads((folder / OPENCLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
+    return {"text_cfg": text_cfg | {"hf_model_name": str(folder / TEXT_TOWER), "hf_model_pretrained": False}}
+
+
+def skeleton_clip(folder: Path, *, device: str = "cpu", precision: str = "fp32", timm_weights: bool = False) -> Clip:
+    """The model that the open_clip config in `folder` describes, with random weights.
+
+    `timm_weights`: but for the image encoder, whose weights are timm's published ones.
+    """
     import open_clip
 
     name = f"local-dir:{folder.resolve()}"
-    with _quiet():
+    with quiet():
         model = open_clip.create_model(
-            name, precision=precision, device=device, load_weights=False, require_pretrained=False
+            name,
+            precision=precision,
+            device=device,
+            load_weights=False,
+            require_pretrained=False,
+            pretrained_image=timm_weights,
+            pretrained_text=False,
+            **_text_tower(folder),
         )
         tokenizer = open_clip.get_tokenizer(name)
     return Clip(model, tokenizer, dict(open_clip.get_model_config(name)), device=device, dtype=DTYPES[precision])
@@ -202,7 +235,7 @@ def class_embeddings(clip: Clip, prompts: Mapping[str, Sequence[str]]) -> np.nda
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence open_clip's remarks on the root logger and the hub's retries: what goes wrong is raised anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)

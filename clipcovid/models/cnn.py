@@ -32,20 +32,13 @@ def build_cnn(
     """
     import timm
 
-    if not timm.is_model(arch):
-        close = ", ".join(timm.list_models(f"*{arch.split('_')[0]}*")[:4] or ["resnet18", "vit_base_patch16_224"])
-        raise UserError(f"--arch {arch!r} is not a timm architecture: use {close}, …")
-    defaults = timm.get_pretrained_cfg(arch)
+    defaults = timm_defaults(arch, weights)
     size = image_size or (defaults.input_size[1] if defaults and defaults.fixed_input_size else packed_size)
     settings: dict[str, Any] = {"in_chans": channels}
     if defaults and defaults.fixed_input_size and size != defaults.input_size[1]:
         settings["img_size"] = size
     if weights not in ("pretrained", "none"):
-        if not Path(weights).is_file():
-            raise UserError(f"--weights {weights}: no such file; or use pretrained or none.")
         settings["pretrained_cfg_overlay"] = {"file": weights}
-    elif weights == "pretrained" and not (defaults and defaults.has_weights):
-        raise UserError(f"{arch} has no published weights: give --weights a file, or none for random weights.")
     torch.manual_seed(seed)
     try:
         if "pretrained_cfg_overlay" in settings:
@@ -63,3 +56,35 @@ def build_cnn(
     if channels == 1:
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
     return Network(body.to(memory_format=torch.channels_last), Pixels(mean, std, size, torch.float32))
+
+
+def timm_defaults(arch: str, weights: str) -> Any:
+    """What timm knows of an architecture (None where nothing); one that is none, and weights that can't be: `UserError`."""
+    import timm
+
+    if not timm.is_model(arch):
+        close = ", ".join(timm.list_models(f"*{arch.split('_')[0]}*")[:4] or ["resnet18", "vit_base_patch16_224"])
+        raise UserError(f"--arch {arch!r} is not a timm architecture: use {close}, …")
+    defaults = timm.get_pretrained_cfg(arch)
+    if weights not in ("pretrained", "none") and not Path(weights).is_file():
+        raise UserError(f"--weights {weights}: no such file; or use pretrained or none.")
+    if weights == "pretrained" and not (defaults and defaults.has_weights):
+        raise UserError(f"{arch} has no published weights: give --weights a file, or none for random weights.")
+    return defaults
+
+
+def load_backbone(encoder: torch.nn.Module, path: str) -> None:
+    """Load a classifier's weights (of timm or torchvision, say), or a whole segmenter's, without anything missing."""
+    import timm
+
+    state = timm.models.load_state_dict(path)
+    if inner := {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}:
+        state = inner
+    own = encoder.state_dict()
+    missing = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    if missing:
+        raise UserError(
+            f"--weights {path} are not of this encoder: {len(missing)} of its {len(own)} tensors are missing or of another "
+            f"shape, {missing[0]} for one."
+        )
+    encoder.load_state_dict({key: state[key] for key in own})

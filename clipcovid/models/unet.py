@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.config import UserError, first_line
+from clipcovid.models.cnn import load_backbone
 from clipcovid.models.pixels import Pixels
 
 STRIDE = 32  # of the encoders' last features: other sides are padded at the right and below, and cut again
@@ -63,7 +64,7 @@ def build_segmenter(
         made_for = channels if weights in ("imagenet", "none") else 3
         body: Any = smp.create_model(arch, encoder, published, in_channels=made_for, classes=regions)
         if weights not in ("imagenet", "none"):
-            _load_encoder(body.encoder, weights)
+            load_backbone(body.encoder, weights)
             body.encoder.set_in_channels(channels, pretrained=True)
     except UserError:
         raise
@@ -74,20 +75,3 @@ def build_segmenter(
         ) from error
     mean, std = (list(MEAN), list(STD)) if channels == 3 else ([sum(MEAN) / 3], [sum(STD) / 3])
     return Segmenter(body.to(memory_format=torch.channels_last), Pixels(mean, std, size, torch.float32), regions)
-
-
-def _load_encoder(encoder: torch.nn.Module, path: str) -> None:
-    """Load a classifier's weights (of timm or torchvision, say), or a whole segmenter's, without anything missing."""
-    import timm
-
-    state = timm.models.load_state_dict(path)
-    if inner := {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}:
-        state = inner
-    own = encoder.state_dict()
-    missing = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    if missing:
-        raise UserError(
-            f"--weights {path} are not of this encoder: {len(missing)} of its {len(own)} tensors are missing or of another "
-            f"shape, {missing[0]} for one."
-        )
-    encoder.load_state_dict({key: state[key] for key in own})

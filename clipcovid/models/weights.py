@@ -7,6 +7,7 @@ from pathlib import Path
 from clipcovid.config import ClipConfig, UserError
 
 OPENCLIP_CONFIG = "open_clip_config.json"
+TEXT_TOWER = "text"  # of a checkpoint's folder, where its text encoder is one of Hugging Face
 HF_CONFIG = "config.json"
 HF_IMAGES = ("preprocessor_config.json", "processor_config.json")  # the first as of old, the second of transformers 5
 _HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")

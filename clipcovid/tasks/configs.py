@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import tyro
 
 from clipcovid.config import AugmentConfig, ClipConfig, OptimConfig, TrainConfig, UserError, restore
+from clipcovid.data.captions import TEMPLATE
 from clipcovid.labels import PromptsConfig
 from clipcovid.models.weights import file_hash, weights_of
 
@@ -152,7 +153,10 @@ class FinetuneConfig(TrainConfig):
     lora: LoraConfig = LoraConfig()
     """The adapters, with --method lora."""
     captions: str = "labels"
-    """labels: the prompts of an image's class. dataset: the captions of the data set. Or a table with image_id, caption."""
+    """labels: the prompts of an image's class. dataset: the data set's captions. template: its fields in --caption-template.
+    both: template and data set. Or a table with image_id, caption."""
+    caption_template: str = TEMPLATE
+    """{field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
     prompts: tyro.conf.OmitArgPrefixes[PromptsConfig] = PromptsConfig()
     """The texts that stand for the classes: for zero-shot validation, and for --captions labels."""
     loss: Literal["clip", "multi-positive", "siglip"] = "multi-positive"
@@ -270,7 +274,7 @@ class Method:
 
 
 METHODS = {
-    "finetune": Method(FinetuneConfig, "clipcovid.tasks.contrastive:Contrastive"),
+    "finetune": Method(FinetuneConfig, "clipcovid.tasks.finetune:Finetune"),
     "probe": Method(ProbeConfig, "clipcovid.tasks.probe:Probe"),
     "cnn": Method(CnnConfig, "clipcovid.tasks.classify:Cnn"),
     "hybrid": Method(HybridConfig, "clipcovid.tasks.classify:Hybrid"),

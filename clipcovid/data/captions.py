@@ -1,0 +1,114 @@
+"""The text that goes with an image: from a table's fields by a template, free text, both, or a table of its own."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import pandas as pd
+
+from clipcovid.config import UserError
+from clipcovid.data.manifest import Manifest
+from clipcovid.evaluate.foreign import read_table
+
+TEMPLATE = "a[ {plane} plane][ {modality}] scan[ of {location}][ on a[ {age} year old][ {sex}]][ depicting {diagnosis}]"
+PLACEHOLDER = re.compile(r"\s*(?:replace this\b.*|n/?a|none|nan|null|tbd|unknown|-+)?\s*", re.IGNORECASE | re.DOTALL)
+ALIASES = {"plane": "view", "text": "caption"}  # what templates may call the manifest's columns
+KINDS = ("template", "dataset", "both")
+_FIELD = re.compile(r"\{(\w+)\}")
+_Part = str | list["_Part"]
+
+
+def captioned(manifest: Manifest, kind: str, template: str) -> Manifest:
+    """The manifest with these captions for its own, "" where there is none."""
+    if kind == "dataset":
+        return manifest
+    return dataclasses.replace(
+        manifest, table=manifest.table.assign(caption=captions_of(manifest.table, kind, template))
+    )
+
+
+def captions_of(rows: pd.DataFrame, kind: str, template: str) -> pd.Series:
+    """The caption of each row, "" where there is none.
+
+    `kind`: template fills the template in, dataset is the column `caption`, both puts the one before the other, and
+    anything else is a table with image_id and caption, which need not name all images.
+    """
+    if kind == "dataset":
+        return rows["caption"]
+    if kind in KINDS:
+        filled = fill_template(rows, template)
+        if kind == "template":
+            return filled
+        free = rows["caption"]
+        return filled.where(free == "", filled.where(filled == "", filled + ". ") + free)
+    table = read_table(kind)
+    if missing := {"image_id", "caption"} - set(table):
+        raise UserError(f"--captions {kind} lacks the columns {', '.join(sorted(missing))}.")
+    by_id = table.drop_duplicates("image_id").set_index("image_id")["caption"].fillna("").astype(str)
+    return rows["image_id"].map(by_id).fillna("").str.strip()
+
+
+def fill_template(rows: pd.DataFrame, template: str) -> pd.Series:
+    """A caption a row: `{name}` stands for the row's column of that name.
+
+    What stands in `[…]` is left out where a field in it is unknown, or, if its fields all stand in further brackets, where
+    none of them is known. An unknown field outside of brackets leaves nothing. A row of which no field is known gets "". A
+    field that is no column, and brackets that do not close, are a `UserError`.
+    """
+    names = sorted(set(_FIELD.findall(template)))
+    columns = {name: ALIASES.get(name, name) if name not in rows else name for name in names}
+    if absent := [name for name in names if columns[name] not in rows]:
+        raise UserError(
+            f"--template has the field {{{absent[0]}}}, and this data set has no such column; it has: "
+            f"{', '.join(map(str, rows.columns))}."
+        )
+    if not names:
+        raise UserError(f"--template {template!r} has no {{field}}: all images would get the same caption.")
+    parts = _parse(template)
+    values = {name: rows[column].map(_known) for name, column in columns.items()}
+    table = (dict(zip(names, row, strict=True)) for row in zip(*(values[name] for name in names), strict=True))
+    return pd.Series([_filled(parts, fields) for fields in table], index=rows.index, dtype=object)
+
+
+def _known(value: object) -> str:
+    text = " ".join(str(value).split()) if value is not None and value == value else ""
+    return "" if PLACEHOLDER.fullmatch(text) else text
+
+
+def _parse(template: str) -> list[_Part]:
+    stack: list[list[_Part]] = [[]]
+    for piece in re.split(r"([\[\]])", template):
+        if piece == "[":
+            stack.append([])
+        elif piece == "]" and len(stack) > 1:
+            inner = stack.pop()
+            stack[-1].append(inner)
+        elif piece == "]":
+            stack = []
+            break
+        elif piece:
+            stack[-1].append(piece)
+    if len(stack) != 1:
+        raise UserError(f"--template {template!r} has a bracket that is not closed, or closed twice.")
+    return stack[0]
+
+
+def _filled(parts: list[_Part], fields: Mapping[str, str]) -> str:
+    text, known, _ = _fill(parts, fields)
+    return re.sub(r"\s+([,.;:])", r"\1", " ".join(text.split())) if known else ""
+
+
+def _fill(parts: list[_Part], fields: Mapping[str, str]) -> tuple[str, int, bool]:
+    """The text, how many of its fields are known, and whether one outside of inner brackets is not."""
+    text, known, lacking = "", 0, False
+    for part in parts:
+        if isinstance(part, str):
+            values = [fields[name] for name in _FIELD.findall(part)]
+            known += sum(value != "" for value in values)
+            lacking |= "" in values
+            text += _FIELD.sub(lambda found: fields[found[1]], part)
+            continue
+        inner, inside, incomplete = _fill(part, fields)
+        if inside and not incomplete:
+            text, known = text + inner, known + inside
+    return text, known, lacking
