@@ -191,6 +191,10 @@ class TrainConfig:
         """The columns without which an image can't be learned from."""
         return self.needs
 
+    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
+        """The manifest as the method reads it. `learning`: what it can't learn from is an error."""
+        return manifest
+
 
 def from_cli(config_type: type[ConfigT], description: str, args: list[str] | None = None) -> ConfigT:
     """Parse `args` (default: the command line) into `config_type`; a bad flag ends the process with status 2."""

@@ -14,7 +14,7 @@ from clipcovid.evaluate.tables import print_folds, print_scores, print_shots
 from clipcovid.files import write_json
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.runs import Run, finish_run, score_split, start_run
-from clipcovid.tasks.configs import ProbeConfig
+from clipcovid.tasks.configs import METHODS, ProbeConfig
 from clipcovid.tracking import Live, track, ui_command
 from clipcovid.train.launch import Trained, launch, run_identity, training_manifest
 
@@ -54,8 +54,8 @@ def few_shot(config: ProbeConfig) -> Run:
 
 
 def embeddings_for(config: Any) -> Embeddings | None:
-    """The embeddings that a probe reads, made where they are missing; None for what reads images."""
-    return embed(EmbedConfig.of(config)) if isinstance(config, ProbeConfig) else None
+    """The embeddings that the method reads, made where they are missing; None for what reads images."""
+    return embed(EmbedConfig.of(config)) if METHODS[config.task].embedded else None
 
 
 def show(run: Run, scores: dict[str, Any], config: Any, manifest: Manifest) -> None:
@@ -80,7 +80,7 @@ def cross_validate(config: Any, folds: int) -> Run:
     """
     if config.fold or folds < 2:
         raise UserError("Cross-validation needs two --folds or more, and makes its own: leave --fold out.")
-    manifest = read_manifest(config.data)
+    manifest = config.prepared(read_manifest(config.data))
     everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.needs)[0])
     first = override(config, {"fold": f"1/{folds}"})
     named = run_identity(config, everything) | {"folds": folds, "fold": "", "pooled": True}

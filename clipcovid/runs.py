@@ -17,12 +17,13 @@ from clipcovid.config import ImagesConfig, UserError, digest, flatten
 from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.evaluate import plots, predictions, segmentation
+from clipcovid.evaluate import captions, plots, predictions, segmentation
 from clipcovid.files import write_json, write_text
 from clipcovid.tasks.configs import METHODS
 
 DONE = "_SUCCESS"
 SHOWN = 3  # images of each rank in a figure
+CAPTIONED = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,8 @@ def score_split(
     table = write_split(run, manifest, table, kind=kind, split=called, variant=variant)
     if kind == "segmentation":
         body = segmentation.score(table)
+    elif kind == "captions":
+        body = captions.score(table)
     else:
         train = manifest.table.loc[manifest.table["split"] == "train", "label"]
         body = predictions.score(table, manifest.classes, train[train != ""].tolist() or None, similarities)
@@ -106,11 +109,20 @@ def score_split(
         return body
     if kind == "segmentation":
         figures = _overlays(table, PackedImages(config.data, manifest), body["regions"])
+    elif kind == "captions":
+        figures = {"captions": _captions(table, PackedImages(config.data, manifest))}
     else:
         known = predictions.predicted(table, manifest.classes)
         figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=called)
     plots.save({f"{called}_{what}": figure for what, figure in figures.items()}, run.folder / "figures")
     return body
+
+
+def _captions(table: pd.DataFrame, packed: PackedImages) -> Figure:
+    """Some images, evenly drawn, with what was said of them and the truth."""
+    some = table.iloc[np.unique(np.linspace(0, len(table) - 1, CAPTIONED).round().astype(int))]
+    texts = [f"{row.hypothesis}\n(true: {row.reference})" for row in some.itertuples()]
+    return plots.sheet(packed.images(packed.manifest.positions(some["image_id"])), texts, title="Captions")
 
 
 def _overlays(table: pd.DataFrame, packed: PackedImages, regions: Sequence[str]) -> dict[str, Figure]:

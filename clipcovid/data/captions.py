@@ -18,10 +18,15 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _Part = str | list["_Part"]
 
 
-def captioned(manifest: Manifest, kind: str, template: str) -> Manifest:
-    """The manifest with these captions for its own, "" where there is none."""
+def captioned(manifest: Manifest, kind: str, template: str, *, strict: bool = True) -> Manifest:
+    """The manifest with these captions for its own, "" where there is none.
+
+    `strict`: a template's field that is no column is a `UserError`; else no image has a caption then.
+    """
     if kind == "dataset":
         return manifest
+    if not strict and kind in KINDS and _absent(manifest.table, template):
+        return dataclasses.replace(manifest, table=manifest.table.assign(caption=""))
     return dataclasses.replace(
         manifest, table=manifest.table.assign(caption=captions_of(manifest.table, kind, template))
     )
@@ -56,18 +61,25 @@ def fill_template(rows: pd.DataFrame, template: str) -> pd.Series:
     field that is no column, and brackets that do not close, are a `UserError`.
     """
     names = sorted(set(_FIELD.findall(template)))
-    columns = {name: ALIASES.get(name, name) if name not in rows else name for name in names}
-    if absent := [name for name in names if columns[name] not in rows]:
+    if absent := _absent(rows, template):
         raise UserError(
-            f"--template has the field {{{absent[0]}}}, and this data set has no such column; it has: "
+            f"--caption-template has the field {{{absent[0]}}}, and this data set has no such column; it has: "
             f"{', '.join(map(str, rows.columns))}."
         )
     if not names:
-        raise UserError(f"--template {template!r} has no {{field}}: all images would get the same caption.")
+        raise UserError(f"--caption-template {template!r} has no {{field}}: all images would get the same caption.")
     parts = _parse(template)
-    values = {name: rows[column].map(_known) for name, column in columns.items()}
+    values = {name: rows[_column(rows, name)].map(_known) for name in names}
     table = (dict(zip(names, row, strict=True)) for row in zip(*(values[name] for name in names), strict=True))
     return pd.Series([_filled(parts, fields) for fields in table], index=rows.index, dtype=object)
+
+
+def _absent(rows: pd.DataFrame, template: str) -> list[str]:
+    return sorted(name for name in set(_FIELD.findall(template)) if _column(rows, name) not in rows)
+
+
+def _column(rows: pd.DataFrame, name: str) -> str:
+    return name if name in rows else ALIASES.get(name, name)
 
 
 def _known(value: object) -> str:
@@ -89,7 +101,7 @@ def _parse(template: str) -> list[_Part]:
         elif piece:
             stack[-1].append(piece)
     if len(stack) != 1:
-        raise UserError(f"--template {template!r} has a bracket that is not closed, or closed twice.")
+        raise UserError(f"--caption-template {template!r} has a bracket that is not closed, or closed twice.")
     return stack[0]
 
 

@@ -142,6 +142,20 @@ def overlays(
     return figure
 
 
+def sheet(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
+    """A contact sheet: images (n, h, w) or (n, h, w, 3), each with its text beneath."""
+    columns = min(3, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure, panels = _panels(title, rows, columns, 3.4 * columns, 4.3 * rows)
+    for axes in panels:
+        axes.axis("off")
+    for axes, image, text in zip(panels, images, texts, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        lines = [part for line in text.split("\n") for part in textwrap.wrap(line, 48)[:4]]
+        axes.text(0.5, -0.02, _plain("\n".join(lines)), fontsize=7, ha="center", va="top", transform=axes.transAxes)
+    return figure
+
+
 def outlines(image: np.ndarray, masks: dict[str, np.ndarray], *, title: str) -> Figure:
     """An image, (h, w) or (h, w, 3), with the outlines of its masks, bool (h, w), by name."""
     figure, axes = _figure(title, 5, 5.4)

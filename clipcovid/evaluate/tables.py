@@ -26,6 +26,8 @@ def print_scores(body: dict[str, Any], console: Console) -> None:
     """Print the body that `predictions.score` gives: all scores beside the baselines, the classes, alarms and notes."""
     if "regions" in body:
         console.print(_regions(body))
+    elif "captions" in body:
+        console.print(_captions(body))
     else:
         console.print(_overview(body))
         console.print(_per_class(body))
@@ -184,6 +186,27 @@ def _regions(body: dict[str, Any]) -> Table:
         table.add_row(
             shown, f"[bold]{_number(value)}[/]", f"{_number(low)} – {_number(high)}" if low is not None else ""
         )
+    return table
+
+
+def _captions(body: dict[str, Any]) -> Table:
+    intervals, baselines = body["intervals"], body["baselines"]
+    table = Table(
+        title=f"{body['n']:,} images",
+        caption=f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,}); captions are chosen "
+        "from the training split's, but in the last column from this split's own, the truth among them",
+        padding=0,
+        pad_edge=False,
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("metric")
+    for head in ("value", f"{intervals['level']:.0%} interval", *(name.replace(" ", "\n") for name in baselines)):
+        table.add_column(head, justify="right")
+    for name, value in body["metrics"].items():
+        low, high = intervals["intervals"].get(name, (None, None))
+        cells = [f"[bold]{_number(value)}[/]", f"{_number(low)} – {_number(high)}" if low is not None else ""]
+        shown = name.replace("_", " ").replace("/", ", ")
+        table.add_row(shown, *cells, *(_number(values.get(name)) for values in baselines.values()))
     return table
 
 

@@ -11,7 +11,7 @@ import tyro
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.images import decode, fit_image, fit_mask, read_bytes
 from clipcovid.data.masked import Keep, mask_image
-from clipcovid.tasks.configs import METHODS, ProbeConfig, read_checkpoint
+from clipcovid.tasks.configs import METHODS, read_checkpoint
 
 BATCH = 32
 
@@ -105,7 +105,7 @@ def read_image(path: str) -> np.ndarray:
 
 def _load(run: Path, kind: str) -> tuple[Any, Any]:
     config, _, _ = read_checkpoint(run)
-    if METHODS[config.task].kind != kind or isinstance(config, ProbeConfig):
+    if METHODS[config.task].kind != kind or METHODS[config.task].embedded:
         raise UserError(f"{run} is a {config.title} run; this wants one of {kind} from images.")
     import torch
 

@@ -14,13 +14,12 @@ import pandas as pd
 from clipcovid.config import ComputeConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.distribute import spread
-from clipcovid.evaluate.predictions import probability_table
 from clipcovid.files import whole
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.models.weights import file_hash
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
-from clipcovid.tasks.configs import METHODS, ProbeConfig, read_checkpoint
+from clipcovid.tasks.configs import METHODS, read_checkpoint
 
 SHARD = 1024  # images that are predicted, and kept, at once
 
@@ -64,7 +63,10 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     Classes that the model does not know, and runs without a checkpoint, are `UserError`s.
     """
     task, about, folder = read_checkpoint(config.run)
-    manifest = map_labels(read_manifest(config.data), about["classes"], config.map)
+    manifest = read_manifest(config.data)
+    if "label" in task.needs:
+        manifest = map_labels(manifest, about["classes"], config.map)
+    manifest = task.prepared(manifest, learning=False)
     trained_on, packed = about["images"], manifest.info["images"]
     if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
         told = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
@@ -123,9 +125,9 @@ def _table(
     log: Callable[[str], None],
 ) -> pd.DataFrame:
     """The predictions table of these rows."""
-    if isinstance(task, ProbeConfig):
+    if METHODS[task.task].embedded:
         made = embed(EmbedConfig.of(task, data=config.data, compute=config.compute), log)
-        return probability_table(rows["image_id"], _probe(config.run, made.load(rows["image_id"])), manifest.classes)
+        return _of_embeddings(config.run, rows, made.load(rows["image_id"]))
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     at = manifest.positions(rows["image_id"])
@@ -149,15 +151,19 @@ def _part(state: Path, number: int) -> Path:
     return state / f"{number:05}.parquet"
 
 
-def _probe(run: Path, embeddings: np.ndarray) -> np.ndarray:
-    """A probe's probabilities: so quick that it is done here."""
+def _of_embeddings(run: Path, rows: pd.DataFrame, embeddings: np.ndarray) -> pd.DataFrame:
+    """The predictions table of what reads embeddings: small heads and decoders, so it is done here."""
     import torch
 
-    from clipcovid.tasks.base import load_checkpoint
+    from clipcovid.models.clip import default_device
+    from clipcovid.tasks.base import Examples, load_checkpoint
+    from clipcovid.train.loop import Machine, predict
 
     task, module = load_checkpoint(run)
-    with torch.no_grad():
-        return np.asarray(task.final(module)({"embedding": torch.from_numpy(embeddings.astype(np.float32))}))
+    device, values = default_device(), embeddings.astype(np.float32)
+    machine = Machine(device=torch.device(device), precision=resolve_precision(task.config.optim.precision, device))
+    examples = Examples(rows=rows, read=lambda take: {"embedding": values[take]})
+    return task.table(examples, predict(task.final(module.to(machine.device)), examples, machine))
 
 
 class Predicting:
@@ -175,7 +181,7 @@ class Predicting:
         precision = resolve_precision(self.task.config.optim.precision, chosen.device)
         self.machine = Machine(device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size)
         self.predictor = self.task.final(module.to(self.machine.device))
-        self.packed = PackedImages(data)
+        self.packed = PackedImages(data, self.task.config.prepared(read_manifest(data), learning=False))
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Predict the rows of an item, and keep their part of the table in its file."""

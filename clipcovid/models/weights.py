@@ -29,7 +29,7 @@ def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
         return {"weights": "none", "seed": str(seed)}
     if place.is_dir():
         folder = checkpoint_folder(place)
-        return {"weights": _hf_hash(folder) if is_hf(folder) else file_hash(_weights_file(folder))}
+        return {"weights": folder_hash(folder) if is_hf(folder) else file_hash(_weights_file(folder))}
     if place.is_file():
         return {"weights": file_hash(place)}
     if place.suffix in (".safetensors", ".pt", ".pth", ".bin") or "/" in name:
@@ -93,8 +93,8 @@ def _hf_kind(folder: Path) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-def _hf_hash(folder: Path) -> str:
-    """Of the configs too: the same weights with another activation or other means are another encoder."""
+def folder_hash(folder: Path) -> str:
+    """Of a Hugging Face folder's weights and its configs: the same weights with another activation are another encoder."""
     configs = [folder / name for name in (HF_CONFIG, *HF_IMAGES) if (folder / name).is_file()]
     hashes = [file_hash(path) for path in configs + hf_weights(folder)]
     return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]

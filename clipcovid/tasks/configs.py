@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import tyro
 
 from clipcovid.config import AugmentConfig, ClipConfig, OptimConfig, TrainConfig, UserError, restore
-from clipcovid.data.captions import TEMPLATE
+from clipcovid.data.captions import TEMPLATE, captioned
 from clipcovid.labels import PromptsConfig
-from clipcovid.models.weights import file_hash, weights_of
+from clipcovid.models.weights import file_hash, folder_hash, weights_of
 
 NO_AUGMENT = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
 
@@ -173,11 +173,7 @@ class FinetuneConfig(TrainConfig):
     """How it is trained."""
 
     def __post_init__(self) -> None:
-        if self.optim.accumulate > 1:
-            raise UserError(
-                "--optim.accumulate would take negatives away from a contrastive loss: use --grad-checkpointing or more "
-                "--compute.workers for large batches."
-            )
+        _no_accumulation(self.optim)
 
     @property
     def title(self) -> str:
@@ -259,6 +255,147 @@ class SegmentConfig(TrainConfig):
         return _file_or_name("weights", self.weights)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig(TrainConfig):
+    """Two encoders, of images and of captions, trained to find the one by the other."""
+
+    task: ClassVar[str] = "caption"
+    towers: Literal["own", "clip"] = "own"
+    """own: --arch and --text. clip: both towers of --clip.model."""
+    arch: str = ""
+    """The image encoder: any timm architecture. Default: resnet50, or from random weights resnet18."""
+    text: str = ""
+    """The text encoder: a model of Hugging Face's hub, a folder of one, or of random weights mini, small or base.
+    Default: emilyalsentzer/Bio_ClinicalBERT, or from random weights mini."""
+    weights: str = "pretrained"
+    """The image encoder's: pretrained (timm's), a weights file, or none. none is for both encoders."""
+    text_weights: Literal["", "pretrained", "none"] = ""
+    """The text encoder's: pretrained, or none. Default: none where --weights is none, else pretrained."""
+    clip: ClipConfig = ClipConfig()
+    """The CLIP of --towers clip."""
+    width: int = 256
+    """Of the space that images and captions are projected into."""
+    projection: Literal["linear", "mlp"] = "linear"
+    """How they are projected into it."""
+    image_size: int = 0
+    """Side of the image encoder's input in pixels. 0: the prepared images' size."""
+    context: int = 128
+    """The most tokens of a caption; what is longer is cut off, and counted."""
+    vocabulary: int = 8000
+    """The most tokens of a tokenizer trained on the training captions (mini, small, base)."""
+    freeze: Literal["none", "image", "text"] = "none"
+    """The encoder that keeps its weights; its projection is trained all the same."""
+    captions: str = "template"
+    """template: the data set's fields in --caption-template. dataset: its captions. both: the one before the other. Or a
+    table with image_id, caption."""
+    caption_template: str = TEMPLATE
+    """{field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
+    loss: Literal["soft", "clip", "multi-positive", "siglip"] = "multi-positive"
+    """clip: each image against all other captions. multi-positive: all its positives share the target. siglip: sigmoids.
+    soft: the targets are the similarities of the images and of the captions among themselves."""
+    positives: Literal["none", "caption", "label"] = "caption"
+    """Which pairs count as matching too: none but the image's own, equal captions, or equal labels. clip knows only none."""
+    grad_checkpointing: bool = False
+    """Compute activations again in the backward pass: a third slower, much less memory."""
+    optim: OptimConfig = OptimConfig()
+    """How it is trained. --optim.lr-scale clip.visual.trunk=0.1 clip.text.transformer=0.1 spares pretrained encoders."""
+
+    def __post_init__(self) -> None:
+        _no_accumulation(self.optim)
+        for name in ("width", "context", "vocabulary"):
+            if getattr(self, name) < 8:
+                raise UserError(f"--{name} {getattr(self, name)} must be at least 8.")
+
+    @property
+    def image_encoder(self) -> str:
+        """The architecture's name."""
+        return self.arch or ("resnet18" if self.weights == "none" else "resnet50")
+
+    @property
+    def text_encoder(self) -> str:
+        """Its name or folder."""
+        random = "none" in (self.text_weights, self.weights) and self.text_weights != "pretrained"
+        return self.text or ("mini" if random else "emilyalsentzer/Bio_ClinicalBERT")
+
+    @property
+    def title(self) -> str:
+        """What runs are named after."""
+        return f"caption-{self.clip.model if self.towers == 'clip' else self.image_encoder}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The caption."""
+        return ("caption",)
+
+    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
+        """With the captions that are asked for."""
+        return captioned(manifest, self.captions, self.caption_template, strict=learning)
+
+    def weights_identity(self) -> dict[str, str]:
+        """What tells the initial weights, and the captions, from others."""
+        kept = _file_or_name("captions", self.captions)
+        if self.towers == "clip":
+            return kept | _clip_weights(self)
+        text = folder_hash(Path(self.text)) if self.text and Path(self.text).is_dir() else self.text_encoder
+        return kept | _file_or_name("weights", self.weights) | {"text": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionerConfig(TrainConfig):
+    """A decoder that writes a caption from the embedding of a frozen encoder."""
+
+    task: ClassVar[str] = "captioner"
+    clip: ClipConfig = ClipConfig()
+    """The encoder: published, a checkpoint, or a run of ours (finetune, caption)."""
+    decoder: str = "mini"
+    """mini or small: of random weights, with a tokenizer trained on the training captions. Or a GPT-2 of Hugging Face: a
+    folder, or a model of its hub."""
+    prefix: int = 8
+    """How many words' room the embedding gets before the caption (ClipCap, Mokady et al. 2021)."""
+    context: int = 96
+    """The most tokens of a caption."""
+    vocabulary: int = 8000
+    """The most tokens of a tokenizer trained on the training captions."""
+    beams: int = 4
+    """Captions followed at once by beam search. 1: greedy search, which is shown beside it in any case."""
+    dropout: float = 0.1
+    """Of the decoder."""
+    captions: str = "template"
+    """template: the data set's fields in --caption-template. dataset: its captions. both: the one before the other. Or a
+    table with image_id, caption."""
+    caption_template: str = TEMPLATE
+    """{field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
+    input: Literal["packed", "raw"] = "packed"
+    """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
+    optim: OptimConfig = OptimConfig(epochs=20, lr=5e-4)
+    """How it is trained."""
+    augment: AugmentConfig = field(default=NO_AUGMENT)
+    """Not used: embeddings are made beforehand."""
+
+    def __post_init__(self) -> None:
+        if min(self.prefix, self.beams) < 1 or min(self.context, self.vocabulary) < 8 or not 0 <= self.dropout < 1:
+            raise UserError("--prefix and --beams must be at least 1, --context and --vocabulary 8, --dropout below 1.")
+
+    @property
+    def title(self) -> str:
+        """What runs are named after."""
+        return f"captioner-{Path(self.decoder).name}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The caption."""
+        return ("caption",)
+
+    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
+        """With the captions that are asked for."""
+        return captioned(manifest, self.captions, self.caption_template, strict=learning)
+
+    def weights_identity(self) -> dict[str, str]:
+        """What tells the initial weights, and the captions, from others."""
+        decoder = folder_hash(Path(self.decoder)) if Path(self.decoder).is_dir() else self.decoder
+        return _clip_weights(self) | _file_or_name("captions", self.captions) | {"decoder": decoder}
+
+
 @dataclass(frozen=True)
 class Method:
     """Where a task is, and what its predictions are."""
@@ -266,6 +403,8 @@ class Method:
     config: Any
     place: str
     kind: str = "classification"
+    embedded: bool = False
+    """Whether it reads the embeddings of a frozen encoder, not images."""
 
     def load(self) -> Any:
         """The task's class; imports torch."""
@@ -275,9 +414,11 @@ class Method:
 
 METHODS = {
     "finetune": Method(FinetuneConfig, "clipcovid.tasks.finetune:Finetune"),
-    "probe": Method(ProbeConfig, "clipcovid.tasks.probe:Probe"),
+    "probe": Method(ProbeConfig, "clipcovid.tasks.probe:Probe", embedded=True),
     "cnn": Method(CnnConfig, "clipcovid.tasks.classify:Cnn"),
     "hybrid": Method(HybridConfig, "clipcovid.tasks.classify:Hybrid"),
+    "captioner": Method(CaptionerConfig, "clipcovid.tasks.write:Write", "captions", embedded=True),
+    "caption": Method(CaptionConfig, "clipcovid.tasks.caption:Caption", "captions"),
     "segment": Method(SegmentConfig, "clipcovid.tasks.segment:Segment", "segmentation"),
 }
 
@@ -290,6 +431,14 @@ def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
     if about.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
         raise UserError(f"{run} holds no checkpoint: give the folder of a finished training run.")
     return restore(METHODS[about["task"]].config, about.pop("config")), about, folder
+
+
+def _no_accumulation(optim: OptimConfig) -> None:
+    if optim.accumulate > 1:
+        raise UserError(
+            "--optim.accumulate would take negatives away from a contrastive loss: use --grad-checkpointing or more "
+            "--compute.workers for large batches."
+        )
 
 
 def _clip_weights(config: Any) -> dict[str, str]:

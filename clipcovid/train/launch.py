@@ -57,7 +57,7 @@ class _Job:
 
 def training_manifest(config: Any) -> Manifest:
     """The data's manifest, with the config's fold as its splits where one is asked for; too few classes: `UserError`."""
-    manifest = read_manifest(config.data)
+    manifest = config.prepared(read_manifest(config.data))
     if config.fold:
         manifest = fold(manifest, config.fold, config.seed, config.needs)
     for split in ("train", *SCORED):
@@ -73,7 +73,7 @@ def training_manifest(config: Any) -> Manifest:
 def run_identity(config: Any, manifest: Manifest) -> dict[str, Any]:
     """What makes two trainings the same: the config, the weights by their content, the split and the pixels."""
     kept = identity(config, split_hash=manifest.split_hash, pack_hash=manifest.info["pack_hash"])
-    kept = {key: value for key, value in kept.items() if key not in ("clip.pretrained", "weights", "captions")}
+    kept = {key: value for key, value in kept.items() if key not in ("clip.pretrained", "weights", "captions", "text")}
     return {"task": config.task} | kept | config.weights_identity()
 
 

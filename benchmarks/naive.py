@@ -1,0 +1,198 @@
+"""The loop that anybody would write first, on the same folds and with the same metric code as ours: what is gained.
+
+    python benchmarks/naive.py segment --run outputs/crossval-segment --data data/seg100
+    python benchmarks/naive.py caption --data data/medpix2
+
+segment: a U-Net of segmentation-models-pytorch, Dice + cross entropy, Adam, no augmentation, threshold 0.5, trained on all
+patients that are not tested; the differences of a cross-validation of ours minus it, with paired 95% intervals by patient.
+caption: ResNet18 and a two-layer transformer, multi-positive loss, no augmentation, the last epoch's weights.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+import tyro
+from rich.console import Console
+
+from clipcovid.config import ImagesConfig, OptimConfig, run_job
+from clipcovid.data.folds import fold
+from clipcovid.data.manifest import read_manifest
+from clipcovid.data.packed import PackedImages
+from clipcovid.evaluate import captions as caption_scores
+from clipcovid.evaluate import segmentation
+from clipcovid.evaluate.predictions import read_predictions
+from clipcovid.evaluate.tables import print_scores
+from clipcovid.files import write_json
+from clipcovid.tasks.base import make_task
+from clipcovid.tasks.configs import NO_AUGMENT, CaptionConfig, SegmentConfig
+from clipcovid.train.checkpoint import States
+from clipcovid.train.loop import Machine, fit, predict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Segmenting:
+    """A U-Net on the folds of a cross-validation of ours."""
+
+    run: Path
+    """The folder of a `jobs/crossval.py segment` run."""
+    data: Path
+    """The prepared data set that it was run on."""
+    folds: int = 5
+    """How many folds it has."""
+    size: int = 128
+    """Side of the input, in pixels."""
+    epochs: int = 40
+    """Passes over the training images."""
+    batch_size: int = 8
+    """Images in a step."""
+    lr: float = 1e-3
+    """Adam's."""
+    seed: int = 0
+    """Of weights and order; the folds are those of the run's own seed 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Captioning:
+    """A dual encoder on a data set's own splits."""
+
+    data: Path
+    """A prepared folder with captions."""
+    out: Path = Path("outputs/naive")
+    """Where the scores go."""
+    size: int = 128
+    """Side of the input, in pixels."""
+    epochs: int = 20
+    """Passes over the training images."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """A training each."""
+
+
+def segment(config: Segmenting) -> None:
+    """Train on each fold, pool what it predicts, and compare."""
+    ours, about = read_predictions(config.run / "predictions" / "crossval.parquet")
+    regions = [region for region in segmentation.REGIONS if region in set(ours["region"])]
+    target = "both" if len(regions) == 2 else regions[0]
+    settings: Any = {"target": target, "weights": "none", "image_size": config.size, "augment": NO_AUGMENT}
+    task_config = SegmentConfig(data=config.data, **settings)
+    manifest = read_manifest(config.data)
+    tables, seconds = [], []
+    for number in range(1, config.folds + 1):
+        began = time.time()
+        tables.append(_one_fold(config, task_config, fold(manifest, f"{number}/{config.folds}", 0, task_config.needs)))
+        seconds.append(time.time() - began)
+        print(f"fold {number}: {seconds[-1]:.0f} s", flush=True)
+    known = manifest.table.set_index("image_id")["patient_id"]
+    theirs = pd.concat(tables, ignore_index=True)
+    theirs["patient_id"] = theirs["image_id"].map(known)
+    console, found = Console(), {}
+    print_scores(segmentation.score(theirs), console)
+    for region in regions:
+        pairs = segmentation.compare_pairs(ours, theirs, region)
+        found[region] = pairs
+        for name, value in pairs["difference"].items():
+            low, high = pairs["intervals"][name]
+            console.print(f"{about['method']} − naive, {region} {name}: {value:+.3f} ({low:+.3f} to {high:+.3f})")
+    write_json(config.run / "naive.json", {"pairs": found, "seconds": seconds, "naive": segmentation.score(theirs)})
+
+
+def _one_fold(config: Segmenting, task_config: SegmentConfig, manifest: Any) -> pd.DataFrame:
+    import segmentation_models_pytorch as smp
+
+    task: Any = make_task(task_config, manifest.classes, ImagesConfig(**manifest.info["images"]))
+    packed = PackedImages(config.data, manifest)
+    rows = pd.concat([manifest.eligible(split, task_config.needs)[0] for split in ("train", "val")], ignore_index=True)
+    read = task.reader(packed, rows)
+    torch.manual_seed(config.seed)
+    net = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=len(task_config.regions))
+    net = net.to(memory_format=torch.channels_last)
+    dice, optimizer = smp.losses.DiceLoss("multilabel"), torch.optim.Adam(net.parameters(), lr=config.lr)
+
+    def logits(images: np.ndarray | torch.Tensor) -> torch.Tensor:
+        values = torch.as_tensor(images).float().unsqueeze(1) / 255
+        values = F.interpolate(values, size=config.size, mode="bilinear", antialias=True)
+        found: torch.Tensor = net(values.to(memory_format=torch.channels_last))
+        return found
+
+    for _ in range(config.epochs):
+        order = torch.randperm(len(rows)).numpy()
+        for start in range(0, len(order) - config.batch_size + 1, config.batch_size):
+            batch = read(order[start : start + config.batch_size])
+            truth = F.interpolate(torch.from_numpy(batch["masks"]).float() / 255, size=config.size, mode="area").round()
+            maps = logits(batch["image"])
+            loss = dice(maps, truth) + F.binary_cross_entropy_with_logits(maps, truth)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    net.eval()
+    tested, _ = manifest.eligible("test", task_config.needs)
+    last = task.reader(packed, tested)
+    thresholds = [0.5] * len(task_config.regions)
+    found = []
+    with torch.no_grad():
+        for row in range(len(tested)):
+            batch = last(np.array([row]))
+            found += task._image(logits(batch["image"]).sigmoid().numpy()[0], batch["about"][0], thresholds)
+    return pd.DataFrame(found)
+
+
+def caption(config: Captioning) -> None:
+    """Train with each seed, and score as ours is scored."""
+    optim = OptimConfig(
+        epochs=config.epochs, batch_size=64, lr=3e-4, weight_decay=0.01, warmup=0, clip_norm=0, keep="last"
+    )
+    found = []
+    for seed in config.seeds:
+        settings: Any = {"arch": "resnet18", "text": "mini", "weights": "none", "image_size": config.size}
+        one = CaptionConfig(data=config.data, optim=optim, augment=NO_AUGMENT, seed=seed, **settings)
+        found.append(_captions(one, config.out / f"seed-{seed}"))
+        print_scores(found[-1], Console())
+    names = [name for name in found[0]["metrics"] if all(name in body["metrics"] for body in found)]
+    means = {name: float(np.mean([body["metrics"][name] for body in found])) for name in names}
+    own = [body["baselines"][caption_scores.BASELINES["hypothesis_own"]] for body in found]
+    means |= {f"own/{name}": float(np.mean([body[name] for body in own])) for name in own[0]}
+    write_json(config.out / "naive.json", means)
+    for name, value in means.items():
+        print(f"mean of {len(found)} seeds, {name}: {value:.3f}")
+
+
+def _captions(config: CaptionConfig, folder: Path) -> dict[str, Any]:
+    manifest = config.prepared(read_manifest(config.data))
+    task: Any = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
+    machine = Machine(device=torch.device("cpu"), precision="fp32")
+    train = task.examples(config.data, manifest, "train", training=True)
+    val, test = (task.examples(config.data, manifest, split) for split in ("val", "test"))
+    module = task.build()
+    states = States(folder, {"naive": config.seed})
+    fit(task, module, train, val, config=config, machine=machine, states=states, report=lambda line: None)
+    table = task.table(test, predict(task.final(module), test, machine))
+    patients = test.rows.set_index("image_id")["patient_id"]
+    return caption_scores.score(table.assign(patient_id=table["image_id"].map(patients)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to measure."""
+
+    what: Annotated[
+        Annotated[Segmenting, tyro.conf.subcommand("segment")] | Annotated[Captioning, tyro.conf.subcommand("caption")],
+        tyro.conf.arg(name=""),
+    ]
+    """The task, with its flags."""
+
+
+def main(config: Config) -> None:
+    """Run the one that is asked for."""
+    if isinstance(config.what, Segmenting):
+        segment(config.what)
+    else:
+        caption(config.what)
+
+
+if __name__ == "__main__":
+    run_job(Config, main, __doc__)

@@ -1,0 +1,216 @@
+"""Scores of captions: BLEU, METEOR, ROUGE-L and CIDEr as the COCO toolkit computes them, and retrieval, with intervals.
+
+Chen et al. 2015 (Microsoft COCO captions: data collection and evaluation server), by the package pycocoevalcap. Its
+tokenizer and METEOR are Java programs: without Java, texts are split by NLTK's Treebank rules, and METEOR is not scored.
+"""
+
+import functools
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from clipcovid.evaluate import statistics
+from clipcovid.evaluate.retrieval import nearest, summary
+
+HYPOTHESIS = "hypothesis"
+BASELINES = {  # column → what it is
+    "hypothesis_frequent": "most frequent caption",
+    "hypothesis_random": "random caption",
+    "hypothesis_nearest": "nearest image's caption",
+    "hypothesis_own": "own split's captions",
+    "hypothesis_greedy": "greedy search",
+}
+RANKS = {"image_to_text_rank": "image_to_text", "text_to_image_rank": "text_to_image"}
+METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider")
+NO_JAVA = (
+    "METEOR is not scored: it is a Java program, and there is no java (of Debian's default-jre-headless, for one)."
+)
+_PUNCTUATION = {
+    "''",
+    "'",
+    "``",
+    "`",
+    "-LRB-",
+    "-RRB-",
+    "-LCB-",
+    "-RCB-",
+    ".",
+    "?",
+    "!",
+    ",",
+    ":",
+    "-",
+    "--",
+    "...",
+    ";",
+}
+
+
+def java_note() -> str:
+    """What can't be scored for want of Java, "" where it is there."""
+    return "" if shutil.which("java") else NO_JAVA
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A caption's scores each, and of all together."""
+
+    overall: dict[str, float]
+    """Metric → the toolkit's figure for all of them."""
+    counts: np.ndarray
+    """What BLEU is made of, (n, 10) int64: words, the reference's words, and n-grams there and right of n = 1 … 4."""
+    each: dict[str, np.ndarray]
+    """rouge_l, cider, and meteor: (n,) float64 of which the overall figure is the mean, or near to it for METEOR."""
+
+    def of(self, take: np.ndarray) -> dict[str, float]:
+        """The metrics of some of them; CIDEr with the weights of n-grams that all of them give."""
+        found = bleu(self.counts[take].sum(axis=0))
+        for name, values in self.each.items():
+            found[name] = float(values[take].mean() + self.overall[name] - values.mean())
+        return found
+
+
+def tokenize(texts: Sequence[str]) -> list[str]:
+    """Lower-case words without punctuation, joined by spaces: Stanford's tokenizer, or without Java NLTK's."""
+    flat = [" ".join(text.replace("|||", " ").split()) for text in texts]  # what would end a line for Java, too
+    if java_note():
+        from nltk.tokenize import TreebankWordTokenizer
+
+        words = TreebankWordTokenizer().tokenize_sents([text.lower() for text in flat])
+        return [" ".join(word for word in some if word.upper() not in _PUNCTUATION) for some in words]
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    found = PTBTokenizer().tokenize({at: [{"caption": text}] for at, text in enumerate(flat)})
+    return [found[at][0] for at in range(len(flat))]
+
+
+def without_writing(
+    images: np.ndarray, known: np.ndarray, captions: Sequence[str], which: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
+    """What could be said of images without a captioner: columns of `BASELINES`, (n,) texts each.
+
+    `images` (n, d) and `known` (m, d) are features of L2 norm 1 of the images and of the training images, whose captions are
+    `captions[which]`.
+    """
+    named = np.asarray(captions, object)
+    drawn = np.random.default_rng(seed).integers(0, len(which), len(images))
+    return {
+        "hypothesis_frequent": np.full(len(images), named[np.bincount(which).argmax()], object),
+        "hypothesis_random": named[which[drawn]],
+        "hypothesis_nearest": named[which[nearest(images, known)]],
+    }
+
+
+@functools.cache
+def _meteor() -> Any:
+    """METEOR's process, which takes seconds to start, once for all."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    return Meteor()
+
+
+def compare_texts(references: Sequence[str], hypotheses: Sequence[str]) -> Scored:
+    """Score n hypotheses against a reference each, both as `tokenize` gives them."""
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    true = {at: [text] for at, text in enumerate(references)}
+    made = {at: [text] for at, text in enumerate(hypotheses)}
+    scorer = BleuScorer(n=4)
+    for text, reference in zip(hypotheses, references, strict=True):
+        scorer += (text, [reference])
+    counts = np.array(
+        [
+            [one["testlen"], reflen[0], *one["guess"], *one["correct"]]
+            for one, (reflen, _) in zip(scorer.ctest, scorer.crefs, strict=True)
+        ]
+    )
+    overall, each = bleu(counts.sum(axis=0)), {}
+    scorers: dict[str, Any] = {"rouge_l": Rouge(), "cider": Cider()}
+    if not java_note():
+        scorers["meteor"] = _meteor()
+    for name, toolkit in scorers.items():
+        score, values = toolkit.compute_score(true, made)
+        overall[name], each[name] = float(score), np.asarray(values, np.float64)
+    return Scored(overall=overall, counts=counts, each=each)
+
+
+def bleu(counts: np.ndarray) -> dict[str, float]:
+    """bleu_1 … bleu_4 from summed counts (10,) as in `Scored`: Papineni et al. 2002, smoothed as in the COCO toolkit."""
+    words, reference, guessed, right = counts[0], counts[1], counts[2:6], counts[6:]
+    ratio = (words + 1e-15) / (reference + 1e-9)
+    shares = np.cumprod((right + 1e-15) / (guessed + 1e-9)) ** (1 / np.arange(1, 5))
+    return {f"bleu_{n}": float(value * min(1.0, np.exp(1 - 1 / ratio))) for n, value in enumerate(shares, 1)}
+
+
+def score(table: pd.DataFrame) -> dict[str, Any]:
+    """The body of metrics.json: JSON-ready, no NaN.
+
+    `table`: reference and hypothesis; where known patient_id, the ranks of `RANKS` and the further hypotheses of
+    `BASELINES`, which are scored by the same code. `differences` are of the hypothesis minus each of them, in paired
+    resamples of patients.
+    """
+    patients = table["patient_id"].fillna("").astype(str).tolist() if "patient_id" in table else [""] * len(table)
+    columns = [HYPOTHESIS, *(name for name in BASELINES if name in table)]
+    texts = tokenize([*table["reference"], *(text for name in columns for text in table[name])])
+    parts = [texts[start : start + len(table)] for start in range(0, len(texts), len(table))]
+    references, scored = parts[0], {}
+    for name, hypotheses in zip(columns, parts[1:], strict=True):
+        scored[name] = compare_texts(references, hypotheses)
+    metrics = {name: scored[HYPOTHESIS].overall[name] for name in METRICS if name in scored[HYPOTHESIS].overall}
+    found = {kind: table[column].to_numpy() for column, kind in RANKS.items() if column in table}
+    for kind, values in found.items():
+        metrics |= {f"{kind}/{name}": value for name, value in summary(values).items()}
+
+    def draw(take: np.ndarray) -> dict[str, float]:
+        own = scored[HYPOTHESIS].of(take)
+        for kind, values in found.items():
+            own |= {f"{kind}/{name}": value for name, value in summary(values[take]).items()}
+        for name in columns[1:]:
+            other = scored[name].of(take)
+            own |= {f"{name} {metric}": own[metric] - other[metric] for metric in other}
+        return own
+
+    intervals = statistics.bootstrap(draw, patients)
+    differences = {
+        BASELINES[name]: {
+            metric: {
+                "value": scored[HYPOTHESIS].overall[metric] - value,
+                "interval": intervals["intervals"].pop(f"{name} {metric}", None),
+            }
+            for metric, value in scored[name].overall.items()
+        }
+        for name in columns[1:]
+    }
+    return {
+        "n": len(table),
+        "captions": True,
+        "metrics": metrics,
+        "intervals": intervals,
+        "baselines": {BASELINES[name]: scored[name].overall for name in columns[1:]},
+        "differences": differences,
+        "alarms": _alarms(table),
+        "notes": _notes(table),
+    }
+
+
+def _alarms(table: pd.DataFrame) -> list[str]:
+    written = table[HYPOTHESIS].map(str.strip)
+    if len(table) > 1 and written.nunique() == 1:
+        return [f"All {len(table)} images get the same caption: {written.iloc[0][:80]!r}."]
+    return []
+
+
+def _notes(table: pd.DataFrame) -> list[str]:
+    notes = [java_note()] if java_note() else []
+    if foreign := int(table["reference"].map(lambda text: bool(re.search(r"[^\W\d_a-zA-ZÀ-ɏ]", text))).sum()):
+        notes.append(f"{foreign} references have letters other than Latin ones: METEOR knows only English words.")
+    if empty := int((table[HYPOTHESIS].str.strip() == "").sum()):
+        notes.append(f"{empty} of {len(table)} captions are empty; they score nothing.")
+    return notes

@@ -1,0 +1,125 @@
+"""Text decoders of GPT-2's make that begin with an image's embedding, through Hugging Face."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipcovid.config import UserError, first_line
+
+PRESETS = {"mini": (2, 256, 4), "small": (4, 512, 8)}  # layers, width, heads
+FOLDER = "decoder"  # of a checkpoint, as Hugging Face writes a config and a tokenizer
+END = "<|endoftext|>"
+
+
+class Decoder(torch.nn.Module):
+    """Logits (n, t, vocabulary) of the next word, from embeddings (n, d) and words (n, t)."""
+
+    def __init__(self, body: Any, features: int, prefix: int) -> None:
+        super().__init__()
+        self.body, self.width = body, int(body.config.n_embd)
+        self.to_prefix = torch.nn.Sequential(
+            torch.nn.Linear(features, self.width * prefix // 2),
+            torch.nn.Tanh(),
+            torch.nn.Linear(self.width * prefix // 2, self.width * prefix),
+        )
+
+    def forward(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits at each of `tokens` (n, t), each by those before it and the embedding."""
+        first = self._first(embeddings)
+        words = self.body.get_input_embeddings()(tokens[:, :-1])
+        logits: torch.Tensor = self.body(inputs_embeds=torch.cat([first, words.to(first.dtype)], dim=1)).logits
+        return logits[:, first.shape[1] - 1 :]
+
+    def _first(self, embeddings: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.to_prefix(embeddings).unflatten(1, (-1, self.width))
+        return found
+
+    @torch.no_grad()
+    def write(self, embeddings: torch.Tensor, *, beams: int, length: int) -> torch.Tensor:
+        """Ids (n, at most length) of captions: greedy with 1 beam, else the likeliest by beam search."""
+        first = self._first(embeddings)
+        ones = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
+        ids: torch.Tensor = self.body.generate(
+            inputs_embeds=first, attention_mask=ones, num_beams=beams, max_new_tokens=length, do_sample=False
+        )
+        return ids
+
+    def save(self, folder: Path, tokenizer: Any) -> None:
+        """Write what `skeleton_decoder` reads."""
+        self.body.config.save_pretrained(folder / FOLDER)
+        tokenizer.save_pretrained(folder / FOLDER)
+
+
+def train_words(decoder: str, texts: Sequence[str], vocabulary: int) -> Any:
+    """A published decoder's tokenizer, or for a preset a byte-level BPE trained on `texts`, which knows every letter."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if decoder not in PRESETS:
+        return AutoTokenizer.from_pretrained(decoder)
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=letters, show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, bos_token=END, pad_token=END)
+
+
+def build_decoder(
+    decoder: str, tokenizer: Any, *, features: int, prefix: int, context: int, dropout: float, seed: int
+) -> Decoder:
+    """A decoder with a fresh prefix of `prefix` places; random numbers follow from `seed`.
+
+    A preset has random weights; anything else is loaded, whole, or a `UserError`.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    rates: dict[str, Any] = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
+    if decoder in PRESETS:
+        layers, width, heads = PRESETS[decoder]
+        ends: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        config = GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=prefix + context + 1,
+            n_embd=width,
+            n_layer=layers,
+            n_head=heads,
+            **ends,
+            **rates,
+        )
+        body: Any = GPT2LMHeadModel(config)
+    else:
+        loader: Any = GPT2LMHeadModel
+        try:
+            body, about = loader.from_pretrained(decoder, output_loading_info=True, **rates)
+        except Exception as error:  # the hub and torch each raise their own kinds
+            raise UserError(
+                f"--decoder {decoder} can't be had ({first_line(error)}): give mini, small, or a local folder of a GPT-2."
+            ) from error
+        if lacking := sorted(about["missing_keys"]):
+            raise UserError(f"--decoder {decoder} holds not all weights of a GPT-2: {lacking[0]} is missing.")
+        places = body.config.n_positions
+        if places < prefix + context + 1:
+            raise UserError(
+                f"--decoder {decoder} has {places} places, too few for --prefix {prefix} and --context {context}."
+            )
+    body.generation_config.pad_token_id = body.config.eos_token_id
+    return Decoder(body, features, prefix)
+
+
+def skeleton_decoder(folder: Path, *, prefix: int) -> tuple[Decoder, Any]:
+    """The decoder and tokenizer of a checkpoint, with random weights."""
+    from safetensors import safe_open
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        features = file.get_slice("to_prefix.0.weight").get_shape()[1]
+    body: Any = GPT2LMHeadModel(GPT2Config.from_pretrained(folder / FOLDER))
+    body.generation_config.pad_token_id = body.config.eos_token_id
+    return Decoder(body, features, prefix), AutoTokenizer.from_pretrained(folder / FOLDER)
