@@ -1,0 +1,157 @@
+"""Captions that a published captioner writes for images, to train CLIP on: BLIP over all the workers there is room for.
+
+BLIP: Li et al. 2022. What it writes knows nothing of the diseases of chest X-rays, so the true label can be appended.
+"""
+
+import math
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from clipcovid.config import ComputeConfig, UserError, digest, first_line
+from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.packed import PackedImages
+from clipcovid.distribute import spread
+from clipcovid.files import whole
+from clipcovid.models.weights import folder_hash
+from clipcovid.resources import Plan, connect, nodes, plan
+
+SHARD = 64  # images that are captioned, and kept, at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """What captions what."""
+
+    data: Path
+    """A prepared folder; the table is written into it."""
+    model: str = "Salesforce/blip-image-captioning-base"
+    """A BLIP of Hugging Face's hub, or a folder of one."""
+    split: Literal["train", "val", "test", "all"] = "train"
+    """The images to caption. What CLIP is trained on is train."""
+    prompt: str = ""
+    """Words that each caption begins with, e.g. "a chest x-ray of"."""
+    label: Literal["none", "append"] = "none"
+    """append: the true class stands behind each caption, so that CLIP can learn it."""
+    beams: int = 3
+    """Captions followed at once by beam search. 1: greedy search."""
+    tokens: int = 40
+    """The most tokens of a caption."""
+    compute: ComputeConfig = ComputeConfig()
+    """What to ask of the cluster."""
+
+    def __post_init__(self) -> None:
+        if min(self.beams, self.tokens) < 1:
+            raise UserError("--beams and --tokens must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """The captions, and where they are."""
+
+    path: Path
+    """A table with image_id, caption (what to train on) and generated (what the model wrote)."""
+    table: pd.DataFrame
+    leaks: dict[str, int]
+    """Class → in how many of its images' generated captions its name stands already."""
+    fresh: bool
+    """False where all had been written before."""
+
+
+def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Generated:
+    """Caption a split; a killed one goes on where it was, a finished one is not done again."""
+    manifest = read_manifest(config.data)
+    rows = manifest.rows(config.split)
+    identity = {
+        "model": folder_hash(Path(config.model)) if Path(config.model).is_dir() else config.model,
+        "split": [config.split, manifest.split_hash],
+        "pixels": manifest.info["pack_hash"],
+        "how": [config.prompt, config.label, config.beams, config.tokens],
+    }
+    path = config.data / "captions" / f"{config.split}-{digest(identity, 8)}.parquet"
+    if path.is_file():
+        table = pd.read_parquet(path)
+        return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=False)
+    connect(config.compute)
+    chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
+    at = manifest.positions(rows["image_id"])
+    state = path.with_suffix("").resolve()
+    parts = [state / f"{number:05}.parquet" for number in range(math.ceil(len(rows) / SHARD))]
+    items = [
+        {"path": str(part), "rows": at[number * SHARD : (number + 1) * SHARD].tolist()}
+        for number, part in enumerate(parts)
+        if not part.exists()
+    ]
+    log(f"{config.model} on {chosen.device}: {chosen}.")
+    settings = {"config": config, "data": config.data.resolve(), "chosen": chosen}
+    total = sum(len(item["rows"]) for item in items)
+    for _ in spread(items, Captioning, chosen, total=total, label="Captioning", settings=settings):
+        pass
+    table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    table["caption"] = table["generated"]
+    if config.label == "append":
+        known = rows["label"] != ""
+        table["caption"] = table["generated"].where(~known, table["generated"] + ", " + rows["label"])
+    with whole(path) as partial:
+        table.to_parquet(partial)
+    shutil.rmtree(state)
+    return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=True)
+
+
+def leaks(table: pd.DataFrame, manifest: Manifest) -> dict[str, int]:
+    """Class → in how many of its images' generated captions its name stands, whatever its case."""
+    labels = table["image_id"].map(manifest.table.set_index("image_id")["label"])
+    return {
+        name: int(table.loc[labels == name, "generated"].str.contains(_named(name), case=False).sum())
+        for name in manifest.classes
+    }
+
+
+def _named(name: str) -> str:
+    return rf"(?<!\w){re.escape(name)}(?!\w)"
+
+
+class Captioning:
+    """An actor that holds a captioner."""
+
+    def __init__(self, *, config: GenerateConfig, data: Path, chosen: Plan) -> None:
+        import torch
+        from transformers import BlipForConditionalGeneration, BlipProcessor
+
+        torch.set_num_threads(chosen.threads)
+        loader: Any = BlipForConditionalGeneration
+        try:
+            self.processor: Any = BlipProcessor.from_pretrained(config.model)
+            model, about = loader.from_pretrained(config.model, output_loading_info=True)
+        except Exception as error:  # the hub, JSON and torch each raise their own kinds
+            raise UserError(
+                f"--model {config.model} can't be had ({first_line(error)}): give a local folder of a BLIP."
+            ) from error
+        if lacking := sorted(about["missing_keys"]):
+            raise UserError(f"--model {config.model} holds not all weights of a BLIP: {lacking[0]} is missing.")
+        self.model, self.config, self.chosen = model.eval().to(chosen.device), config, chosen
+        self.packed = PackedImages(data)
+
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Caption the rows of an item, and keep them in its file."""
+        import torch
+
+        texts: list[str] = []
+        for start in range(0, len(item["rows"]), self.chosen.batch_size):
+            images = self.packed.images(item["rows"][start : start + self.chosen.batch_size])
+            colour = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
+            asked = {"text": [self.config.prompt] * len(colour)} if self.config.prompt else {}
+            inputs = self.processor(images=list(colour), return_tensors="pt", **asked).to(self.chosen.device)
+            with torch.no_grad():
+                ids = self.model.generate(**inputs, num_beams=self.config.beams, max_new_tokens=self.config.tokens)
+            texts += [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+        ids_of = self.packed.manifest.table["image_id"].iloc[item["rows"]].tolist()
+        with whole(Path(item["path"])) as partial:
+            pd.DataFrame({"image_id": ids_of, "generated": texts}).to_parquet(partial)
+        return {"images": len(texts)}

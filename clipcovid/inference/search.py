@@ -1,0 +1,302 @@
+"""Search among a data set's images or captions, by words or by an image: over the stored embeddings, with faiss.
+
+exact compares with every vector, kept as float16. ivf and hnsw look at a part of them (inverted lists, Jégou et al. 2011;
+navigable graphs, Malkov and Yashunin 2018): for millions of rows. They are built once and kept beside the embeddings.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, digest
+from clipcovid.data.captions import TEMPLATE, captions_of
+from clipcovid.data.embeddings import Embeddings
+from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
+from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.files import whole, write_json
+from clipcovid.inference.embed import EmbedConfig, embed
+from clipcovid.models.clip import Clip, default_device, load_clip
+from clipcovid.resources import resolve_precision
+
+RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find
+TRIED = 200  # vectors that it is tried with
+DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+NEIGHBOURS = 32  # of each node of a graph
+Kind = Literal["exact", "ivf", "hnsw"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What to search for, and where."""
+
+    data: Path
+    """A prepared folder; the embeddings and indexes are kept in it."""
+    run: Path | None = None
+    """A finished run of jobs/caption.py or jobs/finetune.py whose encoders to use. Default: --clip."""
+    clip: ClipConfig = ClipConfig()
+    """The encoders, without --run."""
+    text: tuple[str, ...] = ()
+    """Words to search by."""
+    image: tuple[str, ...] = ()
+    """Image files or URIs to search by."""
+    find: Literal["images", "captions"] = "images"
+    """What to find."""
+    top: int = 10
+    """How many."""
+    where: tuple[str, ...] = ()
+    """Only images with these values of the manifest's columns, e.g. split=train label=COVID-19; one of those of a column."""
+    captions: str = "dataset"
+    """The captions to find: dataset: its own. template: its fields in --caption-template. both, or a table."""
+    caption_template: str = TEMPLATE
+    """{field} stands for a column of the manifest."""
+    index: Kind = "exact"
+    """exact: every vector. ivf, hnsw: a part of them, for millions of rows, with --where slower than exact."""
+    input: Literal["packed", "raw"] = "packed"
+    """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
+    seed: int = 0
+    """Seed of random weights."""
+    out: Path = Path("outputs/search")
+    """Where the table of what was found and the contact sheets go."""
+    compute: ComputeConfig = ComputeConfig()
+    """What to ask of the cluster, where images are not embedded yet."""
+
+    def __post_init__(self) -> None:
+        if not self.text and not self.image:
+            raise UserError("Say what to search for, with --text or --image.")
+        if self.top < 1:
+            raise UserError(f"--top {self.top} must be at least 1.")
+
+    @property
+    def encoder(self) -> ClipConfig:
+        """The run's, or `clip`."""
+        return dataclasses.replace(self.clip, pretrained=str(self.run)) if self.run else self.clip
+
+
+def _faiss() -> Any:
+    import faiss
+
+    return faiss  # its stubs know half of it
+
+
+class Index:
+    """Unit vectors (n, d) by position, searched by their inner product with a query."""
+
+    def __init__(self, index: Any, kind: Kind, depth: int = 0) -> None:
+        """`index`: faiss's. `depth`: how much of it a search looks at, for ivf and hnsw."""
+        self.index, self.kind, self.depth = index, kind, depth
+
+    def search(self, queries: np.ndarray, top: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The best (m, top) positions, -1 where there are no more, and their similarities, of queries (m, d).
+
+        `among`: the only positions (k,) to look at.
+        """
+        faiss = _faiss()
+        chosen: dict[str, Any] = {}
+        if among is not None:
+            chosen["sel"] = faiss.IDSelectorBatch(np.ascontiguousarray(among, np.int64))
+        if self.kind == "ivf":
+            asked: Any = faiss.SearchParametersIVF(nprobe=self.depth, **chosen)
+        elif self.kind == "hnsw":
+            asked = faiss.SearchParametersHNSW(efSearch=max(self.depth, top), **chosen)
+        else:
+            asked = faiss.SearchParameters(**chosen)
+        similar, at = self.index.search(np.ascontiguousarray(queries, np.float32), top, params=asked)
+        return at, similar
+
+
+def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int, kind: Kind) -> Index:
+    """An index of `count` vectors that come in blocks (k, dim) of any float type, held one at a time.
+
+    An index that looks at a part of them is tried with some of them, jittered, and looks deep enough to find `RECALL` of
+    the ten nearest; where no depth does, it is a `UserError`.
+    """
+    faiss = _faiss()
+    if kind == "ivf":
+        lists = max(1, min(int(4 * math.sqrt(count)), count // 40))
+        index = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+        index.train(_sample(blocks(), count, 64 * lists))
+    elif kind == "hnsw":
+        index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+        index.train(np.zeros((1, dim), np.float32))
+    else:
+        index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        index.train(np.zeros((1, dim), np.float32))
+    for block in blocks():
+        index.add(np.ascontiguousarray(block, np.float32))
+    made = Index(index, kind)
+    if kind != "exact":
+        made.depth = _deep_enough(made, blocks, dim, count)
+    return made
+
+
+def _sample(blocks: Iterator[np.ndarray], count: int, wanted: int) -> np.ndarray:
+    """About `wanted` of the vectors, evenly drawn, float32."""
+    step, at, found = max(1, count // wanted), 0, []
+    for block in blocks:
+        found.append(block[(-at) % step :: step].astype(np.float32))
+        at += len(block)
+    return np.concatenate(found)
+
+
+def _deep_enough(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int) -> int:
+    queries = _sample(blocks(), count, TRIED)[:TRIED]
+    noise = np.random.default_rng(0).normal(size=queries.shape).astype(np.float32)
+    queries = queries + 0.1 * noise / math.sqrt(dim)
+    top = min(10, count)
+    best = np.full((len(queries), 0), 0.0), np.full((len(queries), 0), 0)
+    start = 0
+    for block in blocks():
+        similar = np.hstack([best[0], queries @ block.astype(np.float32).T])
+        places = np.hstack([best[1], np.broadcast_to(np.arange(start, start + len(block)), (len(queries), len(block)))])
+        order = np.argpartition(-similar, min(top, similar.shape[1]) - 1, axis=1)[:, :top]
+        best = np.take_along_axis(similar, order, 1), np.take_along_axis(places, order, 1)
+        start += len(block)
+    recall = 0.0
+    for depth in DEPTHS:
+        index.depth = depth
+        found, _ = index.search(queries, top)
+        recall = float(np.mean([len(set(a) & set(b)) / top for a, b in zip(found, best[1], strict=True)]))
+        if recall >= RECALL:
+            return depth
+    raise UserError(f"--index {index.kind} finds {recall:.0%} of the nearest at most here: use exact.")
+
+
+def store_blocks(store: Embeddings) -> Callable[[], Iterator[np.ndarray]]:
+    """The vectors of a store, shard by shard, (k, d) float16, in the manifest's order."""
+
+    def read() -> Iterator[np.ndarray]:
+        for path in sorted(store.folder.glob("[0-9]*.parquet")):
+            column = pq.read_table(path, columns=["embedding"])["embedding"].combine_chunks()
+            yield column.flatten().to_numpy().reshape(len(column), -1)
+
+    return read
+
+
+def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
+    """The index of a store: exact ones are made at once, the others read, or built and kept beside the embeddings."""
+    faiss = _faiss()
+    path, about = store.folder / f"_{kind}.faiss", store.folder / f"_{kind}.json"
+    if kind != "exact" and about.is_file():
+        return Index(faiss.read_index(str(path)), kind, json.loads(about.read_text())["depth"])
+    start = 0
+    for shard in sorted(store.folder.glob("[0-9]*.parquet")):
+        ids = pq.read_table(shard, columns=["image_id"])["image_id"].to_pylist()
+        if ids != manifest.table["image_id"].iloc[start : start + len(ids)].tolist():
+            raise UserError(f"{shard} is not in the manifest's order: delete {store.folder} and embed again.")
+        start += len(ids)
+    blocks = store_blocks(store)
+    dim = next(blocks()).shape[1]
+    made = build_index(blocks, dim, len(manifest.table), kind)
+    if kind != "exact":
+        with whole(path) as partial:
+            faiss.write_index(made.index, str(partial))
+        write_json(about, {"depth": made.depth, "recall_at_10": RECALL})
+    return made
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a query found."""
+
+    query: str
+    table: pd.DataFrame
+    """rank, score (the cosine), image_id, label, caption: of an image, or of the first image with the caption."""
+
+
+def search(config: SearchConfig) -> tuple[list[Found], Manifest]:
+    """What each query finds, and the data set. Unknown columns or values, and files that can't be read: `UserError`."""
+    manifest = read_manifest(config.data)
+    captions = captions_of(manifest.table, config.captions, config.caption_template)
+    among = chosen_rows(manifest, config.where)
+    device = default_device()
+    clip = load_clip(
+        config.encoder,
+        seed=config.seed,
+        device=device,
+        precision=resolve_precision(config.encoder.precision, device),
+    )
+    queries = np.concatenate([_texts(clip, config.text), _images(clip, config.image, manifest)])
+    store = embed(EmbedConfig.of(config, clip=config.encoder))
+    if config.find == "images":
+        index = open_index(store, manifest, config.index)
+        at, similar = index.search(queries, config.top, among if config.where else None)
+    else:
+        written = captions[captions != ""]
+        written = written[written.index.isin(among)]
+        if written.empty:
+            raise UserError(f"None of these images of {manifest.dataset} has a caption: see --captions and --where.")
+        first = written.drop_duplicates()
+        vectors = _caption_vectors(store, clip, first.tolist())
+        made = build_index(lambda: iter([vectors]), vectors.shape[1], len(vectors), "exact")
+        places, similar = made.search(queries, config.top)
+        at = np.where(places >= 0, first.index.to_numpy()[places], -1)
+    table = manifest.table.assign(caption=captions)
+    found = [
+        _found(query, table, rows, scores)
+        for query, rows, scores in zip([*config.text, *config.image], at, similar, strict=True)
+    ]
+    return found, manifest
+
+
+def _found(query: str, table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> Found:
+    kept = table.iloc[rows[rows >= 0]][["image_id", "label", "caption"]].reset_index(drop=True)
+    kept.insert(0, "score", scores[rows >= 0])
+    kept.insert(0, "rank", np.arange(1, len(kept) + 1))
+    return Found(query=query, table=kept)
+
+
+def chosen_rows(manifest: Manifest, where: Sequence[str]) -> np.ndarray:
+    """Positions (k,) in the manifest of the rows that have these `column=value`s; none is a `UserError`."""
+    wanted: dict[str, list[str]] = {}
+    for entry in where:
+        column, equals, value = entry.partition("=")
+        if not equals or column not in manifest.table:
+            raise UserError(
+                f"--where {entry!r} must be COLUMN=VALUE, with one of the columns {', '.join(manifest.table.columns)}."
+            )
+        wanted.setdefault(column, []).append(value)
+    kept = np.ones(len(manifest.table), bool)
+    for column, values in wanted.items():
+        kept &= manifest.table[column].astype(str).isin(values).to_numpy()
+    if not kept.any():
+        raise UserError(f"No image of {manifest.dataset} has {' '.join(where)}.")
+    return np.flatnonzero(kept)
+
+
+def _texts(clip: Clip, texts: Sequence[str]) -> np.ndarray:
+    width = int(clip.model_cfg["embed_dim"])
+    return clip.encode_texts(texts).numpy() if texts else np.empty((0, width), np.float32)
+
+
+def _images(clip: Clip, paths: Sequence[str], manifest: Manifest) -> np.ndarray:
+    """Features of image files, prepared as the data set's images are."""
+    how = dataclasses.replace(ImagesConfig(**manifest.info["images"]), size=clip.image_size)
+    found = [np.empty((0, int(clip.model_cfg["embed_dim"])), np.float32)]
+    for path in paths:
+        try:
+            pixels = fit_image(decode(read_bytes(path), max_pixels=how.max_pixels), how)
+        except BadImage as error:
+            raise UserError(f"--image {path} can't be used: {error}.") from None
+        found.append(clip.encode_images(pixels[None]).cpu().numpy())
+    return np.concatenate(found)
+
+
+def _caption_vectors(store: Embeddings, clip: Clip, captions: list[str]) -> np.ndarray:
+    """Features (n, d) float16 of captions, kept beside the images'."""
+    path = store.folder / "_captions" / f"{digest(captions)}.parquet"
+    if path.is_file():
+        column = pq.read_table(path)["embedding"].combine_chunks()
+        return np.asarray(column.flatten().to_numpy()).reshape(len(column), -1)
+    vectors = clip.encode_texts(captions).numpy().astype(np.float16)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    with whole(path) as partial:
+        pq.write_table(pa.table({"caption": pa.array(captions, pa.string()), "embedding": column}), partial)
+    return vectors

@@ -1,0 +1,58 @@
+"""Find images or captions of a prepared data set, by words or by an image.
+
+    python jobs/search.py --data data/medpix2 --run outputs/caption-resnet18 --text "axial CT of the chest"
+    python jobs/search.py --data data/medpix2 --run outputs/caption-resnet18 --image scan.png --find captions
+    python jobs/search.py --data data/quex --clip.pretrained openai --text pneumonia --where label=Normal split=test
+
+Prints what each query finds with the cosine similarities, and writes a table and a contact sheet.
+"""
+
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from clipcovid.config import RESEARCH_ONLY, run_job
+from clipcovid.data.packed import PackedImages
+from clipcovid.evaluate import plots
+from clipcovid.files import whole
+from clipcovid.inference.search import Found, SearchConfig, search
+
+
+def main(config: SearchConfig) -> None:
+    """Search, print, and draw."""
+    found, manifest = search(config)
+    packed, console = PackedImages(config.data, manifest), Console()
+    for number, one in enumerate(found):
+        console.print(listed(one))
+        images = packed.images(manifest.positions(one.table["image_id"]))
+        texts = [f"{row['rank']}. {row['score']:.3f} {row['caption'] or row['label']}" for row in rows(one)]
+        sheet = plots.sheet(images, texts, title=f"{config.find} for {one.query!r}")
+        print(f"Contact sheet: {plots.save({f'{number:02}-{config.find}': sheet}, config.out)[0]}")
+    table = pd.concat([one.table.assign(query=one.query) for one in found], ignore_index=True)
+    path = config.out / "found.csv"
+    with whole(path) as partial:
+        table.to_csv(partial, index=False)
+    print(f"Table: {path}")
+    console.print(f"[dim]{RESEARCH_ONLY}[/]")
+
+
+def listed(one: Found) -> Table:
+    """What a query found, for the terminal."""
+    table = Table("", "cosine", "image", "class", "caption", title=escape(one.query), box=box.SIMPLE_HEAD)
+    for row in rows(one):
+        texts = (row["image_id"], row["label"], row["caption"][:100])
+        table.add_row(str(row["rank"]), f"{row['score']:.3f}", *map(escape, texts))
+    return table
+
+
+def rows(one: Found) -> list[dict[str, Any]]:
+    """What a query found, the best first."""
+    return [{str(key): value for key, value in row.items()} for row in one.table.to_dict("records")]
+
+
+if __name__ == "__main__":
+    run_job(SearchConfig, main, __doc__)
