@@ -534,7 +534,11 @@ def test_the_state_of_the_files_changes_with_size_and_time(tmp_path):
 @pytest.mark.parametrize(
     ("source", "root", "match"),
     [
-        ("imagenet", "x", "--source 'imagenet' is unknown: use covidquex, imagefolder, table, medpix2, nih14, phantom"),
+        (
+            "imagenet",
+            "x",
+            "--source 'imagenet' is unknown: use covidquex, .*, nih14, iuxray, phantom",
+        ),
         ("covidquex", "", "--source covidquex needs --root"),
         ("covidquex", "{}/nothing", "nothing does not exist"),
         ("covidquex", "{}/t.csv", "is a file; this source wants the data set's folder"),
@@ -571,3 +575,44 @@ def test_an_absolute_path_below_the_table_has_the_same_id_as_a_relative_one(tmp_
         tables.append(listed("table", tmp_path / "table.csv").table)
     pd.testing.assert_frame_equal(*tables)
     assert tables[0]["image_id"].tolist() == ["images/a.png"]
+
+
+OPENI = """<?xml version="1.0"?><eCitation><MedlineCitation><Article><Abstract>
+<AbstractText Label="FINDINGS">Clear lungs.</AbstractText><AbstractText Label="IMPRESSION">No <b>acute</b> disease.
+</AbstractText></Abstract></Article></MedlineCitation><MeSH><major>{}</major></MeSH>
+<parentImage id="CXR1_1_IM-0001-3001"/><parentImage id="CXR1_1_IM-0001-4001"/></eCitation>"""
+
+
+def test_openis_reports_are_captions(tmp_path):
+    (tmp_path / "ecgen-radiology").mkdir()
+    (tmp_path / "ecgen-radiology" / "1.xml").write_text(OPENI.format("normal"))
+    (tmp_path / "ecgen-radiology" / "2.xml").write_text(OPENI.format("Cardiomegaly/mild").replace("CXR1", "CXR2"))
+    for number in (1, 2):
+        for view in (3001, 4001):
+            picture(tmp_path / "png" / f"CXR{number}_1_IM-0001-{view}.png")
+    table = listed("iuxray", tmp_path).table
+    assert table["label"].tolist() == ["Normal", "Normal", "", ""]
+    assert table["patient_id"].tolist() == ["1", "1", "2", "2"]
+    assert set(table["caption"]) == {"Clear lungs. No acute disease."}
+    assert table["mesh"].tolist()[2] == "Cardiomegaly/mild"
+    (tmp_path / "ecgen-radiology" / "2.xml").write_text("<open>")
+    with pytest.raises(UserError, match="not valid XML"):
+        listed("iuxray", tmp_path)
+
+
+def test_kaggles_tables_of_openi(tmp_path):
+    reports = "uid,MeSH,Problems,image,indication,comparison,findings,impression"
+    (tmp_path / "indiana_reports.csv").write_text(
+        f"{reports}\n1,normal,normal,,,,Clear.,None acute.\n2,Opacity,,,,,,\n"
+    )
+    (tmp_path / "indiana_projections.csv").write_text(
+        "uid,filename,projection\n1,1_IM-0001-4001.dcm.png,Frontal\n2,2_IM-0002-1001.dcm.png,Lateral\n"
+    )
+    picture(tmp_path / "images" / "1_IM-0001-4001.dcm.png")
+    picture(tmp_path / "images" / "2_IM-0002-1001.dcm.png")
+    table = listed("iuxray", tmp_path).table
+    assert table["caption"].tolist() == ["Clear. None acute.", ""]
+    assert table["view"].tolist() == ["Frontal", "Lateral"]
+    assert all(path.endswith(".dcm.png") for path in table["path"])
+    with pytest.raises(UserError, match="indiana_reports"):
+        listed("iuxray", tmp_path / "images")

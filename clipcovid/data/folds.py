@@ -1,6 +1,7 @@
 """Cross-validation: folds of patients, of equal class shares. No torch and no Ray here."""
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,4 +52,6 @@ def _split(labels: pd.Series, group: pd.Series, count: int, seed: int) -> list[t
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    return list(folds.split(np.zeros(len(labels)), labels.to_numpy(), group.to_numpy()))
+    with warnings.catch_warnings():  # of classes too rare for each fold, which `fold` refuses where the class matters
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(folds.split(np.zeros(len(labels)), labels.to_numpy(), group.to_numpy()))

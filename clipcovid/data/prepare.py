@@ -40,7 +40,7 @@ class PrepareConfig:
     """What to prepare, and where to."""
 
     source: str = "phantom"
-    """How the data set is laid out: covidquex, nih14, iuxray, medpix2, imagefolder, table, or phantom (synthetic, no files)."""
+    """How the data set is laid out: covidquex, nih14, iuxray, medpix2, imagefolder, table, phantom (synthetic)."""
     root: str = ""
     """The data set's folder or table: a local path or any fsspec URI."""
     out: Path = Path()

@@ -58,7 +58,7 @@ class SearchConfig:
     caption_template: str = TEMPLATE
     """{field} stands for a column of the manifest."""
     index: Kind = "exact"
-    """exact: every vector. ivf, hnsw: a part of them, for millions of rows, with --where slower than exact."""
+    """exact: every vector. ivf, hnsw: a part of them, for millions of rows; they miss more by words than by images."""
     input: Literal["packed", "raw"] = "packed"
     """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
     seed: int = 0

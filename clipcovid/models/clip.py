@@ -234,6 +234,17 @@ def class_embeddings(clip: Clip, prompts: Mapping[str, Sequence[str]]) -> np.nda
     return np.stack(means)
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Have both towers compute their activations again in the backward pass, instead of keeping them."""
+    inner: Any = getattr(getattr(model, "text", None), "transformer", None)
+    if not hasattr(inner, "activation_checkpointing_enable"):
+        model.set_grad_checkpointing()
+        return
+    model.visual.set_grad_checkpointing()  # open_clip calls Hugging Face's towers by a name that they have given up
+    inner.config.use_cache = False
+    inner.activation_checkpointing_enable()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence open_clip's remarks on the root logger and the hub's retries: what goes wrong is raised anyway."""

@@ -129,13 +129,19 @@ def _write_text_tower(folder: Path, towers: Towers, texts: Sequence[str]) -> Non
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     """A lower-casing WordPiece tokenizer of BERT's make, trained on `texts`: a fast tokenizer of transformers."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(SPECIAL), show_progress=False)
-    made.train_from_iterator(texts, trainer)
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer, trained.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    # The trainer numbers letters within words as a hash map has them, another way in each process: so they come numbered.
+    letters = sorted({letter for text in texts for letter in trained.normalizer.normalize_str(text)} - {" "})
+    numbered = [*SPECIAL, *(f"##{letter}" for letter in letters)]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=numbered, show_progress=False)
+    trained.train_from_iterator(texts, trainer)
+    made = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
+    made.decoder = decoders.WordPiece()
     first, last = ((token, SPECIAL.index(token)) for token in ("[CLS]", "[SEP]"))
     made.post_processor = processors.BertProcessing(last, first)
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from clipcovid.collective import gather
 from clipcovid.config import ClipConfig
 from clipcovid.data.packed import PackedImages
-from clipcovid.models.clip import Clip, load_clip, save_clip
+from clipcovid.models.clip import Clip, checkpoint_activations, load_clip, save_clip
 from clipcovid.tasks.base import Batch, Task, targets
 
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP was trained (Radford et al. 2021)
@@ -128,7 +128,7 @@ class Contrastive(Task):
         if model.logit_bias is not None:
             model.logit_bias.requires_grad_(siglip)  # DDP waits for a gradient of all
         if self.config.grad_checkpointing:
-            model.set_grad_checkpointing()
+            checkpoint_activations(model)
         return Pair(self.clip)
 
     def _prior_bias(self) -> float:
