@@ -3,10 +3,12 @@
     python benchmarks/train.py
     python benchmarks/train.py --models tiny resnet18 --rounds 7 --no-startup
     python benchmarks/train.py --models ViT-B-32 --batch-size 128 --steps 20
+    python benchmarks/train.py --models unet --batch-size 8 --no-startup --no-workers --no-memory --no-probe
 
 `ours` is `train.loop` on packed-like images in memory: read, moved, stepped, averaged and watched as in every training,
 without augmentation and with it; `bare` is forward, backward and step on tensors that are there already: same model,
-optimizer, precision and threads. They take turns; figures are medians of the rounds' ratios.
+optimizer, precision and threads. They take turns; figures are medians of the rounds' ratios. Of `unet` also the images per
+second of jobs/predict.py's worker, from packed pixels to masks in a table, by those of the model alone.
 """
 
 import dataclasses
@@ -26,13 +28,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.config import AugmentConfig, ClipConfig, ImagesConfig, OptimConfig, run_job
+from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, ImagesConfig, OptimConfig, run_job
+from clipcovid.data.prepare import PrepareConfig, prepare
+from clipcovid.data.sources import PhantomConfig
 from clipcovid.files import write_json
-from clipcovid.resources import resolve_precision
-from clipcovid.tasks.base import Batch, Examples, Task, make_task, targets
-from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
+from clipcovid.inference.predict import Predicting
+from clipcovid.resources import Plan, resolve_precision
+from clipcovid.tasks.base import Batch, Examples, Task, make_task, save_checkpoint, targets
+from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
 from clipcovid.tasks.contrastive import Contrastive
 from clipcovid.tasks.probe import Probe
+from clipcovid.tasks.segment import Segment
 from clipcovid.train.batches import on_device
 from clipcovid.train.loop import Loop, Machine
 from clipcovid.train.optimizer import Average, build_optimizer
@@ -46,7 +52,7 @@ class Config:
     """What to measure."""
 
     models: tuple[str, ...] = ("tiny", "ViT-B-32", "resnet18")
-    """CLIPs to fine-tune, and resnet18."""
+    """CLIPs to fine-tune, resnet18, and unet, a segmentation."""
     batch_size: int = 32
     """Images in a step."""
     steps: int = 4
@@ -69,7 +75,9 @@ def task_for(model: str, batch_size: int, method: Literal["full", "lora"] = "ful
     """The task of a model, and the side of its images."""
     optim = OptimConfig(batch_size=batch_size, epochs=1000)
     common: dict[str, Any] = {"data": Path("unused"), "optim": optim, "augment": NO_AUGMENT}
-    size = 128 if model in ("tiny", "resnet18") else 224
+    size = 128 if model in ("tiny", "resnet18", "unet") else 224
+    if model == "unet":
+        return make_task(SegmentConfig(weights="none", **common), CLASSES, ImagesConfig(size=size)), size
     if model == "resnet18":
         return make_task(CnnConfig(arch=model, weights="none", **common), CLASSES, ImagesConfig(size=size)), size
     clip = ClipConfig(model=model, pretrained="none")
@@ -83,6 +91,9 @@ def examples_for(task: Task, size: int, count: int) -> Examples:
     labels = [CLASSES[number % 3] for number in range(count)]
     rows = pd.DataFrame({"image_id": [str(number) for number in range(count)], "label": labels})
     about = targets(rows, CLASSES, "none")
+    if isinstance(task, Segment):
+        masks = np.where(rng.random((count, 1, size, size)) > 0.7, 255, 0).astype(np.uint8)
+        return Examples(rows=rows, read=lambda take: {"image": images[take], "masks": masks[take]} | about(take))
     if not isinstance(task, Contrastive):
         return Examples(rows=rows, read=lambda take: {"image": images[take]} | about(take))
     tokens = task.clip.tokenizer([f"a chest X-ray of {name}" for name in CLASSES]).numpy()
@@ -141,6 +152,41 @@ def step_ratios(model: str, config: Config, machine: Machine) -> dict[str, Any]:
         ratios = [ours / bare for ours, bare in zip(speeds[name], speeds["bare"], strict=True)]
         found[f"{name} ÷ bare"] = (statistics.median(ratios), min(ratios), max(ratios))
     return found
+
+
+def predicted_masks(config: Config, machine: Machine, images: int = 200) -> list[float]:
+    """Of each round, images per second of a prediction worker ÷ those of the model alone on batches in memory."""
+    gpus, threads = float(machine.device.type == "cuda"), torch.get_num_threads()
+    chosen = Plan(workers=0, cpus_per_worker=1, gpus_per_worker=gpus, threads=threads, batch_size=config.batch_size)
+    ratios = []
+    with tempfile.TemporaryDirectory() as folder:
+        data, run = Path(folder, "data"), Path(folder, "run")
+        here = ComputeConfig(workers=0)
+        phantoms = PhantomConfig(images=images, size=128)
+        prepare(PrepareConfig(out=data, phantom=phantoms, images=ImagesConfig(size=128), compute=here))
+        task, _ = task_for("unet", config.batch_size)
+        save_checkpoint(task, task.build(), run, {})
+        worker = Predicting(run=run, data=data, chosen=chosen)
+        pixels = torch.from_numpy(worker.packed.images(range(images))).to(machine.device)
+        module: Any = worker.module
+
+        def alone() -> None:
+            with torch.no_grad(), machine.autocast():
+                for start in range(0, images, config.batch_size):
+                    module(pixels[start : start + config.batch_size])
+
+        def whole() -> None:
+            worker({"path": str(Path(folder, "part.parquet")), "rows": list(range(images))})
+
+        for turn in range(config.rounds + 1):
+            seconds = {}
+            for work in (alone, whole) if turn % 2 else (whole, alone):
+                began = time.perf_counter()
+                work()
+                seconds[work.__name__] = time.perf_counter() - began
+            if turn:
+                ratios.append(seconds["alone"] / seconds["whole"])
+    return ratios
 
 
 def _ranked(rank: int, world: int, config: Config, folder: str) -> None:
@@ -305,6 +351,12 @@ def main(config: Config) -> None:
         cells = (f"{middle:.3f} ({low:.2f}–{high:.2f})" for middle, low, high in shares)
         table.add_row(model, f"{found[model]['images_per_s']['bare']:.1f}", *cells)
     console.print(table)
+    if "unet" in config.models:
+        found["predicted masks"] = predicted_masks(config, machine)
+        ratios = found["predicted masks"]
+        console.print(
+            f"unet, prediction worker ÷ model alone: {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+        )
     if config.workers and device == "cpu":
         found["two workers ÷ one"] = two_workers(config)
         console.print(f"two workers ÷ one, tiny: {found['two workers ÷ one']:.2f}")

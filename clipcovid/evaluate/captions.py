@@ -25,6 +25,7 @@ BASELINES = {  # column → what it is
     "hypothesis_own": "own split's captions",
     "hypothesis_greedy": "greedy search",
 }
+METEOR_WORDS = 100  # its alignment of texts of thousands of words takes minutes and then all memory
 RANKS = {"image_to_text_rank": "image_to_text", "text_to_image_rank": "text_to_image"}
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider")
 NO_JAVA = (
@@ -136,9 +137,14 @@ def compare_texts(references: Sequence[str], hypotheses: Sequence[str]) -> Score
     if not java_note():
         scorers["meteor"] = _meteor()
     for name, toolkit in scorers.items():
-        score, values = toolkit.compute_score(true, made)
+        texts = (true, made) if name != "meteor" else (_first_words(true), _first_words(made))
+        score, values = toolkit.compute_score(*texts)
         overall[name], each[name] = float(score), np.asarray(values, np.float64)
     return Scored(overall=overall, counts=counts, each=each)
+
+
+def _first_words(texts: dict[int, list[str]]) -> dict[int, list[str]]:
+    return {at: [" ".join(text.split()[:METEOR_WORDS]) for text in some] for at, some in texts.items()}
 
 
 def bleu(counts: np.ndarray) -> dict[str, float]:
@@ -211,6 +217,8 @@ def _notes(table: pd.DataFrame) -> list[str]:
     notes = [java_note()] if java_note() else []
     if foreign := int(table["reference"].map(lambda text: bool(re.search(r"[^\W\d_a-zA-ZÀ-ɏ]", text))).sum()):
         notes.append(f"{foreign} references have letters other than Latin ones: METEOR knows only English words.")
+    if long := int(table["reference"].map(lambda text: len(text.split()) > METEOR_WORDS).sum()):
+        notes.append(f"{long} references have over {METEOR_WORDS} words: METEOR looks at so many of each text.")
     if empty := int((table[HYPOTHESIS].str.strip() == "").sum()):
         notes.append(f"{empty} of {len(table)} captions are empty; they score nothing.")
     return notes

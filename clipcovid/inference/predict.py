@@ -180,7 +180,8 @@ class Predicting:
         self.task, module = load_checkpoint(run)
         precision = resolve_precision(self.task.config.optim.precision, chosen.device)
         self.machine = Machine(device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size)
-        self.predictor = self.task.final(module.to(self.machine.device))
+        self.module = module.to(self.machine.device)
+        self.predictor = self.task.final(self.module)
         self.packed = PackedImages(data, self.task.config.prepared(read_manifest(data), learning=False))
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int
     if kind == "ivf":
         lists = max(1, min(int(4 * math.sqrt(count)), count // 40))
         index = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-        index.train(_sample(blocks(), count, 64 * lists))
+        index.train(_sample(blocks(), count, 40 * lists))
     elif kind == "hnsw":
         index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
         index.train(np.zeros((1, dim), np.float32))
