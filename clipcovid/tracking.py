@@ -18,7 +18,16 @@ from clipcovid.runs import Run
 
 EXPERIMENT = "clipcovid"
 TAG = "clipcovid.run"
-HEADLINES = ("accuracy", "macro_f1", "lung/iou", "infection/iou")
+HEADLINES = (
+    "accuracy",
+    "macro_f1",
+    "lung/iou",
+    "infection/iou",
+    "bleu_1",
+    "bleu_4",
+    "cider",
+    "image_to_text/recall_10",
+)
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of trained models, not of language models
 
 

@@ -13,7 +13,15 @@ import tyro
 
 from clipcovid.config import run_job
 from clipcovid.pipeline import cross_validate
-from clipcovid.tasks.configs import CnnConfig, FinetuneConfig, HybridConfig, ProbeConfig, SegmentConfig
+from clipcovid.tasks.configs import (
+    CaptionConfig,
+    CaptionerConfig,
+    CnnConfig,
+    FinetuneConfig,
+    HybridConfig,
+    ProbeConfig,
+    SegmentConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +33,8 @@ class Config:
         | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
         | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
         | Annotated[HybridConfig, tyro.conf.subcommand("hybrid")]
+        | Annotated[CaptionConfig, tyro.conf.subcommand("caption")]
+        | Annotated[CaptionerConfig, tyro.conf.subcommand("captioner")]
         | Annotated[SegmentConfig, tyro.conf.subcommand("segment")],
         tyro.conf.arg(name=""),
     ]

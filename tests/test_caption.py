@@ -12,6 +12,7 @@ from conftest import HERE
 
 from clipcovid.config import ClipConfig, ImagesConfig, OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
+from clipcovid.evaluate import captions
 from clipcovid.evaluate.captions import BASELINES
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.inference.predict import PredictConfig, predict_split
@@ -27,6 +28,14 @@ OTHERS = {"hypothesis_frequent", "hypothesis_random", "hypothesis_nearest"}
 
 def quiet(text):
     pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_java():
+    """METEOR takes many seconds to start; test_caption_scores.py has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captions.shutil, "which", lambda name: None)
+        yield
 
 
 def caption(data, out, **settings):
@@ -109,13 +118,13 @@ def test_its_encoders_are_a_clip_for_every_other_job(finished, phantoms):
 def test_long_odd_and_missing_captions(bare, tmp_path):
     manifest = read_manifest(bare)
     texts = ["word " * 2000, "胸部レントゲン写真", "a normal chest", ""]
-    captions = [texts[number % 4] for number in range(len(manifest.table))]
-    write_manifest(bare, dataclasses.replace(manifest, table=manifest.table.assign(caption=captions)))
+    written = [texts[number % 4] for number in range(len(manifest.table))]
+    write_manifest(bare, dataclasses.replace(manifest, table=manifest.table.assign(caption=written)))
     said = []
     trained = launch(caption(bare, tmp_path, optim=OptimConfig(epochs=1, batch_size=16)), log=said.append)
     text = " ".join(said)
     train = manifest.table["split"] == "train"
-    missing = sum(not caption for caption, there in zip(captions, train, strict=True) if there)
+    missing = sum(not caption for caption, there in zip(written, train, strict=True) if there)
     assert f"{missing} training images without a caption are left out." in said
     assert "captions are longer than the model's context and cut off" in text
     assert "caption tokens are cut off" in text

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -151,7 +152,7 @@ def sheet(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
         axes.axis("off")
     for axes, image, text in zip(panels, images, texts, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        lines = [part for line in text.split("\n") for part in textwrap.wrap(line, 48)[:4]]
+        lines = [part for line in _drawable(text).split("\n") for part in textwrap.wrap(line, 48)[:4]]
         axes.text(0.5, -0.02, _plain("\n".join(lines)), fontsize=7, ha="center", va="top", transform=axes.transAxes)
     return figure
 
@@ -322,6 +323,12 @@ def _of(comparison: dict[str, Any]) -> str:
 
 def _n(n: int, split: str) -> str:
     return f"{split} (n = {n:,})"
+
+
+def _drawable(text: str) -> str:
+    """With an empty box for each letter that the font does not have."""
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return "".join(letter if letter == "\n" or font.get_char_index(ord(letter)) else "\u25af" for letter in text)
 
 
 def _plain(text: str) -> str:

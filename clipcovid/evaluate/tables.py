@@ -18,7 +18,11 @@ COMPARED = {
     "macro_recall": "Recall\n(macro)",
     "macro_auroc": "AUROC\n(macro)",
 }
-FOLDED = (*COMPARED, "lung/iou", "lung/iou_pooled", "infection/iou", "infection/iou_pooled")
+FOLDED = (
+    *COMPARED,
+    *("lung/iou", "lung/iou_pooled", "infection/iou", "infection/iou_pooled"),
+    *("bleu_1", "bleu_4", "rouge_l", "meteor", "cider", "image_to_text/recall_10"),
+)
 PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "auprc")
 
 

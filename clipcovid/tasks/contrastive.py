@@ -48,9 +48,7 @@ def soft_loss(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) ->
     logits = scale * images @ texts.T
     with torch.no_grad():
         shares = (scale * (images @ images.T + texts @ texts.T) / 2).softmax(dim=-1)
-    return (
-        F.cross_entropy(logits, shares) + F.cross_entropy(logits.T, shares.T / shares.T.sum(dim=1, keepdim=True))
-    ) / 2
+    return (F.cross_entropy(logits, shares) + F.cross_entropy(logits.T, shares)) / 2
 
 
 def matching(keys: torch.Tensor) -> torch.Tensor:
