@@ -45,14 +45,16 @@ def ui_command(out: Path) -> str:
     return f"mlflow ui --backend-store-uri {store(out)}"
 
 
-def track(run: Run, config: Any, *, tags: dict[str, str]) -> bool:
+def track(run: Run, config: Any, *, tags: dict[str, str], parent: Run | None = None) -> bool:
     """Show a finished run in MLflow: params, metrics, figures, predictions, environment, revision; True if that worked.
+
+    `parent`: the run beneath which it is shown, as a sweep's trials are.
 
     The MLflow run is found again by the run's identity and name, and updated, or made. Whatever goes wrong with MLflow is
     a warning: `metrics.json` is the truth.
     """
     try:
-        _track(run, config, tags)
+        _track(run, config, tags, parent)
     except Exception as error:
         _warn(store(config.out), error)
         return False
@@ -129,11 +131,13 @@ def _log_line(client: Any, run_id: str, line: dict[str, float]) -> None:
     )
 
 
-def _track(run: Run, config: Any, tags: dict[str, str]) -> None:
+def _track(run: Run, config: Any, tags: dict[str, str], parent: Run | None) -> None:
     from mlflow.entities import Metric, RunTag
 
     client, run_id = _open(run, config, store(config.out))
     client.update_run(run_id, status="RUNNING")
+    if parent is not None:
+        tags = tags | {"mlflow.parentRunId": _open(parent, config, store(config.out))[1]}
     facts = [RunTag(name, str(value)[:5000]) for name, value in (_facts(run) | tags).items()]
     client.log_batch(run_id, tags=facts)
     now = int(time.time() * 1000)

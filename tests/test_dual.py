@@ -1,5 +1,8 @@
 """Two encoders of anybody's choice as one CLIP."""
 
+import json
+import shutil
+
 import open_clip
 import pytest
 import timm
@@ -8,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from clipcovid.config import ClipConfig, UserError
-from clipcovid.models.clip import checkpoint_activations, load_clip, save_clip
+from clipcovid.models.clip import checkpoint_activations, load_clip, save_clip, skeleton_clip
 from clipcovid.models.dual import Towers, build_dual, train_tokenizer
 
 TEXTS = ["axial CT of the chest with a mass", "sagittal MR of the brain", "a normal chest X-ray, PA view"]
@@ -108,6 +111,21 @@ def test_padding_is_no_text():
     alone, padded = clip.encode_texts(TEXTS[1:2]), clip.encode_texts([TEXTS[1], "the " * 30])[:1]
     assert alone.allclose(padded, atol=1e-5)
     assert clip.overflow(["the " * 100, "short"])["texts"] == 1
+    assert clip.tokens(TEXTS).shape[1] < 40
+
+
+def test_open_clips_own_text_encoders_get_their_whole_context(tmp_path):
+    """Also with a tokenizer of Hugging Face, as SigLIP has it."""
+    save_clip(tmp_path, build_dual(towers(), TEXTS, seed=0))
+    cfg = json.loads((tmp_path / "open_clip_config.json").read_text())
+    text = {"context_length": 40, "vocab_size": 400, "width": 32, "heads": 2, "layers": 1, "hf_tokenizer_name": "text"}
+    (tmp_path / "open_clip_config.json").write_text(
+        json.dumps(cfg | {"model_cfg": cfg["model_cfg"] | {"text_cfg": text, "custom_text": True}})
+    )
+    shutil.rmtree(tmp_path / "text")
+    clip = skeleton_clip(tmp_path)
+    assert clip.tokens(TEXTS).shape == (3, 40)
+    assert clip.encode_texts(TEXTS).shape == (3, 32)
 
 
 def test_the_full_pair_of_resnet50_and_twelve_layers_trains_a_step():

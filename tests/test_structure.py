@@ -15,6 +15,7 @@ RAY = {
     "clipcovid.resources",
     "clipcovid.distribute",
     "clipcovid.train.launch",
+    "clipcovid.trials",
 }
 LIBRARIES_ALLOWED = {
     "ray": lambda name: name in RAY or name.startswith(("clipcovid.inference", "jobs.", "tune.")),
@@ -29,7 +30,7 @@ LAYERS = [
     ("clipcovid.config",),
     ("clipcovid.files", "clipcovid.labels", "clipcovid.collective"),
     ("clipcovid.resources", "clipcovid.models.weights"),
-    ("clipcovid.distribute", "clipcovid.models"),
+    ("clipcovid.distribute", "clipcovid.trials", "clipcovid.models"),
     ("clipcovid.evaluate",),
     ("clipcovid.data",),
     ("clipcovid.tasks", "clipcovid.runs"),

@@ -171,6 +171,18 @@ def outlines(image: np.ndarray, masks: dict[str, np.ndarray], *, title: str) -> 
     return figure
 
 
+def spread(scores: np.ndarray, marks: dict[str, float], *, what: str) -> Figure:
+    """How the scores (n,) of many candidates are distributed, and where some that have names stand among them."""
+    figure, axes = _figure(f"{len(scores):,} candidates", 7, 4.5)
+    axes.hist(scores[~np.isnan(scores)], bins=40, color="C0", alpha=0.6)
+    for number, (name, value) in enumerate(marks.items(), 1):
+        axes.axvline(value, color=f"C{number}", linewidth=2, label=f"{name}: {value:.3f}")
+    axes.set_xlabel(what)
+    axes.set_ylabel("candidates")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def shots(scores: Sequence[dict[str, Any]]) -> Figure:
     """Test scores over the training images a class: a point a draw, a line through the means."""
     counts = list(dict.fromkeys(line["shots"] for line in scores))

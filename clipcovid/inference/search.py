@@ -234,7 +234,7 @@ def search(config: SearchConfig) -> tuple[list[Found], Manifest]:
         if written.empty:
             raise UserError(f"None of these images of {manifest.dataset} has a caption: see --captions and --where.")
         first = written.drop_duplicates()
-        vectors = _caption_vectors(store, clip, first.tolist())
+        vectors = text_vectors(store, clip, first.tolist())
         made = build_index(lambda: iter([vectors]), vectors.shape[1], len(vectors), "exact")
         places, similar = made.search(queries, config.top)
         at = np.where(places >= 0, first.index.to_numpy()[places], -1)
@@ -289,14 +289,14 @@ def _images(clip: Clip, paths: Sequence[str], manifest: Manifest) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _caption_vectors(store: Embeddings, clip: Clip, captions: list[str]) -> np.ndarray:
-    """Features (n, d) float16 of captions, kept beside the images'."""
-    path = store.folder / "_captions" / f"{digest(captions)}.parquet"
+def text_vectors(store: Embeddings, clip: Clip, texts: list[str]) -> np.ndarray:
+    """Features (n, d) float16 of texts, made once and kept beside the images'."""
+    path = store.folder / "_texts" / f"{digest(texts)}.parquet"
     if path.is_file():
         column = pq.read_table(path)["embedding"].combine_chunks()
         return np.asarray(column.flatten().to_numpy()).reshape(len(column), -1)
-    vectors = clip.encode_texts(captions).numpy().astype(np.float16)
+    vectors = clip.encode_texts(texts).numpy().astype(np.float16)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
     with whole(path) as partial:
-        pq.write_table(pa.table({"caption": pa.array(captions, pa.string()), "embedding": column}), partial)
+        pq.write_table(pa.table({"text": pa.array(texts, pa.string()), "embedding": column}), partial)
     return vectors

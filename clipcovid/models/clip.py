@@ -70,12 +70,12 @@ class Clip:
         return torch.cat(parts)
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        """Token ids (n, t) int64 of texts: t is the context, or with a Hugging Face tokenizer the longest of them."""
+        """Token ids (n, t) int64 of texts: t is the context, or with a Hugging Face text encoder the longest of them."""
         tokens: torch.Tensor = self.tokenizer(list(texts))
-        inner = getattr(self.tokenizer, "tokenizer", None)
-        if inner is None:
+        encoder = getattr(getattr(self.model, "text", None), "config", None)
+        if encoder is None:  # open_clip's own have a place for each token of the context
             return tokens
-        used = (tokens != inner.pad_token_id).any(dim=0).nonzero()
+        used = (tokens != encoder.pad_token_id).any(dim=0).nonzero()
         return tokens[:, : int(used.max()) + 1 if len(used) else 1]
 
     def overflow(self, texts: Sequence[str]) -> dict[str, int]:

@@ -1,0 +1,42 @@
+"""Scores of many zero-shot classifiers at once: what a search over prompts needs, a thousand times faster than one by one."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from scipy.stats import rankdata
+
+from clipcovid.evaluate.metrics import confusion_rates, mean_defined
+
+Objective = Literal["macro_f1", "macro_auroc"]
+
+
+def score_candidates(
+    images: np.ndarray,
+    texts: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    objective: Objective,
+    scale: float,
+) -> np.ndarray:
+    """The objective of each of b zero-shot classifiers, (b,) float64.
+
+    `images` (n, d) and `texts` (b, k, d) float32 of L2 norm 1; `labels` (n,) int64 among the k classes; `scale`: the model's
+    logit scale, which the probabilities that AUROCs rank by depend on.
+    """
+    b, k, d = texts.shape
+    similar = (images @ texts.reshape(b * k, d).T).reshape(len(images), b, k)
+    if objective == "macro_f1":
+        cells = labels[:, None] * k + similar.argmax(axis=2) + np.arange(b) * k * k
+        counts = np.bincount(cells.ravel(), minlength=b * k * k).reshape(b, k, k)
+        return np.asarray(confusion_rates(counts, classes)["macro_f1"])
+    raised = np.exp(scale * (similar - similar.max(axis=2, keepdims=True)))
+    ranks = rankdata(raised / raised.sum(axis=2, keepdims=True), axis=0)
+    found = np.full((b, k), np.nan)
+    for number in range(k):
+        own = labels == number
+        positives, negatives = int(own.sum()), int((~own).sum())
+        if positives and negatives:
+            above = ranks[own, :, number].sum(axis=0) - positives * (positives + 1) / 2
+            found[:, number] = above / (positives * negatives)
+    return np.asarray(mean_defined(found))
