@@ -64,16 +64,125 @@ def _read(task: dict[str, Any]) -> Trial:
     return Trial(task=task, metrics=json.loads(path.read_text(encoding="utf-8")), state="finished")
 
 
-def _on_tune(tasks: Sequence[dict[str, Any]], work: Work, settings: dict[str, Any], compute: ComputeConfig) -> None:
+Attempt = Callable[..., dict[str, float]]
+GRACE = 1 / 4  # of its epochs, before which no trial is stopped for being worse than others
+
+
+def search(
+    attempt: Attempt,
+    space: dict[str, Any],
+    *,
+    settings: dict[str, Any],
+    folder: Path,
+    count: int,
+    mode: str,
+    algorithm: str,
+    stop_early: bool,
+    epochs: int,
+    compute: ComputeConfig,
+    workers: int,
+    seed: int,
+) -> list[Trial]:
+    """Try `count` configurations of `space` (key → a distribution of `low` and `high`, or of `values`).
+
+    `attempt({"values": {key: value}, "name": …}, report, **settings)` reports `score` and `epoch` as they come, and returns
+    its final metrics. `workers`: how many processes of its own each starts; 0: it works in its actor. `compute.workers`
+    limits how many are tried at once. A trial that fails is tried once more. A sweep that is there in `folder` goes on.
+    """
+    connect(compute)
+    from ray import tune
+    from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, HyperBandScheduler
+
+    quiet_tune()
+    have = nodes()
+    each = max(1, workers)
+    room = plan(ComputeConfig(cpus_per_worker=float(each)), have, gpu=True, items=count)
+    at_once = min(room.workers, compute.workers or room.workers)
+    # A trial that starts workers asks for nothing itself: with a CPU of its own it would wait for theirs for ever.
+    asked = {"cpu": 0.0, "gpu": 0.0} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
+
+    def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
+        def report(line: dict[str, float]) -> None:
+            tune.report({"score": line["score"], "epoch": line["epoch"]})
+
+        name = Path(str(tune.get_context().get_trial_dir())).name
+        found = shared["attempt"]({"values": config, "name": name}, report, **shared["settings"])
+        tune.report(found | {"epoch": float(epochs), "ended": 1.0})
+
+    shared = {"attempt": attempt, "settings": settings}
+    made = tune.with_resources(tune.with_parameters(trainable, shared=shared), asked)
+    if Tuner.can_restore(str(folder / "tune")):
+        tuner = Tuner.restore(str(folder / "tune"), made, resume_unfinished=True, restart_errored=False)
+    else:
+        scheduler: Any = FIFOScheduler()
+        grace = max(1, round(GRACE * epochs))
+        if algorithm == "bohb":
+            scheduler = HyperBandScheduler(time_attr="epoch", max_t=epochs)
+        elif stop_early and epochs > grace:
+            scheduler = AsyncHyperBandScheduler(
+                time_attr="epoch", max_t=epochs + 1, grace_period=grace, reduction_factor=3
+            )
+        tuner = Tuner(
+            made,
+            param_space=None if algorithm != "random" else {key: _tunes(one) for key, one in space.items()},
+            tune_config=TuneConfig(
+                metric="score",
+                mode=mode,
+                num_samples=count,
+                max_concurrent_trials=at_once,
+                reuse_actors=not workers,
+                scheduler=scheduler,
+                search_alg=_searcher(space, mode, seed) if algorithm != "random" else None,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=RunConfig(
+                name="tune", storage_path=str(folder), verbose=0, failure_config=FailureConfig(max_failures=RETRIES)
+            ),
+        )
+    found = tuner.fit()
+    return [_ended(found[number]) for number in range(len(found))]
+
+
+def _ended(result: Any) -> Trial:
+    task = {"values": dict(result.config), "name": Path(result.path).name}
+    reported = result.metrics or {}
+    metrics = {key: float(reported[key]) for key in ("score", "epoch", "time_total_s") if key in reported}
+    if result.error is not None:
+        return Trial(task=task, metrics=metrics, state="failed", error=str(result.error).strip().splitlines()[-1][:300])
+    return Trial(task=task, metrics=metrics, state="finished" if reported.get("ended") else "pruned")
+
+
+def _tunes(one: Any) -> Any:
+    """A distribution as Ray Tune has it."""
+    from ray import tune
+
+    kinds = {"Log": tune.loguniform, "Uniform": tune.uniform, "Int": lambda low, high: tune.randint(low, high + 1)}
+    kind = type(one).__name__
+    return tune.choice(list(one.values)) if kind == "Choice" else kinds[kind](one.low, one.high)
+
+
+def _searcher(space: dict[str, Any], mode: str, seed: int) -> Any:
+    from ray.tune.search.optuna import OptunaSearch
+
+    return OptunaSearch({key: _tunes(one) for key, one in space.items()}, metric="score", mode=mode, seed=seed)
+
+
+def quiet_tune() -> None:
+    """Keep Tune's tables and hints from the terminal; what goes wrong is in the trials."""
     import os
 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+
+def _on_tune(tasks: Sequence[dict[str, Any]], work: Work, settings: dict[str, Any], compute: ComputeConfig) -> None:
     connect(compute)
     chosen = plan(compute, nodes(), gpu=False, items=len(tasks))
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    quiet_tune()
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
         tune.report(_do(config["task"], shared["work"], shared["settings"]))

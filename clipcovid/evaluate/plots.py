@@ -183,6 +183,53 @@ def spread(scores: np.ndarray, marks: dict[str, float], *, what: str) -> Figure:
     return figure
 
 
+def sweep_figures(trials: Sequence[dict[str, Any]], *, metric: str, mode: str) -> dict[str, Figure]:
+    """Figures of a sweep: `history` of scores, and `parallel` coordinates of `values`, the best trials darkest.
+
+    `trials`: score (where known), state and values (key → value), in the order in which they were begun.
+    """
+    known = [trial for trial in trials if "score" in trial]
+    if not known:
+        return {}
+    scores = np.array([trial["score"] for trial in known])
+    best = np.minimum.accumulate(scores) if mode == "min" else np.maximum.accumulate(scores)
+    history, axes = _figure(f"{len(known)} trials", 7, 4)
+    for state, colour in (("finished", "C0"), ("pruned", "C7"), ("failed", "C3")):
+        at = [place for place, trial in enumerate(known) if trial["state"] == state]
+        axes.plot(at, scores[at], "o", color=colour, label=state) if at else None
+    axes.step(range(len(best)), best, where="post", color="C1", label="best so far")
+    axes.set_xlabel("trial")
+    axes.set_ylabel(f"validation {metric}")
+    axes.legend(fontsize=8)
+    keys = [*known[0]["values"], metric]
+    parallel, axes = _figure("What was tried: the better, the darker", max(6, 1.4 * len(keys)), 5)
+    columns = [_places([trial["values"][key] for trial in known]) for key in keys[:-1]] + [_places(scores.tolist())]
+    order = np.argsort(scores if mode == "max" else -scores)
+    for place, row in enumerate(order):
+        shade = (place + 1) / len(order)
+        axes.plot(range(len(keys)), [column[0][row] for column in columns], color="C0", alpha=0.1 + 0.9 * shade**2)
+    for place, (_, low, high) in enumerate(columns):
+        axes.text(place, -0.06, low, ha="center", va="top", fontsize=7)
+        axes.text(place, 1.04, high, ha="center", va="bottom", fontsize=7)
+    axes.set_xticks(range(len(keys)), [key.replace(".", ".\n") for key in keys], fontsize=8)
+    axes.tick_params(axis="x", pad=16)
+    axes.set_yticks([])
+    axes.set_ylim(-0.02, 1.02)
+    return {"history": history, "parallel": parallel}
+
+
+def _places(values: Sequence[Any]) -> tuple[np.ndarray, str, str]:
+    """Where values stand between the least and the greatest, (n,) in 0–1, and what those are; names in their order."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        names = sorted(set(map(str, values)))
+        return np.array([names.index(str(value)) for value in values]) / max(1, len(names) - 1), names[0], names[-1]
+    numbers = np.array(values, float)
+    low, high = numbers.min(), numbers.max()
+    shown = np.log(numbers) if low > 0 and high / low > 50 else numbers
+    span = shown.max() - shown.min()
+    return (shown - shown.min()) / (span or 1), f"{low:.3g}", f"{high:.3g}"
+
+
 def shots(scores: Sequence[dict[str, Any]]) -> Figure:
     """Test scores over the training images a class: a point a draw, a line through the means."""
     counts = list(dict.fromkeys(line["shots"] for line in scores))

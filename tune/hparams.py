@@ -1,0 +1,254 @@
+"""Search for a task's best hyperparameters with Ray Tune: each trial is the task's own job.
+
+    python tune/hparams.py cnn --data data/quex --weights none --optim.epochs 10
+    python tune/hparams.py --trials 50 --search random --space my-space.yaml finetune --data data/quex
+    python tune/hparams.py --confirm-seeds 3 segment --data data/quex --target lung
+
+What is best on the validation split is what the task watches in training. Bad trials are stopped early (ASHA). Killed or
+interrupted and run again, a sweep goes on where it was; it ends with the command that trains the best configuration.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from clipcovid.config import ComputeConfig, UserError, digest, flatten, override, run_job
+from clipcovid.data.embeddings import Embeddings
+from clipcovid.evaluate import plots
+from clipcovid.files import write_json
+from clipcovid.pipeline import embeddings_for
+from clipcovid.runs import Run, finish_run, start_run
+from clipcovid.tasks.configs import (
+    METHODS,
+    CaptionConfig,
+    CaptionerConfig,
+    CnnConfig,
+    FinetuneConfig,
+    HybridConfig,
+    ProbeConfig,
+    SegmentConfig,
+)
+from clipcovid.tracking import track, ui_command
+from clipcovid.train.launch import launch, run_identity, training_manifest
+from clipcovid.trials import Trial, search
+from tune.spaces import SPACES, Space, read_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class HparamsConfig:
+    """Which task, and how it is searched."""
+
+    task: Annotated[
+        Annotated[CnnConfig, tyro.conf.subcommand("cnn")]
+        | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
+        | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
+        | Annotated[HybridConfig, tyro.conf.subcommand("hybrid")]
+        | Annotated[CaptionConfig, tyro.conf.subcommand("caption")]
+        | Annotated[CaptionerConfig, tyro.conf.subcommand("captioner")]
+        | Annotated[SegmentConfig, tyro.conf.subcommand("segment")],
+        tyro.conf.arg(name=""),
+    ]
+    """The task with all its flags: what is not searched stays as given. Its --compute.workers are a trial's."""
+    trials: int = 20
+    """How many configurations to try."""
+    search: Literal["optuna", "random", "bohb"] = "optuna"
+    """optuna: TPE. random. bohb: TPE with HyperBand's brackets in place of ASHA, after BOHB (Falkner et al. 2018)."""
+    early_stopping: bool = True
+    """Stop trials that are worse than the others were after as many epochs (ASHA, Li et al. 2020)."""
+    space: Path | None = None
+    """A YAML file of what to search. Default: the task's own (tune/spaces.py)."""
+    max_concurrent: int = 0
+    """The most trials at once. 0: as many as the cluster has room for."""
+    confirm_seeds: int = 0
+    """Train the best configuration with so many other seeds, and tell the spread."""
+    resume: bool = False
+    """Go on with a sweep, and refuse to begin one. (An unfinished one of the same name goes on in any case.)"""
+
+    def __post_init__(self) -> None:
+        if self.trials < 1 or self.max_concurrent < 0 or self.confirm_seeds < 0:
+            raise UserError("--trials must be at least 1, --max-concurrent and --confirm-seeds 0 or more.")
+
+
+def checked_space(config: HparamsConfig) -> Space:
+    """What is searched; a key that the task's config does not have, or a value that it refuses, is a `UserError`."""
+    task = config.task
+    space = read_space(config.space) if config.space else SPACES[task.task]
+    known = flatten(task)
+    for key, distribution in space.items():
+        if key not in known or key.split(".")[0] in ("data", "out", "name", "compute", "seed", "fold"):
+            close = ", ".join(sorted(name for name in known if name.split(".")[-1][:3] == key.split(".")[-1][:3])[:4])
+            raise UserError(
+                f"The space has {key!r}, which is no setting of {task.task} to search{': ' * bool(close)}{close}."
+            )
+        values = getattr(distribution, "values", None) or (distribution.low, distribution.high)  # type: ignore[union-attr]
+        for value in values:
+            override(task, {key: value})
+    return space
+
+
+def attempt(params: dict[str, Any], report: Callable[[dict[str, float]], None], *, job: "_Job") -> dict[str, float]:
+    """A trial: the job with these parameters; the validation scores of its best epoch."""
+    config = override(job.task, params["values"] | {"out": job.folder / "trials", "name": params["name"]})
+    key = f"val/{job.metric}"
+
+    def watch(run: Run) -> Callable[[dict[str, float]], None]:
+        def told(line: dict[str, float]) -> None:
+            if key not in line:
+                raise UserError(f"{job.task.task} reports no {job.metric}: {', '.join(sorted(line))}.")
+            report({"score": line[key], "epoch": line["epoch"]})
+
+        return told
+
+    done = launch(config, embeddings=job.embeddings, watch=watch, log=lambda text: None)
+    best = max if job.mode == "max" else min
+    return {"score": best(line[key] for line in done.run.history() if key in line)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What every trial knows."""
+
+    task: Any
+    folder: Path
+    metric: str
+    mode: str
+    embeddings: Embeddings | None
+
+
+def main(config: HparamsConfig) -> None:
+    """Search, keep the best, confirm it, and show all of it."""
+    task, space = config.task, checked_space(config)
+    metric, mode = METHODS[task.task].load().monitor
+    manifest = training_manifest(task)
+    identity = run_identity(task, manifest) | {"search": [config.trials, config.search, config.early_stopping]}
+    identity["space"] = digest({key: repr(value) for key, value in space.items()})
+    folder = task.out / (task.name or f"sweep-{task.title}-{digest(identity, 8)}")
+    if config.resume and not (folder / "config.json").exists():
+        raise UserError(f"--resume: there is no sweep in {folder}; leave --resume out to begin it.")
+    run = start_run(override(task, {"name": folder.name}), method=f"sweep-{task.title}", identity=identity)
+    if run.done:
+        print(f"{run.folder} is finished already: nothing was left to do.")
+        return
+    one = override(task, {"compute.workers": task.compute.workers or 0})
+    job = _Job(
+        task=one,
+        folder=run.folder.resolve(),
+        metric=metric,
+        mode=mode,
+        embeddings=embeddings_for(task),
+    )
+    compute = ComputeConfig(address=task.compute.address, workers=config.max_concurrent or None)
+    trials = search(
+        attempt,
+        space,
+        settings={"job": job},
+        folder=run.folder.resolve(),
+        count=config.trials,
+        mode=mode,
+        algorithm=config.search,
+        stop_early=config.early_stopping,
+        epochs=task.optim.epochs,
+        compute=compute,
+        workers=task.compute.workers or 0,
+        seed=task.seed,
+    )
+    known = [trial for trial in trials if "score" in trial.metrics and trial.state == "finished"]
+    if not known:
+        raise UserError(f"No trial was finished: see {run.folder / 'trials.json'} for what each of them said.")
+    best = (max if mode == "max" else min)(known, key=lambda trial: trial.metrics["score"])
+    for trial in trials:
+        if trial is not best:
+            for left in ("checkpoint", "state"):
+                shutil.rmtree(run.folder / "trials" / trial.task["name"] / left, ignore_errors=True)
+    kept = Run(folder=run.folder / "trials" / best.task["name"], method=task.title, identity={})
+    body: dict[str, Any] = kept.metrics()
+    if config.confirm_seeds:
+        body["seeds"] = _confirm(job, best, config.confirm_seeds)
+    listed = [{"state": trial.state, "error": trial.error, **trial.task, **trial.metrics} for trial in trials]
+    write_json(run.folder / "trials.json", listed)
+    write_json(
+        run.folder / "best.json", {"values": best.task["values"], "score": best.metrics["score"], "metric": metric}
+    )
+    write_json(run.folder / "metrics.json", {name: one for name, one in body.items() if name in ("val", "test")})
+    plots.save(plots.sweep_figures(listed, metric=metric, mode=mode), run.folder / "figures")
+    finish_run(run)
+    _print(trials, best, metric, body.get("seeds"))
+    print(f"The best again: {command(task, best.task['values'])}")
+    _show(run, task, trials, {"manifest": manifest.content_hash, "split": manifest.split_hash})
+
+
+def _confirm(job: _Job, best: Trial, seeds: int) -> dict[str, list[float]]:
+    """The validation and test scores of the best configuration with other seeds."""
+    found: dict[str, list[float]] = {}
+    for seed in range(1, seeds + 1):
+        name = f"seed-{job.task.seed + seed}"
+        values = best.task["values"] | {"seed": job.task.seed + seed, "out": job.folder / "seeds", "name": name}
+        done = launch(override(job.task, values), embeddings=job.embeddings)
+        for split in ("val", "test"):
+            for metric, value in done.run.metrics()[split]["metrics"].items():
+                found.setdefault(f"{split}/{metric}", []).append(value)
+    return found
+
+
+def command(task: Any, values: dict[str, Any]) -> str:
+    """What to type to train this configuration."""
+    default = flatten(type(task)(data=task.data))
+    given = flatten(override(task, values | {"name": ""}))
+    flags = [f"--data {task.data}"]
+    for key, value in given.items():
+        if key != "data" and value != default.get(key):
+            name = key.removeprefix("prompts.").replace("_", "-")
+            if isinstance(value, bool):
+                place, _, last = name.rpartition(".")
+                flags.append(f"--{name}" if value else f"--{place + '.' if place else ''}no-{last}")
+            else:
+                flags.append(f"--{name} {str(value).replace(',', ' ')}")
+    return f"python jobs/{task.task}.py {' '.join(flags)}"
+
+
+def _print(trials: Sequence[Trial], best: Trial, metric: str, seeds: dict[str, list[float]] | None) -> None:
+    console = Console()
+    states = {state: sum(trial.state == state for trial in trials) for state in ("finished", "pruned", "failed")}
+    table = Table(title=", ".join(f"{count} {state}" for state, count in states.items() if count), box=box.SIMPLE_HEAD)
+    table.add_column("setting")
+    table.add_column("best", justify="right")
+    for key, value in best.task["values"].items():
+        table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    table.add_row(f"validation {metric}", f"{best.metrics['score']:.4f}")
+    for name in (f"val/{metric}", f"test/{metric}"):
+        values = (seeds or {}).get(name, [])
+        if len(values) > 1:
+            table.add_row(f"{name}, {len(values)} other seeds", f"{mean(values):.4f} ± {stdev(values):.4f}")
+    console.print(table)
+    for trial in trials:
+        if trial.state == "failed":
+            print(f"warning: {trial.task['name']} failed: {trial.error}", file=sys.stderr)
+
+
+def _show(run: Run, task: Any, trials: Sequence[Trial], tags: dict[str, str]) -> None:
+    print(f"Run: {run.folder}")
+    if not track(run, task, tags=tags):
+        return
+    for trial in trials:
+        folder = run.folder / "trials" / trial.task["name"]
+        folder.mkdir(parents=True, exist_ok=True)
+        child = Run(folder=folder, method=task.title, identity={"trial": trial.task["name"], **run.identity})
+        if not (folder / "config.json").exists():
+            write_json(folder / "config.json", {"trial": trial.task})
+        config = override(task, trial.task["values"])
+        if not track(child, config, tags=tags | {"clipcovid.trial": trial.state}, parent=run):
+            return
+    print(f"MLflow: {ui_command(task.out)}")
+
+
+if __name__ == "__main__":
+    run_job(HparamsConfig, main, __doc__)
