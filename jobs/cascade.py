@@ -56,7 +56,9 @@ def show(seen: list[Seen], overlays: list[Path], config: CascadeConfig) -> None:
         ]
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    table = Table("image", "class", *seen[0].probabilities, "infected share", "overlay", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for head in ("image", "class", *seen[0].probabilities, "infected share", "overlay"):
+        table.add_column(head, overflow="fold")
     for one, overlay in zip(seen, overlays, strict=True):
         share = "" if one.infected_share is None else f"{one.infected_share:.1%}"
         values = (f"{value:.3f}" for value in one.probabilities.values())

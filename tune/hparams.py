@@ -8,6 +8,7 @@ What is best on the validation split is what the task watches in training. Bad t
 interrupted and run again, a sweep goes on where it was; it ends with the command that trains the best configuration.
 """
 
+import difflib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -85,10 +86,9 @@ def checked_space(config: HparamsConfig) -> Space:
     known = flatten(task)
     for key, distribution in space.items():
         if key not in known or key.split(".")[0] in ("data", "out", "name", "compute", "seed", "fold"):
-            close = ", ".join(sorted(name for name in known if name.split(".")[-1][:3] == key.split(".")[-1][:3])[:4])
-            raise UserError(
-                f"The space has {key!r}, which is no setting of {task.task} to search{': ' * bool(close)}{close}."
-            )
+            close = ", ".join(difflib.get_close_matches(key, known, n=3))
+            near = f"; near it are {close}" if close else ""
+            raise UserError(f"The space has {key!r}, which is no setting of {task.task} to search{near}.")
         values = getattr(distribution, "values", None) or (distribution.low, distribution.high)  # type: ignore[union-attr]
         for value in values:
             override(task, {key: value})

@@ -326,7 +326,10 @@ def main(config: PromptSweepConfig) -> None:
         settings={"config": config, "space": space, "scorer": scorer},
         compute=config.compute,
     )
-    table = pd.concat([pd.read_parquet(trial.task["path"]) for trial in trials], ignore_index=True)
+    tables = [pd.read_parquet(trial.task["path"]) for trial in trials if trial.state == "finished"]
+    if not tables:
+        raise UserError("No trial was finished: run the same command with --compute.workers 0 to see why.")
+    table = pd.concat(tables, ignore_index=True)
     with whole(run.folder / "candidates.parquet") as partial:
         table.to_parquet(partial)
     best: dict[Any, Any] = table.iloc[[int(table["score"].argmax())]].to_dict("records")[0]

@@ -21,7 +21,7 @@ from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
 from clipcovid.tasks.configs import METHODS, read_checkpoint
 
-SHARD = 1024  # images that are predicted, and kept, at once
+SHARD = 256  # images that are predicted, and kept, at once
 
 
 @dataclass(frozen=True, kw_only=True)
