@@ -65,6 +65,7 @@ def _read(task: dict[str, Any]) -> Trial:
 
 
 Attempt = Callable[..., dict[str, float]]
+VALUES = "values.json"
 GRACE = 1 / 4  # of its epochs, before which no trial is stopped for being worse than others
 
 
@@ -106,7 +107,9 @@ def search(
         def report(line: dict[str, float]) -> None:
             tune.report({"score": line["score"], "epoch": line["epoch"]})
 
-        name = Path(str(tune.get_context().get_trial_dir())).name
+        here = Path(str(tune.get_context().get_trial_dir()))
+        name = here.name
+        write_json(here / VALUES, config)  # of a trial that failed before it reported, a restored sweep knows nothing
         found = shared["attempt"]({"values": config, "name": name}, report, **shared["settings"])
         tune.report(found | {"epoch": float(epochs), "ended": 1.0})
 
@@ -145,7 +148,9 @@ def search(
 
 
 def _ended(result: Any) -> Trial:
-    task = {"values": dict(result.config), "name": Path(result.path).name}
+    here = Path(result.path)
+    values = json.loads((here / VALUES).read_text(encoding="utf-8")) if (here / VALUES).exists() else result.config
+    task = {"values": dict(values or {}), "name": here.name}
     reported = result.metrics or {}
     metrics = {key: float(reported[key]) for key in ("score", "epoch", "time_total_s") if key in reported}
     if result.error is not None:

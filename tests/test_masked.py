@@ -122,7 +122,9 @@ def runs(phantoms, tmp_path_factory):
     """A segmenter of both regions, its predictions of all images, and a classifier of what they leave."""
     out = tmp_path_factory.mktemp("runs")
     common = {"out": out, "compute": HERE, "optim": OptimConfig(epochs=3, batch_size=12, lr=3e-3)}
-    segmenter = launch(SegmentConfig(data=phantoms, target="both", weights="none", **common), log=quiet).run
+    segmenter = launch(
+        SegmentConfig(data=phantoms, target="both", weights="none", image_size=64, **common), log=quiet
+    ).run
     predicted = predict_split(
         PredictConfig(run=segmenter.folder, data=phantoms, split="all", out=out, compute=HERE), quiet
     )

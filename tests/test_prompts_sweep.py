@@ -27,8 +27,19 @@ TINY = ClipConfig(model="tiny", pretrained="none")
 SPACE = Space(tuple(f"t{i} {{}}" for i in range(12)), (3, 4), {"a": ("x", "y"), "b": ("u", "v", "w")})
 
 
-def sweep(data, out, **settings):
-    return PromptSweepConfig(data=data, out=out, clip=TINY, compute=HERE, **settings)
+WORDS = """
+templates: ['a chest X-ray of {}', '{} in the lungs', 'a radiograph showing {}', '{}']
+classes:
+  COVID-19: [COVID-19, coronavirus]
+  Non-COVID: [pneumonia, consolidation]
+  Normal: [normal lungs, no findings]
+"""
+
+
+def sweep(data, out, compute=HERE, **settings):
+    space = out / "space.yaml"
+    space.write_text(WORDS)
+    return PromptSweepConfig(data=data, out=out, clip=TINY, compute=compute, space=space, **settings)
 
 
 def planted(seed=0):
@@ -152,7 +163,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(finished, capsys):
 
 
 def test_trials_run_on_tune(cluster, phantoms, tmp_path):
-    main(PromptSweepConfig(data=phantoms, out=tmp_path, clip=TINY, compute=LOCAL, candidates=40, batch=10, name="t"))
+    main(sweep(phantoms, tmp_path, compute=LOCAL, candidates=40, batch=10, name="t"))
     here = sweep(phantoms, tmp_path, candidates=40, batch=10, name="h")
     main(here)
     one, other = (pd.read_parquet(tmp_path / name / "candidates.parquet") for name in ("t", "h"))

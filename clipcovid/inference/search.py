@@ -54,9 +54,9 @@ class SearchConfig:
     where: tuple[str, ...] = ()
     """Only images with these values of the manifest's columns, e.g. split=train label=COVID-19; one of those of a column."""
     captions: str = "dataset"
-    """The captions to find: dataset: its own. template: its fields in --caption-template. both, or a table."""
+    """The captions to find. dataset: its own. template: its fields in the caption template. both, or a table's."""
     caption_template: str = TEMPLATE
-    """{field} stands for a column of the manifest."""
+    """Each {field} stands for a column of the manifest."""
     index: Kind = "exact"
     """exact: every vector. ivf, hnsw: a part of them, for millions of rows; they miss more by words than by images."""
     input: Literal["packed", "raw"] = "packed"

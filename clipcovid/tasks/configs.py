@@ -153,10 +153,10 @@ class FinetuneConfig(TrainConfig):
     lora: LoraConfig = LoraConfig()
     """The adapters, with --method lora."""
     captions: str = "labels"
-    """labels: the prompts of an image's class. dataset: the data set's captions. template: its fields in --caption-template.
-    both: template and data set. Or a table with image_id, caption."""
+    """labels: the prompts of an image's class. dataset: the data set's captions. template: its fields in the caption
+    template. both: template and data set. Or a table with image_id, caption."""
     caption_template: str = TEMPLATE
-    """{field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
+    """Each {field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
     prompts: tyro.conf.OmitArgPrefixes[PromptsConfig] = PromptsConfig()
     """The texts that stand for the classes: for zero-shot validation, and for --captions labels."""
     loss: Literal["clip", "multi-positive", "siglip"] = "multi-positive"
@@ -286,10 +286,10 @@ class CaptionConfig(TrainConfig):
     freeze: Literal["none", "image", "text"] = "none"
     """The encoder that keeps its weights; its projection is trained all the same."""
     captions: str = "template"
-    """template: the data set's fields in --caption-template. dataset: its captions. both: the one before the other. Or a
-    table with image_id, caption."""
+    """template: the data set's fields in the caption template. dataset: its captions. both: the one before the other. Or
+    a table with image_id, caption."""
     caption_template: str = TEMPLATE
-    """{field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
+    """Each {field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
     loss: Literal["soft", "clip", "multi-positive", "siglip"] = "multi-positive"
     """clip: each image against all other captions. multi-positive: all its positives share the target. siglip: sigmoids.
     soft: the targets are the similarities of the images and of the captions among themselves."""
@@ -361,10 +361,10 @@ class CaptionerConfig(TrainConfig):
     dropout: float = 0.1
     """Of the decoder."""
     captions: str = "template"
-    """template: the data set's fields in --caption-template. dataset: its captions. both: the one before the other. Or a
-    table with image_id, caption."""
+    """template: the data set's fields in the caption template. dataset: its captions. both: the one before the other. Or
+    a table with image_id, caption."""
     caption_template: str = TEMPLATE
-    """{field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
+    """Each {field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
     input: Literal["packed", "raw"] = "packed"
     """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
     optim: OptimConfig = OptimConfig(epochs=20, lr=5e-4)
