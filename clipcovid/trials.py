@@ -109,7 +109,8 @@ def search(
 
         here = Path(str(tune.get_context().get_trial_dir()))
         name = here.name
-        write_json(here / VALUES, config)  # of a trial that failed before it reported, a restored sweep knows nothing
+        if not (here / VALUES).exists():  # of a trial that failed before it reported, a restored sweep knows nothing
+            write_json(here / VALUES, config)
         found = shared["attempt"]({"values": config, "name": name}, report, **shared["settings"])
         tune.report(found | {"epoch": float(epochs), "ended": 1.0})
 

@@ -123,7 +123,10 @@ def test_a_trial_that_fails_is_tried_again_then_marked_and_the_sweep_ends(cluste
         assert ("too large" in trial.error) == failed
     assert {trial.state for trial in trials} == {"finished", "failed"}
     again = try_all(tmp_path)  # finished before: nothing is tried again
-    assert [trial.task for trial in again] == [trial.task for trial in trials]
+    assert {trial.task["name"]: trial.task["values"] for trial in again} == {
+        trial.task["name"]: trial.task["values"] for trial in trials
+    }
+    assert {trial.task["name"]: trial.state for trial in again} == {trial.task["name"]: trial.state for trial in trials}
 
 
 @pytest.fixture(scope="module")
