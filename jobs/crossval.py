@@ -7,37 +7,17 @@ Each fold chooses its epoch and settings on patients of its own. Killed and run 
 """
 
 from dataclasses import dataclass
-from typing import Annotated
-
-import tyro
 
 from clipcovid.config import run_job
 from clipcovid.pipeline import cross_validate
-from clipcovid.tasks.configs import (
-    CaptionConfig,
-    CaptionerConfig,
-    CnnConfig,
-    FinetuneConfig,
-    HybridConfig,
-    ProbeConfig,
-    SegmentConfig,
-)
+from clipcovid.tasks.configs import AnyMethod
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Which method, over how many folds."""
 
-    method: Annotated[
-        Annotated[CnnConfig, tyro.conf.subcommand("cnn")]
-        | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
-        | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
-        | Annotated[HybridConfig, tyro.conf.subcommand("hybrid")]
-        | Annotated[CaptionConfig, tyro.conf.subcommand("caption")]
-        | Annotated[CaptionerConfig, tyro.conf.subcommand("captioner")]
-        | Annotated[SegmentConfig, tyro.conf.subcommand("segment")],
-        tyro.conf.arg(name=""),
-    ]
+    method: AnyMethod
     """The method, with all its flags."""
     folds: int = 5
     """Into how many parts the patients are divided."""

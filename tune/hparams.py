@@ -15,9 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -28,16 +27,7 @@ from clipcovid.evaluate import plots
 from clipcovid.files import write_json
 from clipcovid.pipeline import embeddings_for
 from clipcovid.runs import Run, finish_run, start_run
-from clipcovid.tasks.configs import (
-    METHODS,
-    CaptionConfig,
-    CaptionerConfig,
-    CnnConfig,
-    FinetuneConfig,
-    HybridConfig,
-    ProbeConfig,
-    SegmentConfig,
-)
+from clipcovid.tasks.configs import METHODS, AnyMethod
 from clipcovid.tracking import track, ui_command
 from clipcovid.train.launch import launch, run_identity, training_manifest
 from clipcovid.trials import Trial, search
@@ -48,16 +38,7 @@ from tune.spaces import SPACES, Space, read_space
 class HparamsConfig:
     """Which task, and how it is searched."""
 
-    task: Annotated[
-        Annotated[CnnConfig, tyro.conf.subcommand("cnn")]
-        | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
-        | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
-        | Annotated[HybridConfig, tyro.conf.subcommand("hybrid")]
-        | Annotated[CaptionConfig, tyro.conf.subcommand("caption")]
-        | Annotated[CaptionerConfig, tyro.conf.subcommand("captioner")]
-        | Annotated[SegmentConfig, tyro.conf.subcommand("segment")],
-        tyro.conf.arg(name=""),
-    ]
+    task: AnyMethod
     """The task with all its flags: what is not searched stays as given. Its --compute.workers are a trial's."""
     trials: int = 20
     """How many configurations to try."""
@@ -89,8 +70,7 @@ def checked_space(config: HparamsConfig) -> Space:
             close = ", ".join(difflib.get_close_matches(key, known, n=3))
             near = f"; near it are {close}" if close else ""
             raise UserError(f"The space has {key!r}, which is no setting of {task.task} to search{near}.")
-        values = getattr(distribution, "values", None) or (distribution.low, distribution.high)  # type: ignore[union-attr]
-        for value in values:
+        for value in distribution.values:
             override(task, {key: value})
     return space
 
@@ -161,6 +141,8 @@ def main(config: HparamsConfig) -> None:
         workers=task.compute.workers or 0,
         seed=task.seed,
     )
+    listed = [{"state": trial.state, "error": trial.error, **trial.task, **trial.metrics} for trial in trials]
+    write_json(run.folder / "trials.json", listed)
     known = [trial for trial in trials if "score" in trial.metrics and trial.state == "finished"]
     if not known:
         raise UserError(f"No trial was finished: see {run.folder / 'trials.json'} for what each of them said.")
@@ -173,8 +155,6 @@ def main(config: HparamsConfig) -> None:
     body: dict[str, Any] = kept.metrics()
     if config.confirm_seeds:
         body["seeds"] = _confirm(job, best, config.confirm_seeds)
-    listed = [{"state": trial.state, "error": trial.error, **trial.task, **trial.metrics} for trial in trials]
-    write_json(run.folder / "trials.json", listed)
     write_json(
         run.folder / "best.json", {"values": best.task["values"], "score": best.metrics["score"], "metric": metric}
     )

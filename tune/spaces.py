@@ -14,27 +14,28 @@ from clipcovid.config import UserError
 
 
 @dataclass(frozen=True)
-class Log:
+class Between:
+    """Numbers from one to another."""
+
+    low: float
+    high: float
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The ends, which a config must take."""
+        return self.low, self.high
+
+
+class Log(Between):
     """Any number between two, all orders of magnitude alike."""
 
-    low: float
-    high: float
 
-
-@dataclass(frozen=True)
-class Uniform:
+class Uniform(Between):
     """Any number between two."""
 
-    low: float
-    high: float
 
-
-@dataclass(frozen=True)
-class Int:
+class Int(Between):
     """Any whole number from one to another."""
-
-    low: int
-    high: int
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
     `BASELINES`, which are scored by the same code. `differences` are of the hypothesis minus each of them, in paired
     resamples of patients.
     """
-    patients = table["patient_id"].fillna("").astype(str).tolist() if "patient_id" in table else [""] * len(table)
+    patients = statistics.patients(table)
     columns = [HYPOTHESIS, *(name for name in BASELINES if name in table)]
     texts = tokenize([*table["reference"], *(text for name in columns for text in table[name])])
     parts = [texts[start : start + len(table)] for start in range(0, len(texts), len(table))]

@@ -112,7 +112,7 @@ def score(
         similarities = class_probabilities(table, classes, SIMILARITY)
     if similarities is not None:
         scores |= metrics.similarity(labels, similarities, classes)
-    patients = table["patient_id"].fillna("").astype(str).tolist() if "patient_id" in table else [""] * len(table)
+    patients = statistics.patients(table)
     alarm = metrics.collapse_alarm(predictions, labels, classes)
     return {
         "n": len(labels),

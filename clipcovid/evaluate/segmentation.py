@@ -125,7 +125,7 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
             )
         if not (rows["tp"] + rows["fp"]).any():
             alarms.append(f"No {region} was predicted in any of the {len(rows)} images.")
-        found = statistics.bootstrap(functools.partial(_resampled, _numbers(rows)), _patients(rows))
+        found = statistics.bootstrap(functools.partial(_resampled, _numbers(rows)), statistics.patients(rows))
         draws |= {f"{region}/{name}": interval for name, interval in found["intervals"].items()}
         intervals = intervals or found
     shares = infected_share(table)
@@ -133,7 +133,7 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
         both = shares[["predicted", "true"]].to_numpy()
         metrics |= _severity(both, np.arange(len(both)))
         known = table.drop_duplicates("image_id").set_index("image_id").reindex(shares.index)
-        found = statistics.bootstrap(functools.partial(_severity, both), _patients(known))
+        found = statistics.bootstrap(functools.partial(_severity, both), statistics.patients(known))
         draws |= found["intervals"]
     assert intervals is not None, "a table without regions"
     return {
@@ -145,10 +145,6 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
         "alarms": alarms,
         "notes": notes,
     }
-
-
-def _patients(rows: pd.DataFrame) -> list[str]:
-    return rows["patient_id"].fillna("").astype(str).tolist() if "patient_id" in rows else [""] * len(rows)
 
 
 def _severity(shares: np.ndarray, take: np.ndarray) -> dict[str, float]:
@@ -190,7 +186,7 @@ def compare_pairs(ours: pd.DataFrame, theirs: pd.DataFrame, region: str, patient
     )
     assert one["image_id"].tolist() == other["image_id"].tolist(), "tables of other images"
     mine, yours = _numbers(one), _numbers(other)
-    groups = patients or _patients(one)
+    groups = patients or statistics.patients(one)
 
     def difference(take: np.ndarray) -> dict[str, float]:
         here, there = _resampled(mine, take), _resampled(yours, take)

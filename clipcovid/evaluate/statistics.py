@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypedDict
 
 import numpy as np
+import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate.metrics import Predictions, confusion_rates, encode, mean_defined, predicted_index
@@ -130,6 +131,11 @@ def summarise(draws: dict[str, np.ndarray], groups: Sequence[str], level: float 
     }
     samples = len(next(iter(draws.values()), []))
     return Intervals(unit=unit, units=units, level=level, samples=samples, intervals=intervals)
+
+
+def patients(table: pd.DataFrame) -> list[str]:
+    """The groups of a table's rows: `patient_id`, "" where it is unknown."""
+    return table["patient_id"].fillna("").astype(str).tolist() if "patient_id" in table else [""] * len(table)
 
 
 def _units(groups: Sequence[str]) -> np.ndarray:

@@ -4,7 +4,7 @@ import importlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -421,6 +421,19 @@ METHODS = {
     "caption": Method(CaptionConfig, "clipcovid.tasks.caption:Caption", "captions"),
     "segment": Method(SegmentConfig, "clipcovid.tasks.segment:Segment", "segmentation"),
 }
+
+
+AnyMethod = Annotated[
+    Annotated[CnnConfig, tyro.conf.subcommand("cnn")]
+    | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
+    | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
+    | Annotated[HybridConfig, tyro.conf.subcommand("hybrid")]
+    | Annotated[CaptionConfig, tyro.conf.subcommand("caption")]
+    | Annotated[CaptionerConfig, tyro.conf.subcommand("captioner")]
+    | Annotated[SegmentConfig, tyro.conf.subcommand("segment")],
+    tyro.conf.arg(name=""),
+]
+"""A field that takes any method with all its flags, as a subcommand."""
 
 
 def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
