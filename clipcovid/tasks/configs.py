@@ -256,7 +256,27 @@ class SegmentConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig(TrainConfig):
+class CaptionedConfig(TrainConfig):
+    """What all that learn from captions ask."""
+
+    captions: str = "template"
+    """template: the data set's fields in the caption template. dataset: its captions. both: the one before the other. Or
+    a table with image_id, caption."""
+    caption_template: str = TEMPLATE
+    """Each {field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The caption."""
+        return ("caption",)
+
+    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
+        """With the captions that are asked for."""
+        return captioned(manifest, self.captions, self.caption_template, strict=learning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionConfig(CaptionedConfig):
     """Two encoders, of images and of captions, trained to find the one by the other."""
 
     task: ClassVar[str] = "caption"
@@ -285,11 +305,6 @@ class CaptionConfig(TrainConfig):
     """The most tokens of a tokenizer trained on the training captions (mini, small, base)."""
     freeze: Literal["none", "image", "text"] = "none"
     """The encoder that keeps its weights; its projection is trained all the same."""
-    captions: str = "template"
-    """template: the data set's fields in the caption template. dataset: its captions. both: the one before the other. Or
-    a table with image_id, caption."""
-    caption_template: str = TEMPLATE
-    """Each {field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
     loss: Literal["soft", "clip", "multi-positive", "siglip"] = "multi-positive"
     """clip: each image against all other captions. multi-positive: all its positives share the target. siglip: sigmoids.
     soft: the targets are the similarities of the images and of the captions among themselves."""
@@ -322,15 +337,6 @@ class CaptionConfig(TrainConfig):
         """What runs are named after."""
         return f"caption-{self.clip.model if self.towers == 'clip' else self.image_encoder}"
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The caption."""
-        return ("caption",)
-
-    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
-        """With the captions that are asked for."""
-        return captioned(manifest, self.captions, self.caption_template, strict=learning)
-
     def weights_identity(self) -> dict[str, str]:
         """What tells the initial weights, and the captions, from others."""
         kept = _file_or_name("captions", self.captions)
@@ -341,7 +347,7 @@ class CaptionConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerConfig(TrainConfig):
+class CaptionerConfig(CaptionedConfig):
     """A decoder that writes a caption from the embedding of a frozen encoder."""
 
     task: ClassVar[str] = "captioner"
@@ -360,11 +366,6 @@ class CaptionerConfig(TrainConfig):
     """Captions followed at once by beam search. 1: greedy search, which is shown beside it in any case."""
     dropout: float = 0.1
     """Of the decoder."""
-    captions: str = "template"
-    """template: the data set's fields in the caption template. dataset: its captions. both: the one before the other. Or
-    a table with image_id, caption."""
-    caption_template: str = TEMPLATE
-    """Each {field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
     input: Literal["packed", "raw"] = "packed"
     """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
     optim: OptimConfig = OptimConfig(epochs=20, lr=5e-4)
@@ -380,15 +381,6 @@ class CaptionerConfig(TrainConfig):
     def title(self) -> str:
         """What runs are named after."""
         return f"captioner-{Path(self.decoder).name}"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The caption."""
-        return ("caption",)
-
-    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
-        """With the captions that are asked for."""
-        return captioned(manifest, self.captions, self.caption_template, strict=learning)
 
     def weights_identity(self) -> dict[str, str]:
         """What tells the initial weights, and the captions, from others."""
