@@ -14,7 +14,7 @@ from clipcovid.evaluate.tables import print_folds, print_scores, print_shots
 from clipcovid.files import write_json
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.runs import Run, finish_run, score_split, start_run
-from clipcovid.tasks.configs import METHODS, ProbeConfig
+from clipcovid.tasks.configs import METHODS, FewShotConfig
 from clipcovid.tracking import Live, track, ui_command
 from clipcovid.train.launch import Trained, launch, run_identity, training_manifest
 
@@ -26,17 +26,25 @@ def train(config: Any) -> Trained:
     return trained
 
 
+def train_or_curve(config: FewShotConfig) -> None:
+    """Train one of those that read embeddings, or with several numbers of shots a curve of them."""
+    if len(config.shots) > 1:
+        few_shot(config)
+    else:
+        train(config)
+
+
 CROSSVAL = "crossval"
 DRAWS = 3  # of the images of each number of shots
 
 
-def few_shot(config: ProbeConfig) -> Run:
-    """A probe for each number of shots and draw; their test scores and the curve in a run of its own.
+def few_shot(config: FewShotConfig) -> Run:
+    """A training for each number of shots and draw; their test scores and the curve in a run of its own.
 
     The runs take a second each, so they train in this process unless told otherwise.
     """
     embeddings, manifest = embeddings_for(config), training_manifest(config)
-    run = start_run(config, method="probe-curve", identity=run_identity(config, manifest))
+    run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest))
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
     bodies = {}

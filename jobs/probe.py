@@ -8,16 +8,13 @@ The penalty is chosen on the validation split. Several numbers of shots train a 
 """
 
 from clipcovid.config import run_job
-from clipcovid.pipeline import few_shot, train
+from clipcovid.pipeline import train_or_curve
 from clipcovid.tasks.configs import ProbeConfig
 
 
 def main(config: ProbeConfig) -> None:
     """Train one probe, or a curve of them."""
-    if len(config.shots) > 1:
-        few_shot(config)
-    else:
-        train(config)
+    train_or_curve(config)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,12 @@ SPACES: dict[str, Space] = {
         "hidden": Choice((64, 256, 1024)),
         "label_smoothing": Uniform(0, 0.2),
     },
+    "coop": {
+        "optim.lr": Log(1e-4, 1e-1),
+        "words": Choice((1, 4, 8, 16)),
+        "per_class": Choice((False, True)),
+    },
+    "tip_adapter": {"optim.lr": Log(1e-5, 1e-2), "optim.epochs": Choice((5, 20, 50))},
     "finetune": {
         "optim.lr": Log(1e-6, 1e-3),
         "optim.weight_decay": Log(1e-3, 0.5),

@@ -78,14 +78,16 @@ class Clip:
         used = (tokens != encoder.pad_token_id).any(dim=0).nonzero()
         return tokens[:, : int(used.max()) + 1 if len(used) else 1]
 
-    def overflow(self, texts: Sequence[str]) -> dict[str, int]:
-        """How much of the texts the context cuts off: `texts` and `tokens`, start and end marks counted."""
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, start and end marks counted, before anything is cut off."""
         inner = getattr(self.tokenizer, "tokenizer", None)
         if inner is None:
-            lengths = [len(self.tokenizer.encode(text)) + 2 for text in texts]
-        else:
-            lengths = [len(ids) for ids in inner(list(texts), truncation=False)["input_ids"]]
-        cut = [length - self.tokenizer.context_length for length in lengths]
+            return [len(self.tokenizer.encode(text)) + 2 for text in texts]
+        return [len(ids) for ids in inner(list(texts), truncation=False)["input_ids"]]
+
+    def overflow(self, texts: Sequence[str]) -> dict[str, int]:
+        """How much of the texts the context cuts off: `texts` and `tokens`."""
+        cut = [length - self.tokenizer.context_length for length in self.lengths(texts)]
         return {"texts": sum(c > 0 for c in cut), "tokens": sum(c for c in cut if c > 0)}
 
 

@@ -83,44 +83,92 @@ class HybridConfig(ClassifyConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig(ClassifyConfig):
-    """A linear or MLP head on the embeddings of a frozen encoder."""
+class FewShotConfig(ClassifyConfig):
+    """What all that learn from the embeddings of a frozen CLIP ask."""
 
-    task: ClassVar[str] = "probe"
+    task: ClassVar[str]
     clip: ClipConfig = ClipConfig()
     """The encoder: published, a checkpoint, or a fine-tuned run of ours."""
-    head: Literal["linear", "mlp"] = "linear"
-    """linear: logistic regression. mlp: one hidden layer."""
-    hidden: int = 256
-    """Width of the MLP's hidden layer."""
-    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """Strengths of the L2 penalty that are all trained, and of which the validation split chooses one."""
     shots: tuple[str, ...] = ("all",)
     """Training images a class, or all; several (1 2 4 8 16 all) draw a curve, a run for each number and draw."""
     draw: int = 0
     """Which random choice of the shots."""
     input: Literal["packed", "raw"] = "packed"
     """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
-    optim: OptimConfig = OptimConfig(epochs=100, batch_size=1024, lr=0.01, weight_decay=0, clip_norm=0, keep="last")
-    """How it is trained: to the end, where the penalty, not the epoch, keeps it from overfitting."""
     augment: AugmentConfig = field(default=NO_AUGMENT)
     """Not used: embeddings are made beforehand."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.penalties or min(self.penalties) < 0 or self.hidden < 1:
-            raise UserError("--penalties must be numbers of 0 or more, and --hidden at least 1.")
         if not self.shots or not all(shots == "all" or (shots.isdigit() and int(shots)) for shots in self.shots):
             raise UserError(f"--shots {' '.join(self.shots)} must be numbers of 1 or more, or all.")
 
     @property
     def title(self) -> str:
         """What runs are named after."""
-        return f"probe-{self.head}" + (f"-{'-'.join(self.shots)}-shot" if self.shots != ("all",) else "")
+        return self.task + (f"-{'-'.join(self.shots)}-shot" if self.shots != ("all",) else "")
 
     def weights_identity(self) -> dict[str, str]:
         """What tells the initial weights from others."""
         return _clip_weights(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(FewShotConfig):
+    """A linear or MLP head on the embeddings of a frozen encoder."""
+
+    task: ClassVar[str] = "probe"
+    head: Literal["linear", "mlp"] = "linear"
+    """linear: logistic regression. mlp: one hidden layer."""
+    hidden: int = 256
+    """Width of the MLP's hidden layer."""
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    """Strengths of the L2 penalty that are all trained, and of which the validation split chooses one."""
+    optim: OptimConfig = OptimConfig(epochs=100, batch_size=1024, lr=0.01, weight_decay=0, clip_norm=0, keep="last")
+    """How it is trained: to the end, where the penalty, not the epoch, keeps it from overfitting."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.penalties or min(self.penalties) < 0 or self.hidden < 1:
+            raise UserError("--penalties must be numbers of 0 or more, and --hidden at least 1.")
+
+    @property
+    def title(self) -> str:
+        """What runs are named after."""
+        return super().title.replace(self.task, f"probe-{self.head}", 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoopConfig(FewShotConfig):
+    """Learned prompts: the words before each class's name, as vectors, of a frozen CLIP (CoOp, Zhou et al. 2022)."""
+
+    task: ClassVar[str] = "coop"
+    prompts: tyro.conf.OmitArgPrefixes[PromptsConfig] = PromptsConfig(template="{}")
+    """What follows the learned words: the first text of each class."""
+    words: int = 16
+    """How many words are learned."""
+    init: str = ""
+    """Words to start from ("a chest X-ray of"), as many as they are. Default: random vectors."""
+    per_class: bool = False
+    """Each class learns words of its own, rather than all the same."""
+    optim: OptimConfig = OptimConfig(epochs=50, batch_size=256, lr=2e-3, weight_decay=0)
+    """How it is trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.words < 1:
+            raise UserError(f"--words {self.words} must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TipAdapterConfig(FewShotConfig):
+    """Zero-shot CLIP with a memory of the training images (Tip-Adapter-F, Zhang et al. 2022)."""
+
+    task: ClassVar[str] = "tip_adapter"
+    prompts: tyro.conf.OmitArgPrefixes[PromptsConfig] = PromptsConfig()
+    """The texts that stand for the classes."""
+    optim: OptimConfig = OptimConfig(epochs=20, batch_size=256, lr=1e-3, weight_decay=0)
+    """How the memory is trained; what it does untrained is shown beside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,6 +455,8 @@ class Method:
 METHODS = {
     "finetune": Method(FinetuneConfig, "clipcovid.tasks.finetune:Finetune"),
     "probe": Method(ProbeConfig, "clipcovid.tasks.probe:Probe", embedded=True),
+    "coop": Method(CoopConfig, "clipcovid.tasks.coop:Coop", embedded=True),
+    "tip_adapter": Method(TipAdapterConfig, "clipcovid.tasks.tip_adapter:TipAdapter", embedded=True),
     "cnn": Method(CnnConfig, "clipcovid.tasks.classify:Cnn"),
     "hybrid": Method(HybridConfig, "clipcovid.tasks.classify:Hybrid"),
     "captioner": Method(CaptionerConfig, "clipcovid.tasks.write:Write", "captions", embedded=True),
@@ -418,6 +468,8 @@ METHODS = {
 AnyMethod = Annotated[
     Annotated[CnnConfig, tyro.conf.subcommand("cnn")]
     | Annotated[ProbeConfig, tyro.conf.subcommand("probe")]
+    | Annotated[CoopConfig, tyro.conf.subcommand("coop")]
+    | Annotated[TipAdapterConfig, tyro.conf.subcommand("tip_adapter")]
     | Annotated[FinetuneConfig, tyro.conf.subcommand("finetune")]
     | Annotated[HybridConfig, tyro.conf.subcommand("hybrid")]
     | Annotated[CaptionConfig, tyro.conf.subcommand("caption")]

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from clipcovid.config import ImagesConfig, UserError
-from clipcovid.data.manifest import Manifest
-from clipcovid.tasks.base import Batch, Examples, Predictor, Task, targets
+from clipcovid.config import ImagesConfig
+from clipcovid.tasks.base import Batch, Predictor
+from clipcovid.tasks.fewshot import FewShot
 
 
 class Heads(torch.nn.Module):
@@ -46,33 +46,12 @@ class Heads(torch.nn.Module):
         return values
 
 
-class Probe(Task):
+class Probe(FewShot):
     """Heads on embeddings; the validation split chooses the penalty."""
-
-    features: np.ndarray | None = None
-    """Embeddings (n, d) of the training examples, which set the heads' width and standardisation."""
 
     def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
         super().__init__(config, classes, images)
-        self.every = max(1, config.optim.epochs // 10)
         self.penalties = torch.tensor(config.penalties).view(-1, 1)
-
-    def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
-        """The split's labelled images by their embeddings; for training as many shots a class as asked for."""
-        if self.embeddings is None:
-            raise UserError("A probe needs embeddings: run jobs/embed.py first.")
-        rows, notes = manifest.eligible(split, self.config.needs)
-        if training and self.config.shots != ("all",):
-            (shots,) = map(int, self.config.shots)
-            shuffled = rows.sample(frac=1, random_state=np.random.default_rng([self.config.seed, self.config.draw]))
-            drawn = shuffled.groupby("label").head(shots)
-            notes["labelled images are not among the shots"] = len(rows) - len(drawn)
-            rows = drawn.sort_index().reset_index(drop=True)
-        features = self.embeddings.load(rows["image_id"]).astype(np.float32)
-        if training:
-            self.features = features
-        about = targets(rows, self.classes, self.balance if training else "none")
-        return Examples(rows=rows, notes=notes, read=lambda take: {"embedding": features[take]} | about(take))
 
     def build(self) -> Heads:
         """Heads, standardised by the training examples, which must be made before."""

@@ -1,0 +1,61 @@
+"""Embeddings of made-up images, and what trains on them."""
+
+import numpy as np
+import pandas as pd
+import torch
+
+from clipcovid.config import ImagesConfig
+from clipcovid.data.manifest import Manifest, conform
+from clipcovid.tasks.base import make_task
+from clipcovid.tasks.configs import ProbeConfig
+from clipcovid.train.checkpoint import States
+from clipcovid.train.loop import Machine, fit, predict
+
+CLASSES = ("a", "b", "c")
+MACHINE = Machine(device=torch.device("cpu"), precision="fp32")
+
+
+class Cloud:
+    """Embeddings of made-up images: a cloud for each class."""
+
+    def __init__(self, spread=1.5, seed=0):
+        rng = np.random.default_rng(seed)
+        self.labels = rng.choice(3, 700, p=[0.2, 0.3, 0.5])
+        self.features = rng.normal(size=(700, 12)) * spread + np.eye(3, 12)[self.labels] * 3
+        self.features = np.c_[self.features, np.ones(700)].astype(np.float16)  # a constant one does no harm
+        splits = np.select([np.arange(700) < 400, np.arange(700) < 500], ["train", "val"], "test")
+        rows = {"image_id": [f"i{i}" for i in range(700)], "label": [CLASSES[i] for i in self.labels], "split": splits}
+        self.manifest = Manifest(table=conform(pd.DataFrame(rows)), classes=CLASSES, dataset="clouds")
+
+    def load(self, ids):
+        return self.features[[int(name[1:]) for name in ids]]
+
+    def part(self, split):
+        at = (self.manifest.table["split"] == split).to_numpy()
+        return self.features[at].astype(float), self.labels[at]
+
+
+def train(cloud, folder, kind=ProbeConfig, **settings):
+    """Fit a method to a cloud; its task, module, the sets to predict, and what was chosen at the end."""
+    config = kind(data="unused", **settings)
+    task = make_task(config, CLASSES, ImagesConfig())
+    task.embeddings = cloud
+    train_set = task.examples("unused", cloud.manifest, "train", training=True)
+    sets = {split: task.examples("unused", cloud.manifest, split) for split in ("val", "test")}
+    module = task.build()
+    fit(
+        task,
+        module,
+        train_set,
+        sets["val"],
+        config=config,
+        machine=MACHINE,
+        states=States(folder, {}),
+        report=lambda line: None,
+        log=lambda text: None,
+    )
+
+    def evaluate():
+        return task.scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))
+
+    return task, module, sets, task.finish(module, evaluate)
