@@ -42,9 +42,8 @@ def cloud():
 
 
 def hf_clip():
-    towers = Towers(
-        "resnet10t", "none", "mini", "none", width=32, projection="linear", image_size=64, context=32, vocabulary=200
-    )
+    encoders = {"arch": "resnet10t", "weights": "none", "text": "mini", "text_weights": "none"}
+    towers = Towers(**encoders, width=32, projection="linear", image_size=64, context=32, vocabulary=200)
     return build_dual(towers, ["a chest X-ray of normal lungs", "photo x y of viral pneumonia of both lungs"], 0)
 
 
@@ -100,7 +99,7 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
     task.embeddings = embeddings
     examples = task.examples(phantoms, done.manifest, "test")
     again = task.table(examples, predict(task.final(module), examples, MACHINE))
-    probabilities = [name for name in again if name.startswith("p_")]
+    probabilities = [name for name in again if name.startswith("prob_")]
     assert len(probabilities) == 3
     merged = table.set_index("image_id").loc[again["image_id"], probabilities]
     np.testing.assert_allclose(merged, again[probabilities], atol=1e-5)
@@ -110,8 +109,8 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
 
 def test_a_curve_has_a_run_for_each_number_of_shots(phantoms, tmp_path, capsys):
     one = OptimConfig(epochs=1, batch_size=64)
-    train_or_curve(TipAdapterConfig(data=phantoms, out=tmp_path, clip=TINY, shots=("1", "2"), optim=one, track=False))
-    (folder,) = tmp_path.glob("tip_adapter-1-2-shot-*")
+    train_or_curve(TipAdapterConfig(data=phantoms, out=tmp_path, clip=TINY, shots=("1", "2"), optim=one))
+    (folder,) = tmp_path.glob("tip_adapter-curve-*")
     assert (folder / "figures" / "shots.png").exists()
     assert len(list((folder / "runs").glob("tip_adapter-*-shot-*"))) == 6
 
