@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,11 +175,46 @@ def _searcher(space: dict[str, Any], mode: str, seed: int) -> Any:
     return OptunaSearch({key: _tunes(one) for key, one in space.items()}, metric="score", mode=mode, seed=seed)
 
 
-def quiet_tune() -> None:
-    """Keep Tune's tables and hints from the terminal; what goes wrong is in the trials."""
-    import os
+def importance(trials: Sequence[Trial], space: dict[str, Any], seed: int) -> dict[str, float]:
+    """Key → its share of the variance of the scores, by fANOVA (Hutter, Hoos and Leyton-Brown 2014), greatest first.
 
+    Nothing where fewer than 4 trials have finished, or all scores are the same.
+    """
+    import optuna
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    known = [trial for trial in trials if trial.state == "finished"]
+    if len(known) < 4 or len({trial.metrics["score"] for trial in known}) < 2:
+        return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    made = {key: _of_optuna(one) for key, one in space.items()}
+    study.add_trials(
+        [
+            optuna.trial.create_trial(params=trial.task["values"], distributions=made, value=trial.metrics["score"])
+            for trial in known
+        ]
+    )
+    return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed)))
+
+
+def _of_optuna(one: Any) -> Any:
+    """A distribution as Optuna has it."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    kind = type(one).__name__
+    if kind == "Choice":
+        return CategoricalDistribution(list(one.values))
+    return (
+        IntDistribution(one.low, one.high) if kind == "Int" else FloatDistribution(one.low, one.high, log=kind == "Log")
+    )
+
+
+def quiet_tune() -> None:
+    """Keep Tune's tables and hints from the terminal; what goes wrong is in the trials. Ctrl-C is left to the job: Tune's
+    own handler would end a sweep as if it were done."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 

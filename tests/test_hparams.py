@@ -1,15 +1,21 @@
 """Searching for hyperparameters."""
 
 import json
+import os
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import LOCAL
+from conftest import LOCAL, run_and_list_imports
 
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten, from_cli, override
 from clipcovid.tasks.configs import METHODS, CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig
-from clipcovid.trials import search
+from clipcovid.trials import Trial, importance, search
 from tune.hparams import HparamsConfig, checked_space, command, main
 from tune.spaces import SPACES, Choice, Int, Log, Uniform, read_space
 
@@ -82,8 +88,10 @@ def try_all(tmp_path, **settings):
     """A sweep of one number, whose trials fail at the first try of some of them, and always of others."""
 
     def stumbling(params, report, *, path):
-        """A trial that fails at the first try of some, and always of others."""
+        """A trial that fails at the first try of some, and always of others, which raise, or die as if out of memory."""
         x = params["values"]["x"]
+        if x > 0.85:
+            os.kill(os.getpid(), signal.SIGKILL)
         if x > 0.7:
             raise ValueError("too large")
         marker = path / params["name"]
@@ -95,7 +103,7 @@ def try_all(tmp_path, **settings):
         return {"score": 1 - abs(x - 0.4)}
 
     given = {
-        "count": 6,
+        "count": 10,
         "mode": "max",
         "algorithm": "optuna",
         "stop_early": False,
@@ -116,11 +124,13 @@ def try_all(tmp_path, **settings):
 @pytest.mark.faults
 def test_a_trial_that_fails_is_tried_again_then_marked_and_the_sweep_ends(cluster, tmp_path):
     trials = try_all(tmp_path)
-    assert len(trials) == 6
+    assert len(trials) == 10
     for trial in trials:
-        failed = trial.task["values"]["x"] > 0.7
-        assert trial.state == ("failed" if failed else "finished"), trial
-        assert ("too large" in trial.error) == failed
+        x = trial.task["values"]["x"]
+        assert trial.state == ("failed" if x > 0.7 else "finished"), trial
+        assert ("too large" in trial.error) == (0.7 < x <= 0.85)
+        assert bool(trial.error) == (x > 0.7)
+    assert max(trial.task["values"]["x"] for trial in trials) > 0.85
     assert {trial.state for trial in trials} == {"finished", "failed"}
     again = try_all(tmp_path)  # finished before: nothing is tried again
     assert {trial.task["name"]: trial.task["values"] for trial in again} == {
@@ -169,3 +179,69 @@ def test_mlflow_has_a_child_for_each_trial_and_none_has_failed(finished):
 def test_resuming_what_was_never_begun_is_refused(phantoms, tmp_path):
     with pytest.raises(UserError, match="--resume"):
         main(HparamsConfig(task=probe(phantoms, tmp_path, name="none"), resume=True))
+
+
+def test_importance_tells_what_matters_from_what_does_not():
+    space = {"x": Uniform(0, 1), "n": Int(1, 9), "kind": Choice(("a", "b")), "lr": Log(1e-4, 1)}
+    rng = np.random.default_rng(0)
+    trials = [
+        Trial(
+            task={
+                "values": {
+                    "x": rng.random(),
+                    "n": int(rng.integers(1, 10)),
+                    "kind": str(rng.choice(["a", "b"])),
+                    "lr": 10 ** rng.uniform(-4, 0),
+                }
+            },
+            metrics={},
+            state="finished",
+        )
+        for _ in range(40)
+    ]
+    for trial in trials:
+        trial.metrics["score"] = trial.task["values"]["x"] + 0.3 * (trial.task["values"]["kind"] == "a")
+    shares = importance(trials, space, seed=0)
+    assert list(shares)[:2] == ["x", "kind"]
+    assert shares["x"] > 0.6
+    assert sum(shares.values()) == pytest.approx(1)
+    assert importance(trials[:3], space, seed=0) == {}
+
+
+@pytest.mark.parametrize("script", ["tune/hparams.py", "tune/prompts.py"])
+def test_the_scripts_start_without_torch_and_explain_themselves(script):
+    done, imported = run_and_list_imports(script, "--help")
+    assert done.returncode == 0
+    assert "torch" not in imported
+    assert "--compute" in done.stdout or "--trials" in done.stdout
+
+
+def test_an_unknown_task_is_named(tmp_path):
+    done = subprocess.run([sys.executable, "tune/hparams.py", "resnet"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "resnet" in done.stderr
+
+
+@pytest.mark.faults
+def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
+    flags = ["--trials", "4", "--max-concurrent", "1", "--no-early-stopping", "--search", "random"]
+    task = ["cnn", "--data", phantoms, "--out", tmp_path, "--name", "sweep", "--arch", "resnet10t", "--weights", "none"]
+    more = ["--image-size", "32", "--optim.epochs", "2", "--compute.address", "local"]
+    command = [sys.executable, "tune/hparams.py", *flags, *map(str, task), *more]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.time() + 200
+    while not list((tmp_path / "sweep" / "trials").glob("*/_SUCCESS")) and time.time() < until:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=100)
+    assert process.returncode == 130, said
+    assert "run the same command again to go on" in said[1]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "trials").glob("*/_SUCCESS")}
+    done = subprocess.run([*command[:2], "--resume", *command[2:]], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "The best again: python jobs/cnn.py" in done.stdout
+    trials = json.loads((tmp_path / "sweep" / "trials.json").read_text())
+    assert [trial["state"] for trial in trials] == ["finished"] * 4
+    for path, when in before.items():
+        assert path.stat().st_mtime_ns == when

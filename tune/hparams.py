@@ -30,7 +30,7 @@ from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tasks.configs import METHODS, AnyMethod
 from clipcovid.tracking import track, ui_command
 from clipcovid.train.launch import launch, run_identity, training_manifest
-from clipcovid.trials import Trial, search
+from clipcovid.trials import Trial, importance, search
 from tune.spaces import SPACES, Space, read_space
 
 
@@ -82,8 +82,6 @@ def attempt(params: dict[str, Any], report: Callable[[dict[str, float]], None], 
 
     def watch(run: Run) -> Callable[[dict[str, float]], None]:
         def told(line: dict[str, float]) -> None:
-            if key not in line:
-                raise UserError(f"{job.task.task} reports no {job.metric}: {', '.join(sorted(line))}.")
             report({"score": line[key], "epoch": line["epoch"]})
 
         return told
@@ -159,7 +157,8 @@ def main(config: HparamsConfig) -> None:
         run.folder / "best.json", {"values": best.task["values"], "score": best.metrics["score"], "metric": metric}
     )
     write_json(run.folder / "metrics.json", {name: one for name, one in body.items() if name in ("val", "test")})
-    plots.save(plots.sweep_figures(listed, metric=metric, mode=mode), run.folder / "figures")
+    shares = importance(trials, space, task.seed)
+    plots.save(plots.sweep_figures(listed, metric=metric, mode=mode, importance=shares), run.folder / "figures")
     finish_run(run)
     _print(trials, best, metric, body.get("seeds"))
     print(f"The best again: {command(task, best.task['values'])}")

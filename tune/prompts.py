@@ -27,7 +27,6 @@ from clipcovid.evaluate.candidates import Objective, score_candidates
 from clipcovid.evaluate.tables import print_scores
 from clipcovid.files import whole, write_json
 from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
-from clipcovid.inference.search import text_vectors
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.labels import PHRASES, PromptsConfig, build_prompts
 from clipcovid.models.weights import weights_of
@@ -373,7 +372,8 @@ def _scorer(
     config: PromptSweepConfig, manifest: Manifest, store: Embeddings, space: Space
 ) -> tuple[Scorer, dict[str, float]]:
     """What scores, and the scores of the prompts that everybody starts with."""
-    from clipcovid.models.clip import load_clip
+    from clipcovid.inference.search import text_vectors
+    from clipcovid.models.clip import class_embeddings, load_clip
 
     rows, _ = manifest.eligible("val", ("label",))
     labels = np.array([manifest.classes.index(label) for label in rows["label"]], np.int64)
@@ -383,8 +383,6 @@ def _scorer(
     vectors = text_vectors(store, clip, texts).reshape(len(space.templates), len(phrases), -1)
     images = store.load(rows["image_id"])
     scorer = Scorer(space, vectors, images, labels, config.objective, clip.logit_scale)
-    from clipcovid.models.clip import class_embeddings
-
     seeds = {}
     for name in ("single", "ensemble"):
         own = class_embeddings(clip, build_prompts(PromptsConfig(prompts=name), manifest.classes))

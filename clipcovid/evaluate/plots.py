@@ -183,10 +183,13 @@ def spread(scores: np.ndarray, marks: dict[str, float], *, what: str) -> Figure:
     return figure
 
 
-def sweep_figures(trials: Sequence[dict[str, Any]], *, metric: str, mode: str) -> dict[str, Figure]:
-    """Figures of a sweep: `history` of scores, and `parallel` coordinates of `values`, the best trials darkest.
+def sweep_figures(
+    trials: Sequence[dict[str, Any]], *, metric: str, mode: str, importance: dict[str, float]
+) -> dict[str, Figure]:
+    """Figures of a sweep: `history` of scores, `parallel` coordinates of `values`, the best trials darkest, `importance`.
 
-    `trials`: score (where known), state and values (key → value), in the order in which they were begun.
+    `trials`: score (where known), state and values (key → value), in the order in which they were begun. `importance`: key
+    → share of the scores' variance, or nothing.
     """
     known = [trial for trial in trials if "score" in trial]
     if not known:
@@ -215,7 +218,12 @@ def sweep_figures(trials: Sequence[dict[str, Any]], *, metric: str, mode: str) -
     axes.tick_params(axis="x", pad=16)
     axes.set_yticks([])
     axes.set_ylim(-0.02, 1.02)
-    return {"history": history, "parallel": parallel}
+    made = {"history": history, "parallel": parallel}
+    if importance:
+        made["importance"], axes = _figure("What the score depends on (fANOVA)", 6, 1 + 0.35 * len(importance))
+        axes.barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
+        axes.set_xlabel(f"share of the variance of validation {metric}")
+    return made
 
 
 def _places(values: Sequence[Any]) -> tuple[np.ndarray, str, str]:
