@@ -29,10 +29,14 @@ demo: install
 	$(RUN)/python jobs/finetune.py $(TINY) outputs/finetune --method lora --name lora $(CLIP) --optim.epochs 2 $(HERE)
 	$(RUN)/python jobs/probe.py $(TINY) none --name probe $(HERE)
 	$(RUN)/python jobs/probe.py $(TINY) outputs/finetune --name probe-finetuned $(HERE)
+	$(RUN)/python jobs/coop.py $(TINY) outputs/finetune --name coop $(HERE)
+	$(RUN)/python jobs/tip_adapter.py $(TINY) outputs/finetune --name tip-adapter $(HERE)
+	$(RUN)/python tune/prompts.py $(TINY) outputs/finetune --name prompts --candidates 1000 $(HERE)
 	$(RUN)/python jobs/cnn.py --data data/phantom --image-size 64 --name cnn $(CNN) --optim.epochs 15 $(HERE)
 	$(RUN)/python jobs/hybrid.py $(TINY) outputs/finetune --name hybrid $(CNN) --optim.epochs 3 $(HERE)
 	$(RUN)/python jobs/segment.py --data data/phantom --target both --name segment $(UNET) --optim.epochs 8 $(HERE)
-	$(RUN)/python jobs/compare.py $(addprefix outputs/,zeroshot finetune lora probe probe-finetuned cnn hybrid)
+	$(RUN)/python jobs/compare.py $(addprefix outputs/,zeroshot finetune lora prompts/winner coop tip-adapter probe \
+		probe-finetuned cnn hybrid)
 
 test: install
 	$(RUN)/python -m pytest

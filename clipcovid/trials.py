@@ -66,7 +66,10 @@ def _read(task: dict[str, Any]) -> Trial:
 
 
 Attempt = Callable[..., dict[str, float]]
+Report = Callable[[dict[str, float], Path], None]
+"""Takes a validation's `score` and `epoch`, and the folder that holds the state of the training then."""
 VALUES = "values.json"
+GENERATIONS = 5  # of a population based training, in which trials that are behind begin anew from others
 GRACE = 1 / 4  # of its epochs, before which no trial is stopped for being worse than others
 
 
@@ -87,14 +90,20 @@ def search(
 ) -> list[Trial]:
     """Try `count` configurations of `space` (key → a distribution of `low` and `high`, or of `values`).
 
-    `attempt({"values": {key: value}, "name": …}, report, **settings)` reports `score` and `epoch` as they come, and returns
-    its final metrics. `workers`: how many processes of its own each starts; 0: it works in its actor. `compute.workers`
-    limits how many are tried at once. A trial that fails is tried once more. A sweep that is there in `folder` goes on.
+    `attempt({"values": {key: value}, "name": …, "adopt": …}, report, **settings)` reports as its scores come, and returns
+    its final metrics; where `adopt` is not None, it is the state of another that it goes on from. `workers`: how many
+    processes of its own each starts; 0: it works in its actor. `compute.workers` limits how many are tried at once. A trial
+    that fails is tried once more. A sweep that is there in `folder` goes on.
     """
     connect(compute)
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
-    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, HyperBandScheduler
+    from ray.tune.schedulers import (
+        AsyncHyperBandScheduler,
+        FIFOScheduler,
+        HyperBandScheduler,
+        PopulationBasedTraining,
+    )
 
     quiet_tune()
     have = nodes()
@@ -105,16 +114,22 @@ def search(
     asked = {"cpu": 0.0, "gpu": 0.0} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
-        def report(line: dict[str, float]) -> None:
-            tune.report({"score": line["score"], "epoch": line["epoch"]})
+        def report(line: dict[str, float], state: Path) -> None:
+            kept = tune.Checkpoint.from_directory(str(state)) if population else None
+            tune.report({"score": line["score"], "epoch": line["epoch"]}, checkpoint=kept)
 
-        here = Path(str(tune.get_context().get_trial_dir()))
+        here, given = Path(str(tune.get_context().get_trial_dir())), tune.get_checkpoint()
         name = here.name
-        if not (here / VALUES).exists():  # of a trial that failed before it reported, a restored sweep knows nothing
-            write_json(here / VALUES, config)
-        found = shared["attempt"]({"values": config, "name": name}, report, **shared["settings"])
+        if given:  # the weights of another, or this one's from before it was killed
+            before = json.loads((here / VALUES).read_text(encoding="utf-8"))["name"]
+            name += f"-{int(before.partition('-')[2] or 0) + 1}"
+        if given or not (here / VALUES).exists():  # of a trial that failed early, a restored sweep knows nothing
+            write_json(here / VALUES, {"values": config, "name": name})
+        params = {"values": config, "name": name, "adopt": Path(given.path) if given else None}
+        found = shared["attempt"](params, report, **shared["settings"])
         tune.report(found | {"epoch": float(epochs), "ended": 1.0})
 
+    population = algorithm == "pbt"
     shared = {"attempt": attempt, "settings": settings}
     made = tune.with_resources(tune.with_parameters(trainable, shared=shared), asked)
     if Tuner.can_restore(str(folder / "tune")):
@@ -124,13 +139,21 @@ def search(
         grace = max(1, round(GRACE * epochs))
         if algorithm == "bohb":
             scheduler = HyperBandScheduler(time_attr="epoch", max_t=epochs)
+        elif population:
+            scheduler = PopulationBasedTraining(
+                time_attr="epoch",
+                perturbation_interval=max(1, epochs // GENERATIONS),
+                hyperparam_mutations={key: _tunes(one) for key, one in space.items()},
+                log_config=False,
+            )
         elif stop_early and epochs > grace:
             scheduler = AsyncHyperBandScheduler(
                 time_attr="epoch", max_t=epochs + 1, grace_period=grace, reduction_factor=3
             )
+        drawn = algorithm in ("random", "pbt")
         tuner = Tuner(
             made,
-            param_space=None if algorithm != "random" else {key: _tunes(one) for key, one in space.items()},
+            param_space={key: _tunes(one) for key, one in space.items()} if drawn else None,
             tune_config=TuneConfig(
                 metric="score",
                 mode=mode,
@@ -138,7 +161,7 @@ def search(
                 max_concurrent_trials=at_once,
                 reuse_actors=not workers,
                 scheduler=scheduler,
-                search_alg=_searcher(space, mode, seed) if algorithm != "random" else None,
+                search_alg=None if drawn else _searcher(space, mode, seed),
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=RunConfig(
@@ -151,8 +174,9 @@ def search(
 
 def _ended(result: Any) -> Trial:
     here = Path(result.path)
-    values = json.loads((here / VALUES).read_text(encoding="utf-8")) if (here / VALUES).exists() else result.config
-    task = {"values": dict(values or {}), "name": here.name}
+    task = {"values": dict(result.config or {}), "name": here.name}
+    if (here / VALUES).exists():
+        task = json.loads((here / VALUES).read_text(encoding="utf-8"))
     reported = result.metrics or {}
     metrics = {key: float(reported[key]) for key in ("score", "epoch", "time_total_s") if key in reported}
     if result.error is not None:

@@ -99,7 +99,7 @@ def try_all(tmp_path, **settings):
             marker.write_text("tried")
             raise OSError("only this once")
         for epoch in range(1, 5):
-            report({"score": 1 - abs(x - 0.4), "epoch": float(epoch)})
+            report({"score": 1 - abs(x - 0.4), "epoch": float(epoch)}, path)
         return {"score": 1 - abs(x - 0.4)}
 
     given = {
@@ -220,6 +220,41 @@ def test_an_unknown_task_is_named(tmp_path):
     done = subprocess.run([sys.executable, "tune/hparams.py", "resnet"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "resnet" in done.stderr
+
+
+def test_a_population_is_searched_only_for_what_may_change_while_training(tmp_path):
+    config = HparamsConfig(task=CnnConfig(data="unused"), search="pbt")
+    assert "optim.lr" in checked_space(config)
+    assert "optim.batch_size" not in checked_space(config)
+    (tmp_path / "space.yaml").write_text("optim.batch_size: {choice: [16, 32]}")
+    with pytest.raises(UserError, match="--search pbt changes settings while"):
+        checked_space(HparamsConfig(task=CnnConfig(data="unused"), search="pbt", space=tmp_path / "space.yaml"))
+
+
+@pytest.mark.faults
+def test_those_behind_go_on_from_the_weights_of_those_ahead(cluster, phantoms, tmp_path):
+    optim = OptimConfig(epochs=10, batch_size=64, lr=0.01, weight_decay=0, keep="last")
+    task = CnnConfig(
+        data=phantoms,
+        out=tmp_path,
+        name="pbt",
+        arch="resnet10t",
+        weights="none",
+        image_size=32,
+        optim=optim,
+        compute=LOCAL,
+    )
+    (tmp_path / "space.yaml").write_text("optim.lr: {log: [1.0e-7, 1.0e-2]}")
+    main(HparamsConfig(task=task, trials=4, search="pbt", space=tmp_path / "space.yaml"))
+    trials = json.loads((tmp_path / "pbt" / "trials.json").read_text())
+    assert [trial["state"] for trial in trials] == ["finished"] * 4
+    adopted = [trial for trial in trials if "-" in trial["name"]]
+    assert adopted
+    for trial in adopted:
+        folder = tmp_path / "pbt" / "trials" / trial["name"]
+        history = json.loads((folder / "history.json").read_text())["epochs"]
+        assert [line["epoch"] for line in history] == list(range(1, 11))  # those of the other one first
+        assert json.loads((folder / "config.json").read_text())["identity"]["optim.lr"] == trial["values"]["optim.lr"]
 
 
 @pytest.mark.faults

@@ -30,8 +30,8 @@ from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tasks.configs import METHODS, AnyMethod
 from clipcovid.tracking import track, ui_command
 from clipcovid.train.launch import launch, run_identity, training_manifest
-from clipcovid.trials import Trial, importance, search
-from tune.spaces import SPACES, Space, read_space
+from clipcovid.trials import Report, Trial, importance, search
+from tune.spaces import MUTABLE, SPACES, Space, read_space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,10 @@ class HparamsConfig:
     """The task with all its flags: what is not searched stays as given. Its --compute.workers are a trial's."""
     trials: int = 20
     """How many configurations to try."""
-    search: Literal["optuna", "random", "bohb"] = "optuna"
-    """optuna: TPE. random. bohb: TPE with HyperBand's brackets in place of ASHA, after BOHB (Falkner et al. 2018)."""
+    search: Literal["optuna", "random", "bohb", "pbt"] = "optuna"
+    """optuna: TPE. random. bohb: TPE with HyperBand's brackets in place of ASHA, after BOHB (Falkner et al. 2018). pbt:
+    population based training (Jaderberg et al. 2017): trials that are behind go on from others' weights, with their
+    settings changed a little."""
     early_stopping: bool = True
     """Stop trials that are worse than the others were after as many epochs (ASHA, Li et al. 2020)."""
     space: Path | None = None
@@ -64,6 +66,14 @@ def checked_space(config: HparamsConfig) -> Space:
     """What is searched; a key that the task's config does not have, or a value that it refuses, is a `UserError`."""
     task = config.task
     space = read_space(config.space) if config.space else SPACES[task.task]
+    if config.search == "pbt":
+        fixed = [key for key in space if not key.startswith(MUTABLE)]
+        if fixed and (config.space or len(fixed) == len(space)):
+            raise UserError(
+                f"--search pbt changes settings while a model is trained, which {fixed[0]} can't be; what can: "
+                f"{', '.join(MUTABLE)}."
+            )
+        space = {key: one for key, one in space.items() if key not in fixed}
     known = flatten(task)
     for key, distribution in space.items():
         if key not in known or key.split(".")[0] in ("data", "out", "name", "compute", "seed", "fold"):
@@ -75,18 +85,15 @@ def checked_space(config: HparamsConfig) -> Space:
     return space
 
 
-def attempt(params: dict[str, Any], report: Callable[[dict[str, float]], None], *, job: "_Job") -> dict[str, float]:
+def attempt(params: dict[str, Any], report: Report, *, job: "_Job") -> dict[str, float]:
     """A trial: the job with these parameters; the validation scores of its best epoch."""
     config = override(job.task, params["values"] | {"out": job.folder / "trials", "name": params["name"]})
     key = f"val/{job.metric}"
 
     def watch(run: Run) -> Callable[[dict[str, float]], None]:
-        def told(line: dict[str, float]) -> None:
-            report({"score": line[key], "epoch": line["epoch"]})
+        return lambda line: report({"score": line[key], "epoch": line["epoch"]}, run.folder / "state")
 
-        return told
-
-    done = launch(config, embeddings=job.embeddings, watch=watch, log=lambda text: None)
+    done = launch(config, embeddings=job.embeddings, watch=watch, log=lambda text: None, adopt=params["adopt"])
     best = max if job.mode == "max" else min
     return {"score": best(line[key] for line in done.run.history() if key in line)}
 
@@ -145,10 +152,10 @@ def main(config: HparamsConfig) -> None:
     if not known:
         raise UserError(f"No trial was finished: see {run.folder / 'trials.json'} for what each of them said.")
     best = (max if mode == "max" else min)(known, key=lambda trial: trial.metrics["score"])
-    for trial in trials:
-        if trial is not best:
+    for tried in (run.folder / "trials").iterdir():
+        if tried.name != best.task["name"]:
             for left in ("checkpoint", "state"):
-                shutil.rmtree(run.folder / "trials" / trial.task["name"] / left, ignore_errors=True)
+                shutil.rmtree(tried / left, ignore_errors=True)
     kept = Run(folder=run.folder / "trials" / best.task["name"], method=task.title, identity={})
     body: dict[str, Any] = kept.metrics()
     if config.confirm_seeds:

@@ -96,6 +96,16 @@ SPACES: dict[str, Space] = {
     "segment": _OPTIM
     | {"loss": Choice(("dice-bce", "dice-focal", "tversky", "dice-boundary")), "augment.intensity": Uniform(0, 0.4)},
 }
+MUTABLE = (
+    "optim.lr",
+    "optim.weight_decay",
+    "optim.clip_norm",
+    "augment.",
+    "label_smoothing",
+    "class_weights",
+    "box_fill",
+)
+"""Keys, or their beginnings, that may change while a model is trained."""
 _KINDS: dict[str, Any] = {"log": Log, "uniform": Uniform, "int": Int}
 
 

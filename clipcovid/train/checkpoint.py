@@ -1,5 +1,6 @@
 """The state of a training that is not finished: written at each validation, and enough to go on as if nothing had been."""
 
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,19 @@ class States:
             raise UserError(f"{path} is the state of another run: choose another --name, or delete {self.folder}.")
         self._copy(content["model"], trainable(module))
         self._copy(content["average"], average)
+        own = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(content["optimizer"])
+        for group, settings in zip(optimizer.param_groups, own, strict=True):  # those of an adopted state are another's
+            group.update(settings)
         return Progress(**content["progress"])
+
+    def adopt(self, folder: Path) -> None:
+        """Go on where the training whose `state/` is `folder` was, though its config is another."""
+        content = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        with whole(self.folder / "state.pt") as partial:
+            torch.save(content | {"identity": self.identity}, partial)
+        with whole(self.folder / "best.pt") as partial:
+            shutil.copyfile(folder / "best.pt", partial)
 
     def save_best(self, weights: dict[str, torch.Tensor]) -> None:
         """Keep these weights as the best so far."""

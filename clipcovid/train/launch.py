@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
@@ -83,11 +84,13 @@ def launch(
     embeddings: Embeddings | None = None,
     watch: Callable[[Run], Watch] | None = None,
     log: Callable[[str], None] = print,
+    adopt: Path | None = None,
 ) -> Trained:
     """Train as the config says, going on where a killed run was; predict and score the val and test splits.
 
     `watch` makes, for the run, what is told each validation's line as it comes; its failures are warnings. A finished run
-    is not done again. Errors of the user's, the workers' too, are `UserError`s.
+    is not done again. Errors of the user's, the workers' too, are `UserError`s. `adopt`: the `state/` of another training of
+    the same model, which a new run goes on from.
     """
     began = time.time()
     manifest = training_manifest(config)
@@ -104,6 +107,10 @@ def launch(
         )
     log(f"Training {run.name}: {chosen}.")
     (run.folder / "state" / FAILED).unlink(missing_ok=True)
+    if adopt and not (run.folder / "state" / "state.pt").exists():
+        from clipcovid.train.checkpoint import States
+
+        States(run.folder / "state", run.identity).adopt(adopt)
     job = _Job(config=config, run=run, manifest=manifest, plan=chosen, embeddings=embeddings, began=began)
     watcher = _careful(watch(run)) if watch else None
     if chosen.workers:
