@@ -10,7 +10,7 @@ import pytest
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["MPLBACKEND"] = "Agg"
 
-from clipcovid.config import ComputeConfig
+from clipcovid.config import ComputeConfig, ImagesConfig
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.resources import connect
@@ -48,7 +48,8 @@ def cluster():
 def phantoms(tmp_path_factory) -> Path:
     """A prepared folder of 90 phantoms at 64 px; not to be written to, but for embeddings."""
     out = tmp_path_factory.mktemp("phantoms")
-    prepare(PrepareConfig(out=out, phantom=PhantomConfig(images=90, size=96), compute=HERE), log=lambda text: None)
+    drawn, packed = PhantomConfig(images=90, size=96), ImagesConfig(size=64)
+    prepare(PrepareConfig(out=out, phantom=drawn, images=packed, compute=HERE), log=lambda text: None)
     return out
 
 

@@ -280,6 +280,23 @@ def test_it_learns(tmp_path):
     assert progress.history[-1]["train/loss"] < progress.history[0]["train/loss"]
 
 
+def test_adopted_weights_go_on_with_settings_of_their_own(tmp_path):
+    killed_after(2, tmp_path / "donor", config(weight_decay=0.5))
+    states = States(tmp_path / "own", {"another": 1})
+    states.adopt(tmp_path / "donor")
+    own = config(weight_decay=0.25, lr=1e-9)
+    module = Stub(own, CLASSES, ImagesConfig()).build()
+    optimizer = build_optimizer(module, own.optim)
+    assert states.restore(module, optimizer, {}).epoch == 2
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.25}
+    before = state_of(module)
+    after, _, reports = train(tmp_path / "own", own, identity={"another": 1})
+    assert [line["epoch"] for line in reports] == [3, 4]
+    assert difference(before, state_of(after)) < 1e-6
+    with pytest.raises(UserError, match="state of another run"):
+        States(tmp_path / "own", {"a": 1}).restore(module, optimizer, {})
+
+
 def test_state_keeps_only_what_training_changes(tmp_path):
     made = config()
 
