@@ -11,6 +11,7 @@ caption: ResNet18 and a two-layer transformer, multi-positive loss, no augmentat
 import dataclasses
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import numpy as np
@@ -150,7 +151,7 @@ def caption(config: Captioning) -> None:
     for seed in config.seeds:
         settings: Any = {"arch": "resnet18", "text": "mini", "weights": "none", "image_size": config.size}
         one = CaptionConfig(data=config.data, optim=optim, augment=NO_AUGMENT, seed=seed, **settings)
-        found.append(_captions(one, config.out / f"seed-{seed}"))
+        found.append(_captions(one))
         print_scores(found[-1], Console())
     names = [name for name in found[0]["metrics"] if all(name in body["metrics"] for body in found)]
     means = {name: float(np.mean([body["metrics"][name] for body in found])) for name in names}
@@ -161,15 +162,16 @@ def caption(config: Captioning) -> None:
         print(f"mean of {len(found)} seeds, {name}: {value:.3f}")
 
 
-def _captions(config: CaptionConfig, folder: Path) -> dict[str, Any]:
+def _captions(config: CaptionConfig) -> dict[str, Any]:
     manifest = config.prepared(read_manifest(config.data))
     task: Any = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
     machine = Machine(device=torch.device("cpu"), precision="fp32")
     train = task.examples(config.data, manifest, "train", training=True)
     val, test = (task.examples(config.data, manifest, split) for split in ("val", "test"))
     module = task.build()
-    states = States(folder, {"naive": config.seed})
-    fit(task, module, train, val, config=config, machine=machine, states=states, report=lambda line: None)
+    with TemporaryDirectory() as folder:
+        states = States(Path(folder), {"naive": config.seed})
+        fit(task, module, train, val, config=config, machine=machine, states=states, report=lambda line: None)
     table = task.table(test, predict(task.final(module), test, machine))
     patients = test.rows.set_index("image_id")["patient_id"]
     return caption_scores.score(table.assign(patient_id=table["image_id"].map(patients)))

@@ -44,6 +44,8 @@ class Rows:
     """Jittered copies of real vectors, the same in each pass, and never all in memory."""
 
     def __init__(self, config: Config) -> None:
+        if not config.embeddings.is_dir():
+            raise UserError(f"--embeddings {config.embeddings}: there is no such folder.")
         column = pq.read_table(config.embeddings, columns=["embedding"])["embedding"].combine_chunks()
         real = column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32)
         if real.shape[1] > config.width:

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, ImagesConfig, OptimConfig, run_job
+from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.files import write_json
@@ -166,7 +167,7 @@ def predicted_masks(config: Config, machine: Machine, images: int = 200) -> list
         prepare(PrepareConfig(out=data, phantom=phantoms, images=ImagesConfig(size=128), compute=here))
         task, _ = task_for("unet", config.batch_size)
         save_checkpoint(task, task.build(), run, {})
-        worker = Predicting(run=run, data=data, chosen=chosen)
+        worker = Predicting(run=run, data=data, manifest=read_manifest(data), chosen=chosen)
         pixels = torch.from_numpy(worker.packed.images(range(images))).to(machine.device)
         module: Any = worker.module
 

@@ -1,5 +1,6 @@
 """What the training processes say to one another; alone, each function answers for itself."""
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -44,6 +45,12 @@ def gather_objects(value: Any) -> list[Any]:
     found: list[Any] = [None] * world()
     dist.all_gather_object(found, value)
     return found
+
+
+def align(tensors: Iterable[torch.Tensor]) -> None:
+    """Make these of all processes those of the first."""
+    for tensor in tensors if world() > 1 else ():
+        dist.broadcast(tensor, 0)
 
 
 def mean(values: torch.Tensor) -> torch.Tensor:

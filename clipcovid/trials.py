@@ -5,12 +5,15 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from clipcovid.config import ComputeConfig
 from clipcovid.files import write_json
-from clipcovid.resources import connect, nodes, plan
+from clipcovid.resources import Plan, connect, nodes, plan
 
 RETRIES = 1  # of a trial that raises, or whose process dies
 
@@ -69,6 +72,8 @@ Attempt = Callable[..., dict[str, float]]
 Report = Callable[[dict[str, float], Path], None]
 """Takes a validation's `score` and `epoch`, and the folder that holds the state of the training then."""
 VALUES = "values.json"
+BRACKETS = 3  # of asynchronous HyperBand, which stop trials from early on, later, and hardly
+KEPT = 4  # states of a trial of a population
 GENERATIONS = 5  # of a population based training, in which trials that are behind begin anew from others
 GRACE = 1 / 4  # of its epochs, before which no trial is stopped for being worse than others
 
@@ -85,72 +90,55 @@ def search(
     stop_early: bool,
     epochs: int,
     compute: ComputeConfig,
+    at_once: int,
     workers: int,
     seed: int,
 ) -> list[Trial]:
     """Try `count` configurations of `space` (key → a distribution of `low` and `high`, or of `values`).
 
     `attempt({"values": {key: value}, "name": …, "adopt": …}, report, **settings)` reports as its scores come, and returns
-    its final metrics; where `adopt` is not None, it is the state of another that it goes on from. `workers`: how many
-    processes of its own each starts; 0: it works in its actor. `compute.workers` limits how many are tried at once. A trial
-    that fails is tried once more. A sweep that is there in `folder` goes on.
+    its final `score` and `epoch`; where `adopt` is not None, it is the state of another that it goes on from. `epochs`: the
+    most that a trial has. `compute`: what a trial asks for; with `workers` it starts so many processes of its own, none of
+    which can report before the end. `at_once`: the most trials at a time, 0 for as many as there is room for. A trial that
+    fails is tried once more. A sweep that is there in `folder` goes on.
     """
     connect(compute)
     from ray import tune
-    from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
-    from ray.tune.schedulers import (
-        AsyncHyperBandScheduler,
-        FIFOScheduler,
-        HyperBandScheduler,
-        PopulationBasedTraining,
-    )
+    from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+    from ray.tune.search.basic_variant import BasicVariantGenerator
 
     quiet_tune()
-    have = nodes()
-    each = max(1, workers)
-    room = plan(ComputeConfig(cpus_per_worker=float(each)), have, gpu=True, items=count)
-    at_once = min(room.workers, compute.workers or room.workers)
-    # A trial that starts workers asks for nothing itself: with a CPU of its own it would wait for theirs for ever.
-    asked = {"cpu": 0.0, "gpu": 0.0} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
+    room = places(compute, workers, count, at_once)
+    together = min(room.workers, at_once or room.workers)
+    # A trial that starts workers asks for no CPU itself: it would wait for theirs for ever. But it has to ask for something.
+    asked = {"node:__internal_head__": 1e-3} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
+    population = algorithm == "pbt"
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
         def report(line: dict[str, float], state: Path) -> None:
-            kept = tune.Checkpoint.from_directory(str(state)) if population else None
-            tune.report({"score": line["score"], "epoch": line["epoch"]}, checkpoint=kept)
+            if not workers:
+                kept = tune.Checkpoint.from_directory(str(state)) if population else None
+                tune.report({"score": line["score"], "epoch": line["epoch"]}, checkpoint=kept)
 
-        here, given = Path(str(tune.get_context().get_trial_dir())), tune.get_checkpoint()
-        name = here.name
-        if given:  # the weights of another, or this one's from before it was killed
-            before = json.loads((here / VALUES).read_text(encoding="utf-8"))["name"]
-            name += f"-{int(before.partition('-')[2] or 0) + 1}"
-        if given or not (here / VALUES).exists():  # of a trial that failed early, a restored sweep knows nothing
-            write_json(here / VALUES, {"values": config, "name": name})
-        params = {"values": config, "name": name, "adopt": Path(given.path) if given else None}
-        found = shared["attempt"](params, report, **shared["settings"])
-        tune.report(found | {"epoch": float(epochs), "ended": 1.0})
+        here, given = folder / "tune" / str(tune.get_context().get_trial_id()), tune.get_checkpoint()
+        task: dict[str, Any] = {"values": config, "name": here.name}
+        if (here / VALUES).exists():  # begun before: the same goes on where it was, another's weights are adopted
+            task = json.loads((here / VALUES).read_text(encoding="utf-8"))
+            if given and task["values"] != config:
+                task = {"values": config, "name": f"{here.name}-{int(task['name'].partition('-')[2] or 0) + 1}"}
+        write_json(here / VALUES, task)  # of a trial that failed early, a restored sweep knows nothing else
+        adopted = Path(given.path) if given and task["name"] != here.name else None
+        found = shared["attempt"](task | {"adopt": adopted}, report, **shared["settings"])
+        tune.report(found | {"ended": 1.0})
 
-    population = algorithm == "pbt"
     shared = {"attempt": attempt, "settings": settings}
     made = tune.with_resources(tune.with_parameters(trainable, shared=shared), asked)
     if Tuner.can_restore(str(folder / "tune")):
         tuner = Tuner.restore(str(folder / "tune"), made, resume_unfinished=True, restart_errored=False)
     else:
-        scheduler: Any = FIFOScheduler()
-        grace = max(1, round(GRACE * epochs))
-        if algorithm == "bohb":
-            scheduler = HyperBandScheduler(time_attr="epoch", max_t=epochs)
-        elif population:
-            scheduler = PopulationBasedTraining(
-                time_attr="epoch",
-                perturbation_interval=max(1, epochs // GENERATIONS),
-                hyperparam_mutations={key: _tunes(one) for key, one in space.items()},
-                log_config=False,
-            )
-        elif stop_early and epochs > grace:
-            scheduler = AsyncHyperBandScheduler(
-                time_attr="epoch", max_t=epochs + 1, grace_period=grace, reduction_factor=3
-            )
         drawn = algorithm in ("random", "pbt")
+        # A population takes turns where there is no room for all of it at once.
+        variants = BasicVariantGenerator(random_state=seed, max_concurrent=(at_once if population else together))
         tuner = Tuner(
             made,
             param_space={key: _tunes(one) for key, one in space.items()} if drawn else None,
@@ -158,18 +146,71 @@ def search(
                 metric="score",
                 mode=mode,
                 num_samples=count,
-                max_concurrent_trials=at_once,
+                max_concurrent_trials=None if drawn else together,
                 reuse_actors=not workers,
-                scheduler=scheduler,
-                search_alg=None if drawn else _searcher(space, mode, seed),
+                scheduler=_scheduler(algorithm, space, epochs, stop_early and not workers, seed),
+                search_alg=variants if drawn else _searcher(space, mode, seed),
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
             run_config=RunConfig(
-                name="tune", storage_path=str(folder), verbose=0, failure_config=FailureConfig(max_failures=RETRIES)
+                name="tune",
+                storage_path=str(folder),
+                verbose=0,
+                stop=lambda _, result: bool(result.get("ended")),
+                failure_config=FailureConfig(max_failures=RETRIES),
+                checkpoint_config=CheckpointConfig(num_to_keep=KEPT if population else None),
             ),
         )
     found = tuner.fit()
     return [_ended(found[number]) for number in range(len(found))]
+
+
+def places(compute: ComputeConfig, workers: int, count: int, at_once: int) -> Plan:
+    """Room for trials on the cluster: how many at once, and what each asks for.
+
+    A CPU for each process if not told otherwise, or with `at_once` a trial's share of a node.
+    """
+    have, each = nodes(), max(1, workers)
+    cpus = (compute.cpus_per_worker or 1.0) * each
+    if at_once and not compute.cpus_per_worker:
+        total = sum(cpu for cpu, _ in have)
+        cpus = max(cpus, min(max(cpu for cpu, _ in have), total // at_once))
+    gpus = None if compute.gpus_per_worker is None else compute.gpus_per_worker * each
+    whole = ComputeConfig(cpus_per_worker=cpus, gpus_per_worker=gpus, threads=compute.threads)
+    return plan(whole, have, gpu=True, items=count)
+
+
+def _scheduler(algorithm: str, space: dict[str, Any], epochs: int, stop_early: bool, seed: int) -> Any:
+    from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
+
+    if algorithm == "pbt":
+        return PopulationBasedTraining(
+            time_attr="epoch",
+            perturbation_interval=max(1, epochs // GENERATIONS),
+            custom_explore_fn=partial(_explore, space, np.random.default_rng(seed)),
+            log_config=False,
+        )
+    grace = max(1, round(GRACE * epochs))
+    if not stop_early or epochs <= grace:
+        return FIFOScheduler()
+    brackets = BRACKETS if algorithm == "bohb" else 1
+    grace = 1 if algorithm == "bohb" else grace
+    return AsyncHyperBandScheduler(
+        time_attr="epoch", max_t=epochs + 1, grace_period=grace, reduction_factor=3, brackets=brackets
+    )
+
+
+def _explore(space: dict[str, Any], rng: np.random.Generator, config: dict[str, Any]) -> dict[str, Any]:
+    """Another's settings, changed: numbers by a fifth up or down within their bounds, one choice in four drawn anew."""
+    changed = dict(config)
+    for key, one in space.items():
+        if type(one).__name__ == "Choice":
+            if rng.random() < 0.25:
+                changed[key] = one.values[int(rng.integers(len(one.values)))]
+            continue
+        value = min(one.high, max(one.low, config[key] * float(rng.choice([0.8, 1.25]))))
+        changed[key] = round(value) if type(one).__name__ == "Int" else value
+    return changed
 
 
 def _ended(result: Any) -> Trial:
@@ -194,9 +235,23 @@ def _tunes(one: Any) -> Any:
 
 
 def _searcher(space: dict[str, Any], mode: str, seed: int) -> Any:
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return OptunaSearch({key: _tunes(one) for key, one in space.items()}, metric="score", mode=mode, seed=seed)
+
+
+def quiet_tune() -> None:
+    """Keep Tune's tables and hints from the terminal; what goes wrong is in the trials.
+
+    Ctrl-C is left to the job: Tune's own handler would end a sweep as if it were done. Trials stay in the job's directory,
+    so that paths mean what they meant there.
+    """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
 def importance(trials: Sequence[Trial], space: dict[str, Any], seed: int) -> dict[str, float]:
@@ -207,12 +262,12 @@ def importance(trials: Sequence[Trial], space: dict[str, Any], seed: int) -> dic
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
+    made = {key: _of_optuna(one) for key, one in space.items()}
     known = [trial for trial in trials if trial.state == "finished"]
     if len(known) < 4 or len({trial.metrics["score"] for trial in known}) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
-    made = {key: _of_optuna(one) for key, one in space.items()}
     study.add_trials(
         [
             optuna.trial.create_trial(params=trial.task["values"], distributions=made, value=trial.metrics["score"])
@@ -232,14 +287,6 @@ def _of_optuna(one: Any) -> Any:
     return (
         IntDistribution(one.low, one.high) if kind == "Int" else FloatDistribution(one.low, one.high, log=kind == "Log")
     )
-
-
-def quiet_tune() -> None:
-    """Keep Tune's tables and hints from the terminal; what goes wrong is in the trials. Ctrl-C is left to the job: Tune's
-    own handler would end a sweep as if it were done."""
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
 def _on_tune(tasks: Sequence[dict[str, Any]], work: Work, settings: dict[str, Any], compute: ComputeConfig) -> None:

@@ -26,6 +26,8 @@ def main(config: SearchConfig) -> None:
     """Search, print, and draw."""
     found, manifest = search(config)
     packed, console = PackedImages(config.data, manifest), Console()
+    for path in config.out.glob("[0-9][0-9]-*.png"):  # of an earlier search
+        path.unlink()
     for number, one in enumerate(found):
         console.print(listed(one))
         images = packed.images(manifest.positions(one.table["image_id"]))

@@ -16,6 +16,7 @@ from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.evaluate import captions
 from clipcovid.evaluate.captions import BASELINES
 from clipcovid.evaluate.predictions import read_predictions
+from clipcovid.inference import predict as prediction
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.models.decoder import build_decoder, train_words
 from clipcovid.pipeline import embeddings_for
@@ -84,7 +85,8 @@ def test_a_run_has_captions_from_the_training_split_with_ranks_and_baselines(fin
     json.dumps(body, allow_nan=False)
 
 
-def test_its_checkpoint_predicts_the_same_again(finished, phantoms, tmp_path):
+def test_its_checkpoint_predicts_the_same_again(finished, phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "SHARD", 5)  # ranks are among all images, however few are kept at once
     config = PredictConfig(run=finished.run.folder, data=phantoms, out=tmp_path, compute=HERE)
     again = predict_split(config, log=quiet)
     ours, theirs = (
@@ -151,6 +153,12 @@ def test_towers_of_an_open_clip_and_frozen_ones(phantoms, tmp_path):
     assert not any(name.startswith("clip.visual.trunk") for name in trained)
     assert any(name.startswith("clip.visual.head") for name in trained)
     assert any(name.startswith("clip.text.transformer") for name in trained)
+    module = task.build().train()
+    batch = task.examples(phantoms, manifest, "train", training=True).read(np.arange(8))
+    still = {name: value.clone() for name, value in module.clip.visual.trunk.named_buffers()}
+    module(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
+    assert all(torch.equal(value, still[name]) for name, value in module.clip.visual.trunk.named_buffers())
+    assert module.clip.text.transformer.training
 
 
 def test_soft_targets_are_those_of_a_naive_loop():

@@ -163,3 +163,12 @@ def test_equal_features_find_nothing():
     ones = np.ones((10, 4), np.float32)
     there, _ = retrieval.ranks(ones, ones, [str(i) for i in range(10)])
     assert there.tolist() == [10] * 10
+
+
+def test_features_that_are_no_numbers_find_nothing():
+    images = np.eye(6, 4, dtype=np.float32)
+    texts = images.copy()
+    texts[2] = np.nan
+    there, back = retrieval.ranks(images, texts, list("abcdef"))
+    assert back[2] == 6
+    assert (there >= 2).all()

@@ -7,7 +7,7 @@ from conftest import HERE
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import read_manifest
+from clipcovid.data.manifest import Manifest, conform, read_manifest
 from clipcovid.inference.generate import GenerateConfig, generate, leaks
 from clipcovid.models.dual import train_tokenizer
 
@@ -69,3 +69,13 @@ def test_classes_that_captions_name_are_counted(phantoms):
 def test_what_is_no_blip_is_a_sentence(phantoms, tmp_path):
     with pytest.raises(UserError, match="local folder of a BLIP"):
         made(phantoms, tmp_path / "nowhere")
+
+
+def test_a_class_is_found_as_decoders_write_it_and_not_within_another():
+    rows = pd.DataFrame({"image_id": list("abcde"), "label": ["COVID-19", "COVID-19", "COVID-19", "COVID", "COVID"]})
+    manifest = Manifest(table=conform(rows.assign(split="train")), classes=("COVID-19", "COVID"), dataset="d")
+    texts = ["signs of covid - 19 .", "COVID-19", "covid 1 9", "non - covid pneumonia", "non-COVID and covid"]
+    assert leaks(pd.DataFrame({"image_id": rows["image_id"], "generated": texts}), manifest) == {
+        "COVID-19": 2,
+        "COVID": 1,
+    }

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from conftest import LOCAL, run_and_list_imports
 
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten, from_cli, override
-from clipcovid.tasks.configs import METHODS, CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig
+from clipcovid.tasks.configs import METHODS, CaptionConfig, CnnConfig, CoopConfig, FinetuneConfig, ProbeConfig
 from clipcovid.trials import Trial, importance, search
 from tune.hparams import HparamsConfig, checked_space, command, main
 from tune.spaces import SPACES, Choice, Int, Log, Uniform, read_space
@@ -55,6 +56,16 @@ def test_a_space_that_can_not_be_is_one_sentence(tmp_path, text, match):
     assert "\n" not in str(said.value)
 
 
+def test_trials_that_read_embeddings_all_read_the_same(tmp_path):
+    (tmp_path / "space.yaml").write_text("clip.pretrained: {choice: [openai, laion2b_s34b_b79k]}")
+    with pytest.raises(UserError, match="all trials read the same embeddings"):
+        checked_space(HparamsConfig(task=ProbeConfig(data="unused"), space=tmp_path / "space.yaml"))
+    with pytest.raises(UserError, match="are a curve"):
+        HparamsConfig(task=ProbeConfig(data="unused", shots=("1", "2")))
+    with pytest.raises(UserError, match="other folds"):
+        HparamsConfig(task=CnnConfig(data="unused", fold="1/5"), confirm_seeds=2)
+
+
 def test_a_space_of_ones_own(tmp_path):
     (tmp_path / "space.yaml").write_text(
         "a: {log: [1.0e-3, 1]}\nb: {uniform: [-1, 1]}\nc: {int: [1, 4]}\nd: {choice: [x, 2]}"
@@ -75,7 +86,11 @@ def test_a_space_of_ones_own(tmp_path):
             {"optim.lr": 0.003, "augment.flip": True, "class_weights": "balanced", "tta": True},
         ),
         (FinetuneConfig(data=Path("d"), clip=TINY), {"method": "lora", "hf": False, "lora.targets": ("attn", "c_fc")}),
-        (CaptionConfig(data=Path("d"), weights="none"), {"loss": "soft", "optim.batch_size": 128}),
+        (
+            CaptionConfig(data=Path("a b"), weights="none", caption_template="{plane}, a scan"),
+            {"loss": "soft", "optim.batch_size": 128},
+        ),
+        (CoopConfig(data=Path("d"), clip=TINY, init="a chest X-ray of"), {"optim.lr": 0.01}),
     ],
 )
 def test_the_command_trains_what_was_best(task, values):
@@ -100,7 +115,7 @@ def try_all(tmp_path, **settings):
             raise OSError("only this once")
         for epoch in range(1, 5):
             report({"score": 1 - abs(x - 0.4), "epoch": float(epoch)}, path)
-        return {"score": 1 - abs(x - 0.4)}
+        return {"score": 1 - abs(x - 0.4), "epoch": 5.0}
 
     given = {
         "count": 10,
@@ -108,6 +123,7 @@ def try_all(tmp_path, **settings):
         "algorithm": "optuna",
         "stop_early": False,
         "epochs": 4,
+        "at_once": 0,
         "workers": 0,
         "seed": 0,
     }
@@ -141,10 +157,14 @@ def test_a_trial_that_fails_is_tried_again_then_marked_and_the_sweep_ends(cluste
 
 @pytest.fixture(scope="module")
 def finished(cluster, phantoms, tmp_path_factory):
-    task = probe(phantoms, tmp_path_factory.mktemp("hparams"), name="sweep")
+    out = tmp_path_factory.mktemp("hparams")
+    task = probe(Path("data"), Path("out"), name="sweep")
     config = HparamsConfig(task=task, trials=5, confirm_seeds=2)
-    main(config)
-    return config, task.out / "sweep"
+    with pytest.MonkeyPatch.context() as patch:  # paths mean in trials what they mean here
+        patch.chdir(out)
+        Path("data").symlink_to(phantoms)
+        main(config)
+    return replace(config, task=probe(out / "data", out / "out", name="sweep")), out / "out" / "sweep"
 
 
 def test_a_sweep_leaves_the_best_with_its_checkpoint_and_all_trials(finished, capsys):
@@ -232,6 +252,38 @@ def test_a_population_is_searched_only_for_what_may_change_while_training(tmp_pa
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("algorithm", ["bohb", "random"])
+def test_trials_end_whatever_stops_them(cluster, tmp_path, algorithm):
+    def climbing(params, report, *, path):
+        for epoch in range(1, 9):
+            report({"score": params["values"]["x"] * epoch, "epoch": float(epoch)}, path)
+        return {"score": params["values"]["x"] * 9, "epoch": 9.0}
+
+    def tried(folder):
+        compute = ComputeConfig(address="local")
+        how = {"count": 9, "mode": "max", "stop_early": True, "epochs": 9, "workers": 0, "at_once": 0, "seed": 3}
+        how |= {"settings": {"path": folder}, "folder": folder, "compute": compute, "algorithm": algorithm}
+        found = search(climbing, {"x": Uniform(0, 1)}, **how)
+        return {trial.task["values"]["x"]: trial.state for trial in found}
+
+    states = tried(tmp_path / "a")
+    assert len(states) == 9
+    assert set(states.values()) <= {"finished", "pruned"}
+    assert states[max(states)] == "finished"
+    if algorithm == "random":
+        assert states.keys() == tried(tmp_path / "b").keys()
+
+
+@pytest.mark.faults
+def test_trials_may_have_workers(cluster, phantoms, tmp_path):
+    task = probe(phantoms, tmp_path, name="two")
+    task = override(task, {"compute.workers": 1, "optim.epochs": 2})
+    main(HparamsConfig(task=task, trials=2))
+    trials = json.loads((tmp_path / "two" / "trials.json").read_text())
+    assert [trial["state"] for trial in trials] == ["finished"] * 2
+
+
+@pytest.mark.faults
 def test_those_behind_go_on_from_the_weights_of_those_ahead(cluster, phantoms, tmp_path):
     optim = OptimConfig(epochs=10, batch_size=64, lr=0.01, weight_decay=0, keep="last")
     task = CnnConfig(
@@ -253,7 +305,11 @@ def test_those_behind_go_on_from_the_weights_of_those_ahead(cluster, phantoms, t
     for trial in adopted:
         folder = tmp_path / "pbt" / "trials" / trial["name"]
         history = json.loads((folder / "history.json").read_text())["epochs"]
-        assert [line["epoch"] for line in history] == list(range(1, 11))  # those of the other one first
+        assert [line["epoch"] for line in history] == list(range(int(history[0]["epoch"]), 11))
+        assert history[0]["epoch"] > 1  # the other one had trained until then
+        assert trial["score"] == pytest.approx(
+            json.loads((folder / "metrics.json").read_text())["val"]["metrics"]["macro_f1"]
+        )
         assert json.loads((folder / "config.json").read_text())["identity"]["optim.lr"] == trial["values"]["optim.lr"]
 
 

@@ -12,9 +12,10 @@ from conftest import HERE
 
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, override
 from clipcovid.evaluate.predictions import read_predictions
+from clipcovid.files import write_json
 from clipcovid.pipeline import train
-from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig
-from clipcovid.train.launch import launch
+from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
+from clipcovid.train.launch import check_encoder, launch, training_manifest
 
 ROOT = Path(__file__).parents[1]
 
@@ -270,3 +271,18 @@ class TestDeaths:
         assert done.returncode == 0, done.stderr
         assert "Going on after epoch 2 of 4" in done.stdout + done.stderr
         self.same(unbroken, outcome(out), 5e-3)
+
+
+def test_an_encoder_that_learned_from_another_split_of_these_images_is_refused(phantoms, tmp_path):
+    manifest = training_manifest(CnnConfig(data=phantoms))
+    run = tmp_path / "run"
+    there = {"pack_hash": manifest.info["pack_hash"], "split_hash": manifest.split_hash}
+    probe = ProbeConfig(data=phantoms, clip=ClipConfig(pretrained=str(run / "checkpoint")))
+    write_json(run / "config.json", {"identity": there})
+    write_json(run / "checkpoint" / "config.json", {"task": "finetune"})
+    check_encoder(probe, manifest)
+    write_json(run / "config.json", {"identity": there | {"split_hash": "another"}})
+    with pytest.raises(UserError, match="learned from another split"):
+        check_encoder(probe, manifest)
+    write_json(run / "config.json", {"identity": {"pack_hash": "other images", "split_hash": "another"}})
+    check_encoder(probe, manifest)

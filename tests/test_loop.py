@@ -287,7 +287,8 @@ def test_adopted_weights_go_on_with_settings_of_their_own(tmp_path):
     own = config(weight_decay=0.25, lr=1e-9)
     module = Stub(own, CLASSES, ImagesConfig()).build()
     optimizer = build_optimizer(module, own.optim)
-    assert states.restore(module, optimizer, {}).epoch == 2
+    progress = states.restore(module, optimizer, {})
+    assert (progress.epoch, progress.best, progress.history) == (2, None, [])
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.25}
     before = state_of(module)
     after, _, reports = train(tmp_path / "own", own, identity={"another": 1})

@@ -9,10 +9,12 @@ interrupted and run again, a sweep goes on where it was; it ends with the comman
 """
 
 import difflib
+import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -21,17 +23,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.config import ComputeConfig, UserError, digest, flatten, override, run_job
+from clipcovid.config import UserError, digest, flatten, override, run_job
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.evaluate import plots
 from clipcovid.files import write_json
 from clipcovid.pipeline import embeddings_for
+from clipcovid.resources import connect
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tasks.configs import METHODS, AnyMethod
 from clipcovid.tracking import track, ui_command
 from clipcovid.train.launch import launch, run_identity, training_manifest
-from clipcovid.trials import Report, Trial, importance, search
-from tune.spaces import MUTABLE, SPACES, Space, read_space
+from clipcovid.trials import Report, Trial, importance, places, search
+from tune.spaces import ENCODER, MUTABLE, SPACES, Space, read_space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +46,12 @@ class HparamsConfig:
     trials: int = 20
     """How many configurations to try."""
     search: Literal["optuna", "random", "bohb", "pbt"] = "optuna"
-    """optuna: TPE. random. bohb: TPE with HyperBand's brackets in place of ASHA, after BOHB (Falkner et al. 2018). pbt:
+    """optuna: TPE. random. bohb: TPE with HyperBand's brackets, asynchronous, after BOHB (Falkner et al. 2018). pbt:
     population based training (Jaderberg et al. 2017): trials that are behind go on from others' weights, with their
-    settings changed a little."""
+    settings changed a little; the best one's settings are the last of its schedule."""
     early_stopping: bool = True
-    """Stop trials that are worse than the others were after as many epochs (ASHA, Li et al. 2020)."""
+    """Stop trials that are worse than the others were after as many epochs (ASHA, Li et al. 2020); none with
+    --compute.workers 1 or more, whose epochs are known only in the end."""
     space: Path | None = None
     """A YAML file of what to search. Default: the task's own (tune/spaces.py)."""
     max_concurrent: int = 0
@@ -60,6 +64,14 @@ class HparamsConfig:
     def __post_init__(self) -> None:
         if self.trials < 1 or self.max_concurrent < 0 or self.confirm_seeds < 0:
             raise UserError("--trials must be at least 1, --max-concurrent and --confirm-seeds 0 or more.")
+        if self.confirm_seeds and self.task.fold:
+            raise UserError(
+                "--confirm-seeds would draw other folds: leave --fold out, or confirm with jobs/crossval.py."
+            )
+        if len(getattr(self.task, "shots", ("all",))) > 1:
+            raise UserError("Several numbers of --shots are a curve, not one training: give one of them.")
+        if self.search == "pbt" and self.task.compute.workers:
+            raise UserError("--search pbt needs trials that report each epoch: leave --compute.workers out.")
 
 
 def checked_space(config: HparamsConfig) -> Space:
@@ -67,11 +79,11 @@ def checked_space(config: HparamsConfig) -> Space:
     task = config.task
     space = read_space(config.space) if config.space else SPACES[task.task]
     if config.search == "pbt":
-        fixed = [key for key in space if not key.startswith(MUTABLE)]
+        fixed = [key for key in space if key not in MUTABLE and not key.startswith("augment.")]
         if fixed and (config.space or len(fixed) == len(space)):
             raise UserError(
                 f"--search pbt changes settings while a model is trained, which {fixed[0]} can't be; what can: "
-                f"{', '.join(MUTABLE)}."
+                f"{', '.join(MUTABLE)}, augment.…"
             )
         space = {key: one for key, one in space.items() if key not in fixed}
     known = flatten(task)
@@ -80,22 +92,30 @@ def checked_space(config: HparamsConfig) -> Space:
             close = ", ".join(difflib.get_close_matches(key, known, n=3))
             near = f"; near it are {close}" if close else ""
             raise UserError(f"The space has {key!r}, which is no setting of {task.task} to search{near}.")
+        if METHODS[task.task].embedded and (key in ENCODER or key.startswith("clip.")):
+            raise UserError(f"The space has {key!r}, but all trials read the same embeddings: make a sweep for each.")
         for value in distribution.values:
             override(task, {key: value})
     return space
 
 
 def attempt(params: dict[str, Any], report: Report, *, job: "_Job") -> dict[str, float]:
-    """A trial: the job with these parameters; the validation scores of its best epoch."""
+    """A trial: the job with these parameters; the validation score of the model that it keeps."""
     config = override(job.task, params["values"] | {"out": job.folder / "trials", "name": params["name"]})
     key = f"val/{job.metric}"
 
     def watch(run: Run) -> Callable[[dict[str, float]], None]:
-        return lambda line: report({"score": line[key], "epoch": line["epoch"]}, run.folder / "state")
+        def told(line: dict[str, float]) -> None:
+            if line["epoch"] < config.optim.epochs:  # the last one's score is what is returned
+                report({"score": line[key], "epoch": line["epoch"]}, run.folder / "state")
+
+        return told
 
     done = launch(config, embeddings=job.embeddings, watch=watch, log=lambda text: None, adopt=params["adopt"])
-    best = max if job.mode == "max" else min
-    return {"score": best(line[key] for line in done.run.history() if key in line)}
+    lines = [line for line in done.run.history() if key in line]
+    best = (max if job.mode == "max" else min)(line[key] for line in lines)
+    kept = done.run.metrics()["val"]["metrics"].get(job.metric, best)
+    return {"score": float(kept), "epoch": float(lines[-1]["epoch"])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +141,24 @@ def main(config: HparamsConfig) -> None:
         raise UserError(f"--resume: there is no sweep in {folder}; leave --resume out to begin it.")
     run = start_run(override(task, {"name": folder.name}), method=f"sweep-{task.title}", identity=identity)
     if run.done:
+        if config.confirm_seeds and not json.loads((run.folder / "best.json").read_text(encoding="utf-8"))["seeds"]:
+            raise UserError(f"{run.folder} is finished, without other seeds: give a new --name to try some.")
         print(f"{run.folder} is finished already: nothing was left to do.")
         return
-    one = override(task, {"compute.workers": task.compute.workers or 0})
+    workers = task.compute.workers or 0
+    connect(replace(task.compute, workers=None))
+    room = places(task.compute, workers, config.trials, config.max_concurrent)
+    alone: dict[str, Any] = {"compute.workers": workers, "compute.threads": max(1, room.threads // max(1, workers))}
+    alone |= {"compute.cpus_per_worker": room.cpus_per_worker / workers} if workers else {}
+    embeddings = embeddings_for(task)
     job = _Job(
-        task=one,
+        task=override(task, alone | {"data": task.data.resolve()}),
         folder=run.folder.resolve(),
         metric=metric,
         mode=mode,
-        embeddings=embeddings_for(task),
+        embeddings=embeddings and replace(embeddings, folder=embeddings.folder.resolve()),
     )
-    compute = ComputeConfig(address=task.compute.address, workers=config.max_concurrent or None)
+    lengths = space["optim.epochs"].values if "optim.epochs" in space else (task.optim.epochs,)
     trials = search(
         attempt,
         space,
@@ -141,9 +168,10 @@ def main(config: HparamsConfig) -> None:
         mode=mode,
         algorithm=config.search,
         stop_early=config.early_stopping,
-        epochs=task.optim.epochs,
-        compute=compute,
-        workers=task.compute.workers or 0,
+        epochs=max(lengths),
+        compute=replace(task.compute, workers=None),
+        at_once=config.max_concurrent,
+        workers=workers,
         seed=task.seed,
     )
     listed = [{"state": trial.state, "error": trial.error, **trial.task, **trial.metrics} for trial in trials]
@@ -160,13 +188,14 @@ def main(config: HparamsConfig) -> None:
     body: dict[str, Any] = kept.metrics()
     if config.confirm_seeds:
         body["seeds"] = _confirm(job, best, config.confirm_seeds)
-    write_json(
-        run.folder / "best.json", {"values": best.task["values"], "score": best.metrics["score"], "metric": metric}
-    )
+    about = {"values": best.task["values"], "score": best.metrics["score"], "metric": metric}
+    write_json(run.folder / "best.json", about | {"seeds": body.get("seeds", {})})
     write_json(run.folder / "metrics.json", {name: one for name, one in body.items() if name in ("val", "test")})
     shares = importance(trials, space, task.seed)
     plots.save(plots.sweep_figures(listed, metric=metric, mode=mode, importance=shares), run.folder / "figures")
     finish_run(run)
+    for state in run.folder.glob("tune/*/checkpoint_*"):
+        shutil.rmtree(state)
     _print(trials, best, metric, body.get("seeds"))
     print(f"The best again: {command(task, best.task['values'])}")
     _show(run, task, trials, {"manifest": manifest.content_hash, "split": manifest.split_hash})
@@ -188,8 +217,9 @@ def _confirm(job: _Job, best: Trial, seeds: int) -> dict[str, list[float]]:
 def command(task: Any, values: dict[str, Any]) -> str:
     """What to type to train this configuration."""
     default = flatten(type(task)(data=task.data))
-    given = flatten(override(task, values | {"name": ""}))
-    flags = [f"--data {task.data}"]
+    best = override(task, values | {"name": ""})
+    given, several = flatten(best), _tuples(best)
+    flags = [f"--data {shlex.quote(str(task.data))}"]
     for key, value in given.items():
         if key != "data" and value != default.get(key):
             name = key.removeprefix("prompts.").replace("_", "-")
@@ -197,8 +227,21 @@ def command(task: Any, values: dict[str, Any]) -> str:
                 place, _, last = name.rpartition(".")
                 flags.append(f"--{name}" if value else f"--{place + '.' if place else ''}no-{last}")
             else:
-                flags.append(f"--{name} {str(value).replace(',', ' ')}")
+                words = str(value).split(",") if key in several else [str(value)]
+                flags.append(f"--{name} {shlex.join(words)}")
     return f"python jobs/{task.task}.py {' '.join(flags)}"
+
+
+def _tuples(config: Any, start: str = "") -> set[str]:
+    """The dotted keys whose values are tuples."""
+    found: set[str] = set()
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if is_dataclass(value):
+            found |= _tuples(value, f"{start}{one.name}.")
+        elif isinstance(value, tuple):
+            found.add(start + one.name)
+    return found
 
 
 def _print(trials: Sequence[Trial], best: Trial, metric: str, seeds: dict[str, list[float]] | None) -> None:
@@ -230,7 +273,10 @@ def _show(run: Run, task: Any, trials: Sequence[Trial], tags: dict[str, str]) ->
         child = Run(folder=folder, method=task.title, identity={"trial": trial.task["name"], **run.identity})
         if not (folder / "config.json").exists():
             write_json(folder / "config.json", {"trial": trial.task})
-        config = override(task, trial.task["values"])
+        try:
+            config = override(task, trial.task["values"])
+        except UserError:  # what a config refuses together was why it failed
+            config = task
         if not track(child, config, tags=tags | {"clipcovid.trial": trial.state}, parent=run):
             return
     print(f"MLflow: {ui_command(task.out)}")

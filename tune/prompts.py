@@ -325,10 +325,12 @@ def main(config: PromptSweepConfig) -> None:
         settings={"config": config, "space": space, "scorer": scorer},
         compute=config.compute,
     )
-    tables = [pd.read_parquet(trial.task["path"]) for trial in trials if trial.state == "finished"]
-    if not tables:
-        raise UserError("No trial was finished: run the same command with --compute.workers 0 to see why.")
-    table = pd.concat(tables, ignore_index=True)
+    if failed := sum(trial.state == "failed" for trial in trials):
+        raise UserError(
+            f"{failed} of {len(trials)} trials failed: run the same command again to make up for them, or with "
+            "--compute.workers 0 to see why."
+        )
+    table = pd.concat([pd.read_parquet(trial.task["path"]) for trial in trials], ignore_index=True)
     with whole(run.folder / "candidates.parquet") as partial:
         table.to_parquet(partial)
     best: dict[Any, Any] = table.iloc[[int(table["score"].argmax())]].to_dict("records")[0]
@@ -388,6 +390,8 @@ def _scorer(
         own = class_embeddings(clip, build_prompts(PromptsConfig(prompts=name), manifest.classes))
         one = score_candidates(scorer.images, own[None], labels, manifest.classes, config.objective, clip.logit_scale)
         seeds[name] = float(one[0])
+    if not np.isfinite(list(seeds.values())).all():
+        raise UserError(f"The validation split has one class: there is no {config.objective} to search by.")
     return scorer, seeds
 
 

@@ -96,16 +96,10 @@ SPACES: dict[str, Space] = {
     "segment": _OPTIM
     | {"loss": Choice(("dice-bce", "dice-focal", "tversky", "dice-boundary")), "augment.intensity": Uniform(0, 0.4)},
 }
-MUTABLE = (
-    "optim.lr",
-    "optim.weight_decay",
-    "optim.clip_norm",
-    "augment.",
-    "label_smoothing",
-    "class_weights",
-    "box_fill",
-)
-"""Keys, or their beginnings, that may change while a model is trained."""
+MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "label_smoothing", "class_weights", "box_fill")
+"""Keys that may change while a model is trained, as all of augment may."""
+ENCODER = ("input", "shots", "draw")
+"""Keys that say, as all of clip does, what embeddings a method reads: all trials of a sweep read the same."""
 _KINDS: dict[str, Any] = {"log": Log, "uniform": Uniform, "int": Int}
 
 

@@ -3,10 +3,12 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from clipcovid.config import UserError
+from clipcovid.config import UserError, digest
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.foreign import read_table
 
@@ -21,15 +23,27 @@ _Part = str | list["_Part"]
 def captioned(manifest: Manifest, kind: str, template: str, *, strict: bool = True) -> Manifest:
     """The manifest with these captions for its own, "" where there is none.
 
-    `strict`: a template's field that is no column is a `UserError`; else no image has a caption then.
+    `strict`: a template's field that is no column, or a table that is not there, is a `UserError`; else no image has a
+    caption then.
     """
     if kind == "dataset":
         return manifest
-    if not strict and kind in KINDS and _absent(manifest.table, template):
+    if not strict and (_absent(manifest.table, template) if kind in KINDS else not Path(kind).exists()):
         return dataclasses.replace(manifest, table=manifest.table.assign(caption=""))
     return dataclasses.replace(
         manifest, table=manifest.table.assign(caption=captions_of(manifest.table, kind, template))
     )
+
+
+def captions_identity(config: Any, manifest: Manifest) -> dict[str, str]:
+    """What tells the captions of a manifest, `prepared` by the config, from others; nothing where it reads none."""
+    if "caption" in config.needs:
+        texts = manifest.table["caption"]
+    elif getattr(config, "captions", "labels") != "labels":
+        texts = captions_of(manifest.table, config.captions, config.caption_template)
+    else:
+        return {}
+    return {"captions_hash": digest([manifest.table["image_id"].tolist(), texts.tolist()])}
 
 
 def captions_of(rows: pd.DataFrame, kind: str, template: str) -> pd.Series:
@@ -49,8 +63,11 @@ def captions_of(rows: pd.DataFrame, kind: str, template: str) -> pd.Series:
     table = read_table(kind)
     if missing := {"image_id", "caption"} - set(table):
         raise UserError(f"--captions {kind} lacks the columns {', '.join(sorted(missing))}.")
-    by_id = table.drop_duplicates("image_id").set_index("image_id")["caption"].fillna("").astype(str)
-    return rows["image_id"].map(by_id).fillna("").str.strip()
+    ids = table["image_id"].map(str)
+    if (twice := ids[ids.duplicated()]).size:
+        raise UserError(f"--captions {kind} has {twice.iloc[0]} twice: give each image one caption.")
+    by_id = table["caption"].fillna("").map(str).set_axis(ids)
+    return rows["image_id"].map(by_id).fillna("").map(lambda text: "" if PLACEHOLDER.fullmatch(text) else text.strip())
 
 
 def fill_template(rows: pd.DataFrame, template: str) -> pd.Series:

@@ -124,8 +124,16 @@ def _csv_rows(text: str) -> pd.DataFrame:
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise ValueError(f"row {number} has {len(row)} fields, the header has {len(rows[0])}.")
-    cells = [[json.loads(cell) if cell.startswith(("[", "{")) else cell for cell in row] for row in rows[1:]]
+    cells = [[_cell(cell) for cell in row] for row in rows[1:]]
     return pd.DataFrame(cells, columns=rows[0] if rows else None, dtype=object)
+
+
+def _cell(cell: str) -> Any:
+    """A list or an object, where it is one: a caption may begin with a bracket too."""
+    try:
+        return json.loads(cell) if cell.startswith(("[", "{")) else cell
+    except ValueError:
+        return cell
 
 
 def _match(

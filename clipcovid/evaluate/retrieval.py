@@ -12,7 +12,8 @@ def ranks(images: np.ndarray, texts: np.ndarray, captions: Sequence[str]) -> tup
     """The rank of the best hit of each image among all captions, and of each caption among all images, (n,) int64, best 1.
 
     `images` and `texts` (n, d) are features of n pairs, `captions` their texts: equal captions, and images of equal
-    captions, are hits. A miss that is as similar as the best hit stands before it, so that equal features score nothing.
+    captions, are hits. A miss that is as similar as the best hit stands before it, so that equal features score nothing;
+    a wrong caption that many images have stands there as often as they have it.
     """
     _, keys = np.unique(np.asarray(captions, str), return_inverse=True)
     return _ranks(images, texts, keys), _ranks(texts, images, keys)
@@ -25,7 +26,7 @@ def _ranks(queries: np.ndarray, gallery: np.ndarray, keys: np.ndarray) -> np.nda
         similar = queries[here].astype(np.float32) @ gallery.astype(np.float32).T
         hits = keys[here, None] == keys[None]
         best = np.where(hits, similar, -np.inf).max(axis=1, keepdims=True)
-        found[here] = 1 + (~hits & (similar >= best)).sum(axis=1)
+        found[here] = 1 + (~hits & ~(similar < best)).sum(axis=1)  # what is no number comes last
     return found
 
 

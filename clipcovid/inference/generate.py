@@ -114,7 +114,9 @@ def leaks(table: pd.DataFrame, manifest: Manifest) -> dict[str, int]:
 
 
 def _named(name: str) -> str:
-    return rf"(?<!\w){re.escape(name)}(?!\w)"
+    """A class's name as decoders write it, COVID-19 as covid - 19; not as the end of a longer one, as in non-COVID."""
+    parts = r"\s*[-_ ]\s*".join(map(re.escape, re.split(r"[-_\s]+", name)))
+    return rf"(?<![\w-])(?<!- ){parts}(?!\w)"
 
 
 class Captioning:
@@ -128,7 +130,7 @@ class Captioning:
         loader: Any = BlipForConditionalGeneration
         try:
             self.processor: Any = BlipProcessor.from_pretrained(config.model)
-            model, about = loader.from_pretrained(config.model, output_loading_info=True)
+            model, about = loader.from_pretrained(config.model, dtype=torch.float32, output_loading_info=True)
         except Exception as error:  # the hub, JSON and torch each raise their own kinds
             raise UserError(
                 f"--model {config.model} can't be had ({first_line(error)}): give a local folder of a BLIP."

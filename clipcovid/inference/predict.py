@@ -1,6 +1,7 @@
 """Predictions of a trained run on any prepared data set, over all the workers that the cluster has room for."""
 
 import dataclasses
+import functools
 import math
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import ComputeConfig, UserError
+from clipcovid.data.captions import captions_identity
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.distribute import spread
 from clipcovid.files import whole
@@ -76,7 +78,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
         "split_hash": manifest.split_hash,
         "pack_hash": manifest.info["pack_hash"],
         "split": config.split,
-    }
+    } | captions_identity(task, manifest)
     run = start_run(config, method=task.title, identity=identity)
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do.")
@@ -133,22 +135,29 @@ def _table(
     at = manifest.positions(rows["image_id"])
     state = run.folder.resolve() / "state"
     starts = range(0, len(rows), SHARD)
+    pooled = METHODS[task.task].kind == "captions"  # ranks among all of them: what is kept is the model's own output
+    part = functools.partial(_part, state, ".npy" if pooled else ".parquet")
     items = [
-        {"path": str(_part(state, number)), "rows": at[start : start + SHARD].tolist()}
+        {"path": str(part(number)), "rows": at[start : start + SHARD].tolist()}
         for number, start in enumerate(starts)
-        if not _part(state, number).exists()
+        if not part(number).exists()
     ]
-    settings = {"run": config.run.resolve(), "data": config.data.resolve(), "chosen": chosen}
+    settings = {"run": config.run.resolve(), "data": config.data.resolve(), "manifest": manifest, "chosen": chosen}
     log(f"Predicting {len(rows):,} images: {chosen}.")
     for _ in spread(
         items, Predicting, chosen, total=sum(len(item["rows"]) for item in items), label="Predicting", settings=settings
     ):
         pass
-    return pd.concat([pd.read_parquet(_part(state, number)) for number in range(len(starts))], ignore_index=True)
+    if not pooled:
+        return pd.concat([pd.read_parquet(part(number)) for number in range(len(starts))], ignore_index=True)
+    from clipcovid.tasks.base import Examples, load_checkpoint
+
+    outputs = np.concatenate([np.load(part(number)) for number in range(len(starts))])
+    return load_checkpoint(config.run)[0].table(Examples(rows=rows, read=lambda take: {}), outputs)
 
 
-def _part(state: Path, number: int) -> Path:
-    return state / f"{number:05}.parquet"
+def _part(state: Path, suffix: str, number: int) -> Path:
+    return state / f"{number:05}{suffix}"
 
 
 def _of_embeddings(run: Path, rows: pd.DataFrame, embeddings: np.ndarray) -> pd.DataFrame:
@@ -169,7 +178,7 @@ def _of_embeddings(run: Path, rows: pd.DataFrame, embeddings: np.ndarray) -> pd.
 class Predicting:
     """An actor that holds a trained model."""
 
-    def __init__(self, *, run: Path, data: Path, chosen: Plan) -> None:
+    def __init__(self, *, run: Path, data: Path, manifest: Manifest, chosen: Plan) -> None:
         import torch
 
         from clipcovid.data.packed import PackedImages
@@ -182,7 +191,7 @@ class Predicting:
         self.machine = Machine(device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size)
         self.module = module.to(self.machine.device)
         self.predictor = self.task.final(self.module)
-        self.packed = PackedImages(data, self.task.config.prepared(read_manifest(data), learning=False))
+        self.packed = PackedImages(data, manifest)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Predict the rows of an item, and keep their part of the table in its file."""
@@ -193,5 +202,9 @@ class Predicting:
         examples = Examples(rows=rows, read=self.task.reader(self.packed, rows))
         outputs = predict(self.predictor, examples, self.machine)
         with whole(Path(item["path"])) as partial:
-            self.task.table(examples, outputs).to_parquet(partial)
+            if item["path"].endswith(".npy"):
+                with partial.open("wb") as file:
+                    np.save(file, outputs)
+            else:
+                self.task.table(examples, outputs).to_parquet(partial)
         return {"images": len(rows)}

@@ -24,9 +24,9 @@ from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.files import whole, write_json
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.models.clip import Clip, default_device, load_clip
-from clipcovid.resources import resolve_precision
 
 RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find
+TIED = 1e-3  # what float16 may change of a similarity
 TRIED = 200  # vectors that it is tried with
 DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 NEIGHBOURS = 32  # of each node of a graph
@@ -73,6 +73,8 @@ class SearchConfig:
             raise UserError("Say what to search for, with --text or --image.")
         if self.top < 1:
             raise UserError(f"--top {self.top} must be at least 1.")
+        if self.index != "exact" and (self.where or self.find == "captions"):
+            raise UserError(f"--index {self.index} searches all images: leave it out with --where and --find captions.")
 
     @property
     def encoder(self) -> ClipConfig:
@@ -96,16 +98,17 @@ class Index:
     def search(self, queries: np.ndarray, top: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The best (m, top) positions, -1 where there are no more, and their similarities, of queries (m, d).
 
-        `among`: the only positions (k,) to look at.
+        `among`: the only positions (k,) to look at, which an index of a part of the vectors may find few of.
         """
         faiss = _faiss()
         chosen: dict[str, Any] = {}
         if among is not None:
             chosen["sel"] = faiss.IDSelectorBatch(np.ascontiguousarray(among, np.int64))
+        depth = self.depth * math.ceil(top / 10)  # `depth` is for ten
         if self.kind == "ivf":
-            asked: Any = faiss.SearchParametersIVF(nprobe=self.depth, **chosen)
+            asked: Any = faiss.SearchParametersIVF(nprobe=depth, **chosen)
         elif self.kind == "hnsw":
-            asked = faiss.SearchParametersHNSW(efSearch=max(self.depth, top), **chosen)
+            asked = faiss.SearchParametersHNSW(efSearch=max(depth, top), **chosen)
         else:
             asked = faiss.SearchParameters(**chosen)
         similar, at = self.index.search(np.ascontiguousarray(queries, np.float32), top, params=asked)
@@ -151,19 +154,15 @@ def _deep_enough(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: 
     noise = np.random.default_rng(0).normal(size=queries.shape).astype(np.float32)
     queries = queries + 0.1 * noise / math.sqrt(dim)
     top = min(10, count)
-    best = np.full((len(queries), 0), 0.0), np.full((len(queries), 0), 0)
-    start = 0
+    best = np.empty((len(queries), 0), np.float32)
     for block in blocks():
-        similar = np.hstack([best[0], queries @ block.astype(np.float32).T])
-        places = np.hstack([best[1], np.broadcast_to(np.arange(start, start + len(block)), (len(queries), len(block)))])
-        order = np.argpartition(-similar, min(top, similar.shape[1]) - 1, axis=1)[:, :top]
-        best = np.take_along_axis(similar, order, 1), np.take_along_axis(places, order, 1)
-        start += len(block)
-    recall = 0.0
+        similar = np.hstack([best, queries @ block.astype(np.float32).T])
+        best = -np.partition(-similar, min(top, similar.shape[1]) - 1, axis=1)[:, :top]
+    recall, tenth = 0.0, best.min(axis=1, keepdims=True)
     for depth in DEPTHS:
         index.depth = depth
-        found, _ = index.search(queries, top)
-        recall = float(np.mean([len(set(a) & set(b)) / top for a, b in zip(found, best[1], strict=True)]))
+        _, similar = index.search(queries, top)
+        recall = float((similar >= tenth - TIED).mean())  # of vectors that are the same any is right
         if recall >= RECALL:
             return depth
     raise UserError(f"--index {index.kind} finds {recall:.0%} of the nearest at most here: use exact.")
@@ -184,7 +183,7 @@ def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
     """The index of a store: exact ones are made at once, the others read, or built and kept beside the embeddings."""
     faiss = _faiss()
     path, about = store.folder / f"_{kind}.faiss", store.folder / f"_{kind}.json"
-    if kind != "exact" and about.is_file():
+    if kind != "exact" and about.is_file() and path.is_file():
         return Index(faiss.read_index(str(path)), kind, json.loads(about.read_text())["depth"])
     start = 0
     for shard in sorted(store.folder.glob("[0-9]*.parquet")):
@@ -216,15 +215,13 @@ def search(config: SearchConfig) -> tuple[list[Found], Manifest]:
     manifest = read_manifest(config.data)
     captions = captions_of(manifest.table, config.captions, config.caption_template)
     among = chosen_rows(manifest, config.where)
-    device = default_device()
-    clip = load_clip(
-        config.encoder,
-        seed=config.seed,
-        device=device,
-        precision=resolve_precision(config.encoder.precision, device),
-    )
-    queries = np.concatenate([_texts(clip, config.text), _images(clip, config.image, manifest)])
     store = embed(EmbedConfig.of(config, clip=config.encoder))
+    precision = store.encoder["precision"]
+    clip = load_clip(config.encoder, seed=config.seed, device=default_device(), precision=precision)
+    how = ImagesConfig(**manifest.info["images"])
+    if config.input == "raw":
+        how = dataclasses.replace(how, size=clip.image_size)
+    queries = np.concatenate([_texts(clip, config.text), _images(clip, config.image, how)])
     if config.find == "images":
         index = open_index(store, manifest, config.index)
         at, similar = index.search(queries, config.top, among if config.where else None)
@@ -273,12 +270,13 @@ def chosen_rows(manifest: Manifest, where: Sequence[str]) -> np.ndarray:
 
 def _texts(clip: Clip, texts: Sequence[str]) -> np.ndarray:
     width = int(clip.model_cfg["embed_dim"])
+    if cut := clip.overflow(texts)["tokens"] if texts else 0:
+        print(f"--text is longer than the model's context: {cut} tokens are cut off.")
     return clip.encode_texts(texts).numpy() if texts else np.empty((0, width), np.float32)
 
 
-def _images(clip: Clip, paths: Sequence[str], manifest: Manifest) -> np.ndarray:
-    """Features of image files, prepared as the data set's images are."""
-    how = dataclasses.replace(ImagesConfig(**manifest.info["images"]), size=clip.image_size)
+def _images(clip: Clip, paths: Sequence[str], how: ImagesConfig) -> np.ndarray:
+    """Features of image files, prepared as the data set's images were for the stored ones."""
     found = [np.empty((0, int(clip.model_cfg["embed_dim"])), np.float32)]
     for path in paths:
         try:

@@ -38,7 +38,7 @@ class Decoder(torch.nn.Module):
 
     @torch.no_grad()
     def write(self, embeddings: torch.Tensor, *, beams: int, length: int) -> torch.Tensor:
-        """Ids (n, at most length) of captions: greedy with 1 beam, else the likeliest by beam search."""
+        """Ids (n, at most length) of captions: greedy with 1 beam, else by beam search the likeliest a word."""
         first = self._first(embeddings)
         ones = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
         ids: torch.Tensor = self.body.generate(
@@ -57,7 +57,10 @@ def train_words(decoder: str, texts: Sequence[str], vocabulary: int) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     if decoder not in PRESETS:
-        return AutoTokenizer.from_pretrained(decoder)
+        found = AutoTokenizer.from_pretrained(decoder)
+        if found.eos_token_id is None:
+            raise UserError(f"--decoder {decoder} has a tokenizer without an end mark: captions would never end.")
+        return found
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     made = Tokenizer(models.BPE())
@@ -97,7 +100,7 @@ def build_decoder(
     else:
         loader: Any = GPT2LMHeadModel
         try:
-            body, about = loader.from_pretrained(decoder, output_loading_info=True, **rates)
+            body, about = loader.from_pretrained(decoder, dtype=torch.float32, output_loading_info=True, **rates)
         except Exception as error:  # the hub and torch each raise their own kinds
             raise UserError(
                 f"--decoder {decoder} can't be had ({first_line(error)}): give mini, small, or a local folder of a GPT-2."
@@ -109,8 +112,16 @@ def build_decoder(
             raise UserError(
                 f"--decoder {decoder} has {places} places, too few for --prefix {prefix} and --context {context}."
             )
-    body.generation_config.pad_token_id = body.config.eos_token_id
-    return Decoder(body, features, prefix)
+    return Decoder(_ending(body, tokenizer), features, prefix)
+
+
+def _ending(body: Any, tokenizer: Any) -> Any:
+    """A decoder that ends where the tokenizer says, and has no settings of its own for how captions are searched for."""
+    from transformers import GenerationConfig
+
+    end = tokenizer.eos_token_id
+    body.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=end)
+    return body
 
 
 def skeleton_decoder(folder: Path, *, prefix: int) -> tuple[Decoder, Any]:
@@ -121,5 +132,5 @@ def skeleton_decoder(folder: Path, *, prefix: int) -> tuple[Decoder, Any]:
     with safe_open(folder / "model.safetensors", "pt") as file:
         features = file.get_slice("to_prefix.0.weight").get_shape()[1]
     body: Any = GPT2LMHeadModel(GPT2Config.from_pretrained(folder / FOLDER))
-    body.generation_config.pad_token_id = body.config.eos_token_id
-    return Decoder(body, features, prefix), AutoTokenizer.from_pretrained(folder / FOLDER)
+    tokenizer = AutoTokenizer.from_pretrained(folder / FOLDER)
+    return Decoder(_ending(body, tokenizer), features, prefix), tokenizer

@@ -71,6 +71,18 @@ def contrastive_loss(
     process that has all pairs.
     """
     images, texts, keys = gather(images.float()), gather(texts.float()), gather(keys)
+    with torch.autocast(images.device.type, enabled=False):  # logits near 100 would have steps of a half in bf16
+        return _loss(images, texts, scale.float(), bias, keys, kind)
+
+
+def _loss(
+    images: torch.Tensor,
+    texts: torch.Tensor,
+    scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    keys: torch.Tensor,
+    kind: str,
+) -> torch.Tensor:
     logits = scale * images @ texts.T
     if kind == "clip":
         return clip_loss(logits)
@@ -88,6 +100,15 @@ class Pair(torch.nn.Module):
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         self.clip, self.to_input = clip.model, clip.to_input
+
+    def train(self, mode: bool = True) -> "Pair":
+        """What is frozen stays as it was: its batch norms keep their statistics, and nothing is dropped out."""
+        super().train(mode)
+        for part in self.clip.modules():
+            weights = list(part.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                part.eval()
+        return self
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Features of L2 norm 1 of images of 0–255 and of tokens (u, context)."""

@@ -28,8 +28,12 @@ class FewShot(Task):
         if self.embeddings is None:
             raise UserError(f"{self.config.task} needs embeddings: run jobs/embed.py first.")
         rows, notes = manifest.eligible(split, self.config.needs)
+        if len(self.config.shots) > 1:
+            raise UserError(
+                f"Several numbers of --shots are a curve, which jobs/{self.config.task}.py draws: give one."
+            )
         if training and self.config.shots != ("all",):
-            (shots,) = map(int, self.config.shots)
+            shots = int(self.config.shots[0])
             shuffled = rows.sample(frac=1, random_state=np.random.default_rng([self.config.seed, self.config.draw]))
             drawn = shuffled.groupby("label").head(shots)
             notes["labelled images are not among the shots"] = len(rows) - len(drawn)

@@ -60,6 +60,8 @@ class Write(Task):
     def _tokenizer(self, captions: list[str]) -> Any:
         try:
             return train_words(self.config.decoder, captions, self.config.vocabulary)
+        except UserError:
+            raise
         except Exception as error:  # the hub and tokenizers each raise their own kinds
             raise UserError(
                 f"--decoder {self.config.decoder} can't be had ({first_line(error)}): give mini, small, or a local folder."
@@ -108,7 +110,7 @@ class Write(Task):
         return lambda batch: self._each(module, batch).unsqueeze(1)
 
     def scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
-        """The mean loss, and the perplexity a word."""
+        """The mean loss of captions, and its exponential: the perplexity a token."""
         loss = float(outputs.mean())
         return {"loss": loss, "perplexity": float(np.exp(min(loss, 50)))}
 

@@ -1,6 +1,5 @@
 """The state of a training that is not finished: written at each validation, and enough to go on as if nothing had been."""
 
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,12 +81,12 @@ class States:
         return Progress(**content["progress"])
 
     def adopt(self, folder: Path) -> None:
-        """Go on where the training whose `state/` is `folder` was, though its config is another."""
+        """Go on where the training whose `state/` is `folder` was, with another config; what was best counts anew."""
         content = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        anew: dict[str, Any] = {"best": None, "best_epoch": 0, "stale": 0, "stopped": False, "history": []}
+        content |= {"identity": self.identity, "progress": content["progress"] | anew}
         with whole(self.folder / "state.pt") as partial:
-            torch.save(content | {"identity": self.identity}, partial)
-        with whole(self.folder / "best.pt") as partial:
-            shutil.copyfile(folder / "best.pt", partial)
+            torch.save(content, partial)
 
     def save_best(self, weights: dict[str, torch.Tensor]) -> None:
         """Keep these weights as the best so far."""

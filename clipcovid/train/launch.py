@@ -1,5 +1,6 @@
 """From a training config to a finished run folder: the loop in this process, or on Ray Train's workers."""
 
+import json
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import Any, cast
 import pandas as pd
 
 from clipcovid.config import ImagesConfig, UserError, identity
+from clipcovid.data.captions import captions_identity
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import Manifest, read_manifest
@@ -75,7 +77,24 @@ def run_identity(config: Any, manifest: Manifest) -> dict[str, Any]:
     """What makes two trainings the same: the config, the weights by their content, the split and the pixels."""
     kept = identity(config, split_hash=manifest.split_hash, pack_hash=manifest.info["pack_hash"])
     kept = {key: value for key, value in kept.items() if key not in ("clip.pretrained", "weights", "captions", "text")}
-    return {"task": config.task} | kept | config.weights_identity()
+    return {"task": config.task} | kept | config.weights_identity() | captions_identity(config, manifest)
+
+
+def check_encoder(config: Any, manifest: Manifest) -> None:
+    """A CLIP that one of our runs trained on another split of these very images has seen test images: `UserError`."""
+    given = Path(config.clip.pretrained) if hasattr(config, "clip") else Path()
+    for folder in (given, given.parent, given.parent.parent):
+        about = folder / "config.json"
+        found = json.loads(about.read_text(encoding="utf-8")).get("identity") if about.is_file() else None
+        if found is None:
+            continue
+        same = found.get("pack_hash") == manifest.info["pack_hash"]
+        if same and found.get("split_hash") != manifest.split_hash:
+            raise UserError(
+                f"{folder} learned from another split of {manifest.dataset}: some of this run's test images were among its "
+                f"training images. Train it on the same --fold ({config.fold or 'none'}) and --seed, and give that."
+            )
+        return
 
 
 def launch(
@@ -94,6 +113,7 @@ def launch(
     """
     began = time.time()
     manifest = training_manifest(config)
+    check_encoder(config, manifest)
     run = start_run(config, method=config.title, identity=run_identity(config, manifest))
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from clipcovid.collective import gather_objects, mean, rank, world
+from clipcovid.collective import align, gather_objects, mean, rank, world
 from clipcovid.config import TrainConfig, UserError
 from clipcovid.data.augment import Augment
 from clipcovid.tasks.base import Batch, Examples, Predictor, Task
@@ -75,6 +75,7 @@ def fit(
         if progress.epoch % task.every and progress.epoch < optim.epochs:
             continue
         with average.applied(module):
+            align(module.buffers())  # each process's batch norms saw its own share
             outputs = predict(task.predictor(module.eval()), val, machine)
             found = task.scores(val, outputs)
             line |= {f"val/{name}": value for name, value in found.items()}
@@ -100,6 +101,7 @@ def fit(
     elif optim.ema:
         for name, value in trainable(module).items():
             value.copy_(average.weights[name])
+    align(module.buffers())
     module.eval()
     return progress
 
