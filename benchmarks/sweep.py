@@ -107,7 +107,7 @@ def measure_hparams(config: Config, out: Path) -> None:
     """Seconds of a sweep over the sum of its trials' own, which are measured within them."""
     import ray
 
-    ray.init(num_cpus=max(config.concurrent), include_dashboard=False, logging_level=logging.WARNING)
+    ray.init(address="local", num_cpus=max(config.concurrent), include_dashboard=False, logging_level=logging.WARNING)
     space = out / "space.yaml"
     space.write_text("optim.lr: {log: [1.0e-4, 1.0e-2]}\n", encoding="utf-8")
     for count in config.concurrent:
