@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY
+from clipcovid.evaluate.captions import BASELINES
 
 COMPARED = {
     "accuracy": "Acc",
@@ -195,10 +196,12 @@ def _regions(body: dict[str, Any]) -> Table:
 
 def _captions(body: dict[str, Any]) -> Table:
     intervals, baselines = body["intervals"], body["baselines"]
+    said = "captions are written; the baselines' are the training split's"
+    if BASELINES["hypothesis_own"] in baselines:
+        said = "captions are the training split's, but in the last column this split's own, the truth among them"
     table = Table(
         title=f"{body['n']:,} images",
-        caption=f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,}); captions are chosen "
-        "from the training split's, but in the last column from this split's own, the truth among them",
+        caption=f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,}); {said}",
         padding=0,
         pad_edge=False,
         box=box.SIMPLE_HEAD,
