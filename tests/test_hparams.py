@@ -17,7 +17,7 @@ from conftest import LOCAL, run_and_list_imports
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten, from_cli, override
 from clipcovid.tasks.configs import METHODS, CaptionConfig, CnnConfig, CoopConfig, FinetuneConfig, ProbeConfig
 from clipcovid.trials import Trial, importance, search
-from tune.hparams import HparamsConfig, checked_space, command, main
+from tune.hparams import HparamsConfig, checked_metric, checked_space, command, main
 from tune.spaces import SPACES, Choice, Int, Log, Uniform, read_space
 
 TINY = ClipConfig(model="tiny", pretrained="none")
@@ -64,6 +64,17 @@ def test_trials_that_read_embeddings_all_read_the_same(tmp_path):
         HparamsConfig(task=ProbeConfig(data="unused", shots=("1", "2")))
     with pytest.raises(UserError, match="other folds"):
         HparamsConfig(task=CnnConfig(data="unused", fold="1/5"), confirm_seeds=2)
+
+
+def test_a_score_that_a_task_does_not_report_is_named():
+    assert checked_metric(HparamsConfig(task=CnnConfig(data="unused"))) == ("macro_f1", "max")
+    assert checked_metric(HparamsConfig(task=CnnConfig(data="unused"), metric="loss")) == ("loss", "min")
+    with pytest.raises(UserError, match="--metric iou: cnn reports macro_f1, accuracy") as said:
+        checked_metric(HparamsConfig(task=CnnConfig(data="unused"), metric="iou"))
+    assert "\n" not in str(said.value)
+    for method in METHODS.values():
+        task = method.load()
+        assert task.scored[task.monitor[0]] == task.monitor[1]
 
 
 def test_a_space_of_ones_own(tmp_path):
@@ -159,7 +170,7 @@ def test_a_trial_that_fails_is_tried_again_then_marked_and_the_sweep_ends(cluste
 def finished(cluster, phantoms, tmp_path_factory):
     out = tmp_path_factory.mktemp("hparams")
     task = probe(Path("data"), Path("out"), name="sweep")
-    config = HparamsConfig(task=task, trials=5, confirm_seeds=2)
+    config = HparamsConfig(task=task, trials=5, confirm_seeds=2, metric="accuracy")
     with pytest.MonkeyPatch.context() as patch:  # paths mean in trials what they mean here
         patch.chdir(out)
         Path("data").symlink_to(phantoms)
@@ -174,7 +185,9 @@ def test_a_sweep_leaves_the_best_with_its_checkpoint_and_all_trials(finished, ca
     assert len(trials) == 5
     known = [trial["score"] for trial in trials if trial["state"] == "finished"]
     assert best["score"] == max(known)
-    assert best["metric"] == "macro_f1"
+    assert best["metric"] == "accuracy"
+    history = json.loads((folder / "trials" / trials[0]["name"] / "history.json").read_text())["epochs"]
+    assert {f"val/{name}" for name in METHODS["probe"].load().scored} <= set(history[0])
     kept = sorted(path.parent.name for path in (folder / "trials").glob("*/checkpoint"))
     assert kept == [trial["name"] for trial in trials if trial["values"] == best["values"]]
     assert {path.stem for path in (folder / "figures").glob("*.png")} >= {"history", "parallel"}

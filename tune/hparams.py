@@ -49,6 +49,8 @@ class HparamsConfig:
     """optuna: TPE. random. bohb: TPE with HyperBand's brackets, asynchronous, after BOHB (Falkner et al. 2018). pbt:
     population based training (Jaderberg et al. 2017): trials that are behind go on from others' weights, with their
     settings changed a little; the best one's settings are the last of its schedule."""
+    metric: str = ""
+    """The validation score that says which trial is best. Default: the one by which the task chooses its best epoch."""
     early_stopping: bool = True
     """Stop trials that are worse than the others were after as many epochs (ASHA, Li et al. 2020); none with
     --compute.workers 1 or more, whose epochs are known only in the end."""
@@ -99,6 +101,17 @@ def checked_space(config: HparamsConfig) -> Space:
     return space
 
 
+def checked_metric(config: HparamsConfig) -> tuple[str, str]:
+    """The score that trials are compared by, and which way is better; one that the task has not is a `UserError`."""
+    task = METHODS[config.task.task].load()
+    if not config.metric:
+        found: tuple[str, str] = task.monitor
+        return found
+    if config.metric not in task.scored:
+        raise UserError(f"--metric {config.metric}: {config.task.task} reports {', '.join(task.scored)}, but not that.")
+    return config.metric, task.scored[config.metric]
+
+
 def attempt(params: dict[str, Any], report: Report, *, job: "_Job") -> dict[str, float]:
     """A trial: the job with these parameters; the validation score of the model that it keeps."""
     config = override(job.task, params["values"] | {"out": job.folder / "trials", "name": params["name"]})
@@ -132,9 +145,9 @@ class _Job:
 def main(config: HparamsConfig) -> None:
     """Search, keep the best, confirm it, and show all of it."""
     task, space = config.task, checked_space(config)
-    metric, mode = METHODS[task.task].load().monitor
+    metric, mode = checked_metric(config)
     manifest = training_manifest(task)
-    identity = run_identity(task, manifest) | {"search": [config.trials, config.search, config.early_stopping]}
+    identity = run_identity(task, manifest) | {"search": [config.trials, config.search, config.early_stopping, metric]}
     identity["space"] = digest({key: repr(value) for key, value in space.items()})
     folder = task.out / (task.name or f"sweep-{task.title}-{digest(identity, 8)}")
     if config.resume and not (folder / "config.json").exists():

@@ -47,6 +47,8 @@ class Task(ABC):
 
     monitor: ClassVar[tuple[str, str]] = ("macro_f1", "max")
     """The validation score that says which epoch is best, and which way is better."""
+    scored: ClassVar[dict[str, str]] = {"macro_f1": "max", "accuracy": "max", "macro_auroc": "max", "loss": "min"}
+    """The validation scores that every epoch has, and which way each is better."""
 
     every: int = 1
     """Epochs from one validation to the next."""

@@ -44,6 +44,11 @@ class Caption(Contrastive):
     """An image encoder and a text encoder, trained together."""
 
     monitor: ClassVar[tuple[str, str]] = ("image_to_text/mrr", "max")
+    scored: ClassVar[dict[str, str]] = {
+        f"{way}/{name}": "min" if name == "median_rank" else "max"
+        for way in ("image_to_text", "text_to_image")
+        for name in ("mrr", "recall_1", "recall_5", "recall_10", "median_rank")
+    }
     gallery: Gallery | None = None
     learned_from: Examples | None = None
     """The training pairs, of which the gallery is made in the end."""

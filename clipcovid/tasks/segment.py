@@ -30,6 +30,7 @@ class Segment(Task):
     """A map of probabilities for each region."""
 
     monitor: ClassVar[tuple[str, str]] = ("iou", "max")
+    scored: ClassVar[dict[str, str]] = {"iou": "max"}
     atlas: torch.Tensor | None = None
     """The mean of the training masks, (regions, size, size): the baseline that sees no image."""
     atlas_thresholds: Sequence[float] = ()

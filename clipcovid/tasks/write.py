@@ -28,6 +28,7 @@ class Write(Task):
     """A decoder on embeddings, judged by the likelihood of the true captions, and in the end by what it writes."""
 
     monitor: ClassVar[tuple[str, str]] = ("loss", "min")
+    scored: ClassVar[dict[str, str]] = {"loss": "min", "perplexity": "min"}
     tokenizer: Any = None
     known: dict[str, np.ndarray] | None = None
     """`images` (m, d) float16 and `which` (m,) int64: the training embeddings, and which of `said` each has."""
