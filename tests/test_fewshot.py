@@ -109,7 +109,7 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
 
 def test_a_curve_has_a_run_for_each_number_of_shots(phantoms, tmp_path, capsys):
     one = OptimConfig(epochs=1, batch_size=64)
-    train_or_curve(TipAdapterConfig(data=phantoms, out=tmp_path, clip=TINY, shots=("1", "2"), optim=one))
+    train_or_curve(TipAdapterConfig(data=phantoms, out=tmp_path, clip=TINY, shots=("1", "2"), optim=one, compute=HERE))
     (folder,) = tmp_path.glob("tip_adapter-curve-*")
     assert (folder / "figures" / "shots.png").exists()
     assert len(list((folder / "runs").glob("tip_adapter-*-shot-*"))) == 6

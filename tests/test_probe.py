@@ -11,8 +11,7 @@ from clipcovid.tasks.configs import NO_AUGMENT, ProbeConfig
 from clipcovid.train.loop import predict
 
 
-@pytest.mark.parametrize("penalty", [1e-3, 1e-1, 1.0])
-@pytest.mark.parametrize("weights", ["none", "balanced"])
+@pytest.mark.parametrize(("penalty", "weights"), [(1e-3, "none"), (1.0, "none"), (1e-1, "balanced")])
 def test_it_is_scikit_learns_logistic_regression(tmp_path, penalty, weights):
     cloud = Cloud()
     optim = OptimConfig(epochs=400, batch_size=1024, lr=0.05, weight_decay=0, clip_norm=0, keep="last")
