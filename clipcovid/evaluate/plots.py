@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
@@ -197,6 +198,7 @@ def sweep_figures(
     scores = np.array([trial["score"] for trial in known])
     best = np.minimum.accumulate(scores) if mode == "min" else np.maximum.accumulate(scores)
     history, axes = _figure(f"{len(known)} trials", 7, 4)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for state, colour in (("finished", "C0"), ("pruned", "C7"), ("failed", "C3")):
         at = [place for place, trial in enumerate(known) if trial["state"] == state]
         axes.plot(at, scores[at], "o", color=colour, label=state) if at else None
@@ -206,6 +208,7 @@ def sweep_figures(
     axes.legend(fontsize=8)
     keys = [*known[0]["values"], metric]
     parallel, axes = _figure("What was tried: the better, the darker", max(6, 1.4 * len(keys)), 5)
+    axes.set_title(axes.get_title(), pad=22)
     columns = [_places([trial["values"][key] for trial in known]) for key in keys[:-1]] + [_places(scores.tolist())]
     order = np.argsort(scores if mode == "max" else -scores)
     for place, row in enumerate(order):
