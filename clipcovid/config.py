@@ -197,8 +197,12 @@ class TrainConfig:
 
 
 def from_cli(config_type: type[ConfigT], description: str, args: list[str] | None = None) -> ConfigT:
-    """Parse `args` (default: the command line) into `config_type`; a bad flag ends the process with status 2."""
-    return tyro.cli(config_type, description=description, args=args)
+    """Parse `args` (default: the command line) into `config_type`; a bad flag ends the process with status 2.
+
+    Where there are subcommands, flags that are not theirs may stand before or behind them.
+    """
+    together = (tyro.conf.CascadeSubcommandArgs,)
+    return tyro.cli(config_type, description=description, args=args, config=together)
 
 
 def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], description: str | None) -> None:

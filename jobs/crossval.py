@@ -1,7 +1,7 @@
 """Cross-validate any training method over folds of patients: mean ± sd of the folds, and the pooled predictions' scores.
 
     python jobs/crossval.py cnn --data data/cxr3 --arch resnet18 --weights none
-    python jobs/crossval.py --folds 10 probe --data data/cxr3 --clip.pretrained openai
+    python jobs/crossval.py probe --data data/cxr3 --clip.pretrained openai --folds 10
 
 Each fold chooses its epoch and settings on patients of its own. Killed and run again, it goes on with the fold where it was.
 """

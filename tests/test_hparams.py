@@ -249,6 +249,16 @@ def test_the_scripts_start_without_torch_and_explain_themselves(script):
     assert "--compute" in done.stdout or "--trials" in done.stdout
 
 
+def test_a_sweeps_flags_may_stand_before_or_behind_the_task():
+    task, own = ["cnn", "--data", "d", "--optim.epochs", "3"], ["--trials", "8", "--metric", "loss"]
+    behind, before = (from_cli(HparamsConfig, "", words) for words in (task + own, own + task))
+    assert (
+        behind
+        == before
+        == HparamsConfig(task=CnnConfig(data=Path("d"), optim=OptimConfig(epochs=3)), trials=8, metric="loss")
+    )
+
+
 def test_an_unknown_task_is_named(tmp_path):
     done = subprocess.run([sys.executable, "tune/hparams.py", "resnet"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
@@ -331,7 +341,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
     flags = ["--trials", "4", "--max-concurrent", "1", "--no-early-stopping", "--search", "random"]
     task = ["cnn", "--data", phantoms, "--out", tmp_path, "--name", "sweep", "--arch", "resnet10t", "--weights", "none"]
     more = ["--image-size", "32", "--optim.epochs", "2", "--compute.address", "local"]
-    command = [sys.executable, "tune/hparams.py", *flags, *map(str, task), *more]
+    command = [sys.executable, "tune/hparams.py", *map(str, task), *flags, *more]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.time() + 200
     while not list((tmp_path / "sweep" / "trials").glob("*/_SUCCESS")) and time.time() < until:
@@ -342,7 +352,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
     assert process.returncode == 130, said
     assert "run the same command again to go on" in said[1]
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "trials").glob("*/_SUCCESS")}
-    done = subprocess.run([*command[:2], "--resume", *command[2:]], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "The best again: python jobs/cnn.py" in done.stdout
     trials = json.loads((tmp_path / "sweep" / "trials.json").read_text())

@@ -1,8 +1,8 @@
 """Search for a task's best hyperparameters with Ray Tune: each trial is the task's own job.
 
     python tune/hparams.py cnn --data data/quex --weights none --optim.epochs 10
-    python tune/hparams.py --trials 50 --search random --space my-space.yaml finetune --data data/quex
-    python tune/hparams.py --confirm-seeds 3 segment --data data/quex --target lung
+    python tune/hparams.py finetune --data data/quex --trials 50 --search random --space my-space.yaml
+    python tune/hparams.py segment --data data/quex --target lung --confirm-seeds 3
 
 What is best on the validation split is what the task watches in training. Bad trials are stopped early (ASHA). Killed or
 interrupted and run again, a sweep goes on where it was; it ends with the command that trains the best configuration.
