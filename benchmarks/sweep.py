@@ -70,21 +70,16 @@ def measure_prompts(config: Config, out: Path) -> None:
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     labels = np.array([max(0, manifest.classes.index(label)) for label in manifest.table["label"].iloc[at]], np.int64)
     space = prompts.read_space(None, manifest.classes)
-    phrases = [phrase for some in space.phrases.values() for phrase in some]
-    texts = [template.replace("{}", phrase) for template in space.templates for phrase in phrases]
     began = time.perf_counter()
-    vectors = clip.encode_texts(texts).numpy().reshape(len(space.templates), len(phrases), -1)
-    print(f"{len(texts):,} texts encoded in {time.perf_counter() - began:.1f} s, once a sweep")
+    encoded = clip.encode_texts(space.texts).numpy()
+    vectors = encoded.reshape(len(space.templates), -1, encoded.shape[1])
+    print(f"{len(encoded):,} texts encoded in {time.perf_counter() - began:.1f} s, once a sweep")
     for objective in ("macro_f1", "macro_auroc"):
         asked = prompts.PromptSweepConfig(
             data=config.data, clip=TINY, candidates=config.candidates, objective=objective
         )
         scorer = prompts.Scorer(space, vectors, images, labels, asked.objective, clip.logit_scale)
-        tasks = [
-            {"number": number, "start": start, "count": min(asked.batch, config.candidates - start)}
-            | {"path": str(out / objective / f"{number}.parquet")}
-            for number, start in enumerate(range(0, config.candidates, asked.batch))
-        ]
+        tasks = prompts.batches(asked, space, out / objective)
         began = time.perf_counter()
         run_trials(
             tasks,

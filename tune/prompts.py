@@ -107,6 +107,12 @@ class Space:
     phrases: dict[str, tuple[str, ...]]
     """Class → its phrases."""
 
+    @property
+    def texts(self) -> list[str]:
+        """Every template with every phrase, template by template, the classes' phrases in their order."""
+        phrases = [phrase for some in self.phrases.values() for phrase in some]
+        return [template.replace("{}", phrase) for template in self.templates for phrase in phrases]
+
     def prompts(self, candidate: "Candidate") -> dict[str, list[str]]:
         """Class → the texts of a candidate."""
         return {
@@ -320,7 +326,7 @@ def main(config: PromptSweepConfig) -> None:
         return
     scorer, seeds = _scorer(config, manifest, store, space)
     trials = run_trials(
-        _tasks(config, space, run.folder.resolve()),
+        batches(config, space, run.folder.resolve()),
         score_batch,
         settings={"config": config, "space": space, "scorer": scorer},
         compute=config.compute,
@@ -380,9 +386,8 @@ def _scorer(
     rows, _ = manifest.eligible("val", ("label",))
     labels = np.array([manifest.classes.index(label) for label in rows["label"]], np.int64)
     clip = load_clip(config.clip, seed=config.seed, precision=store.encoder["precision"])
-    phrases = [phrase for some in space.phrases.values() for phrase in some]
-    texts = [template.replace("{}", phrase) for template in space.templates for phrase in phrases]
-    vectors = text_vectors(store, clip, texts).reshape(len(space.templates), len(phrases), -1)
+    vectors = text_vectors(store, clip, space.texts)
+    vectors = vectors.reshape(len(space.templates), -1, vectors.shape[1])
     images = store.load(rows["image_id"])
     scorer = Scorer(space, vectors, images, labels, config.objective, clip.logit_scale)
     seeds = {}
@@ -395,7 +400,8 @@ def _scorer(
     return scorer, seeds
 
 
-def _tasks(config: PromptSweepConfig, space: Space, folder: Path) -> list[dict[str, Any]]:
+def batches(config: PromptSweepConfig, space: Space, folder: Path) -> list[dict[str, Any]]:
+    """What each trial is asked: its share of the candidates, and where its table goes."""
     total = config.candidates
     if config.search == "exhaustive":
         total = sum(1 for _ in every_candidate(space))

@@ -72,26 +72,16 @@ def contrastive_loss(
     """
     images, texts, keys = gather(images.float()), gather(texts.float()), gather(keys)
     with torch.autocast(images.device.type, enabled=False):  # logits near 100 would have steps of a half in bf16
-        return _loss(images, texts, scale.float(), bias, keys, kind)
-
-
-def _loss(
-    images: torch.Tensor,
-    texts: torch.Tensor,
-    scale: torch.Tensor,
-    bias: torch.Tensor | None,
-    keys: torch.Tensor,
-    kind: str,
-) -> torch.Tensor:
-    logits = scale * images @ texts.T
-    if kind == "clip":
-        return clip_loss(logits)
-    if kind == "soft":
-        return soft_loss(images, texts, scale)
-    if kind == "multi-positive":
-        return multi_positive_loss(logits, matching(keys))
-    assert bias is not None
-    return siglip_loss(logits + bias, matching(keys))
+        scale = scale.float()
+        if kind == "soft":
+            return soft_loss(images, texts, scale)
+        logits = scale * images @ texts.T
+        if kind == "clip":
+            return clip_loss(logits)
+        if kind == "multi-positive":
+            return multi_positive_loss(logits, matching(keys))
+        assert bias is not None
+        return siglip_loss(logits + bias, matching(keys))
 
 
 class Pair(torch.nn.Module):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from clipcovid.config import UserError
 from clipcovid.labels import build_prompts
 from clipcovid.models.clip import Clip, load_clip
-from clipcovid.tasks.base import Batch, Predictor, save_weights
+from clipcovid.tasks.base import Predictor, save_weights
 from clipcovid.tasks.classify import Classify
 from clipcovid.tasks.fewshot import FewShot
 
@@ -41,15 +41,16 @@ class Prompter(torch.nn.Module):
     def follow(self, clip: Clip, endings: Sequence[str]) -> None:
         """Have the words followed by these texts, one a class, in this CLIP; where that is too long: `UserError`."""
         count = self.words.shape[1]
-        marked = [clip.tokens([" ".join([mark] * count + [text]) for text in endings]) for mark in ("x", "y")]
-        if cut := clip.overflow([" ".join(["x"] * count + [text]) for text in endings])["texts"]:
+        marked = [[" ".join([mark] * count + [text]) for text in endings] for mark in ("x", "y")]
+        if cut := clip.overflow(marked[0])["texts"]:
             raise UserError(
                 f"{count} learned words are too many: with them {cut} class text(s) do not fit into the "
                 f"{clip.tokenizer.context_length} tokens of {type(clip.model).__name__}. Give fewer --words."
             )
         self.model = clip.model.requires_grad_(False).eval()
-        self.register_buffer("tokens", marked[0], persistent=False)
-        self.register_buffer("learned", (marked[0] != marked[1])[0], persistent=False)
+        tokens, others = map(clip.tokens, marked)
+        self.register_buffer("tokens", tokens, persistent=False)
+        self.register_buffer("learned", (tokens != others)[0], persistent=False)
 
     def train(self, mode: bool = True) -> "Prompter":
         """CLIP stays as it was trained."""
@@ -73,9 +74,10 @@ class Prompter(torch.nn.Module):
         finally:
             handle.remove()
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (n, k)."""
-        return self.logit_scale * F.normalize(features.float(), dim=-1) @ self.encode().T
+    def forward(self, features: torch.Tensor, texts: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (n, k); `texts` (k, d): what `encode` gave, where it need not be done again."""
+        texts = self.encode() if texts is None else texts
+        return self.logit_scale * F.normalize(features.float(), dim=-1) @ texts.T
 
 
 def word_embedding(model: Any) -> torch.nn.Embedding:
@@ -122,12 +124,7 @@ class Coop(Classify, FewShot):
         """The softmax of the logits; the texts are encoded once for all batches."""
         with torch.no_grad():
             texts = module.encode()
-
-        def predict(batch: Batch) -> torch.Tensor:
-            seen = F.normalize(batch["embedding"].float(), dim=-1)
-            return (module.logit_scale * seen @ texts.T).softmax(dim=-1)
-
-        return predict
+        return lambda batch: module(batch["embedding"], texts).softmax(dim=-1)
 
     def save(self, module: Any, folder: Path) -> None:
         """The words, and the texts' embeddings: what predicts needs no CLIP."""
