@@ -112,6 +112,8 @@ def test_its_encoders_are_a_clip_for_every_other_job(finished, phantoms):
     task, module = load_checkpoint(finished.run.folder)
     examples = task.examples(phantoms, task.config.prepared(read_manifest(phantoms)), "test")
     batch = examples.read(np.arange(5))
+    padding = task.clip.model.text.config.pad_token_id
+    assert (batch["tokens"] != padding).any(axis=0).all(), "a batch is no wider than its longest caption"
     there = {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()}
     with torch.no_grad():
         own = task.final(module)(there)[:, 0]

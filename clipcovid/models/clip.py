@@ -71,7 +71,10 @@ class Clip:
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Token ids (n, t) int64 of texts: t is the context, or with a Hugging Face text encoder the longest of them."""
-        tokens: torch.Tensor = self.tokenizer(list(texts))
+        return self.trimmed(self.tokenizer(list(texts)))
+
+    def trimmed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (n, t) without the columns that are padding for all of them, where the text encoder can do without."""
         encoder = getattr(getattr(self.model, "text", None), "config", None)
         if encoder is None:  # open_clip's own have a place for each token of the context
             return tokens

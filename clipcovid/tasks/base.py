@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,8 +24,9 @@ from clipcovid.tasks.configs import METHODS, read_checkpoint
 Batch = dict[str, Any]
 """`image` uint8 (n, h, w) or (n, h, w, 3), or `embedding` (n, d); `label` int64 (n,), -1 unknown; `weight` float32 (n,);
 `row`, positions among the examples. Tensors on the model's device, texts and rows as lists."""
-Predictor = Callable[[Batch], torch.Tensor | np.ndarray]
-"""From a batch to probabilities (n, k), or to what else the task scores, a row an image."""
+Output = torch.Tensor | np.ndarray | Future[np.ndarray]
+Predictor = Callable[[Batch], Output]
+"""From a batch to probabilities (n, k), or to what else the task scores, a row an image; in a future, if it still is made."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Classifiers with a softmax: loss and predictions of all of them, and the image classifiers' models."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class Cnn(Classify):
 
     def predictor(self, module: torch.nn.Module) -> Predictor:
         """The softmax of the logits, or where asked the mean with that of the mirror image."""
-        plain = super().predictor(module)
+        plain: Any = super().predictor(module)
         if not self.config.tta:
             return plain
         return lambda batch: (plain(batch) + plain({"image": batch["image"].flip(dims=(2,))})) / 2

@@ -158,7 +158,7 @@ class Contrastive(Task):
         """What reads batches of these rows of the manifest: images, the unique tokens of `caption`, and where each stands."""
         at, about = packed.manifest.positions(rows["image_id"]), targets(rows, self.classes, "none")
         unique, which = np.unique(rows["caption"].to_numpy(str), return_inverse=True)
-        tokens = self.clip.tokens(list(unique)).numpy()
+        tokens = self.clip.tokens(list(unique))
         labels = about(np.arange(len(rows)))["label"]
         keys = {"none": np.full(len(rows), -1), "caption": which, "label": labels}[self.config.positives]
         if training:
@@ -167,8 +167,8 @@ class Contrastive(Task):
 
         def read(take: np.ndarray) -> Batch:
             used, place = np.unique(which[take], return_inverse=True)
-            texts = {"tokens": tokens[used], "place": place.astype(np.int64), "key": keys[take].astype(np.int64)}
-            return {"image": packed.images(at[take])} | texts | about(take)
+            texts = {"tokens": self.clip.trimmed(tokens[used]).numpy(), "place": place.astype(np.int64)}
+            return {"image": packed.images(at[take])} | texts | {"key": keys[take].astype(np.int64)} | about(take)
 
         return read
 

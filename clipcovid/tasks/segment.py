@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -195,13 +195,21 @@ class Segment(Task):
         }
 
     def _rows_of(self, maps: Callable[[torch.Tensor], torch.Tensor], thresholds: Sequence[float]) -> Predictor:
-        pool = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads()))
+        """The masks of a batch are made and counted while the model has the next one; no more than one batch waits."""
+        pool, aside = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())), ThreadPoolExecutor(1)
+        waiting: list[Future[np.ndarray]] = []
 
-        def predict(batch: Batch) -> np.ndarray:
-            found = maps(batch["image"]).float().cpu().numpy()
+        def rows_of(found: np.ndarray, about: list[dict[str, Any]]) -> np.ndarray:
             rows = np.empty(len(found), object)
-            rows[:] = list(pool.map(lambda maps, about: self._image(maps, about, thresholds), found, batch["about"]))
+            rows[:] = list(pool.map(lambda maps, about: self._image(maps, about, thresholds), found, about))
             return rows
+
+        def predict(batch: Batch) -> Future[np.ndarray]:
+            found = maps(batch["image"]).float().cpu().numpy()
+            while waiting:
+                waiting.pop().result()
+            waiting.append(aside.submit(rows_of, found, batch["about"]))
+            return waiting[0]
 
         return predict
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -14,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipcovid.collective import align, gather_objects, mean, rank, world
 from clipcovid.config import TrainConfig, UserError
 from clipcovid.data.augment import Augment
-from clipcovid.tasks.base import Batch, Examples, Predictor, Task
+from clipcovid.tasks.base import Batch, Examples, Output, Predictor, Task
 from clipcovid.train.batches import epoch_batches, parts, stream
 from clipcovid.train.checkpoint import Progress, States, trainable
 from clipcovid.train.optimizer import Average, build_optimizer, set_lr
@@ -206,12 +207,13 @@ class Loop:
 def predict(predictor: Predictor, examples: Examples, machine: Machine) -> np.ndarray:
     """Outputs (n, …) of all examples in their order, on every process: each predicts its share, none is lost.
 
-    They are float32, or what arrays the predictor gives.
+    They are float32, or what arrays the predictor gives, at once or in a future.
     """
     own = np.arange(len(examples))[rank() :: world()]
     takes = [own[start : start + machine.batch_size] for start in range(0, len(own), machine.batch_size)]
     with torch.no_grad(), machine.autocast():
-        found = [_array(predictor(batch)) for batch in stream(examples, takes, machine.device)]
+        given = [_array(predictor(batch)) for batch in stream(examples, takes, machine.device)]
+    found = [one.result() if isinstance(one, Future) else one for one in given]
     shares = gather_objects(np.concatenate(found) if found else None)
     some = next(share for share in shares if share is not None)
     outputs = np.empty((len(examples), *some.shape[1:]), some.dtype)
@@ -221,7 +223,7 @@ def predict(predictor: Predictor, examples: Examples, machine: Machine) -> np.nd
     return outputs
 
 
-def _array(output: torch.Tensor | np.ndarray) -> np.ndarray:
+def _array(output: Output) -> np.ndarray | Future[np.ndarray]:
     return output.float().cpu().numpy() if isinstance(output, torch.Tensor) else output
 
 
