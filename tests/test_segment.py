@@ -175,7 +175,7 @@ def test_maps_go_back_to_where_their_images_came_from(fit, shape):
     mask = np.zeros(shape, np.uint8)
     mask[shape[0] // 3 : shape[0] // 2 + 6, shape[1] // 2 - 9 : shape[1] // 2 + 11] = 255
     how = ImagesConfig(size=96, fit=fit)
-    back = unfit(fit_mask(mask, shape, how).astype(np.float32) / 255, shape, how) > 0.5
+    back = unfit(fit_mask(mask, shape, how).astype(np.float32)[None] / 255, shape, how)[0] > 0.5
     assert back.shape == shape
     true = mask > 0
     assert (back & true).sum() / (back | true).sum() > 0.85

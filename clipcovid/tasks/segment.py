@@ -235,9 +235,10 @@ class Segment(Task):
 
     def masks(self, maps: np.ndarray, thresholds: Sequence[float], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         """The mask of each region, bool `shape` (h, w), of an image's maps (regions, size, size)."""
+        whole = unfit(maps, (shape[0], shape[1]), self.images)
         found = {
-            region: unfit(values, (shape[0], shape[1]), self.images) >= threshold
-            for region, values, threshold in zip(self.config.regions, maps, thresholds, strict=True)
+            region: values >= threshold
+            for region, values, threshold in zip(self.config.regions, whole, thresholds, strict=True)
         }
         if self.config.within_lungs:
             found["infection"] &= found["lung"]
