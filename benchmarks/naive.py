@@ -26,7 +26,7 @@ import torch.nn.functional as F
 import tyro
 from rich.console import Console
 
-from clipcovid.config import ImagesConfig, OptimConfig, run_job
+from clipcovid.config import ImagesConfig, OptimConfig, UserError, run_job
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
@@ -96,24 +96,27 @@ class Captioning:
 
 def classify(config: Classifying) -> None:
     """Train on each fold, pool what it predicts, and compare."""
-    ours, about = read_predictions(config.run / "predictions" / "crossval.parquet")
+    ours, about = _ours(config)
     theirs, seconds = _each_fold(config, _class_probabilities, ("label",))
-    both = [table.sort_values("image_id").reset_index(drop=True) for table in (theirs, ours)]
-    assert both[0]["image_id"].equals(both[1]["image_id"]), "tables of other images"
-    both[0] = both[1][["image_id", "label", "patient_id"]].merge(both[0], on="image_id")
-    scores = predictions.score(both[0], about["classes"])
+    theirs = ours[["image_id", "label", "patient_id"]].merge(theirs, on="image_id", validate="1:1")
+    scores, name, classes = predictions.score(theirs, about["classes"]), about["method"], about["classes"]
     print_scores(scores, Console())
-    found = {
-        name: class_probabilities(table, about["classes"]).argmax(axis=1)
-        for name, table in zip(("naive", about["method"]), both, strict=True)
-    }
-    pairs = differences(both[0]["label"].tolist(), found, about["classes"], statistics.patients(both[1]))
-    for name, pair in pairs[about["method"]].items():
-        if "value" in pair:
-            print(
-                f"{about['method']} − naive, {name}: {pair['value']:+.3f} ({pair['low']:+.3f} to {pair['high']:+.3f})"
-            )
-    write_json(config.run / "naive.json", {"pairs": pairs, "seconds": seconds, "naive": scores})
+    found = {"naive": theirs, name: ours}
+    chosen = {key: class_probabilities(table, classes).argmax(axis=1) for key, table in found.items()}
+    pair = differences(ours["label"].tolist(), chosen, classes, statistics.patients(ours))[name]
+    for key in ("accuracy", "macro_f1"):
+        print(f"{name} − naive, {key}: {pair[key]['value']:+.3f} ({pair[key]['low']:+.3f} to {pair[key]['high']:+.3f})")
+    write_json(config.run / "naive.json", {"pairs": pair, "seconds": seconds, "naive": scores})
+
+
+def _ours(config: Folds) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The predictions to compare with, and what they are; of other images than the data's: `UserError`."""
+    ours, about = read_predictions(config.run / "predictions" / "crossval.parquet")
+    if not ours["image_id"].isin(read_manifest(config.data).table["image_id"]).all():
+        raise UserError(
+            f"--data {config.data} lacks images that {config.run} was tested on: give the set it was run on."
+        )
+    return ours, about
 
 
 def _each_fold(config: Folds, train: Callable[..., pd.DataFrame], needs: Sequence[str]) -> Any:
@@ -130,7 +133,7 @@ def _each_fold(config: Folds, train: Callable[..., pd.DataFrame], needs: Sequenc
 def _class_probabilities(config: Classifying, manifest: Any) -> pd.DataFrame:
     import timm
 
-    packed, known = PackedImages(config.data, manifest), pd.Index(manifest.table["image_id"])
+    packed = PackedImages(config.data, manifest)
     rows = pd.concat([manifest.eligible(split, ("label",))[0] for split in ("train", "val")], ignore_index=True)
     tested, _ = manifest.eligible("test", ("label",))
     torch.manual_seed(config.seed)
@@ -138,7 +141,7 @@ def _class_probabilities(config: Classifying, manifest: Any) -> pd.DataFrame:
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr)
 
     def pixels(some: pd.DataFrame) -> torch.Tensor:
-        values = torch.from_numpy(packed.images(known.get_indexer(some["image_id"]))).float().unsqueeze(1) / 255 - 0.5
+        values = torch.from_numpy(packed.images(manifest.positions(some["image_id"]))).float().unsqueeze(1) / 255 - 0.5
         values = F.interpolate(values, size=config.size, mode="bilinear", antialias=True)
         return values.contiguous(memory_format=CHANNELS)
 
@@ -163,7 +166,7 @@ def _class_probabilities(config: Classifying, manifest: Any) -> pd.DataFrame:
 
 def segment(config: Segmenting) -> None:
     """Train on each fold, pool what it predicts, and compare."""
-    ours, about = read_predictions(config.run / "predictions" / "crossval.parquet")
+    ours, about = _ours(config)
     regions = [region for region in segmentation.REGIONS if region in set(ours["region"])]
     target = "both" if len(regions) == 2 else regions[0]
     settings: Any = {"target": target, "weights": "none", "image_size": config.size, "augment": NO_AUGMENT}
