@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from clipcovid.config import AugmentConfig, ImagesConfig, OptimConfig, UserError
 from clipcovid.data.augment import Augment
-from clipcovid.data.images import fit_mask, unfit
+from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, prepare
@@ -22,6 +22,7 @@ from clipcovid.data.sources import PhantomConfig
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.segmentation import decode_mask, per_image
 from clipcovid.inference.predict import PredictConfig, predict_split
+from clipcovid.models.pixels import unfit
 from clipcovid.models.unet import build_segmenter
 from clipcovid.pipeline import cross_validate
 from clipcovid.tasks.base import make_task

@@ -153,31 +153,6 @@ def fit_mask(mask: np.ndarray, image_shape: tuple[int, int], config: ImagesConfi
     return np.where(fitted > 127, np.uint8(255), np.uint8(0))
 
 
-def unfit(maps: np.ndarray, shape: tuple[int, int], config: ImagesConfig) -> np.ndarray:
-    """Bring float32 (k, size, size) back to `shape`: (k, h, w), the frame that `fit_image` fitted.
-
-    Bilinear, antialiased where the frame is smaller, as Pillow resizes (several times as slowly); 0 where it was cut.
-    """
-    import torch  # readers of images do without
-    import torch.nn.functional as F
-
-    (height, width), (count, size) = shape, maps.shape[:2]
-    short, long = min(height, width), max(height, width)
-    if config.fit == "crop":
-        across, down = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
-        frames = np.zeros((count, down, across), np.float32)
-        left, top = round((across - size) / 2), round((down - size) / 2)
-        frames[:, top : top + size, left : left + size] = maps
-        maps = frames
-    elif config.fit == "pad":
-        across, down = max(1, round(size * width / long)), max(1, round(size * height / long))
-        left, top = (size - across) // 2, (size - down) // 2
-        maps = maps[:, top : top + down, left : left + across]
-    values = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).unsqueeze(0)
-    resized: np.ndarray = F.interpolate(values, size=shape, mode="bilinear", antialias=True)[0].numpy()
-    return resized
-
-
 def pixel_hash(image: np.ndarray) -> str:
     """SHA-256 (hex) of uint8 pixels (H, W) or (H, W, 3) and their shape; RGB of three equal channels hashes as gray."""
     assert image.dtype == np.uint8

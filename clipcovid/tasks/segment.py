@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from clipcovid.config import UserError
-from clipcovid.data.images import decode_mask, fit_mask, read_bytes, unfit
+from clipcovid.data.images import decode_mask, fit_mask, read_bytes
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import segmentation
+from clipcovid.models.pixels import unfit
 from clipcovid.models.unet import Segmenter, build_segmenter
 from clipcovid.tasks.base import Batch, Examples, Predictor, Task
 
