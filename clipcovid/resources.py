@@ -116,11 +116,13 @@ def plan(
     gpu: bool,
     items: int | None = None,
     per_node: int | None = None,
+    shared: bool = True,
 ) -> Plan:
     """Fill in what `config` leaves open from the nodes' (CPUs, GPUs), and check that it fits.
 
     `gpu`: whether the work can use one. `items`: pieces of work there are; more workers than that are not started.
-    `per_node`: how many workers without a GPU a node gets at most, default one a core. Asking for more than there is,
+    `per_node`: how many workers without a GPU a node gets at most, default one a core. `shared`: whether more workers than
+    cores share them; those that wait for one another at every step would only be slower. Asking for more than there is,
     which Ray would wait for without a word, is a `UserError`.
     """
     if config.workers == 0:
@@ -135,7 +137,7 @@ def plan(
         workers = max(1, min(workers, items))
     if per_cpu is None:
         share = cpus / workers
-        per_cpu = float(int(share)) if share >= 1 else int(share * 100) / 100
+        per_cpu = float(int(share)) if share >= 1 else int(share * 100) / 100 if shared or per_gpu else 1.0
         while per_cpu > 1 and _places(have, per_cpu, per_gpu) < workers:  # uneven nodes
             per_cpu -= 1
     places = _places(have, per_cpu, per_gpu)

@@ -132,7 +132,7 @@ def test_more_workers_than_there_is_room_for_are_refused_at_once(cluster, phanto
                 phantoms,
                 tmp_path,
                 optim=OptimConfig(batch_size=64),
-                compute=ComputeConfig(workers=64, cpus_per_worker=1),
+                compute=ComputeConfig(workers=64),
             )
         )
     assert time.time() - began < 10

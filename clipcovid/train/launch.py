@@ -119,7 +119,7 @@ def launch(
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
         return Trained(run=run, manifest=manifest, scores=run.metrics()["test"], fresh=False)
     connect(config.compute)
-    chosen = plan(config.compute, nodes(), gpu=True, per_node=1)
+    chosen = plan(config.compute, nodes(), gpu=True, per_node=1, shared=False)
     if chosen.workers and config.optim.batch_size % chosen.workers:
         raise UserError(
             f"--optim.batch-size {config.optim.batch_size} can't be shared evenly among {chosen.workers} workers: make it "
