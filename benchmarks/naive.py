@@ -41,8 +41,6 @@ from clipcovid.tasks.configs import NO_AUGMENT, CaptionConfig, SegmentConfig
 from clipcovid.train.checkpoint import States
 from clipcovid.train.loop import Machine, fit, predict
 
-CHANNELS = torch.channels_last
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folds:
@@ -137,13 +135,15 @@ def _class_probabilities(config: Classifying, manifest: Any) -> pd.DataFrame:
     rows = pd.concat([manifest.eligible(split, ("label",))[0] for split in ("train", "val")], ignore_index=True)
     tested, _ = manifest.eligible("test", ("label",))
     torch.manual_seed(config.seed)
-    net = timm.create_model("resnet18", num_classes=len(manifest.classes), in_chans=1).to(memory_format=CHANNELS)
+    net = timm.create_model("resnet18", num_classes=len(manifest.classes), in_chans=1).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.AdamW(net.parameters(), lr=config.lr)
 
     def pixels(some: pd.DataFrame) -> torch.Tensor:
         values = torch.from_numpy(packed.images(manifest.positions(some["image_id"]))).float().unsqueeze(1) / 255 - 0.5
         values = F.interpolate(values, size=config.size, mode="bilinear", antialias=True)
-        return values.contiguous(memory_format=CHANNELS)
+        return values.contiguous(memory_format=torch.channels_last)
 
     images, margin = pixels(rows), config.size // 16
     labels = torch.tensor([manifest.classes.index(label) for label in rows["label"]])
@@ -193,13 +193,13 @@ def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.
     read = task.reader(packed, rows)
     torch.manual_seed(config.seed)
     net = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=len(task_config.regions))
-    net = net.to(memory_format=CHANNELS)
+    net = net.to(memory_format=torch.channels_last)
     dice, optimizer = smp.losses.DiceLoss("multilabel"), torch.optim.Adam(net.parameters(), lr=config.lr)
 
     def logits(images: np.ndarray | torch.Tensor) -> torch.Tensor:
         values = torch.as_tensor(images).float().unsqueeze(1) / 255
         values = F.interpolate(values, size=config.size, mode="bilinear", antialias=True)
-        found: torch.Tensor = net(values.to(memory_format=CHANNELS))
+        found: torch.Tensor = net(values.to(memory_format=torch.channels_last))
         return found
 
     for _ in range(config.epochs):
