@@ -9,7 +9,7 @@ from rich.console import Console
 from clipcovid.config import UserError, override
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
-from clipcovid.evaluate import plots, predictions
+from clipcovid.evaluate import predictions
 from clipcovid.evaluate.tables import print_folds, print_scores, print_shots
 from clipcovid.files import write_json
 from clipcovid.inference.embed import EmbedConfig, embed
@@ -43,6 +43,8 @@ def few_shot(config: FewShotConfig) -> Run:
 
     The runs take a second each, so they train in this process unless told otherwise.
     """
+    from clipcovid.evaluate import plots  # matplotlib: other trainings start without it
+
     embeddings, manifest = embeddings_for(config), training_manifest(config)
     run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest))
     if config.compute.workers is None:

@@ -7,19 +7,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from clipcovid.config import ImagesConfig, UserError, digest, flatten
 from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.evaluate import captions, plots, predictions, segmentation
+from clipcovid.evaluate import captions, predictions, segmentation
 from clipcovid.files import write_json, write_text
 from clipcovid.tasks.configs import METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DONE = "_SUCCESS"
 SHOWN = 3  # images of each rank in a figure
@@ -107,6 +109,8 @@ def score_split(
     write_json(run.folder / "metrics.json", run.metrics() | {_entry(called, variant): body})
     if variant:
         return body
+    from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
+
     if kind == "segmentation":
         figures = _overlays(table, PackedImages(config.data, manifest), body["regions"])
     elif kind == "captions":
@@ -118,15 +122,19 @@ def score_split(
     return body
 
 
-def _captions(table: pd.DataFrame, packed: PackedImages) -> Figure:
+def _captions(table: pd.DataFrame, packed: PackedImages) -> "Figure":
     """Some images, evenly drawn, with what was said of them and the truth."""
+    from clipcovid.evaluate import plots
+
     some = table.iloc[np.unique(np.linspace(0, len(table) - 1, CAPTIONED).round().astype(int))]
     texts = [f"{row.hypothesis}\n(true: {row.reference})" for row in some.itertuples()]
     return plots.sheet(packed.images(packed.manifest.positions(some["image_id"])), texts, title="Captions")
 
 
-def _overlays(table: pd.DataFrame, packed: PackedImages, regions: Sequence[str]) -> dict[str, Figure]:
+def _overlays(table: pd.DataFrame, packed: PackedImages, regions: Sequence[str]) -> dict[str, "Figure"]:
     """For each region its best, median and worst images, of those that have it."""
+    from clipcovid.evaluate import plots
+
     made = {}
     for region in regions:
         rows = table[table["region"] == region]

@@ -74,10 +74,13 @@ def test_no_module_imports_from_above(name):
             assert layer(module) <= layer(name), f"{name} must not import {module}"
 
 
-@pytest.mark.parametrize("name", ["clipcovid.config", "clipcovid.data.manifest", "clipcovid.inference.embed"])
-def test_a_driver_starts_without_torch(name):
+@pytest.mark.parametrize(
+    "name", ["clipcovid.config", "clipcovid.data.manifest", "clipcovid.pipeline", "clipcovid.train.launch"]
+)
+@pytest.mark.parametrize("heavy", ["torch", "matplotlib", "scipy"])
+def test_a_driver_starts_without_what_it_needs_later(name, heavy):
     import subprocess
     import sys
 
-    code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, {name}; sys.exit('{heavy}' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
-from scipy import ndimage
 from tqdm import tqdm
 
 from clipcovid.config import UserError
@@ -432,12 +431,16 @@ def _strokes(film: _Film, curves: np.ndarray, heights: np.ndarray, thick: float)
 
 def _parts(mask: np.ndarray) -> np.ndarray:
     """The mask's 8-connected parts, numbered from 1; specks are left out."""
+    from scipy import ndimage  # here, because every job reads this file and only drawing needs it
+
     parts, _ = ndimage.label(mask, np.ones((3, 3)))
     large = np.bincount(parts.ravel()) >= mask.size * 4e-4
     return parts * large[parts]
 
 
 def _boxes(parts: np.ndarray) -> list[dict[str, str | int]]:
+    from scipy import ndimage
+
     found = [slices for slices in ndimage.find_objects(parts) if slices]
     return [
         {"label": "infection", "x": x.start, "y": y.start, "width": x.stop - x.start, "height": y.stop - y.start}
