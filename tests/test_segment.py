@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from clipcovid.config import AugmentConfig, ImagesConfig, OptimConfig, UserError
 from clipcovid.data.augment import Augment
-from clipcovid.data.images import fit_mask
+from clipcovid.data.images import fit_mask, placement
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, prepare
@@ -176,7 +176,7 @@ def test_maps_go_back_to_where_their_images_came_from(fit, shape):
     mask = np.zeros(shape, np.uint8)
     mask[shape[0] // 3 : shape[0] // 2 + 6, shape[1] // 2 - 9 : shape[1] // 2 + 11] = 255
     how = ImagesConfig(size=96, fit=fit)
-    back = unfit(fit_mask(mask, shape, how).astype(np.float32)[None] / 255, shape, how)[0] > 0.5
+    back = unfit(fit_mask(mask, shape, how).astype(np.float32)[None] / 255, shape, placement(shape, 96, fit))[0] > 0.5
     assert back.shape == shape
     true = mask > 0
     assert (back & true).sum() / (back | true).sum() > 0.85

@@ -153,6 +153,20 @@ def fit_mask(mask: np.ndarray, image_shape: tuple[int, int], config: ImagesConfi
     return np.where(fitted > 127, np.uint8(255), np.uint8(0))
 
 
+def placement(shape: tuple[int, ...], size: int, fit: str) -> tuple[int, int, int, int]:
+    """How an image of `shape` (H, W) is fitted into a square of `size`: the width and height that it is resized to, and the
+    left and top of the square in that, negative where the square is the larger one."""
+    height, width = shape
+    short, long = min(height, width), max(height, width)
+    if fit == "crop":
+        across, down = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
+        return across, down, round((across - size) / 2), round((down - size) / 2)
+    if fit == "pad":
+        across, down = max(1, round(size * width / long)), max(1, round(size * height / long))
+        return across, down, -((size - across) // 2), -((size - down) // 2)
+    return size, size, 0, 0
+
+
 def pixel_hash(image: np.ndarray) -> str:
     """SHA-256 (hex) of uint8 pixels (H, W) or (H, W, 3) and their shape; RGB of three equal channels hashes as gray."""
     assert image.dtype == np.uint8
@@ -163,25 +177,13 @@ def pixel_hash(image: np.ndarray) -> str:
 
 def _fit(picture: Image.Image, shape: tuple[int, ...], config: ImagesConfig, filter_: Image.Resampling) -> np.ndarray:
     """Resize and crop or pad, by the geometry that an image of `shape` (H, W) gets."""
-    size, (height, width) = config.size, shape
-    short, long = min(height, width), max(height, width)
-    across, down = size, size
-    if config.fit == "crop":
-        across, down = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
-        if across * down > max(config.max_pixels, 16 * size * size):
-            raise BadImage(f"{width}x{height} is too long and thin for --fit crop")
-    elif config.fit == "pad":
-        across, down = max(1, round(size * width / long)), max(1, round(size * height / long))
+    size = config.size
+    across, down, left, top = placement(shape, size, config.fit)
+    if config.fit == "crop" and across * down > max(config.max_pixels, 16 * size * size):
+        raise BadImage(f"{shape[1]}x{shape[0]} is too long and thin for --fit crop")
     if picture.size != (across, down):
         picture = picture.resize((across, down), filter_)
-    if config.fit == "crop":
-        left, top = round((across - size) / 2), round((down - size) / 2)
-        picture = picture.crop((left, top, left + size, top + size))
-    elif config.fit == "pad":
-        canvas = Image.new(picture.mode, (size, size))
-        canvas.paste(picture, ((size - across) // 2, (size - down) // 2))
-        picture = canvas
-    return np.array(picture)
+    return np.array(picture.crop((left, top, left + size, top + size)))  # black where it is beyond the picture
 
 
 def _kind(data: bytes) -> str:

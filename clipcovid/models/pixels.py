@@ -6,8 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipcovid.config import ImagesConfig
-
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts RGB to gray
 
 
@@ -38,23 +36,13 @@ class Pixels(torch.nn.Module):
         return torch.addcmul(self.offset, values, self.scale).permute(0, 3, 1, 2)
 
 
-def unfit(maps: np.ndarray, shape: tuple[int, int], config: ImagesConfig) -> np.ndarray:
-    """Bring float32 (k, size, size) back to `shape`: (k, h, w), the frame that `fit_image` fitted.
+def unfit(maps: np.ndarray, shape: tuple[int, int], placed: tuple[int, int, int, int]) -> np.ndarray:
+    """Bring float32 (k, size, size) back to `shape`: (k, h, w), the frame that was fitted as `placed`, its `placement`.
 
     Bilinear, antialiased where the frame is smaller, as Pillow resizes (several times as slowly); 0 where it was cut.
     """
-    (height, width), (count, size) = shape, maps.shape[:2]
-    short, long = min(height, width), max(height, width)
-    if config.fit == "crop":
-        across, down = (size, int(size * long / short)) if width <= height else (int(size * long / short), size)
-        frames = np.zeros((count, down, across), np.float32)
-        left, top = round((across - size) / 2), round((down - size) / 2)
-        frames[:, top : top + size, left : left + size] = maps
-        maps = frames
-    elif config.fit == "pad":
-        across, down = max(1, round(size * width / long)), max(1, round(size * height / long))
-        left, top = (size - across) // 2, (size - down) // 2
-        maps = maps[:, top : top + down, left : left + across]
-    values = torch.from_numpy(np.ascontiguousarray(maps, np.float32)).unsqueeze(0)
+    (across, down, left, top), size = placed, maps.shape[1]
+    right, bottom = across - left - size, down - top - size
+    values = F.pad(torch.from_numpy(maps).unsqueeze(0), (left, right, top, bottom))  # a negative margin is cut off
     resized: np.ndarray = F.interpolate(values, size=shape, mode="bilinear", antialias=True)[0].numpy()
     return resized

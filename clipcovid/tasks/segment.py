@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from clipcovid.config import UserError
-from clipcovid.data.images import decode_mask, fit_mask, read_bytes
+from clipcovid.data.images import decode_mask, fit_mask, placement, read_bytes
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import segmentation
@@ -236,7 +236,7 @@ class Segment(Task):
 
     def masks(self, maps: np.ndarray, thresholds: Sequence[float], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         """The mask of each region, bool `shape` (h, w), of an image's maps (regions, size, size)."""
-        whole = unfit(maps, (shape[0], shape[1]), self.images)
+        whole = unfit(maps, (shape[0], shape[1]), placement(shape, maps.shape[1], self.images.fit))
         found = {
             region: values >= threshold
             for region, values, threshold in zip(self.config.regions, whole, thresholds, strict=True)
