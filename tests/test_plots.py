@@ -79,3 +79,18 @@ def test_saved_at_120_dpi(tmp_path):
     with Image.open(paths[0]) as image:
         assert image.width == round(made["confusion"].get_figwidth() * 120)
         assert np.asarray(image.convert("L")).std() > 10
+
+
+def test_curves_show_what_is_on_one_scale():
+    line = {
+        "train/loss": 2.0,
+        "train/logit_scale": 14.3,
+        "val/iou": 0.6,
+        "val/lung_threshold": 0.3,
+        "val/x/median_rank": 40,
+    }
+    figure = plots.curves([{"epoch": float(epoch)} | line for epoch in (1, 2, 3)])
+    losses, scores = figure.axes
+    assert [[drawn.get_label() for drawn in axes.lines] for axes in (losses, scores)] == [["train/loss"], ["val/iou"]]
+    assert all(float(tick).is_integer() for tick in losses.get_xticks())
+    assert overlapping(figure) == []

@@ -17,6 +17,7 @@ from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
 
 LONGEST_NAME = 40
+NOT_SCORES = ("logit_scale", "_threshold", "median_rank")  # of a training's line, and on no scale of theirs
 SHOWN = {"macro_f1": "macro F1", "accuracy": "accuracy"}
 SLANT: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
 
@@ -101,23 +102,24 @@ def histogram_figure(labels: Sequence[str], predictions: Predictions, classes: S
 
 
 def curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Loss and scores over epochs, from a training's lines with `epoch`, `train/…` and `val/…`."""
+    """Losses, and scores of 0 to 1, over epochs, from a training's lines with `epoch`, `train/…` and `val/…`."""
     epochs = [line["epoch"] for line in history]
     names = [name for name in history[-1] if name.startswith(("train/", "val/"))]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
     losses, scores = figure.subplots(1, 2)
     for name in names:
         kind = name.partition("/")[2]
         axes = losses if kind in ("loss", "cross_entropy") else scores
-        if kind != "logit_scale":
+        if not kind.endswith(NOT_SCORES):
             axes.plot(
                 epochs, [line.get(name) for line in history], label=name, marker="." if len(epochs) < 30 else None
             )
     for axes, title in ((losses, "Loss"), (scores, "Scores")):
         axes.set(title=title, xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.lines:
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
         axes.grid(alpha=0.3)
     return figure
 

@@ -262,8 +262,8 @@ class SegmentConfig(TrainConfig):
     """Keep only so many connected parts of a mask, the largest ones. 0: all."""
     within_lungs: bool = False
     """Cut the infection where the predicted lungs end, with --target both."""
-    optim: OptimConfig = OptimConfig()
-    """How it is trained."""
+    optim: OptimConfig = OptimConfig(epochs=20, batch_size=8, lr=1e-3)
+    """How it is trained: the decoder starts from random weights, whatever the encoder's."""
 
     def __post_init__(self) -> None:
         if self.within_lungs and self.target != "both":
