@@ -48,13 +48,18 @@ class Run:
 
     def metrics(self) -> dict[str, Any]:
         """Split → scores, of what has been scored so far."""
-        path = self.folder / "metrics.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_metrics(self.folder)
 
     def history(self) -> list[dict[str, float]]:
         """A training's lines, one a validation; none for what is not trained."""
         path = self.folder / "history.json"
         return json.loads(path.read_text(encoding="utf-8"))["epochs"] if path.exists() else []
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Split → scores, of a run's folder; empty where nothing was scored."""
+    path = folder / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def start_run(config: Any, *, method: str, identity: dict[str, Any]) -> Run:

@@ -7,6 +7,7 @@ For each image: the class, its probabilities, the infected share of the lungs, a
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from rich.table import Table
 from clipcovid.config import RESEARCH_ONLY, UserError, run_job
 from clipcovid.data.images import BadImage
 from clipcovid.evaluate import plots
+from clipcovid.evaluate.segmentation import UNTESTED
 from clipcovid.inference.cascade import CascadeConfig, Seen, cascade, read_image
+from clipcovid.runs import read_metrics
 
 
 def main(config: CascadeConfig) -> None:
@@ -34,6 +37,9 @@ def main(config: CascadeConfig) -> None:
         seen = cascade(config, images)
         overlays = [draw(number, one, config.out) for number, one in enumerate(seen)]
         show(seen, overlays, config)
+        for run in config.segment:
+            if UNTESTED in read_metrics(run).get("test", {}).get("notes", []):
+                print(f"note: the infections are those of {run}. On its test images: {UNTESTED}", file=sys.stderr)
     if bad:
         raise UserError("; ".join(f"{path}: {reason}" for path, reason in bad.items()))
 
@@ -57,14 +63,15 @@ def show(seen: list[Seen], overlays: list[Path], config: CascadeConfig) -> None:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
     table = Table(box=box.SIMPLE_HEAD)
-    for head in ("image", "class", *seen[0].probabilities, "infected share", "overlay"):
+    for head in ("image", "class", *seen[0].probabilities, "infected share"):
         table.add_column(head, overflow="fold")
-    for one, overlay in zip(seen, overlays, strict=True):
+    for one in seen:
         share = "" if one.infected_share is None else f"{one.infected_share:.1%}"
         values = (f"{value:.3f}" for value in one.probabilities.values())
-        table.add_row(escape(one.image), escape(one.label), *values, share, escape(str(overlay)))
+        table.add_row(escape(Path(one.image).name), escape(one.label), *values, share)
     console = Console()
     console.print(table)
+    console.print(f"Overlays, in this order: {escape(str(config.out))}")
     console.print(f"[dim]{RESEARCH_ONLY}[/]")
 
 

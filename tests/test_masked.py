@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,12 @@ from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import MaskedConfig, apply_masks, lung_box, mask_image
 from clipcovid.data.packed import PackedImages
+from clipcovid.evaluate.segmentation import UNTESTED
+from clipcovid.files import write_json
 from clipcovid.inference.cascade import CascadeConfig, cascade, read_image
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.predict import PredictConfig, predict_split
+from clipcovid.runs import read_metrics
 from clipcovid.tasks.configs import CnnConfig, SegmentConfig
 from clipcovid.train.launch import launch
 
@@ -192,3 +196,21 @@ def test_the_cascade_job_draws_every_image_and_names_what_it_can_not_read(phanto
     (found,) = json.loads(done.stdout)
     assert found["label"] == max(found["probabilities"], key=found["probabilities"].get)
     assert Image.open(found["overlay"]).size[0] > 300
+    assert UNTESTED not in done.stderr
+
+
+def test_the_cascade_says_where_healthy_lungs_were_never_tested(phantoms, runs, tmp_path, monkeypatch, capsys):
+    from jobs.cascade import main
+
+    segmenter, _, classifier, _ = runs
+    infected = shutil.copytree(segmenter, tmp_path / "infected")
+    body = read_metrics(infected)
+    assert UNTESTED not in body["test"]["notes"]  # a third of the phantoms is healthy
+    body["test"]["notes"].append(UNTESTED)
+    write_json(infected / "metrics.json", body)
+    image = read_manifest(phantoms).table["path"][0]
+    main(CascadeConfig(images=(image,), segment=(infected,), classify=classifier, out=tmp_path / "drawn"))
+    told = capsys.readouterr()
+    assert f"{infected}. On its test images: {UNTESTED}" in told.err
+    assert Path(image).name in told.out
+    assert str(tmp_path / "drawn") in told.out.replace("\n", "")

@@ -9,6 +9,7 @@ from pycocotools import mask as coco
 from scipy import ndimage
 
 from clipcovid.evaluate.segmentation import (
+    UNTESTED,
     compare_pairs,
     count,
     decode_mask,
@@ -92,6 +93,7 @@ def test_an_empty_truth_never_counts_as_a_perfect_score():
     assert body["metrics"]["infection/clean_share"] == 0.5
     assert "infection/hd95" not in body["metrics"]
     assert body["notes"][0].startswith("2 of 3 images have no infection")
+    assert UNTESTED not in body["notes"]
     assert body["notes"][1].startswith("infection: distances are undefined for 3 of 3")
     json.dumps(body, allow_nan=False)
 
@@ -102,6 +104,7 @@ def test_scores_are_means_over_images_and_pooled_over_pixels():
     body = score(table)
     each = [(true & found).sum() / (true | found).sum() for true, found in pairs]
     assert body["metrics"]["infection/iou"] == pytest.approx(np.mean(each))
+    assert UNTESTED in body["notes"]
     assert body["metrics"]["infection/iou_median"] == pytest.approx(np.median(each))
     both = sum((true & found).sum() for true, found in pairs) / sum((true | found).sum() for true, found in pairs)
     assert body["metrics"]["infection/iou_pooled"] == pytest.approx(both) == pooled(table)["iou_pooled"]

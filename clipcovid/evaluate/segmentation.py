@@ -19,6 +19,7 @@ from clipcovid.evaluate import statistics
 REGIONS = ("lung", "infection")
 COUNTS = ("tp", "fp", "fn", "tn")
 MEAN_OF = ("iou", "dice", "sensitivity", "precision", "hd95", "assd")
+UNTESTED = "Every image here has an infection: what would be found in lungs without one is unknown."
 HEADLINE = ("iou", "dice", "iou_pooled", "dice_pooled")
 
 
@@ -119,6 +120,8 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
                 f"{int(empty.sum())} of {len(rows)} images have no {region}: they have no IoU and count in no mean of it; "
                 f"{clean} of them were left clean."
             )
+        elif region == "infection":
+            notes.append(UNTESTED)
         if undefined := int(rows["hd95"].isna().sum()):
             notes.append(
                 f"{region}: distances are undefined for {undefined} of {len(rows)} images, one side being empty."
