@@ -121,7 +121,7 @@ def launch(
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
         return Trained(run=run, manifest=manifest, scores=run.metrics()["test"], fresh=False)
     if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
-        threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
+        threading.Thread(target=importlib.import_module, args=("torch",)).start()
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, shared=False)
     if chosen.workers and config.optim.batch_size % chosen.workers:
