@@ -75,7 +75,14 @@ def test_no_module_imports_from_above(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["clipcovid.config", "clipcovid.data.manifest", "clipcovid.pipeline", "clipcovid.train.launch"]
+    "name",
+    [
+        "clipcovid.config",
+        "clipcovid.data.manifest",
+        "clipcovid.inference.embed",
+        "clipcovid.pipeline",
+        "clipcovid.train.launch",
+    ],
 )
 def test_a_driver_starts_without_what_it_needs_later(name):
     import subprocess
