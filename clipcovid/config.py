@@ -98,8 +98,8 @@ class OptimConfig:
     """Images in a step, over all workers together."""
     accumulate: int = 1
     """Parts that a worker computes its share of a batch in, one after the other, to save memory."""
-    lr: float = 1e-4
-    """Peak learning rate of AdamW."""
+    lr: float = 0.0
+    """Peak learning rate of AdamW. 0: the method's own, larger from random weights than from trained ones."""
     lr_scale: tuple[str, ...] = ()
     """Multipliers of the learning rate by the start of parameter names, e.g. head=10 visual=0.1; the longest start wins."""
     layer_decay: float = 1.0
@@ -125,8 +125,8 @@ class OptimConfig:
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise UserError(f"--optim.{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
-        if not (self.lr > 0 and 0 <= self.warmup < 1 and 0 <= self.ema < 1 and 0 < self.layer_decay <= 1):
-            raise UserError("--optim: lr > 0, 0 <= warmup < 1, 0 <= ema < 1 and 0 < layer-decay <= 1 are needed.")
+        if not (self.lr >= 0 and 0 <= self.warmup < 1 and 0 <= self.ema < 1 and 0 < self.layer_decay <= 1):
+            raise UserError("--optim: lr >= 0, 0 <= warmup < 1, 0 <= ema < 1 and 0 < layer-decay <= 1 are needed.")
         for entry in self.lr_scale:
             name, _, factor = entry.partition("=")
             try:
@@ -180,6 +180,15 @@ class TrainConfig:
     """Seed of weights, order and augmentation: the same config gives the same model."""
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
+
+    def __post_init__(self) -> None:
+        if not self.optim.lr:  # as a number, so that records of the run have it
+            object.__setattr__(self, "optim", dataclasses.replace(self.optim, lr=self.usual_lr))
+
+    @property
+    def usual_lr(self) -> float:
+        """The learning rate where none is given."""
+        return 1e-3 if getattr(self, "weights", "") == "none" else 1e-4
 
     @property
     def needs(self) -> tuple[str, ...]:

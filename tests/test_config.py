@@ -18,6 +18,7 @@ from clipcovid.config import (
     override,
     run_job,
 )
+from clipcovid.tasks.configs import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig
 
 JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.py"))
 
@@ -122,3 +123,21 @@ def test_help_of_every_job_explains_every_flag(job):
     for flag in flags:
         explained = re.split(r"\s{2,}|\n", flag, maxsplit=1)[1]
         assert re.match(r"\w[^(]{4,}", explained), f"{job.name} does not explain {flag}"
+
+
+@pytest.mark.parametrize(
+    ("job", "words", "lr"),
+    [
+        (CnnConfig, [], 1e-4),
+        (CnnConfig, ["--weights", "none"], 1e-3),
+        (CnnConfig, ["--weights", "none", "--optim.lr", "0.3"], 0.3),
+        (CaptionConfig, ["--weights", "none"], 1e-3),
+        (FinetuneConfig, [], 1e-5),
+        (FinetuneConfig, ["--clip.pretrained", "none"], 2e-4),
+        (ProbeConfig, [], 0.01),
+    ],
+)
+def test_the_learning_rate_follows_from_the_weights(job, words, lr):
+    config = from_cli(job, "", ["--data", "d", *words])
+    assert config.optim.lr == lr
+    assert flatten(config)["optim.lr"] == lr  # what MLflow and the run's identity have

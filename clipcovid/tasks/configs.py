@@ -26,6 +26,7 @@ class ClassifyConfig(TrainConfig):
     """Share of the target that is spread over all classes."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing} must be from 0 to below 1.")
 
@@ -43,8 +44,6 @@ class CnnConfig(ClassifyConfig):
     """Side of the model's input in pixels. 0: the prepared images' size, or the only one that the architecture takes."""
     tta: bool = False
     """Predict with the mean of an image's probabilities and its mirror image's (test-time augmentation)."""
-    optim: OptimConfig = OptimConfig()
-    """How it is trained."""
 
     @property
     def title(self) -> str:
@@ -217,16 +216,22 @@ class FinetuneConfig(TrainConfig):
     """Compute activations again in the backward pass: a third slower, much less memory."""
     hf: bool = True
     """Write the checkpoint as a Hugging Face CLIPModel too, where that can express it."""
-    optim: OptimConfig = OptimConfig(lr=1e-5, weight_decay=0.2)
+    optim: OptimConfig = OptimConfig(weight_decay=0.2)
     """How it is trained."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _no_accumulation(self.optim)
 
     @property
     def title(self) -> str:
         """What runs are named after."""
         return f"finetune-{self.method}"
+
+    @property
+    def usual_lr(self) -> float:
+        """The learning rate where none is given."""
+        return 2e-4 if self.clip.pretrained == "none" else 1e-5
 
     def weights_identity(self) -> dict[str, str]:
         """What tells the initial weights from others."""
@@ -266,6 +271,7 @@ class SegmentConfig(TrainConfig):
     """How it is trained: the decoder starts from random weights, whatever the encoder's."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.within_lungs and self.target != "both":
             raise UserError("--within-lungs needs the lungs too: use --target both.")
         if self.supervision != "masks" and (self.target == "both" or self.augment.rotate):
@@ -364,6 +370,7 @@ class CaptionConfig(CaptionedConfig):
     """How it is trained. --optim.lr-scale clip.visual.trunk=0.1 clip.text.transformer=0.1 spares pretrained encoders."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _no_accumulation(self.optim)
         for name in ("width", "context", "vocabulary"):
             if getattr(self, name) < 8:
@@ -422,6 +429,7 @@ class CaptionerConfig(CaptionedConfig):
     """Not used: embeddings are made beforehand."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.prefix, self.beams) < 1 or min(self.context, self.vocabulary) < 8 or not 0 <= self.dropout < 1:
             raise UserError("--prefix and --beams must be at least 1, --context and --vocabulary 8, --dropout below 1.")
 
