@@ -1,6 +1,7 @@
 """Spread pieces of work over the cluster with Ray Data, with progress: what prepare, embed and predict run on."""
 
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,15 @@ def read_ahead(read: Callable[[Any], Any], wanted: Sequence[Any]) -> Iterator[An
             if following is not None:
                 coming.append(ahead.submit(read, following))
             yield found
+
+
+def stand_in(place: Path) -> None:
+    """Work in the driver's directory, where this machine has it: a relative path means there what it meant to the user.
+
+    (Ray's workers stand where the cluster was started, or in a folder of Ray Train's.)
+    """
+    if place.is_dir():
+        os.chdir(place)
 
 
 def spread(
@@ -78,7 +88,7 @@ def _over_ray(
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     asked: dict[str, Any] = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus_per_worker or None}
     workers = min(chosen.workers, len(items))
-    guard = {"work": work, "settings": settings}
+    guard = {"work": work, "settings": settings, "place": Path.cwd()}
     work_on: Any = ray.data.from_items(list(items), override_num_blocks=len(items)).map
     if isinstance(work, type):
         pool = ActorPoolStrategy(size=workers)
@@ -88,8 +98,9 @@ def _over_ray(
     yield from results.iter_rows()
 
 
-def _guarded(item: Item, *, work: Callable[..., Item], settings: dict[str, Any]) -> Item:
+def _guarded(item: Item, *, work: Callable[..., Item], settings: dict[str, Any], place: Path) -> Item:
     """The work's result, or its `UserError` as a result: raised here, Ray would bury it in pages of its own."""
+    stand_in(place)
     try:
         return work(item, **settings) | {"failed": ""}
     except UserError as error:
@@ -99,8 +110,9 @@ def _guarded(item: Item, *, work: Callable[..., Item], settings: dict[str, Any])
 class _Guarded:
     """An actor around another: errors become results, and dying again and again becomes an error."""
 
-    def __init__(self, *, work: type, settings: dict[str, Any]) -> None:
-        self.failed, self.work = _died_too_often(), None
+    def __init__(self, *, work: type, settings: dict[str, Any], place: Path) -> None:
+        self.failed, self.work, self.place = _died_too_often(), None, place
+        stand_in(place)
         try:
             self.work = None if self.failed else work(**settings)
         except UserError as error:
@@ -109,7 +121,7 @@ class _Guarded:
     def __call__(self, item: Item) -> Item:
         if self.work is None:
             return item | {"images": 0, "failed": self.failed}
-        return _guarded(item, work=self.work, settings={})
+        return _guarded(item, work=self.work, settings={}, place=self.place)
 
 
 def _died_too_often() -> str:

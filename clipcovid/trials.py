@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from clipcovid.config import ComputeConfig
+from clipcovid.distribute import stand_in
 from clipcovid.files import write_json
 from clipcovid.resources import Plan, connect, nodes, plan
 
@@ -112,9 +113,11 @@ def search(
     together = min(room.workers, at_once or room.workers)
     # A trial that starts workers asks for no CPU itself: it would wait for theirs for ever. But it has to ask for something.
     asked = {"node:__internal_head__": 1e-3} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
-    population = algorithm == "pbt"
+    population, place = algorithm == "pbt", Path.cwd()
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
+        stand_in(place)
+
         def report(line: dict[str, float], state: Path) -> None:
             if not workers:
                 kept = tune.Checkpoint.from_directory(str(state)) if population else None
@@ -296,8 +299,10 @@ def _on_tune(tasks: Sequence[dict[str, Any]], work: Work, settings: dict[str, An
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
     quiet_tune()
+    place = Path.cwd()
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
+        stand_in(place)
         tune.report(_do(config["task"], shared["work"], shared["settings"]))
 
     asked = tune.with_resources(

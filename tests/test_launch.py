@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from conftest import HERE
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, override
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.files import write_json
+from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.pipeline import train
 from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
 from clipcovid.train.launch import check_encoder, launch, training_manifest
@@ -170,6 +172,19 @@ class TestOnRay:
         )
         with pytest.raises(UserError, match=r"--lora\.targets nothing"):
             launch(config, log=quiet)
+
+    def test_relative_paths_mean_what_they_mean_here(self, cluster, phantoms, tmp_path, monkeypatch):
+        """The cluster was started somewhere else, and Ray Train moves its workers into a folder of its own."""
+        monkeypatch.chdir(tmp_path)
+        save_clip(Path("encoder"), load_clip(ClipConfig(model="tiny", pretrained="none"), seed=5), hf=False)
+        config = ProbeConfig(
+            data=Path(os.path.relpath(phantoms)),
+            out=Path("outputs"),
+            clip=ClipConfig(model="tiny", pretrained="encoder"),
+            optim=OptimConfig(epochs=2, lr=0.01),
+            compute=dataclasses.replace(self.TWO, workers=1),
+        )
+        assert train(config).run.done
 
 
 KILLER = """

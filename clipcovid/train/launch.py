@@ -20,6 +20,7 @@ from clipcovid.data.captions import captions_identity
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.distribute import stand_in
 from clipcovid.files import whole, write_json, write_text
 from clipcovid.resources import Plan, connect, nodes, own_cluster, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run
@@ -253,7 +254,7 @@ def _on_ray(job: _Job, watch: Watch | None) -> None:
 
     trainer = Trainer(
         _worker,
-        train_loop_config={"job": ray.put(local)},
+        train_loop_config={"job": ray.put(local), "place": Path.cwd()},
         scaling_config=ScalingConfig(
             num_workers=chosen.workers, use_gpu=bool(chosen.gpus_per_worker), resources_per_worker=each
         ),
@@ -278,6 +279,7 @@ def _worker(settings: dict[str, Any]) -> None:
     inner = sys.modules.get("ray.train.v2._internal.execution.context")
     if inner is not None:  # it logs every report of every worker, under its file's name
         logging.getLogger(inner.__file__).setLevel(logging.WARNING)
+    stand_in(settings["place"])
     job: _Job = ray.get(settings["job"])
     failed = job.run.folder / "state" / FAILED
     if failed.exists():  # this is another try, and there is no use in it
