@@ -16,6 +16,7 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.models.clip import Clip, checkpoint_activations, load_clip, save_clip
 from clipcovid.tasks.base import Batch, Task, targets
 
+SAMPLE = 64  # training pairs from which SigLIP's bias is set
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP was trained (Radford et al. 2021)
 
 
@@ -113,6 +114,8 @@ class Contrastive(Task):
 
     match_share: float = 0.0
     """How probable it is that two training images match."""
+    sample: Callable[[], Batch] | None = None
+    """Reads some training pairs; None where the training examples were not asked for."""
 
     @cached_property
     def clip(self) -> Clip:
@@ -131,7 +134,7 @@ class Contrastive(Task):
         """The towers, with only what is to be trained left trainable."""
         model, siglip = self.clip.model, self.config.loss == "siglip"
         if siglip and model.logit_bias is None:
-            model.logit_bias = torch.nn.Parameter(torch.tensor(self._prior_bias()))
+            model.logit_bias = torch.nn.Parameter(torch.tensor(self._first_bias()))
         self.choose()
         model.logit_scale.requires_grad_(True)
         if model.logit_bias is not None:
@@ -140,13 +143,20 @@ class Contrastive(Task):
             checkpoint_activations(model)
         return Pair(self.clip)
 
-    def _prior_bias(self) -> float:
-        """The log odds that a pair of a batch matches: started there, SigLIP's loss has no wrong prior to unlearn.
+    @torch.no_grad()
+    def _first_bias(self) -> float:
+        """Log odds that a pair of a batch matches, less the mean logit before: SigLIP's loss has no wrong prior to unlearn.
 
-        (SigLIP's own −10 is about that of its batches of 32,768 pairs without equal texts.)
+        (SigLIP's own −10 is about that of its batches of 32,768 pairs without equal texts, whose cosines are around zero. A
+        trained CLIP's are around .2, times a scale of 100: with −10 it would take all pairs to match.)
         """
         share = (1 + (self.config.optim.batch_size - 1) * self.match_share) / self.config.optim.batch_size
-        return float(np.log(share / max(1 - share, 1e-6)))
+        odds = float(np.log(share / max(1 - share, 1e-6)))
+        if self.sample is None:
+            return odds
+        batch = self.sample()
+        seen, read, scale = Pair(self.clip).eval()(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
+        return odds - float(scale * seen.mean(dim=0) @ read[batch["place"]].mean(dim=0))
 
     def skeleton(self, folder: Path) -> torch.nn.Module:
         """Not needed: a checkpoint is a whole CLIP."""
@@ -170,6 +180,8 @@ class Contrastive(Task):
             texts = {"tokens": self.clip.trimmed(tokens[used]).numpy(), "place": place.astype(np.int64)}
             return {"image": packed.images(at[take])} | texts | {"key": keys[take].astype(np.int64)} | about(take)
 
+        if training:
+            self.sample = lambda: read(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int))
         return read
 
     def cut(self, captions: pd.Series) -> dict[str, int]:
