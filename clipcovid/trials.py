@@ -248,12 +248,10 @@ def _searcher(space: dict[str, Any], mode: str, seed: int) -> Any:
 def quiet_tune() -> None:
     """Keep Tune's tables and hints from the terminal; what goes wrong is in the trials.
 
-    Ctrl-C is left to the job: Tune's own handler would end a sweep as if it were done. Trials stay in the job's directory,
-    so that paths mean what they meant there.
+    Ctrl-C is left to the job: Tune's own handler would end a sweep as if it were done.
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 

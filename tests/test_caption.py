@@ -41,7 +41,7 @@ def without_java():
 
 
 def caption(data, out, **settings):
-    optim = OptimConfig(epochs=2, batch_size=16, lr=1e-3)
+    optim = OptimConfig(epochs=2, batch_size=16, lr=1e-3, precision="fp32")
     given = {"weights": "none", "captions": "dataset", "image_size": 32, "width": 32, "optim": optim, "compute": HERE}
     return CaptionConfig(data=data, out=out, augment=NO_AUGMENT, **(given | settings))
 
@@ -106,7 +106,7 @@ def test_images_without_a_caption_get_one_and_no_score(finished, bare, tmp_path)
 def test_its_encoders_are_a_clip_for_every_other_job(finished, phantoms):
     from clipcovid.inference.embed import EmbedConfig, embed
 
-    encoder = ClipConfig(pretrained=str(finished.run.folder))
+    encoder = ClipConfig(pretrained=str(finished.run.folder), precision="fp32")
     store = embed(EmbedConfig(data=phantoms, clip=encoder, compute=HERE), log=quiet)
     ids = read_manifest(phantoms).rows("test")["image_id"]
     task, module = load_checkpoint(finished.run.folder)

@@ -20,7 +20,7 @@ from clipcovid.inference.embed import DONE, EmbedConfig, embed
 from clipcovid.models.clip import load_clip
 
 JOBS = Path(__file__).parents[1] / "jobs"
-TINY = ClipConfig(model="tiny", pretrained="none")
+TINY = ClipConfig(model="tiny", pretrained="none", precision="fp32")  # on any machine, where values are compared
 
 
 def quiet(text):

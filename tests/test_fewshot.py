@@ -11,7 +11,7 @@ from clipcovid.labels import PromptsConfig, build_prompts
 from clipcovid.models.clip import class_embeddings, load_clip
 from clipcovid.models.dual import Towers, build_dual
 from clipcovid.pipeline import embeddings_for, train_or_curve
-from clipcovid.tasks import coop
+from clipcovid.tasks import coop, tip_adapter
 from clipcovid.tasks.base import load_checkpoint
 from clipcovid.tasks.configs import CoopConfig, TipAdapterConfig
 from clipcovid.tasks.coop import Prompter
@@ -19,7 +19,7 @@ from clipcovid.train.launch import launch
 from clipcovid.train.loop import predict
 
 TINY = ClipConfig(model="tiny", pretrained="none")
-FAST = OptimConfig(epochs=10, batch_size=64, lr=0.02, weight_decay=0)
+FAST = OptimConfig(epochs=10, batch_size=64, lr=0.02, weight_decay=0, precision="fp32")
 
 
 def quiet(text):
@@ -86,6 +86,20 @@ def test_too_many_words_are_refused(cloud, tmp_path):
         train(cloud, tmp_path, CoopConfig, clip=TINY, words=100)
     with pytest.raises(UserError, match="--words 0 must be"):
         CoopConfig(data="unused", words=0)
+
+
+def test_logits_keep_their_digits_under_autocast():
+    """In bf16 logits near 100 would have steps of a half, which are factors of 1.6 in probability."""
+    seen, texts, keys = (
+        F.normalize(torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows)), dim=-1)
+        for rows in (40, 3, 20)
+    )
+    memory = tip_adapter.Memory(keys, F.one_hot(torch.arange(20) % 3).float(), texts, 100.0)
+    words = Prompter(torch.zeros(1, 4, 8), texts, 100.0)
+    for logits in (lambda: memory(seen), lambda: memory(seen, plain=True), lambda: words(seen, texts)):
+        exact = logits()
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(logits(), exact)
 
 
 @pytest.mark.parametrize("kind", [CoopConfig, TipAdapterConfig])

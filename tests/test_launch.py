@@ -20,16 +20,16 @@ from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, Probe
 from clipcovid.train.launch import check_encoder, launch, training_manifest
 
 ROOT = Path(__file__).parents[1]
+EXACT = OptimConfig(epochs=2, batch_size=32, lr=1e-3, precision="fp32")  # on any machine, where runs are compared
 
 
 def cnn(phantoms, out, **settings):
-    optim = OptimConfig(epochs=2, batch_size=32, lr=1e-3)
-    given = {"optim": optim, "compute": HERE} | settings
+    given = {"optim": EXACT, "compute": HERE} | settings
     return CnnConfig(data=phantoms, out=out, weights="none", image_size=32, **given)
 
 
 def finetune(phantoms, out, **settings):
-    given = {"optim": OptimConfig(epochs=2, batch_size=32, lr=1e-3), "augment": NO_AUGMENT, "compute": HERE} | settings
+    given = {"optim": EXACT, "augment": NO_AUGMENT, "compute": HERE} | settings
     return FinetuneConfig(
         data=phantoms, out=out, clip=ClipConfig(model="tiny", pretrained="none"), captions="dataset", hf=False, **given
     )
@@ -211,7 +211,7 @@ def job(phantoms, out, workers, *, env=None, through=()):
         *(sys.executable, *through, ROOT / "jobs" / "finetune.py", "--data", phantoms, "--out", out, "--no-hf"),
         *("--clip.model", "tiny", "--clip.pretrained", "none", "--captions", "dataset", "--compute.address", "local"),
         *("--optim.epochs", "4", "--optim.batch-size", "16", "--optim.lr", "1e-3", "--optim.ema", "0.9"),
-        *("--compute.workers", str(workers), "--augment.noise", "0"),
+        *("--compute.workers", str(workers), "--augment.noise", "0", "--optim.precision", "fp32"),
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
     return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, cwd=ROOT)

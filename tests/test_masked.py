@@ -125,7 +125,7 @@ def test_it_is_not_done_twice_nor_written_over_another(phantoms, tmp_path):
 def runs(phantoms, tmp_path_factory):
     """A segmenter of both regions, its predictions of all images, and a classifier of what they leave."""
     out = tmp_path_factory.mktemp("runs")
-    common = {"out": out, "compute": HERE, "optim": OptimConfig(epochs=3, batch_size=12, lr=3e-3)}
+    common = {"out": out, "compute": HERE, "optim": OptimConfig(epochs=3, batch_size=12, lr=3e-3, precision="fp32")}
     segmenter = launch(
         SegmentConfig(data=phantoms, target="both", weights="none", image_size=64, **common), log=quiet
     ).run

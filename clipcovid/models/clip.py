@@ -99,6 +99,12 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def cosine_logits(scale: float | torch.Tensor, images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """`scale` · cosines (n, k) of rows of L2 norm 1, in fp32 even under autocast: bf16 has steps of a half near 100."""
+    with torch.autocast(images.device.type, enabled=False):
+        return scale * images.float() @ texts.float().T
+
+
 def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precision: str = "fp32") -> Clip:
     """Build the model that `config` names with exactly the weights it names, or raise `UserError`: nothing falls back.
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from clipcovid.models.clip import Clip
+from clipcovid.models.clip import Clip, cosine_logits
 from clipcovid.models.cnn import Network
 
 
@@ -38,4 +38,4 @@ class Hybrid(torch.nn.Module):
         learned = self.cnn(images).float()
         if self.head is not None:
             return self.head(torch.cat([seen, learned], dim=-1))
-        return self.logit_scale * F.normalize(seen + learned, dim=-1) @ self.texts.T
+        return cosine_logits(self.logit_scale, F.normalize(seen + learned, dim=-1), self.texts)

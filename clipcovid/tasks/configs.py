@@ -123,7 +123,9 @@ class ProbeConfig(FewShotConfig):
     """Width of the MLP's hidden layer."""
     penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Strengths of the L2 penalty that are all trained, and of which the validation split chooses one."""
-    optim: OptimConfig = OptimConfig(epochs=100, batch_size=1024, lr=0.01, weight_decay=0, clip_norm=0, keep="last")
+    optim: OptimConfig = OptimConfig(
+        epochs=100, batch_size=1024, lr=0.01, weight_decay=0, clip_norm=0, keep="last", precision="fp32"
+    )
     """How it is trained: to the end, where the penalty, not the epoch, keeps it from overfitting."""
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from clipcovid.collective import gather
 from clipcovid.config import ClipConfig
 from clipcovid.data.packed import PackedImages
-from clipcovid.models.clip import Clip, checkpoint_activations, load_clip, save_clip
+from clipcovid.models.clip import Clip, checkpoint_activations, cosine_logits, load_clip, save_clip
 from clipcovid.tasks.base import Batch, Task, targets
 
 SAMPLE = 64  # training pairs from which SigLIP's bias is set
@@ -72,11 +72,11 @@ def contrastive_loss(
     process that has all pairs.
     """
     images, texts, keys = gather(images.float()), gather(texts.float()), gather(keys)
-    with torch.autocast(images.device.type, enabled=False):  # logits near 100 would have steps of a half in bf16
+    with torch.autocast(images.device.type, enabled=False):
         scale = scale.float()
         if kind == "soft":
             return soft_loss(images, texts, scale)
-        logits = scale * images @ texts.T
+        logits = cosine_logits(scale, images, texts)
         if kind == "clip":
             return clip_loss(logits)
         if kind == "multi-positive":

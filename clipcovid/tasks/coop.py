@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from clipcovid.config import UserError
 from clipcovid.labels import build_prompts
-from clipcovid.models.clip import Clip, load_clip
+from clipcovid.models.clip import Clip, cosine_logits, load_clip
 from clipcovid.tasks.base import Predictor, save_weights
 from clipcovid.tasks.classify import Classify
 from clipcovid.tasks.fewshot import FewShot
@@ -77,7 +77,7 @@ class Prompter(torch.nn.Module):
     def forward(self, features: torch.Tensor, texts: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (n, k); `texts` (k, d): what `encode` gave, where it need not be done again."""
         texts = self.encode() if texts is None else texts
-        return self.logit_scale * F.normalize(features.float(), dim=-1) @ texts.T
+        return cosine_logits(self.logit_scale, F.normalize(features.float(), dim=-1), texts)
 
 
 def word_embedding(model: Any) -> torch.nn.Embedding:

@@ -13,7 +13,7 @@ from clipcovid.data.captions import captions_of
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.labels import build_prompts
-from clipcovid.models.clip import Clip, class_embeddings, load_clip
+from clipcovid.models.clip import Clip, class_embeddings, cosine_logits, load_clip
 from clipcovid.models.lora import add_adapters, check_targets, merge
 from clipcovid.tasks.base import Batch, Examples, Predictor
 from clipcovid.tasks.contrastive import MAX_LOGIT_SCALE, Contrastive, Pair
@@ -91,7 +91,7 @@ class Finetune(Contrastive):
 
         def predict(batch: Batch) -> torch.Tensor:
             seen = F.normalize(module.clip.encode_image(module.to_input(batch["image"])).float(), dim=-1)
-            return (scale * seen @ texts.to(seen.device).T).softmax(dim=-1)
+            return cosine_logits(scale, seen, texts.to(seen.device)).softmax(dim=-1)
 
         return predict
 

@@ -50,8 +50,9 @@ class Memory(torch.nn.Module):
     def forward(self, features: torch.Tensor, plain: bool = False) -> torch.Tensor:
         """Logits (n, k); `plain`: with the keys as they were before training, which have a weight and sharpness too."""
         seen, number = F.normalize(features.float(), dim=-1), int(plain)
-        near = torch.exp(-self.sharpness[number] * (1 - seen @ (self.plain if plain else self.keys).T))
-        return self.logit_scale * seen @ self.texts.T + self.weight[number] * near @ self.values
+        with torch.autocast(seen.device.type, enabled=False):  # see cosine_logits
+            near = torch.exp(-self.sharpness[number] * (1 - seen @ (self.plain if plain else self.keys).T))
+            return self.logit_scale * seen @ self.texts.T + self.weight[number] * near @ self.values
 
 
 class TipAdapter(Classify, FewShot):
