@@ -8,7 +8,8 @@
 `ours` is `train.loop` on packed-like images in memory: read, moved, stepped, averaged and watched as in every training,
 without augmentation and with it; `bare` is forward, backward and step on tensors that are there already: same model,
 optimizer, precision and threads. They take turns; figures are medians of the rounds' ratios. Of `unet` also the images per
-second of jobs/predict.py's worker, from packed pixels to masks in a table, by those of the model alone.
+second of jobs/predict.py's worker, from packed pixels to masks in a table, by those of the model alone: where the truth is
+unknown, and where each mask is scored against it.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,11 +157,14 @@ def step_ratios(model: str, config: Config, machine: Machine) -> dict[str, Any]:
     return found
 
 
-def predicted_masks(config: Config, machine: Machine, images: int = 200) -> list[float]:
-    """Of each round, images per second of a prediction worker ÷ those of the model alone on batches in memory."""
+def predicted_masks(config: Config, machine: Machine, images: int = 200) -> dict[str, list[float]]:
+    """Of each round, images per second of a prediction worker ÷ those of the model alone on batches in memory.
+
+    `masks`: of images whose truth is unknown. `masks, scored`: each is also counted against its truth, with distances.
+    """
     gpus, threads = float(machine.device.type == "cuda"), torch.get_num_threads()
     chosen = Plan(workers=0, cpus_per_worker=1, gpus_per_worker=gpus, threads=threads, batch_size=config.batch_size)
-    ratios = []
+    ratios: dict[str, list[float]] = {"masks": [], "masks, scored": []}
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder, "data"), Path(folder, "run")
         here = ComputeConfig(workers=0)
@@ -167,26 +172,30 @@ def predicted_masks(config: Config, machine: Machine, images: int = 200) -> list
         prepare(PrepareConfig(out=data, phantom=phantoms, images=ImagesConfig(size=128), compute=here))
         task, _ = task_for("unet", config.batch_size)
         save_checkpoint(task, task.build(), run, {})
-        worker = Predicting(run=run, data=data, manifest=read_manifest(data), chosen=chosen)
-        pixels = torch.from_numpy(worker.packed.images(range(images))).to(machine.device)
-        module: Any = worker.module
+        known = read_manifest(data)
+        unknown = dataclasses.replace(known, table=known.table.assign(lung_mask="", infection_mask=""))
+        workers = {
+            name: Predicting(run=run, data=data, manifest=manifest, chosen=chosen)
+            for name, manifest in zip(ratios, (unknown, known), strict=True)
+        }
+        pixels = torch.from_numpy(workers["masks"].packed.images(range(images))).to(machine.device)
+        module: Any = workers["masks"].module
 
         def alone() -> None:
             with torch.no_grad(), machine.autocast():
                 for start in range(0, images, config.batch_size):
                     module(pixels[start : start + config.batch_size])
 
-        def whole() -> None:
-            worker({"path": str(Path(folder, "part.parquet")), "rows": list(range(images))})
-
+        item = {"path": str(Path(folder, "part.parquet")), "rows": list(range(images))}
+        works = {"alone": alone} | {name: partial(worker, item) for name, worker in workers.items()}
         for turn in range(config.rounds + 1):
             seconds = {}
-            for work in (alone, whole) if turn % 2 else (whole, alone):
+            for name in list(works)[:: 1 if turn % 2 else -1]:
                 began = time.perf_counter()
-                work()
-                seconds[work.__name__] = time.perf_counter() - began
-            if turn:
-                ratios.append(seconds["alone"] / seconds["whole"])
+                works[name]()
+                seconds[name] = time.perf_counter() - began
+            for name in ratios if turn else ():
+                ratios[name].append(seconds["alone"] / seconds[name])
     return ratios
 
 
@@ -354,10 +363,11 @@ def main(config: Config) -> None:
     console.print(table)
     if "unet" in config.models:
         found["predicted masks"] = predicted_masks(config, machine)
-        ratios = found["predicted masks"]
-        console.print(
-            f"unet, prediction worker ÷ model alone: {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-        )
+        for name, ratios in found["predicted masks"].items():
+            console.print(
+                f"unet, prediction worker ÷ model alone, {name}: {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f}–{max(ratios):.2f})"
+            )
     if config.workers and device == "cpu":
         found["two workers ÷ one"] = two_workers(config)
         console.print(f"two workers ÷ one, tiny: {found['two workers ÷ one']:.2f}")
