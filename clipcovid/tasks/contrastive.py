@@ -36,8 +36,13 @@ def multi_positive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Te
 
 
 def siglip_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
-    """The sigmoid loss of all pairs, summed over a row, mean over rows (SigLIP, Zhai et al. 2023)."""
-    return -F.logsigmoid(torch.where(matches, logits, -logits)).sum() / len(logits)
+    """The sigmoid loss of all pairs, summed over a row, mean over rows (SigLIP, Zhai et al. 2023).
+
+    The matches of a row weigh together as much as one: else every image is drawn to all texts alike by how often its class
+    happens to be in the batch, which drowns what it should learn.
+    """
+    weights = torch.where(matches, 1 / matches.sum(dim=1, keepdim=True), 1.0)
+    return -(weights * F.logsigmoid(torch.where(matches, logits, -logits))).sum() / len(logits)
 
 
 def soft_loss(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -145,13 +150,12 @@ class Contrastive(Task):
 
     @torch.no_grad()
     def _first_bias(self) -> float:
-        """Log odds that a pair of a batch matches, less the mean logit before: SigLIP's loss has no wrong prior to unlearn.
+        """Log odds of a row's one match among its others, less the mean logit before: SigLIP has no wrong prior to unlearn.
 
         (SigLIP's own −10 is about that of its batches of 32,768 pairs without equal texts, whose cosines are around zero. A
         trained CLIP's are around .2, times a scale of 100: with −10 it would take all pairs to match.)
         """
-        share = (1 + (self.config.optim.batch_size - 1) * self.match_share) / self.config.optim.batch_size
-        odds = float(np.log(share / max(1 - share, 1e-6)))
+        odds = -float(np.log(max((self.config.optim.batch_size - 1) * (1 - self.match_share), 1e-6)))
         if self.sample is None:
             return odds
         batch = self.sample()
