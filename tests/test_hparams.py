@@ -338,9 +338,9 @@ def test_those_behind_go_on_from_the_weights_of_those_ahead(cluster, phantoms, t
 
 @pytest.mark.faults
 def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
-    flags = ["--trials", "4", "--max-concurrent", "1", "--no-early-stopping", "--search", "random"]
+    flags = ["--trials", "12", "--max-concurrent", "1", "--no-early-stopping", "--search", "random"]
     task = ["cnn", "--data", phantoms, "--out", tmp_path, "--name", "sweep", "--arch", "resnet10t", "--weights", "none"]
-    more = ["--image-size", "32", "--optim.epochs", "2", "--compute.address", "local"]
+    more = ["--image-size", "32", "--optim.epochs", "6", "--compute.address", "local"]
     command = [sys.executable, "tune/hparams.py", *map(str, task), *flags, *more]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.time() + 200
@@ -356,6 +356,6 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "The best again: python jobs/cnn.py" in done.stdout
     trials = json.loads((tmp_path / "sweep" / "trials.json").read_text())
-    assert [trial["state"] for trial in trials] == ["finished"] * 4
+    assert [trial["state"] for trial in trials] == ["finished"] * 12
     for path, when in before.items():
         assert path.stat().st_mtime_ns == when
