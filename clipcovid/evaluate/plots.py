@@ -150,13 +150,14 @@ def sheet(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
     """A contact sheet: images (n, h, w) or (n, h, w, 3), each with its text beneath."""
     columns = min(3, len(images))
     rows = math.ceil(len(images) / columns)
-    figure, panels = _panels(title, rows, columns, 3.4 * columns, 4.3 * rows)
+    wrapped = [[part for line in _drawable(text).split("\n") for part in textwrap.wrap(line, 48)[:4]] for text in texts]
+    height = 3.5 + 0.13 * max(map(len, wrapped), default=0)
+    figure, panels = _panels(title, rows, columns, 3.4 * columns, height * rows)
     for axes in panels:
-        axes.axis("off")
-    for axes, image, text in zip(panels, images, texts, strict=False):
+        axes.set(xticks=[], yticks=[], frame_on=False)
+    for axes, image, lines in zip(panels, images, wrapped, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        lines = [part for line in _drawable(text).split("\n") for part in textwrap.wrap(line, 48)[:4]]
-        axes.text(0.5, -0.02, _plain("\n".join(lines)), fontsize=7, ha="center", va="top", transform=axes.transAxes)
+        axes.set_xlabel(_plain("\n".join(lines)), fontsize=7)
     return figure
 
 
