@@ -1,5 +1,9 @@
-"""DICOM to pixels, through pydicom: one frame, its look-up tables and window applied, none of its texts passed on."""
+"""DICOM to pixels, through pydicom: one frame, its look-up tables and window applied, none of its texts passed on.
 
+`read_header` gives the few fields that say which images belong together, the patient's id as a hash alone.
+"""
+
+import hashlib
 import logging
 import re
 import warnings
@@ -8,23 +12,53 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from clipcovid.data.images import BadImage, check_size, to_uint8
+from clipcovid.data.pixels import BadImage, check_size, to_uint8
 
 FRAME_SIZES = re.compile(
     rb"\xff[\xc0-\xc3\xc5-\xc7\xf7]\0[\x0b-\x14].(..)(..)|\xff\x4f\xff\x51....(....)(....)", re.DOTALL
 )
 """The frame headers of JPEG and JPEG-LS (SOF) and of JPEG 2000 (SIZ), with the two sides."""
 
+DEFLATED = b"1.2.840.10008.1.2.1.99"  # pydicom would inflate it whole, however large, before its header is seen
+HEADER = ("PatientID", "IssuerOfPatientID", "ViewPosition", "StudyDate")
+
+
+def read_header(data: bytes) -> dict[str, str]:
+    """Fields of a DICOM's header, each "" where the file lacks it or it can't be read; never raises.
+
+    `patient_id`: the first 16 hex digits of the SHA-256 of the id's issuer and the id, so that images of one patient can
+    be told without the id itself. `view`: ViewPosition in capitals (PA, AP, LL). `study_date`: YYYYMMDD.
+    """
+    values = _header(data)
+    key = f"{values['IssuerOfPatientID']}\0{values['PatientID']}"
+    date = re.fullmatch(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})", values["StudyDate"])
+    return {
+        "patient_id": hashlib.sha256(key.encode()).hexdigest()[:16] if values["PatientID"] else "",
+        "view": values["ViewPosition"].upper(),
+        "study_date": "".join(date.groups()) if date else "",
+    }
+
+
+def _header(data: bytes) -> dict[str, str]:
+    """The tags `HEADER` as text; all "" for a file that `read_dicom` refuses, which gives the reason."""
+    _silence()
+    if DEFLATED in data[:1024]:
+        return dict.fromkeys(HEADER, "")
+    try:
+        dataset = pydicom.dcmread(BytesIO(data), stop_before_pixels=True, force=True, specific_tags=list(HEADER))
+        return {name: _text(dataset, name) for name in HEADER}
+    except Exception:  # of whatever a damaged file leads to
+        return dict.fromkeys(HEADER, "")
+
 
 def read_dicom(data: bytes, max_pixels: int) -> np.ndarray:
     """A DICOM's single frame: uint8 (H, W) or (H, W, 3). pydicom's error texts may quote tags, so none is passed on."""
-    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # its complaints quote the patient's tags
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
-    warnings.filterwarnings("ignore", module="pydicom")
-    if b"1.2.840.10008.1.2.1.99" in data:  # pydicom would inflate it whole, however large, before its header is seen
+    _silence()
+    if DEFLATED in data:
         raise BadImage("DICOM in a deflated transfer syntax; save it uncompressed")
     part = "header"
     try:
@@ -37,6 +71,23 @@ def read_dicom(data: bytes, max_pixels: int) -> np.ndarray:
         raise
     except Exception:
         raise BadImage(f"damaged DICOM: its {part} can't be read") from None
+
+
+def _silence() -> None:
+    """Keep pydicom from complaining, for it quotes the patient's tags."""
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="pydicom")
+
+
+def _text(dataset: Any, name: str) -> str:
+    """A tag's value as one line of text; "" where it is missing or can't be read."""
+    try:
+        value = dataset.get(name)
+        parts = value if isinstance(value, MultiValue) else [value]
+        return " ".join("\\".join(str(part) for part in parts if part is not None).replace("\0", " ").split())
+    except Exception:
+        return ""
 
 
 def _check_dicom(dataset: Any, max_pixels: int) -> None:

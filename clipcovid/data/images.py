@@ -24,6 +24,7 @@ from PIL import (
 )
 
 from clipcovid.config import ImagesConfig
+from clipcovid.data.pixels import BadImage, check_size, to_uint8
 
 # The plugins' own classes, for Image.open also judges by the process-wide Image.MAX_IMAGE_PIXELS.
 READERS: dict[str, Callable[..., ImageFile.ImageFile]] = {
@@ -34,15 +35,13 @@ READERS: dict[str, Callable[..., ImageFile.ImageFile]] = {
     "WebP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
+# DICOM without its preamble: the first elements that stand in groups 0002 and 0008.
+DICOM_STARTS = (b"\2\0\0\0", b"\2\0\1\0", *(b"\x08\0%c\0" % element for element in (0, 5, 8, 0x16, 0x18)))
 SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
     **dict.fromkeys((b"GIF87a", b"GIF89a"), "GIF"),
-    # DICOM without its preamble: the first elements that stand in groups 0002 and 0008.
-    **dict.fromkeys(
-        (b"\2\0\0\0", b"\2\0\1\0", *(b"\x08\0%c\0" % element for element in (0, 5, 8, 0x16, 0x18))), "DICOM"
-    ),
 }
 NOT_IMAGES = {
     b"PK\x03\x04": "a ZIP archive",
@@ -68,10 +67,6 @@ NEAR = 16
 MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the images must not fill the memory
 
 
-class BadImage(Exception):
-    """A file that can't be used. Its text is the reason, one short sentence without anything of a DICOM's tags."""
-
-
 def read_bytes(path: str) -> bytes:
     """A file's bytes, from a local path or any fsspec URI; one that can't be read raises `BadImage`."""
     try:
@@ -84,6 +79,11 @@ def read_bytes(path: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise BadImage(f"larger than {MAX_BYTES >> 20} MiB")
     return data
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether a file's first bytes are a DICOM's."""
+    return data[128:132] == b"DICM" or data.startswith(DICOM_STARTS)
 
 
 def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
@@ -190,7 +190,7 @@ def _kind(data: bytes) -> str:
     """The format by the file's first bytes; `BadImage` says what it is where it isn't an image."""
     if not data:
         raise BadImage("empty file (0 bytes)")
-    if data[128:132] == b"DICM":
+    if is_dicom(data):
         return "DICOM"
     for signature, kind in SIGNATURES.items():
         if data.startswith(signature):
@@ -209,14 +209,6 @@ def _kind(data: bytes) -> str:
     if not re.search(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]", head):
         raise BadImage("is a text file, not an image")
     raise BadImage("unknown format: not PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM")
-
-
-def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise `BadImage` for sides that are no image, or a bomb."""
-    if width < 1 or height < 1:
-        raise BadImage(f"declares no pixels ({width}x{height})")
-    if width * height > max_pixels:
-        raise BadImage(f"declares {width}x{height} pixels, more than --max-pixels {max_pixels}")
 
 
 def _read(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
@@ -266,19 +258,6 @@ def _plain(image: Image.Image) -> Image.Image:
     if image.mode == "1":
         return image.convert("L")
     return image if image.mode in ("L", "RGB") or image.mode[0] in "IF" else image.convert("RGB")
-
-
-def to_uint8(array: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
-    """Scale linearly so that `low` (default: the least value) becomes 0 and `high` 255; uint8 is left as it is."""
-    if array.dtype == np.uint8 and low is None:
-        return array
-    if not np.isfinite(array).all():
-        raise BadImage("holds NaN or infinite values")
-    low, high = (float(array.min()), float(array.max())) if low is None or high is None else (low, high)
-    if low == high:
-        raise BadImage(f"constant: every pixel is {low:g}")
-    scaled = (array.astype(np.float64) - low) * (255 / (high - low))
-    return np.rint(scaled.clip(0, 255, out=scaled), out=scaled).astype(np.uint8)
 
 
 def _binary(array: np.ndarray, *, lossy: bool) -> np.ndarray:
