@@ -537,7 +537,7 @@ def test_the_state_of_the_files_changes_with_size_and_time(tmp_path):
         (
             "imagenet",
             "x",
-            "--source 'imagenet' is unknown: use covidquex, .*, nih14, iuxray, phantom",
+            "--source 'imagenet' is unknown: use covidquex, .*, nih14, table, phantom",
         ),
         ("covidquex", "", "--source covidquex needs --root"),
         ("covidquex", "{}/nothing", "nothing does not exist"),

@@ -1,0 +1,26 @@
+"""Sources: how each kind of data set on disk is listed. One small function each, a file per family, registered by name.
+
+A source gets a `Root` (a folder or a table, local or any fsspec URI) and returns a table with the manifest's columns that
+it knows, paths relative to the root, plus any further columns worth keeping. To add one, write such a function under
+`@source("name")` and import its file here; splits, ids, missing columns, decoding and the rest are done for it.
+"""
+
+from clipcovid.data.sources import covidquex, imagefolder, iuxray, medpix2, nih14, table  # noqa: F401 (they register)
+from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.covidquex import merge_parts
+from clipcovid.data.sources.listing import Listing, PhantomConfig, list_source
+from clipcovid.data.sources.registry import PARTS, SOURCES, Source, source
+from clipcovid.data.sources.root import Root
+
+__all__ = [
+    "PARTS",
+    "SOURCES",
+    "ColumnsConfig",
+    "Listing",
+    "PhantomConfig",
+    "Root",
+    "Source",
+    "list_source",
+    "merge_parts",
+    "source",
+]

@@ -1,0 +1,59 @@
+"""COVID-QU-Ex: its layout, and how the rows of its parts become one."""
+
+import posixpath
+
+import numpy as np
+import pandas as pd
+
+from clipcovid.config import UserError
+from clipcovid.data.manifest import MASKS, SPLIT_NAMES, strictest
+from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.registry import PARTS, source
+from clipcovid.data.sources.root import Root
+from clipcovid.labels import CLASSES
+
+
+@source("covidquex")
+def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+    """COVID-QU-Ex (Tahir et al. 2021): `[part/[part/]]<Split>/<Class>/{images,lung masks,infection masks}/name.png`."""
+    files = root.folder().images()
+    places = {posixpath.splitext(path)[0].lower(): path for path in files}
+    known = {name.lower(): name for name in CLASSES}
+    rows = []
+    for path in files:
+        parts = path.split("/")
+        if len(parts) < 4 or parts[-2].lower() != "images" or parts[-4].lower() not in SPLIT_NAMES:
+            continue
+        row = {
+            "path": path,
+            "label": known.get(parts[-3].lower(), parts[-3]),
+            "split": parts[-4],
+            PARTS: "/".join(parts[:-4]),
+        }
+        for kind in MASKS:
+            beside = "/".join([*parts[:-2], kind.replace("_", " ") + "s", parts[-1]])
+            row[kind] = places.get(posixpath.splitext(beside)[0].lower(), "")
+        rows.append(row)
+    if not rows:
+        raise UserError(
+            f"{root.given} is not laid out as COVID-QU-Ex (<Split>/<Class>/images/…): for a folder per class use "
+            "--source imagefolder."
+        )
+    return pd.DataFrame(rows)
+
+
+def merge_parts(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Make one row of the rows of different parts that show the same pixels (`sha256`) under the same label.
+
+    The first part's row stays, takes the masks that it lacks from the others, and the strictest of their splits.
+    Returns the table and counts: `merged` rows that went into another, `moved` images whose rows had different splits.
+    """
+    known = table[table["sha256"] != ""]
+    nth = known.groupby(["sha256", "label", PARTS]).cumcount()  # a part's own duplicates stay apart
+    key = known.groupby([known["sha256"], known["label"], nth]).ngroup().reindex(table.index)
+    key = key.fillna(pd.Series(-1.0 - np.arange(len(table)), index=table.index))
+    moved = int((table.groupby(key)["split"].nunique() > 1).sum())
+    masks = {kind: table[kind].where(table[kind] != "") for kind in MASKS}  # "first" passes over missing ones
+    merged = table.assign(**masks).groupby(key, sort=False).agg("first").fillna(dict.fromkeys(MASKS, ""))
+    merged["split"] = strictest(table["split"], key)
+    return merged.reset_index(drop=True), {"merged": len(table) - len(merged), "moved": moved}

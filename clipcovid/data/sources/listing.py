@@ -1,0 +1,101 @@
+"""From a source's rows to the listing that is prepared: every path openable, every id of its own."""
+
+import dataclasses
+import posixpath
+from pathlib import Path
+
+import pandas as pd
+
+from clipcovid.config import UserError
+from clipcovid.data.captions import PLACEHOLDER
+from clipcovid.data.manifest import MASKS, SPLIT_NAMES, conform
+from clipcovid.data.phantom import write_phantoms
+from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.registry import PARTS, SOURCES, TABLES
+from clipcovid.data.sources.root import Root, tidy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhantomConfig:
+    """The synthetic chest X-rays of `--source phantom`."""
+
+    images: int = 600
+    """How many to draw."""
+    size: int = 256
+    """Side of an image, in pixels."""
+    seed: int = 0
+    """Seed of the drawing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a source found, before any image was opened."""
+
+    table: pd.DataFrame
+    """The manifest's columns (and further ones), a row an image; `path` and masks are absolute or URIs."""
+    dataset: str
+    """The data set's name."""
+    refused: pd.DataFrame
+    """Rows that name no usable place: `path, reason`."""
+    parts: bool
+    """Whether rows of different parts with the same pixels are one image."""
+    files: str
+    """Sizes and times of the files in the data set's folder, hashed; "" for a table, which may point anywhere."""
+
+
+def list_source(name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, drawn: Path) -> Listing:
+    """List a data set: every image with what its source knows of it. Phantoms are drawn into `drawn` first."""
+    if name == "phantom":
+        root = str(
+            write_phantoms(drawn, images=phantoms.images, size=phantoms.size, seed=phantoms.seed) / "metadata.csv"
+        )
+        name, dataset = "table", "phantom"
+    elif name not in SOURCES:
+        raise UserError(f"--source {name!r} is unknown: use {', '.join([*SOURCES, 'phantom'])}.")
+    elif not root:
+        raise UserError(f"--source {name} needs --root, the data set's folder, table or URI.")
+    elif name not in TABLES and columns != ColumnsConfig():
+        raise UserError(f"--columns.* name a table's columns, and --source {name} has none.")
+    else:
+        dataset = name
+    place = Root(root)
+    if dataset in TABLES:
+        dataset = posixpath.splitext(place.file)[0] or posixpath.basename(place.path)
+    rows = SOURCES[name](place, columns)
+    if rows.empty:
+        raise UserError(f"{root} lists no images.")
+    parts = PARTS in rows and rows[PARTS].nunique() > 1
+    rows = conform(rows.drop(columns=["width", "height", "sha256"], errors="ignore"))  # the files themselves say
+    rows["split"] = _splits(rows["split"])
+    rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
+    rows, refused = _resolve(place, rows)
+    while (again := rows.groupby("image_id").cumcount()).any():  # listed twice: both stay, told apart
+        rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")
+    files = place.state() if place.is_folder else ""
+    return Listing(table=rows, dataset=dataset, refused=refused, parts=parts, files=files)
+
+
+def _splits(given: pd.Series) -> pd.Series:
+    names = given.str.lower()
+    if unknown := set(names) - {"", *SPLIT_NAMES}:
+        raise UserError(f"Unknown splits {sorted(unknown)}: use train, val or test, or leave the column out.")
+    return names.map(lambda name: SPLIT_NAMES.get(name, ""))
+
+
+def _resolve(place: Root, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Make paths openable; a row whose image has no usable path is refused, a mask without one is dropped, both named."""
+    refused: list[dict[str, str]] = []
+
+    def openable(path: str) -> str:
+        try:
+            return place.resolve(path) if path else ""
+        except ValueError as error:
+            refused.append({"path": path, "reason": str(error)})
+            return ""
+
+    inside = rows["path"].map(lambda path: tidy(path).removeprefix(f"{place.path}/") if path else "")
+    rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", inside)
+    refused += [{"path": f"row {i + 1}", "reason": "no image path"} for i in rows.index[rows["path"] == ""]]
+    for column in ("path", *MASKS):
+        rows[column] = rows[column].map(openable)
+    return rows[rows["path"] != ""].reset_index(drop=True), pd.DataFrame(refused, columns=["path", "reason"])

@@ -1,0 +1,26 @@
+"""The sources by name: a new one registers itself here."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.root import Root
+
+Source = Callable[[Root, ColumnsConfig], pd.DataFrame]
+
+SOURCES: dict[str, Source] = {}
+
+TABLES = ("table", "imagefolder")  # sources whose data sets have names of their own, and columns
+
+PARTS = "_part"  # a column of this name says which part of the data set a row is from, see `merge_parts`
+
+
+def source(name: str) -> Callable[[Source], Source]:
+    """Register a source under `name`."""
+
+    def register(function: Source) -> Source:
+        SOURCES[name] = function
+        return function
+
+    return register
