@@ -224,6 +224,7 @@ def test_one_method_and_one_patient_are_no_failure(tmp_path, monkeypatch):
     lonely = [(table_of(seed=i).assign(patient_id="p"), {}) for i in range(2)]
     comparison = compared(files_of(tmp_path, *lonely))
     assert all(gap["macro_f1"].keys() == {"value"} for gap in comparison["paired"].values())
+    assert comparison["notes"][0] == "There are no intervals: all is of one patient."
     write(comparison, tmp_path / "two")
     assert "_low" in (tmp_path / "two" / "comparison.csv").read_text()
 

@@ -195,9 +195,12 @@ def _notes(comparison: dict[str, Any], patients: Sequence[str]) -> list[str]:
     body = comparison["methods"][comparison["best"]]
     intervals, shares = body["intervals"], comparison["baselines"]["majority"]["from"]
     unknown = ", for no patient ids are known" if intervals["unit"] == "image" else ""
-    notes = [
+    resampled = (
         f"Intervals are {intervals['level']:.0%} bootstrap intervals by {intervals['unit']} "
-        f"({intervals['units']:,} of them{unknown}).",
+        f"({intervals['units']:,} of them{unknown})."
+    )
+    notes = [
+        resampled if intervals["units"] > 1 else f"There are no intervals: all is of one {intervals['unit']}.",
         f"The baselines see no image and know the class shares of the {'train split' if shares == 'train' else shares}.",
     ]
     if comparison["paired"]:

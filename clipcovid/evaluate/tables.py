@@ -51,8 +51,8 @@ def print_variants(metrics: dict[str, dict[str, Any]], split: str, console: Cons
         table.add_column(head, justify="right")
     for name, body in sorted(metrics.items()):
         if name.partition("-")[0] == split:
-            values, (low, high) = body["metrics"], body["intervals"]["intervals"]["macro_f1"]
-            cells = (values["accuracy"], values["macro_f1"], f"{low:.3f} – {high:.3f}", values.get("macro_auroc"))
+            values, between = body["metrics"], _between(body["intervals"]["intervals"].get("macro_f1"))
+            cells = (values["accuracy"], values["macro_f1"], between, values.get("macro_auroc"))
             variant = name.partition("-")[2] or "after"
             table.add_row(variant, *(cell if isinstance(cell, str) else _number(cell) for cell in cells))
     console.print(table)
@@ -67,25 +67,25 @@ def print_shots(scores: list[dict[str, Any]], console: Console) -> None:
         drawn = [line for line in scores if line["shots"] == shots]
         cells = []
         for name in ("accuracy", "macro_f1", "macro_auroc"):
-            values = [line[name] for line in drawn if name in line]
-            deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-            cells.append(f"{_number(mean(values))}{deviation}" if values else "")
+            cells.append(_mean([line[name] for line in drawn if name in line]))
         table.add_row(shots, str(len(drawn)), *cells)
     console.print(table)
     console.print(f"[dim]{RESEARCH_ONLY}[/]")
 
 
 def print_folds(folds: list[dict[str, float]], console: Console) -> None:
-    """Print each fold's test scores, and their mean ± standard deviation."""
+    """Print each fold's test scores, and their mean ± standard deviation over the folds that have the score."""
     table = Table(title=f"{len(folds)} folds", box=box.SIMPLE_HEAD)
     table.add_column("fold")
-    names = [name for name in FOLDED if name in folds[0]]
+    names = [name for name in FOLDED if any(name in values for values in folds)]
     for name in names:
         table.add_column(name, justify="right")
     for number, values in enumerate(folds, 1):
         table.add_row(str(number), *(_number(values.get(name)) for name in names))
     columns = [[values[name] for values in folds if name in values] for name in names]
-    table.add_row("mean ± sd", *(f"{mean(column):.3f} ± {stdev(column):.3f}" for column in columns))
+    table.add_row("mean ± sd", *map(_mean, columns))
+    if any(len(column) < len(folds) for column in columns):
+        table.add_row("of folds", *(str(len(column)) for column in columns))
     console.print(table)
 
 
@@ -154,7 +154,7 @@ def _overview(body: dict[str, Any]) -> Table:
     known = baselines["majority"]["from"]
     table = Table(
         title=f"{body['n']:,} images, {len(body['classes'])} classes",
-        caption=f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,}); "
+        caption=f"{_resampled(intervals)}; "
         f"baselines see no image and know the class shares of the {'train split' if known == 'train' else known}",
     )
     table.add_column("metric")
@@ -168,8 +168,7 @@ def _overview(body: dict[str, Any]) -> Table:
         table.add_column(head, justify="right")
     for name, value in body["metrics"].items():
         if "/" not in name:
-            interval = intervals["intervals"].get(name)
-            between = f"{_number(interval[0])} – {_number(interval[1])}" if interval else ""
+            between = _between(intervals["intervals"].get(name))
             trivial = (_number(baselines[which].get(name)) for which in ("majority", "prior"))
             table.add_row(name, f"[bold]{_number(value)}[/]", between, *trivial)
     return table
@@ -179,18 +178,14 @@ def _regions(body: dict[str, Any]) -> Table:
     intervals = body["intervals"]
     table = Table(
         title=f"{body['n']:,} images",
-        caption=f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,}); distances in pixels of "
-        "the masks; the infected share is of the lungs",
+        caption=f"{_resampled(intervals)}; distances in pixels of the masks; the infected share is of the lungs",
     )
     table.add_column("metric")
     for head in ("value", f"{intervals['level']:.0%} interval"):
         table.add_column(head, justify="right")
     for name, value in body["metrics"].items():
-        low, high = intervals["intervals"].get(name, (None, None))
         shown = name.replace("severity/", "infected share, ").replace("_", " ").replace("/", " ")
-        table.add_row(
-            shown, f"[bold]{_number(value)}[/]", f"{_number(low)} – {_number(high)}" if low is not None else ""
-        )
+        table.add_row(shown, f"[bold]{_number(value)}[/]", _between(intervals["intervals"].get(name)))
     return table
 
 
@@ -201,7 +196,7 @@ def _captions(body: dict[str, Any]) -> Table:
         said = "captions are the training split's, but in the last column this split's own, the truth among them"
     table = Table(
         title=f"{body['n']:,} images",
-        caption=f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,}); {said}",
+        caption=f"{_resampled(intervals)}; {said}",
         padding=0,
         pad_edge=False,
         box=box.SIMPLE_HEAD,
@@ -210,8 +205,7 @@ def _captions(body: dict[str, Any]) -> Table:
     for head in ("value", f"{intervals['level']:.0%} interval", *(name.replace(" ", "\n") for name in baselines)):
         table.add_column(head, justify="right")
     for name, value in body["metrics"].items():
-        low, high = intervals["intervals"].get(name, (None, None))
-        cells = [f"[bold]{_number(value)}[/]", f"{_number(low)} – {_number(high)}" if low is not None else ""]
+        cells = [f"[bold]{_number(value)}[/]", _between(intervals["intervals"].get(name))]
         shown = name.replace("_", " ").replace("/", ", ")
         table.add_row(shown, *cells, *(_number(values.get(name)) for values in baselines.values()))
     return table
@@ -232,6 +226,24 @@ def _per_class(body: dict[str, Any]) -> Table:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{round(value, 3) + 0.0:.3f}"  # + 0.0 makes -0.0 a plain zero
+
+
+def _between(interval: Sequence[float] | None) -> str:
+    """`0.700 – 0.850`, or nothing where there is no interval."""
+    return f"{_number(interval[0])} – {_number(interval[1])}" if interval else ""
+
+
+def _mean(values: Sequence[float]) -> str:
+    """`0.812 ± 0.020`; without the deviation for a single value, nothing for none."""
+    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{_number(mean(values))}{deviation}" if values else ""
+
+
+def _resampled(intervals: dict[str, Any]) -> str:
+    """What was resampled, or why there are no intervals."""
+    if intervals["units"] < 2:
+        return f"no intervals, for all is of one {intervals['unit']}"
+    return f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,})"
 
 
 def _cell(value: float | None, interval: Sequence[float] | None = None, digits: int = 2) -> str:
