@@ -22,13 +22,13 @@ LIBRARIES_ALLOWED = {
     "mlflow": lambda name: name == "clipcovid.tracking",
     "torch": lambda name: (
         name == "clipcovid.data.augment"  # which works on the device that a batch is on
-        or not name.startswith(("clipcovid.data", "clipcovid.evaluate", "clipcovid.config", "jobs."))
+        or not name.startswith(("clipcovid.data", "clipcovid.evaluate", "clipcovid.io", "clipcovid.config", "jobs."))
     ),
     "streamlit": lambda name: name == "clipcovid.app",
 }
 LAYERS = [
     ("clipcovid.config",),
-    ("clipcovid.files", "clipcovid.labels", "clipcovid.collective"),
+    ("clipcovid.files", "clipcovid.io", "clipcovid.labels", "clipcovid.collective"),
     ("clipcovid.resources", "clipcovid.models.weights"),
     ("clipcovid.distribute", "clipcovid.trials", "clipcovid.models"),
     ("clipcovid.evaluate",),
