@@ -32,6 +32,7 @@ class Root:
 
     def __init__(self, root: str) -> None:
         self.given = root
+        self.notes: list[str] = []  # a sentence for each thing that was assumed of the data set
         try:
             self.fs, path = fsspec.core.url_to_fs(root)
             self.is_folder, found = self.fs.isdir(path), self.fs.exists(path)
