@@ -1,9 +1,7 @@
-"""Configuration: frozen dataclasses, the command line made from them, and what makes two runs the same run."""
+"""Configuration: frozen dataclasses, and the command line made from them."""
 
 import dataclasses
-import hashlib
 import io
-import json
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -278,16 +276,3 @@ def restore(config_type: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
             value = tuple(value)
         values[key] = value
     return config_type(**values)
-
-
-def digest(value: Any, length: int = 12) -> str:
-    """The first `length` hex digits of the SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def identity(config: Any, **hashes: str) -> dict[str, Scalar]:
-    """What makes two runs the same run: the config without compute, out, name and the data's path, plus `hashes`."""
-    left_out = {"compute", "out", "name", "data"}
-    kept = {key: value for key, value in flatten(config).items() if key.split(".")[0] not in left_out}
-    return kept | hashes

@@ -16,7 +16,7 @@ from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.runs import Run, finish_run, score_split, start_run
 from clipcovid.tasks.configs import METHODS, FewShotConfig
 from clipcovid.tracking import Live, track, ui_command
-from clipcovid.train.launch import Trained, launch, run_identity, training_manifest
+from clipcovid.train.launch import Trained, launch, training_identity, training_manifest
 
 
 def train(config: Any) -> Trained:
@@ -46,7 +46,7 @@ def few_shot(config: FewShotConfig) -> Run:
     from clipcovid.evaluate import plots  # matplotlib: other trainings start without it
 
     embeddings, manifest = embeddings_for(config), training_manifest(config)
-    run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest))
+    run = start_run(config, method=f"{config.task}-curve", identity=training_identity(config, manifest))
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
     bodies = {}
@@ -93,7 +93,7 @@ def cross_validate(config: Any, folds: int) -> Run:
     manifest = config.prepared(read_manifest(config.data))
     everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.needs)[0])
     first = override(config, {"fold": f"1/{folds}"})
-    named = run_identity(config, everything) | {"folds": folds, "fold": "", "pooled": True}
+    named = training_identity(config, everything) | {"folds": folds, "fold": "", "pooled": True}
     training_manifest(first)
     run = start_run(config, method=config.title, identity=named)
     embeddings, tables, bodies = embeddings_for(config), [], []

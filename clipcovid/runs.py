@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from clipcovid.config import ImagesConfig, UserError, digest, flatten
+from clipcovid.config import ImagesConfig, UserError, flatten
 from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import captions, predictions, segmentation
 from clipcovid.files import write_json, write_text
+from clipcovid.identity import digest
 from clipcovid.tasks.configs import METHODS
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import RESEARCH_ONLY, digest, first_line, flatten
+from clipcovid.config import RESEARCH_ONLY, first_line, flatten
+from clipcovid.identity import digest
 from clipcovid.runs import Run
 
 EXPERIMENT = "clipcovid"

@@ -15,6 +15,7 @@ from rich.console import Console
 from clipcovid.config import run_job
 from clipcovid.evaluate import compare, methods
 from clipcovid.evaluate.tables import print_comparison
+from clipcovid.identity import comparison_identity
 from clipcovid.runs import DONE, finish_run, start_run
 from clipcovid.tracking import track, ui_command
 
@@ -24,7 +25,7 @@ def main(config: compare.CompareConfig) -> None:
     config = dataclasses.replace(config, runs=config.runs or tuple(methods.find(config.out, config.split, DONE)))
     found = methods.read(config.runs, config.split)
     comparison = compare.compare(found)
-    run = start_run(config, method="compare", identity=compare.identity(found))
+    run = start_run(config, method="compare", identity=comparison_identity({one.name: one.about for one in found}))
     (run.folder / DONE).unlink(missing_ok=True)
     compare.write(comparison, run.folder)
     finish_run(run)

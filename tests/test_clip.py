@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from clipcovid.config import ClipConfig, ImagesConfig, UserError
 from clipcovid.data.images import decode, fit_image
+from clipcovid.identity import weights_of
 from clipcovid.inference.zeroshot import classify
 from clipcovid.models import clip as clip_module
 from clipcovid.models.clip import class_embeddings, load_clip, save_clip
-from clipcovid.models.weights import weights_of
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 TEXTS = ["a chest X-ray of COVID-19 pneumonia", "a normal chest X-ray", "a dog"]

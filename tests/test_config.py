@@ -14,10 +14,10 @@ from clipcovid.config import (
     UserError,
     flatten,
     from_cli,
-    identity,
     override,
     run_job,
 )
+from clipcovid.identity import config_identity
 from clipcovid.tasks.configs import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig
 
 JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.py"))
@@ -70,10 +70,12 @@ def test_a_config_cannot_be_changed():
 
 def test_identity_ignores_where_and_with_what_a_run_happens_and_nothing_else():
     same = override(Example(), {"data": "x", "out": "y", "name": "z", "compute.workers": 7})
-    assert identity(same, split_hash="s") == identity(Example(), split_hash="s")
+    assert config_identity(same, split_hash="s") == config_identity(Example(), split_hash="s")
     for change in ({"seed": 1}, {"clip.precision": "fp32"}, {"images.fit": "pad"}, {"words": ("a",)}):
-        assert identity(override(Example(), change), split_hash="s") != identity(Example(), split_hash="s")
-    assert identity(Example(), split_hash="t") != identity(Example(), split_hash="s")
+        assert config_identity(override(Example(), change), split_hash="s") != config_identity(
+            Example(), split_hash="s"
+        )
+    assert config_identity(Example(), split_hash="t") != config_identity(Example(), split_hash="s")
 
 
 def test_the_command_line_gives_the_same_object():

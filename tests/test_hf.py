@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from clipcovid.config import ClipConfig, UserError
+from clipcovid.identity import weights_of
 from clipcovid.models.clip import Clip, load_clip, save_clip
 from clipcovid.models.hf import from_hf, inconvertible, save_hf
 from clipcovid.models.lora import add_adapters, merge
-from clipcovid.models.weights import weights_of
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 TINY = ClipConfig(model="tiny", pretrained="none")

@@ -30,6 +30,7 @@ LAYERS = [
     ("clipcovid.config",),
     ("clipcovid.files", "clipcovid.io", "clipcovid.labels", "clipcovid.collective"),
     ("clipcovid.resources", "clipcovid.models.weights"),
+    ("clipcovid.identity",),
     ("clipcovid.distribute", "clipcovid.trials", "clipcovid.models"),
     ("clipcovid.evaluate",),
     ("clipcovid.data",),

@@ -23,16 +23,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.config import UserError, digest, flatten, override, run_job
+from clipcovid.config import UserError, flatten, override, run_job
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.evaluate import plots
 from clipcovid.files import write_json
+from clipcovid.identity import digest, sweep_identity
 from clipcovid.pipeline import embeddings_for
 from clipcovid.resources import connect
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tasks.configs import METHODS, AnyMethod
 from clipcovid.tracking import track, ui_command
-from clipcovid.train.launch import launch, run_identity, training_manifest
+from clipcovid.train.launch import launch, training_identity, training_manifest
 from clipcovid.trials import Report, Trial, importance, places, search
 from tune.spaces import ENCODER, MUTABLE, SPACES, Space, read_space
 
@@ -147,8 +148,8 @@ def main(config: HparamsConfig) -> None:
     task, space = config.task, checked_space(config)
     metric, mode = checked_metric(config)
     manifest = training_manifest(task)
-    identity = run_identity(task, manifest) | {"search": [config.trials, config.search, config.early_stopping, metric]}
-    identity["space"] = digest({key: repr(value) for key, value in space.items()})
+    search_by = [config.trials, config.search, config.early_stopping, metric]
+    identity = sweep_identity(training_identity(task, manifest), search_by, space)
     folder = task.out / (task.name or f"sweep-{task.title}-{digest(identity, 8)}")
     if config.resume and not (folder / "config.json").exists():
         raise UserError(f"--resume: there is no sweep in {folder}; leave --resume out to begin it.")

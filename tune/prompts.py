@@ -20,16 +20,16 @@ import pandas as pd
 import yaml
 from rich.console import Console
 
-from clipcovid.config import ClipConfig, ComputeConfig, UserError, digest, identity, run_job
+from clipcovid.config import ClipConfig, ComputeConfig, UserError, run_job
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.candidates import Objective, score_candidates
 from clipcovid.evaluate.tables import print_scores
 from clipcovid.files import whole, write_json
+from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.labels import PHRASES, PromptsConfig, build_prompts
-from clipcovid.models.weights import weights_of
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tracking import track, ui_command
 from clipcovid.trials import Trial, run_trials
@@ -320,7 +320,7 @@ def main(config: PromptSweepConfig) -> None:
     """Search, keep the winner's prompts, score it once on the test split, and show all of it."""
     manifest, store = read_manifest(config.data), embed(EmbedConfig.of(config))
     space = read_space(config.space, manifest.classes)
-    run = start_run(config, method="prompts", identity=_identity(config, manifest, space))
+    run = start_run(config, method="prompts", identity=prompts_identity(config, manifest, space))
     if run.done:
         print(f"{run.folder} is finished already: nothing was left to do.")
         return
@@ -366,14 +366,6 @@ def main(config: PromptSweepConfig) -> None:
     print_scores(scored, Console())
     print(f"Prompts: {run.folder / 'prompts.json'}")
     _show(config, manifest, run, trials)
-
-
-def _identity(config: PromptSweepConfig, manifest: Manifest, space: Space) -> dict[str, Any]:
-    kept = identity(config, split_hash=manifest.split_hash, pack_hash=manifest.info["pack_hash"])
-    kept = {key: value for key, value in kept.items() if key not in ("clip.pretrained", "space")}
-    return (
-        {"task": "prompts"} | kept | weights_of(config.clip, config.seed) | {"space": digest(dataclasses.asdict(space))}
-    )
 
 
 def _scorer(

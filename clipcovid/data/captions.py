@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from clipcovid.config import UserError, digest
+from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.foreign import read_table
+from clipcovid.identity import texts_hash
 
 TEMPLATE = "a[ {plane} plane][ {modality}] scan[ of {location}][ on a[ {age} year old][ {sex}]][ depicting {diagnosis}]"
 PLACEHOLDER = re.compile(r"\s*(?:replace this\b.*|n/?a|none|nan|null|tbd|unknown|-+)?\s*", re.IGNORECASE | re.DOTALL)
@@ -43,7 +44,7 @@ def captions_identity(config: Any, manifest: Manifest) -> dict[str, str]:
         texts = captions_of(manifest.table, config.captions, config.caption_template)
     else:
         return {}
-    return {"captions_hash": digest([manifest.table["image_id"].tolist(), texts.tolist()])}
+    return {"captions_hash": texts_hash(manifest.table["image_id"].tolist(), texts.tolist())}
 
 
 def captions_of(rows: pd.DataFrame, kind: str, template: str) -> pd.Series:

@@ -11,13 +11,14 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from clipcovid.config import ImagesConfig, UserError, digest
+from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import MASKS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages, write_shard
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.segmentation import decode_mask
 from clipcovid.files import write_parquet
+from clipcovid.identity import digest
 
 Keep = Literal["lungs", "lungs-black", "infection", "crop"]
 SHARD = 1024

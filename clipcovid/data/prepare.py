@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import tyro
 
-from clipcovid.config import ComputeConfig, ImagesConfig, UserError, digest, flatten
+from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten
 from clipcovid.data import images
 from clipcovid.data.manifest import (
     MASKS,
@@ -27,6 +27,7 @@ from clipcovid.data.packed import read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
 from clipcovid.distribute import spread
 from clipcovid.files import read_parquet, write_parquet
+from clipcovid.identity import digest
 from clipcovid.labels import CLASSES
 from clipcovid.resources import connect, nodes, plan
 

@@ -16,7 +16,7 @@ import pandas as pd
 import tyro
 from scipy.stats import binomtest
 
-from clipcovid.config import UserError, digest
+from clipcovid.config import UserError
 from clipcovid.evaluate import metrics, plots, statistics
 from clipcovid.evaluate.methods import Method
 from clipcovid.evaluate.predictions import class_probabilities, score
@@ -38,13 +38,6 @@ class CompareConfig:
     """Where run folders and the MLflow store are."""
     name: str = ""
     """The comparison's folder in `out`. Default: compare and a hash of what is compared."""
-
-
-def identity(methods: Sequence[Method]) -> dict[str, Any]:
-    """What makes two comparisons the same: the split, and which methods of which identity."""
-    about = methods[0].about
-    compared = {method.name: digest([method.about["method"], method.about["identity"]]) for method in methods}
-    return {"split": about["split"], "split_hash": about["split_hash"], "methods": compared}
 
 
 def compare(methods: Sequence[Method]) -> dict[str, Any]:

@@ -18,15 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, digest
+from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
-from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
 from clipcovid.distribute import read_ahead, spread
 from clipcovid.files import METADATA_KEY, whole, write_json, write_text
-from clipcovid.models.weights import weights_of
+from clipcovid.identity import digest, encoder_identity
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 
 ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
@@ -56,26 +56,15 @@ class EmbedConfig:
         return cls(**({field.name: getattr(config, field.name) for field in fields(cls)} | changes))
 
 
-def encoder_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, Any]:
-    """What makes embeddings the same: model, weights, precision asked for, pixels, and the manifest they belong to."""
-    pixels = manifest.info["pack_hash"]
-    if config.input == "raw":  # the size is the model's own
-        pixels = "raw " + pack_hash(replace(ImagesConfig(**manifest.info["images"]), size=ImagesConfig.size))
-    return {
-        "model": config.clip.model,
-        **weights_of(config.clip, config.seed),
-        "precision": config.clip.precision,
-        "pixels": pixels,
-        "manifest": manifest.content_hash,
-    }
-
-
 def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings:
     """Embed every image of a prepared folder that is not embedded yet; where all are, Ray is not even started."""
     manifest = read_manifest(config.data)
     if config.input == "raw" and "masked" in manifest.info:
         raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
-    identity = encoder_identity(config, manifest)
+    pixels = manifest.info["pack_hash"]
+    if config.input == "raw":  # the size is the model's own
+        pixels = "raw " + pack_hash(replace(ImagesConfig(**manifest.info["images"]), size=ImagesConfig.size))
+    identity = encoder_identity(config.clip, config.seed, manifest, pixels)
     folder = config.data / "embeddings" / digest(identity)
     about = folder / ABOUT
     if (folder / DONE).exists():

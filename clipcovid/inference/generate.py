@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clipcovid.config import ComputeConfig, UserError, digest, first_line
+from clipcovid.config import ComputeConfig, UserError, first_line
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.distribute import spread
 from clipcovid.files import whole
-from clipcovid.models.weights import folder_hash
+from clipcovid.identity import digest, generation_identity
 from clipcovid.resources import Plan, connect, nodes, plan
 
 SHARD = 64  # images that are captioned, and kept, at once
@@ -68,13 +68,7 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     """Caption a split; a killed one goes on where it was, a finished one is not done again."""
     manifest = read_manifest(config.data)
     rows = manifest.rows(config.split)
-    identity = {
-        "model": folder_hash(Path(config.model)) if Path(config.model).is_dir() else config.model,
-        "split": [config.split, manifest.split_hash],
-        "pixels": manifest.info["pack_hash"],
-        "how": [config.prompt, config.label, config.beams, config.tokens],
-    }
-    path = config.data / "captions" / f"{config.split}-{digest(identity, 8)}.parquet"
+    path = config.data / "captions" / f"{config.split}-{digest(generation_identity(config, manifest), 8)}.parquet"
     if path.is_file():
         table = pd.read_parquet(path)
         return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=False)

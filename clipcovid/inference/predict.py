@@ -17,8 +17,8 @@ from clipcovid.data.captions import captions_identity
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.distribute import spread
 from clipcovid.files import whole
+from clipcovid.identity import prediction_identity
 from clipcovid.inference.embed import EmbedConfig, embed
-from clipcovid.models.weights import file_hash
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
 from clipcovid.tasks.configs import METHODS, read_checkpoint
@@ -73,12 +73,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
         told = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
         log(f"note: these images were prepared otherwise than those that the model learned from: {told}.")
-    identity = {
-        "model": file_hash(folder / "model.safetensors"),
-        "split_hash": manifest.split_hash,
-        "pack_hash": manifest.info["pack_hash"],
-        "split": config.split,
-    } | captions_identity(task, manifest)
+    identity = prediction_identity(folder, config.split, manifest, captions_identity(task, manifest))
     run = start_run(config, method=task.title, identity=identity)
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do.")

@@ -16,12 +16,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, digest
+from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError
 from clipcovid.data.captions import TEMPLATE, captions_of
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.files import whole, write_json
+from clipcovid.identity import digest
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.models.clip import Clip, default_device, load_clip
 

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from clipcovid.config import ClipConfig, ComputeConfig, UserError, identity
-from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.config import ClipConfig, ComputeConfig, UserError
+from clipcovid.data.manifest import read_manifest
 from clipcovid.files import write_json
-from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
+from clipcovid.identity import zeroshot_identity
+from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.labels import PromptsConfig, build_prompts
-from clipcovid.models.weights import weights_of
 from clipcovid.runs import Run, finish_run, score_split, start_run
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
     )
     from clipcovid.models.clip import class_embeddings, load_clip  # torch, which the driver does not need before
 
-    run = start_run(config, method="zeroshot", identity=_identity(config, manifest, embeddings, prompts))
+    identity = zeroshot_identity(config, manifest, embeddings.encoder["precision"], prompts)
+    run = start_run(config, method="zeroshot", identity=identity)
     write_json(run.folder / "prompts.json", prompts)
     clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
     cut = clip.overflow([text for texts in prompts.values() for text in texts])
@@ -98,14 +99,3 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis, float64."""
     raised = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)
-
-
-def _identity(
-    config: ZeroshotConfig, manifest: Manifest, embeddings: Embeddings, prompts: dict[str, list[str]]
-) -> dict[str, Any]:
-    """The run's identity: by the prompts' words and the weights' content, not by the names of files; the split apart."""
-    kept = identity(config, split_hash=manifest.split_hash, pack_hash=manifest.info["pack_hash"])
-    left_out = ("split", "prompts.", "clip.pretrained")
-    kept = {key: value for key, value in kept.items() if not key.startswith(left_out) or key == "split_hash"}
-    kept["clip.precision"] = embeddings.encoder["precision"]
-    return kept | weights_of(config.clip, config.seed) | {"prompts": prompts}

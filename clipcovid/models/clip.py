@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from clipcovid.config import ClipConfig, UserError, first_line
 from clipcovid.files import write_json
 from clipcovid.models.pixels import Pixels
-from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf, weights_of
+from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf, locate
 
 OWN_CONFIGS = Path(__file__).parent / "configs"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -111,7 +111,7 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
     `precision` is a resolved one (`fp32`, `bf16`, `fp16`). In bf16 and fp16 the weights are stored so, but for LayerNorm's.
     Random weights (`none`) follow from `seed`.
     """
-    weights_of(config, seed)
+    locate(config)
     import open_clip  # seconds of import, spared to whoever only asks for an identity
 
     open_clip.add_model_config(OWN_CONFIGS)

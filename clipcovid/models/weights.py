@@ -1,6 +1,5 @@
-"""Where CLIP weights come from, and what tells them from others: no torch here, so that a driver knows it at once."""
+"""Where CLIP weights come from: no torch here, so that a driver knows it at once."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -14,24 +13,23 @@ _HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PUBLISHED = ClipConfig.pretrained  # the default tag, which models that bring their own weights may leave standing
 
 
-def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
-    """Where the weights come from, and what tells them from others: part of an encoder's identity. Loads nothing.
+def locate(config: ClipConfig) -> list[Path] | str:
+    """The files that hold the weights, or the name of published ones, or "none" for random ones. Loads nothing.
 
-    A file is known by its SHA-256, a published tag or hub model by its name, random weights by their seed. Weights that
-    can't be meant are a `UserError`.
+    Weights that can't be meant are a `UserError`.
     """
     name, place = config.pretrained, Path(config.pretrained)
     if config.model.startswith("hf-hub:"):
         if name not in (_PUBLISHED, "none"):
             raise UserError(f"{config.model} brings its own weights: leave --clip.pretrained {name} out.")
-        return {"weights": config.model} if name != "none" else {"weights": "none", "seed": str(seed)}
+        return config.model if name != "none" else "none"
     if name == "none":
-        return {"weights": "none", "seed": str(seed)}
+        return "none"
     if place.is_dir():
         folder = checkpoint_folder(place)
-        return {"weights": folder_hash(folder) if is_hf(folder) else file_hash(_weights_file(folder))}
+        return hf_files(folder) if is_hf(folder) else [_weights_file(folder)]
     if place.is_file():
-        return {"weights": file_hash(place)}
+        return [place]
     if place.suffix in (".safetensors", ".pt", ".pth", ".bin") or "/" in name:
         raise UserError(f"--clip.pretrained {name}: no such file or folder.")
     if config.model == "tiny":
@@ -39,7 +37,7 @@ def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
             f"tiny has no published weights {name!r}: give --clip.pretrained a checkpoint or run folder, or none for "
             "random weights."
         )
-    return {"weights": name}
+    return name
 
 
 def checkpoint_folder(place: Path) -> Path:
@@ -63,6 +61,11 @@ def checkpoint_folder(place: Path) -> Path:
 def is_hf(folder: Path) -> bool:
     """Whether what `checkpoint_folder` found is Hugging Face's; open_clip's config comes first where there are both."""
     return not (folder / OPENCLIP_CONFIG).is_file()
+
+
+def hf_files(folder: Path) -> list[Path]:
+    """A Hugging Face folder's configs and weights: the same weights with another activation are another encoder."""
+    return [folder / name for name in (HF_CONFIG, *HF_IMAGES) if (folder / name).is_file()] + hf_weights(folder)
 
 
 def hf_weights(folder: Path) -> list[Path]:
@@ -93,21 +96,8 @@ def _hf_kind(folder: Path) -> str:
     return kind if isinstance(kind, str) else ""
 
 
-def folder_hash(folder: Path) -> str:
-    """Of a Hugging Face folder's weights and its configs: the same weights with another activation are another encoder."""
-    configs = [folder / name for name in (HF_CONFIG, *HF_IMAGES) if (folder / name).is_file()]
-    hashes = [file_hash(path) for path in configs + hf_weights(folder)]
-    return hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
-
-
 def _weights_file(folder: Path) -> Path:
     files = [path for ending in ("safetensors", "bin", "pth", "pt") for path in sorted(folder.glob(f"*.{ending}"))]
     if not files:
         raise UserError(f"{folder} holds no weights (.safetensors, .bin, .pth or .pt).")
     return files[0]
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, 16 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

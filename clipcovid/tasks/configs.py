@@ -10,8 +10,8 @@ import tyro
 
 from clipcovid.config import AugmentConfig, ClipConfig, OptimConfig, TrainConfig, UserError, restore
 from clipcovid.data.captions import TEMPLATE, captioned
+from clipcovid.identity import file_or_name, weights_of
 from clipcovid.labels import PromptsConfig
-from clipcovid.models.weights import file_hash, folder_hash, weights_of
 
 NO_AUGMENT = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
 
@@ -399,8 +399,7 @@ class CaptionConfig(CaptionedConfig):
         kept = _file_or_name("captions", self.captions)
         if self.towers == "clip":
             return kept | _clip_weights(self)
-        text = folder_hash(Path(self.text)) if self.text and Path(self.text).is_dir() else self.text_encoder
-        return kept | _file_or_name("weights", self.weights) | {"text": text}
+        return kept | _file_or_name("weights", self.weights) | {"text": file_or_name(self.text_encoder)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,8 +441,7 @@ class CaptionerConfig(CaptionedConfig):
 
     def weights_identity(self) -> dict[str, str]:
         """What tells the initial weights, and the captions, from others."""
-        decoder = folder_hash(Path(self.decoder)) if Path(self.decoder).is_dir() else self.decoder
-        return _clip_weights(self) | _file_or_name("captions", self.captions) | {"decoder": decoder}
+        return _clip_weights(self) | _file_or_name("captions", self.captions) | _file_or_name("decoder", self.decoder)
 
 
 @dataclass(frozen=True)
@@ -513,5 +511,5 @@ def _clip_weights(config: Any) -> dict[str, str]:
 
 
 def _file_or_name(key: str, value: str) -> dict[str, str]:
-    """A file is known by its content, anything else by its name."""
-    return {key: file_hash(Path(value)) if Path(value).is_file() else value}
+    """A file or folder is known by its content, anything else by its name."""
+    return {key: file_or_name(value)}

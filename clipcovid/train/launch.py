@@ -15,13 +15,14 @@ from typing import Any, cast
 
 import pandas as pd
 
-from clipcovid.config import ImagesConfig, UserError, identity
+from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.captions import captions_identity
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.distribute import stand_in
 from clipcovid.files import whole, write_json, write_text
+from clipcovid.identity import run_identity
 from clipcovid.resources import Plan, connect, nodes, own_cluster, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run
 
@@ -76,11 +77,9 @@ def training_manifest(config: Any) -> Manifest:
     return manifest
 
 
-def run_identity(config: Any, manifest: Manifest) -> dict[str, Any]:
-    """What makes two trainings the same: the config, the weights by their content, the split and the pixels."""
-    kept = identity(config, split_hash=manifest.split_hash, pack_hash=manifest.info["pack_hash"])
-    kept = {key: value for key, value in kept.items() if key not in ("clip.pretrained", "weights", "captions", "text")}
-    return {"task": config.task} | kept | config.weights_identity() | captions_identity(config, manifest)
+def training_identity(config: Any, manifest: Manifest) -> dict[str, Any]:
+    """What makes two trainings on a manifest, `prepared` by the config, the same."""
+    return run_identity(config, manifest, captions_identity(config, manifest))
 
 
 def check_encoder(config: Any, manifest: Manifest) -> None:
@@ -117,7 +116,7 @@ def launch(
     began = time.time()
     manifest = training_manifest(config)
     check_encoder(config, manifest)
-    run = start_run(config, method=config.title, identity=run_identity(config, manifest))
+    run = start_run(config, method=config.title, identity=training_identity(config, manifest))
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
         return Trained(run=run, manifest=manifest, scores=run.metrics()["test"], fresh=False)

@@ -8,7 +8,8 @@ from typing import Any
 
 import fsspec
 
-from clipcovid.config import UserError, digest
+from clipcovid.config import UserError
+from clipcovid.identity import digest
 
 NOT_IMAGES = {
     ".csv",
