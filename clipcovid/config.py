@@ -219,6 +219,7 @@ def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], descrip
             stream.reconfigure(errors="replace")  # a caption's odd character must not end a job on an ASCII terminal
     config = from_cli(config_type, description or "")
     try:
+        check_seeds(config)
         main(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -226,6 +227,13 @@ def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], descrip
     except KeyboardInterrupt:
         print("Interrupted: run the same command again to go on where it stopped.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def check_seeds(config: Any) -> None:
+    """Refuse seeds below 0 or from 2**32, which not every library's generator takes."""
+    for key, value in flatten(config).items():
+        if key.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < 2**32:
+            raise UserError(f"--{key} {value} is not a whole number from 0 to {2**32 - 1}.")
 
 
 def flatten(config: Any) -> dict[str, Scalar]:

@@ -75,6 +75,15 @@ def test_intensity_keeps_the_order_of_grays_and_noise_its_size():
     assert spread.min() < 0.01
 
 
+def test_the_noise_of_each_epoch_is_new():
+    gray = torch.full((1, 32, 32), 128, dtype=torch.uint8)
+    augment = Augment(AugmentConfig(**(OFF | {"noise": 0.1})), 0)
+    grains = [(augment(gray, epoch, [3]) - 128).flatten() for epoch in range(4)]
+    for first in range(4):
+        for second in range(first):
+            assert abs(torch.corrcoef(torch.stack([grains[first], grains[second]]))[0, 1]) < 0.2
+
+
 def test_senseless_sizes_are_refused():
     for settings in ({"rotate": 180.0}, {"shift": 1.0}, {"noise": -0.1}):
         with pytest.raises(UserError, match="out of range"):

@@ -28,7 +28,7 @@ LIBRARIES_ALLOWED = {
 }
 LAYERS = [
     ("clipcovid.config",),
-    ("clipcovid.files", "clipcovid.io", "clipcovid.labels", "clipcovid.collective"),
+    ("clipcovid.files", "clipcovid.io", "clipcovid.labels", "clipcovid.collective", "clipcovid.randomness"),
     ("clipcovid.resources", "clipcovid.models.weights"),
     ("clipcovid.identity",),
     ("clipcovid.distribute", "clipcovid.trials", "clipcovid.models"),

@@ -30,6 +30,7 @@ from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.labels import PHRASES, PromptsConfig, build_prompts
+from clipcovid.randomness import stream_seed
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tracking import track, ui_command
 from clipcovid.trials import Trial, run_trials
@@ -299,7 +300,7 @@ def score_batch(task: dict[str, Any], *, config: PromptSweepConfig, space: Space
         made = list(itertools.islice(every_candidate(space), task["start"], task["start"] + task["count"]))
         found = list(zip(made, scorer(made).tolist(), strict=True))
     else:
-        draw = Draw(space, config.ensemble, seed=hash((config.seed, task["number"])) & 0xFFFFFFFF)
+        draw = Draw(space, config.ensemble, seed=stream_seed("prompts", config.seed, task["number"]))
         found = list(SEARCHES[config.search](draw, scorer, task["count"]))
     rows = [
         {

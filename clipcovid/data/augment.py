@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.config import AugmentConfig
+from clipcovid.randomness import stream_seed
 
 DRAWS = 10  # uniform numbers that an image's changes are made from
 
@@ -55,11 +56,10 @@ class Augment:
         return torch.stack(rows, 1)
 
     def _draws(self, epoch: int, rows: Sequence[int]) -> torch.Tensor:
-        return torch.stack([torch.rand(DRAWS, generator=self._generator(epoch, row)) for row in rows])
+        return torch.stack([torch.rand(DRAWS, generator=self._generator("augment", epoch, row)) for row in rows])
 
-    def _generator(self, epoch: int, row: int) -> torch.Generator:
-        mixed = hash((self.seed, epoch, int(row)))  # of integers, so the same in every process
-        return torch.Generator().manual_seed(mixed & (2**63 - 1))
+    def _generator(self, stream: str, epoch: int, row: int) -> torch.Generator:
+        return torch.Generator().manual_seed(stream_seed(stream, self.seed, epoch, row))
 
     def _move(self, values: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         grid = F.affine_grid(self.matrices(draws), list(values.shape), align_corners=False)
@@ -75,6 +75,7 @@ class Augment:
             middle = values.mean(dim=(1, 2, 3), keepdim=True)
             values = (values - middle) * contrast + middle + bright
         if self.config.noise:
-            noise = torch.stack([torch.randn(values.shape[1:], generator=self._generator(~epoch, row)) for row in rows])
+            drawn = [torch.randn(values.shape[1:], generator=self._generator("noise", epoch, row)) for row in rows]
+            noise = torch.stack(drawn)
             values = values + noise.to(values.device) * (255 * self.config.noise * draws[:, 8]).view(each)
         return values.clamp(0, 255)

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipcovid.collective import align, gather_objects, mean, rank, world
 from clipcovid.config import TrainConfig, UserError
 from clipcovid.data.augment import Augment
+from clipcovid.randomness import stream_seed
 from clipcovid.tasks.base import Batch, Examples, Output, Predictor, Task
 from clipcovid.train.batches import epoch_batches, parts, stream
 from clipcovid.train.checkpoint import Progress, States, trainable
@@ -133,7 +134,7 @@ class Loop:
         optim = self.config.optim
         if optim.batch_size % world():
             raise UserError(f"--optim.batch-size {optim.batch_size} can't be shared evenly among {world()} workers.")
-        torch.manual_seed(hash((self.config.seed, epoch, rank())) & (2**63 - 1))  # for dropout
+        torch.manual_seed(stream_seed("dropout", self.config.seed, epoch, rank()))
         takes = epoch_batches(len(self.train), optim.batch_size, self.config.seed, epoch, rank(), world())
         self.net.train()
         sums: dict[str, torch.Tensor] = {}
