@@ -6,39 +6,13 @@ import posixpath
 import zipfile
 
 import fsspec
-import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from pictures import cells, listed, mask, picture
 
 from clipcovid.config import UserError
 from clipcovid.data.images import read_bytes
 from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
-
-
-def picture(path, seed=0, size=(40, 40), **how):
-    """A random gray image of its own for each seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
-    Image.fromarray(pixels).save(path, **how)
-    return path
-
-
-def mask(path, lit=20, size=(40, 40)):
-    """A mask whose first `lit` rows are foreground."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros(size, np.uint8)
-    pixels[:lit] = 255
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def listed(source, root, **columns):
-    return list_source(source, str(root), ColumnsConfig(**columns), PhantomConfig(), None)
-
-
-def cells(listing, *columns):
-    return sorted(map(tuple, listing.table[list(columns)].to_numpy().tolist()))
 
 
 def quex(root, name="a", split="Train", label="Normal", kinds=("lung masks", "infection masks"), seed=0, **how):

@@ -23,7 +23,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from clipcovid.config import ImagesConfig
+from clipcovid.config import ImagesConfig, first_line
 from clipcovid.data.pixels import BadImage, check_size, to_uint8
 
 # The plugins' own classes, for Image.open also judges by the process-wide Image.MAX_IMAGE_PIXELS.
@@ -75,10 +75,21 @@ def read_bytes(path: str) -> bytes:
     except FileNotFoundError:
         raise BadImage("file not found") from None
     except Exception as error:  # of any of fsspec's backends
-        raise BadImage(f"can't be opened: {type(error).__name__}") from None
+        reason = getattr(error, "strerror", None) or first_line(
+            error
+        )  # without the path, so that reasons can be counted
+        raise BadImage(f"can't be opened: {reason}") from None
     if len(data) > MAX_BYTES:
         raise BadImage(f"larger than {MAX_BYTES >> 20} MiB")
     return data
+
+
+def is_image(start: bytes) -> bool:
+    """Whether a file with these first bytes (512 are enough) is of a format that is read."""
+    try:
+        return bool(_kind(start))
+    except BadImage:
+        return False
 
 
 def is_dicom(data: bytes) -> bool:

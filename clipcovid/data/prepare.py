@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -44,6 +44,8 @@ class PrepareConfig:
     """How the data set is laid out: covidquex, nih14, iuxray, medpix2, imagefolder, table, phantom (synthetic)."""
     root: str = ""
     """The data set's folder or table: a local path or any fsspec URI."""
+    image_folder: Annotated[str, tyro.conf.arg(name="images")] = ""
+    """The folder that a table's image paths are relative to. Default: the table's own."""
     out: Path = Path()
     """The prepared folder to write. Default: data/ and the source's name."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -97,7 +99,9 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     options = _options(config)
     if not config.overwrite:
         _is_done(config.out, options)  # before phantoms are drawn over those of another preparation
-    listing = list_source(config.source, config.root, config.columns, config.phantom, config.out / "phantom")
+    listing = list_source(
+        config.source, config.root, config.columns, config.phantom, config.out / "phantom", config.image_folder
+    )
     table, left_out, classes = _keep_classes(listing.table, config.classes)
     recipe = options | {"listing": digest(table.to_json(orient="values")), "files": listing.files}
     if config.overwrite:
@@ -147,7 +151,7 @@ def pack_hash(config: ImagesConfig) -> str:
 
 def _options(config: PrepareConfig) -> dict[str, str]:
     """The options that shape the outcome; with the listing and the files they tell one preparation from another."""
-    left_out = {"out", "overwrite", "max_bad", "root"}
+    left_out = {"out", "overwrite", "max_bad", "root", "image_folder"}
     flat = {k: str(v) for k, v in flatten(config).items() if k not in left_out and not k.startswith("compute.")}
     return flat | {"decoder": str(DECODER)}
 

@@ -41,10 +41,17 @@ class Listing:
     """Whether rows of different parts with the same pixels are one image."""
     files: str
     """Sizes and times of the files in the data set's folder, hashed; "" for a table, which may point anywhere."""
+    notes: tuple[str, ...]
+    """A sentence for each thing that was assumed."""
 
 
-def list_source(name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, drawn: Path) -> Listing:
-    """List a data set: every image with what its source knows of it. Phantoms are drawn into `drawn` first."""
+def list_source(
+    name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, drawn: Path, image_folder: str = ""
+) -> Listing:
+    """List a data set: every image with what its source knows of it. Phantoms are drawn into `drawn` first.
+
+    `image_folder`: the folder that a table's paths are relative to. Default: the table's own.
+    """
     if name == "phantom":
         root = str(
             write_phantoms(drawn, images=phantoms.images, size=phantoms.size, seed=phantoms.seed) / "metadata.csv"
@@ -56,9 +63,11 @@ def list_source(name: str, root: str, columns: ColumnsConfig, phantoms: PhantomC
         raise UserError(f"--source {name} needs --root, the data set's folder, table or URI.")
     elif name not in TABLES and columns != ColumnsConfig():
         raise UserError(f"--columns.* name a table's columns, and --source {name} has none.")
+    elif image_folder and name != "table":
+        raise UserError(f"--images says where a table's images are, and --source {name} finds them in --root.")
     else:
         dataset = name
-    place = Root(root)
+    place = Root(root, image_folder)
     if dataset in TABLES:
         dataset = posixpath.splitext(place.file)[0] or posixpath.basename(place.path)
     rows = SOURCES[name](place, columns)
@@ -68,11 +77,19 @@ def list_source(name: str, root: str, columns: ColumnsConfig, phantoms: PhantomC
     rows = conform(rows.drop(columns=["width", "height", "sha256"], errors="ignore"))  # the files themselves say
     rows["split"] = _splits(rows["split"])
     rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
-    rows, refused = _resolve(place, rows)
+    rows, refused = _resolve(place.images_at, rows)
     while (again := rows.groupby("image_id").cumcount()).any():  # listed twice: both stay, told apart
         rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")
-    files = place.state() if place.is_folder else ""
-    return Listing(table=rows, dataset=dataset, refused=refused, parts=parts, files=files)
+    if place.is_folder and (passed_over := place.passed_over()):
+        place.notes.append(passed_over)
+    return Listing(
+        table=rows,
+        dataset=dataset,
+        refused=refused,
+        parts=parts,
+        files=place.state() if place.is_folder else "",
+        notes=tuple(dict.fromkeys(place.notes)),
+    )
 
 
 def _splits(given: pd.Series) -> pd.Series:

@@ -3,49 +3,56 @@
 import os
 import posixpath
 import re
+from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
 import fsspec
 
-from clipcovid.config import UserError
+from clipcovid.config import UserError, first_line
+from clipcovid.data.images import is_image
 from clipcovid.identity import digest
+from clipcovid.io.tables import decode_text
 
-NOT_IMAGES = {
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".txt",
-    ".md",
-    ".parquet",
-    ".xml",
-    ".xlsx",
-    ".ini",
-    ".db",
-    ".yaml",
-    ".yml",
-}
+IMAGE_ENDINGS = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .tif .tiff .bmp .webp .gif .dcm .dicom .dic .ima".split()  # noqa: SIM905 (readable)
+)
+OTHER_ENDINGS = frozenset(
+    ".csv .tsv .json .jsonl .txt .md .rst .parquet .xml .xls .xlsx .ods .doc .docx .pdf .ini .inf .db .yaml .yml .toml .log "  # noqa: SIM905
+    ".exe .dll .jar .class .bat .cmd .sh .msi .chm .lnk .url .html .htm .xhtml .xsl .css .js .ico .svg .ttf .woff .swf "
+    ".zip .gz .bz2 .xz .tar .tgz .7z .rar .py .ipynb .m .r .npy .npz .mat .h5 .hdf5 .pkl .pt .pth .nii .mha .nrrd".split()
+)
+OTHER_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini", "autorun.inf"})  # DICOMDIR is DICOM, but no image
+HIDDEN = re.compile(r"(^|/)(\.|(__MACOSX|@eaDir|\$RECYCLE\.BIN|#recycle|System Volume Information)/)", re.IGNORECASE)
+START = 512  # bytes that tell what a file without a known ending holds
 
 
 class Root:
-    """A folder, or a table's folder: local, or any URI that fsspec opens."""
+    """A folder, or a table's folder: local, or any URI that fsspec opens.
 
-    def __init__(self, root: str) -> None:
+    `images_at`: the folder that image paths are relative to, where it is another one. `flag`: the option that gave `root`.
+    """
+
+    def __init__(self, root: str, images_at: str = "", flag: str = "--root") -> None:
         self.given = root
         self.notes: list[str] = []  # a sentence for each thing that was assumed of the data set
         try:
             self.fs, path = fsspec.core.url_to_fs(root)
-            self.is_folder, found = self.fs.isdir(path), self.fs.exists(path)
+            self.is_folder, exists = self.fs.isdir(path), self.fs.exists(path)
         except Exception as error:  # of any of fsspec's backends
-            raise UserError(f"--root {root} can't be opened ({error}).") from None
-        if not found:
-            raise UserError(f"--root {root} does not exist.")
+            raise UserError(f"{flag} {root} can't be opened ({first_line(error)}).") from None
+        if not exists:
+            raise UserError(f"{flag} {root} does not exist.")
         self.path = path.rstrip("/") if self.is_folder else posixpath.dirname(path)
         self.file = "" if self.is_folder else posixpath.basename(path)
         around, _, chain = root.partition("::")
-        self.inside = f"::{chain}" if "://" in around else ""  # of an archive: zip://folder::scans.zip
+        self.inside = f"::{chain}" if chain and "://" in around else ""  # of an archive: zip://folder::scans.zip
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.images_at = Root(images_at, flag="--images") if images_at else self
+        if images_at and not self.images_at.is_folder:
+            raise UserError(f"--images {images_at} is a file: give the folder that the images' paths are relative to.")
+        self._read: set[str] = set()
 
     def folder(self) -> "Root":
         """This root, which must be a folder."""
@@ -54,27 +61,76 @@ class Root:
         return self
 
     @cached_property
-    def found(self) -> dict[str, dict[str, Any]]:
-        """What fsspec knows of every file below: relative path → size, time and so on; hidden files are left out."""
-        todo, seen, found = [self.path], {os.path.realpath(self.path)}, {}
+    def _listed(self) -> dict[str, dict[str, Any]]:
+        """What fsspec knows of every file below, hidden ones too: relative path → size, time and so on."""
+        todo, seen, listed = [self.path], {os.path.realpath(self.path)}, {}
         while todo:
             for path, about in self.fs.find(todo.pop(), detail=True).items():
                 if not (about.get("islink") and self.fs.isdir(path)):
-                    found[path[len(self.path) :].lstrip("/")] = about
+                    listed[path[len(self.path) :].lstrip("/")] = about
                 elif (real := os.path.realpath(path)) not in seen:  # find does not follow links to folders
                     seen.add(real)
                     todo.append(path)
-        hidden = re.compile(r"(^|/)\.")
-        names = {path.encode(errors="replace").decode(): path for path in sorted(found) if not hidden.search(path)}
-        return {name: found[path] for name, path in names.items()}  # a name that is no UTF-8 ends in the quarantine
+        names = {path.encode(errors="replace").decode(): path for path in sorted(listed)}
+        return {name: listed[path] for name, path in names.items()}  # a name that is no UTF-8 ends in the quarantine
+
+    @cached_property
+    def found(self) -> dict[str, dict[str, Any]]:
+        """What fsspec knows of every file below: relative path → size, time and so on; hidden files are left out."""
+        return {path: about for path, about in self._listed.items() if not HIDDEN.search(path)}
 
     def files(self) -> list[str]:
         """Every file below, relative and sorted, hidden ones left out."""
         return list(self.found)
 
+    @cached_property
+    def _images(self) -> list[str]:
+        images, unknown = set(), []
+        for path in self.found:
+            name = posixpath.basename(path).lower()
+            ending = _ending(name)
+            if ending in IMAGE_ENDINGS:
+                images.add(path)
+            elif ending not in OTHER_ENDINGS and name not in OTHER_NAMES:
+                unknown.append(path)
+        places = [self.found[path]["name"] for path in unknown]
+        starts = self.fs.cat_ranges(places, [0] * len(places), [START] * len(places), on_error="return")
+        for path, start in zip(unknown, starts, strict=True):
+            if not isinstance(start, bytes) or is_image(start):  # what can't be read is named in the quarantine
+                images.add(path)
+        return [path for path in self.found if path in images]
+
     def images(self) -> list[str]:
-        """`files` without the endings that are surely not images; what the rest are, their content decides."""
-        return [path for path in self.files() if posixpath.splitext(path)[1].lower() not in NOT_IMAGES]
+        """`files` that are images by their ending or, where it is none that is known, by their first bytes."""
+        return list(self._images)
+
+    def passed_over(self) -> str:
+        """A sentence on the files below that are no images and were not read, by ending; "" where there are none."""
+        names = [posixpath.basename(path).lower() for path in self.found.keys() - set(self._images) - self._read]
+        kinds = Counter(name if name in OTHER_NAMES else _ending(name) or "without ending" for name in names)
+        if hidden := len(self._listed) - len(self.found):
+            kinds["hidden"] = hidden
+        counts = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+        texts = [f"{count} {kind}" for kind, count in counts[:12]]
+        if len(counts) > 12:
+            texts.append(f"{sum(count for _, count in counts[12:])} of other kinds")
+        return f"Passed over as no images: {', '.join(texts)}." if texts else ""
+
+    def existing(self, paths: Iterable[str]) -> set[str]:
+        """Those of these paths, relative or absolute, that are files; URIs count as such. A folder is listed once at most."""
+        folders: dict[str, set[str]] = {}
+
+        def exists(path: str) -> bool:
+            if "://" in path:
+                return True
+            if not self.local and not posixpath.isabs(path):
+                return path in self._listed
+            folder, name = posixpath.split(posixpath.join(self.path, path))
+            if folder not in folders:
+                folders[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH208, PTH112 (speed)
+            return name in folders[folder]
+
+        return {path for path in paths if exists(path)}
 
     def state(self) -> str:
         """Names, sizes and times of the images, hashed: what tells that a file has been replaced."""
@@ -86,14 +142,12 @@ class Root:
 
     def read(self, relative: str) -> bytes:
         """A small file's content."""
+        self._read.add(relative)
         return self.fs.cat_file(posixpath.join(self.path, relative))
 
     def read_text(self, relative: str) -> str:
         """A small text file's content; one that is not UTF-8 is a `UserError`."""
-        try:
-            return self.read(relative).decode("utf-8-sig")
-        except UnicodeDecodeError:
-            raise UserError(f"{self.resolve(relative)} is not UTF-8 text: save it as UTF-8.") from None
+        return decode_text(self.read(relative), self.resolve(relative))
 
     def resolve(self, path: str) -> str:
         """An openable place for a path of this data set: URIs and absolute paths stay, relative ones stand below the root.
@@ -107,6 +161,12 @@ class Root:
             raise ValueError("the path leaves the data set's folder; an absolute path says that this is meant")
         joined = posixpath.join(self.path, relative)
         return joined if self.local else self.fs.unstrip_protocol(joined) + self.inside
+
+
+def _ending(name: str) -> str:
+    """The ending of a file's name; "" where what stands behind the last dot is none, as in a DICOM's UID."""
+    ending = posixpath.splitext(name)[1]
+    return ending if re.fullmatch(r"\.[a-z]\w{0,7}", ending) else ""
 
 
 def tidy(path: str) -> str:
