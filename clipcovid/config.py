@@ -179,9 +179,10 @@ class TrainConfig:
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
 
-    def __post_init__(self) -> None:
-        if not self.optim.lr:  # as a number, so that records of the run have it
-            object.__setattr__(self, "optim", dataclasses.replace(self.optim, lr=self.usual_lr))
+    @property
+    def derived_defaults(self) -> dict[str, Any]:
+        """What `resolved` fills in."""
+        return {} if self.optim.lr else {"optim.lr": self.usual_lr}
 
     @property
     def usual_lr(self) -> float:
@@ -236,15 +237,31 @@ def check_seeds(config: Any) -> None:
             raise UserError(f"--{key} {value} is not a whole number from 0 to {2**32 - 1}.")
 
 
+def resolved(config: ConfigT) -> ConfigT:
+    """A copy with the defaults that follow from other fields: its `derived_defaults`, dotted key → value.
+
+    Whoever uses or records a config resolves it last: a default that was filled in before would stay when `override` changes
+    what it follows from.
+    """
+    derived: dict[str, Any] = getattr(config, "derived_defaults", {})
+    return override(config, derived) if derived else config
+
+
 def flatten(config: Any) -> dict[str, Scalar]:
-    """Dotted key → scalar for every field of a (nested) config; tuples become comma-separated text."""
-    flat: dict[str, Scalar] = {}
+    """Dotted key → scalar for every field of a (nested) config, `resolved`; tuples become comma-separated text."""
+    return {
+        key: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for key, value in fields_of(resolved(config)).items()
+    }
+
+
+def fields_of(config: Any) -> dict[str, Any]:
+    """Dotted key → value for every field of a (nested) config, as it is."""
+    flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            flat |= {f"{field.name}.{key}": inner for key, inner in flatten(value).items()}
-        elif isinstance(value, tuple):
-            flat[field.name] = ",".join(map(str, value))
+            flat |= {f"{field.name}.{key}": inner for key, inner in fields_of(value).items()}
         else:
             flat[field.name] = value
     return flat
@@ -254,7 +271,7 @@ def override(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
     """A copy of `config` with dotted keys replaced, e.g. `{"optim.lr": 1e-4}`; an unknown key is a `UserError`."""
     here: dict[str, Any] = {}
     below: dict[str, dict[str, Any]] = {}
-    known = flatten(config)
+    known = fields_of(config)
     for key, value in changes.items():
         head, _, rest = key.partition(".")
         if key not in known:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +34,15 @@ def whole(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def plain(value: Any) -> Any:
+    """What JSON has no form for, in one that it has: NumPy numbers and arrays by value, paths as text; else TypeError."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} {value!r} has no form in JSON")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file as UTF-8."""
     with whole(path) as partial:
@@ -40,14 +50,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, indented; NaN, which is no JSON, is refused with ValueError."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+    """Write JSON, indented; NaN, which is no JSON, raises ValueError, and what `plain` does not know TypeError."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=plain) + "\n")
 
 
 def write_parquet(path: Path, table: pd.DataFrame, about: dict[str, Any], row_group_size: int | None = None) -> None:
     """Write a table with `about` as JSON in its schema metadata."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(about)})
+    arrow = arrow.replace_schema_metadata(
+        {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(about, default=plain)}
+    )
     with whole(path) as partial:
         pq.write_table(arrow, partial, row_group_size=row_group_size)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clipcovid.config import ClipConfig, Scalar, flatten
+from clipcovid.files import plain
 from clipcovid.models.weights import hf_files, locate
 
 LEFT_OUT = {"compute", "out", "name", "data"}  # sections of a config that make no other run
@@ -34,8 +35,8 @@ class Data(Protocol):
 
 
 def digest(value: Any, length: int = 12) -> str:
-    """The first `length` hex digits of the SHA-256 of `value` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, default=str)
+    """The first `length` hex digits of the SHA-256 of `value` as canonical JSON; what has no form in it: TypeError."""
+    text = json.dumps(value, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 

@@ -15,6 +15,7 @@ from clipcovid.config import (
     flatten,
     from_cli,
     override,
+    resolved,
     run_job,
 )
 from clipcovid.identity import config_identity
@@ -134,6 +135,7 @@ def test_help_of_every_job_explains_every_flag(job):
         (CnnConfig, ["--weights", "none"], 1e-3),
         (CnnConfig, ["--weights", "none", "--optim.lr", "0.3"], 0.3),
         (CaptionConfig, ["--weights", "none"], 1e-3),
+        (CaptionConfig, ["--towers", "clip", "--clip.pretrained", "none"], 1e-3),
         (FinetuneConfig, [], 1e-5),
         (FinetuneConfig, ["--clip.pretrained", "none"], 2e-4),
         (ProbeConfig, [], 0.01),
@@ -141,5 +143,18 @@ def test_help_of_every_job_explains_every_flag(job):
 )
 def test_the_learning_rate_follows_from_the_weights(job, words, lr):
     config = from_cli(job, "", ["--data", "d", *words])
-    assert config.optim.lr == lr
+    assert resolved(config).optim.lr == lr
     assert flatten(config)["optim.lr"] == lr  # what MLflow and the run's identity have
+    assert resolved(resolved(config)) == resolved(config)
+
+
+def test_a_learning_rate_that_follows_from_the_weights_follows_a_change_of_them():
+    config = CnnConfig(data=Path("d"))
+    assert resolved(override(config, {"weights": "none"})).optim.lr == 1e-3
+    assert (
+        resolved(override(override(config, {"seed": 1, "weights": "none"}), {"weights": "pretrained"})).optim.lr == 1e-4
+    )
+    given = override(config, {"optim.lr": 1e-4})
+    assert resolved(override(given, {"weights": "none"})).optim.lr == 1e-4
+    finetune = override(FinetuneConfig(data=Path("d")), {"clip.pretrained": "none"})
+    assert resolved(finetune).optim.lr == 2e-4

@@ -26,7 +26,6 @@ class ClassifyConfig(TrainConfig):
     """Share of the target that is spread over all classes."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing} must be from 0 to below 1.")
 
@@ -222,7 +221,6 @@ class FinetuneConfig(TrainConfig):
     """How it is trained."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         _no_accumulation(self.optim)
 
     @property
@@ -273,7 +271,6 @@ class SegmentConfig(TrainConfig):
     """How it is trained: the decoder starts from random weights, whatever the encoder's."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.within_lungs and self.target != "both":
             raise UserError("--within-lungs needs the lungs too: use --target both.")
         if self.supervision != "masks" and (self.target == "both" or self.augment.rotate):
@@ -372,11 +369,15 @@ class CaptionConfig(CaptionedConfig):
     """How it is trained. --optim.lr-scale clip.visual.trunk=0.1 clip.text.transformer=0.1 spares pretrained encoders."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         _no_accumulation(self.optim)
         for name in ("width", "context", "vocabulary"):
             if getattr(self, name) < 8:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 8.")
+
+    @property
+    def usual_lr(self) -> float:
+        """The learning rate where none is given."""
+        return 1e-3 if "none" in (self.weights, self.towers == "clip" and self.clip.pretrained) else 1e-4
 
     @property
     def image_encoder(self) -> str:
@@ -430,7 +431,6 @@ class CaptionerConfig(CaptionedConfig):
     """Not used: embeddings are made beforehand."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if min(self.prefix, self.beams) < 1 or min(self.context, self.vocabulary) < 8 or not 0 <= self.dropout < 1:
             raise UserError("--prefix and --beams must be at least 1, --context and --vocabulary 8, --dropout below 1.")
 

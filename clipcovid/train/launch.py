@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from clipcovid.config import ImagesConfig, UserError
+from clipcovid.config import ImagesConfig, UserError, resolved
 from clipcovid.data.captions import captions_identity
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
@@ -113,7 +113,7 @@ def launch(
     is not done again. Errors of the user's, the workers' too, are `UserError`s. `adopt`: the `state/` of another training of
     the same model, which a new run goes on from.
     """
-    began = time.time()
+    began, config = time.time(), resolved(config)
     manifest = training_manifest(config)
     check_encoder(config, manifest)
     run = start_run(config, method=config.title, identity=training_identity(config, manifest))

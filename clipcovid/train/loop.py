@@ -61,6 +61,7 @@ def fit(
     At each validation the state is written and `report` gets its line, on all processes. A loss or gradient that is not
     finite stops before the weights change, with the batch's images named.
     """
+    assert config.optim.lr > 0, "the config is to be resolved before"
     optim, say = config.optim, log if rank() == 0 else _silent
     optimizer, average = build_optimizer(module, optim), Average(module, optim.ema)
     progress = states.restore(module, optimizer, average.weights)
