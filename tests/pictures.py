@@ -14,10 +14,10 @@ def picture(path, seed=0, size=(40, 40), **how):
     return path
 
 
-def pictures(root, *names):
+def pictures(root, *names, **how):
     """Images of these names below `root`, each with pixels of its own."""
     for seed, name in enumerate(names):
-        picture(root / name, seed)
+        picture(root / name, seed, **how)
 
 
 def mask(path, lit=20, size=(40, 40)):

@@ -8,7 +8,7 @@ import zipfile
 import fsspec
 import pandas as pd
 import pytest
-from pictures import cells, listed, mask, picture
+from pictures import cells, listed, mask, picture, pictures
 
 from clipcovid.config import UserError
 from clipcovid.data.images import read_bytes
@@ -110,6 +110,7 @@ def test_only_parts_of_covidquex_are_parts(tmp_path):
     assert not listed("covidquex", tmp_path).parts
     quex(tmp_path / "Infection Segmentation Data")
     assert listed("covidquex", tmp_path).parts
+    pictures(tmp_path, "a.png", "b.png")
     (tmp_path / "t.csv").write_text("path,part\na.png,1\nb.png,2\n")
     listing = listed("table", tmp_path / "t.csv")
     assert not listing.parts
@@ -240,8 +241,11 @@ def test_every_kind_of_table_gives_the_same_manifest(tmp_path):
 
 
 def test_numbers_of_a_parquet_file_keep_their_digits(tmp_path):
+    pictures(tmp_path, "a.png", "b.png", "c.png")
     ids = [2**60 + 1, None, 2**60 + 3]
-    table = pd.DataFrame({"path": ["a", "b", "c"], "patient_id": pd.array(ids, "Int64"), "age": [50.0, None, 1.5]})
+    table = pd.DataFrame(
+        {"path": ["a.png", "b.png", "c.png"], "patient_id": pd.array(ids, "Int64"), "age": [50.0, None, 1.5]}
+    )
     table.to_parquet(tmp_path / "t.parquet")
     found = listed("table", tmp_path / "t.parquet").table
     assert found["patient_id"].tolist() == [str(ids[0]), "", str(ids[2])]
@@ -249,6 +253,7 @@ def test_numbers_of_a_parquet_file_keep_their_digits(tmp_path):
 
 
 def test_columns_are_renamed_even_crosswise(tmp_path):
+    pictures(tmp_path, "a.png")
     (tmp_path / "t.csv").write_text(" image ,finding,label,view,age\na.png,Flu,reader 1,PA,3\n")
     row = listed("table", tmp_path / "t.csv", path="image", label="finding").table.iloc[0]
     assert (row["image_id"], row["label"], row["view"], row["age"]) == ("a.png", "Flu", "PA", "3")
@@ -269,6 +274,7 @@ def test_an_unknown_column_is_named_with_those_that_there_are(tmp_path):
 
 
 def test_rows_without_a_usable_path_are_refused_one_by_one(tmp_path):
+    pictures(tmp_path, "ok.png", "..fine/a.png", "sub/b.png", "ok2.png", "m.png")
     paths = ["ok.png", "", "../up.png", "a/../../up.png", "..fine/a.png", "sub\\b.png", "x/../ok2.png", "..\\up.png"]
     (tmp_path / "t.csv").write_text("path,lung_mask\n" + "".join(f"{path},m.png\n" for path in paths))
     listing = listed("table", tmp_path / "t.csv")
@@ -285,6 +291,7 @@ def test_rows_without_a_usable_path_are_refused_one_by_one(tmp_path):
 
 
 def test_a_file_listed_twice_is_kept_twice_and_told_apart(tmp_path):
+    pictures(tmp_path, "a.png", "a.png#2", "A.png", format="PNG")
     (tmp_path / "t.csv").write_text("path,label\na.png,x\na.png,y\na.png#2,z\na.png,x\nA.png,x\n")
     ids = listed("table", tmp_path / "t.csv").table["image_id"]
     assert ids.is_unique
@@ -320,17 +327,20 @@ def test_a_table_that_cannot_be_read_is_a_sentence(tmp_path, name, content, matc
 
 
 def test_a_comma_at_each_rows_end_shifts_nothing(tmp_path):
+    pictures(tmp_path, "a.png", "b.png")
     (tmp_path / "t.csv").write_text("path,label\na.png,Flu,\nb.png,Normal,\n")
     assert cells(listed("table", tmp_path / "t.csv"), "image_id", "label") == [("a.png", "Flu"), ("b.png", "Normal")]
 
 
 def test_sizes_and_hashes_of_a_table_are_not_believed(tmp_path):
+    pictures(tmp_path, "a.png", "b.png")
     (tmp_path / "t.csv").write_text("path,width,height,sha256\na.png,unknown,12.5,abc\nb.png,,,abc\n")
     table = listed("table", tmp_path / "t.csv").table
     assert table[["width", "height", "sha256"]].to_numpy().tolist() == [[0, 0, ""]] * 2
 
 
 def test_half_a_surrogate_pair_breaks_nothing(tmp_path):
+    pictures(tmp_path, "a.png")
     (tmp_path / "t.json").write_text('[{"path": "a.png", "caption": "lungs \\ud83d clear", "label": "x"}]')
     assert listed("table", tmp_path / "t.json").table["caption"][0] == "lungs ? clear"
 

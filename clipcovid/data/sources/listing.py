@@ -11,6 +11,7 @@ from clipcovid.data.captions import PLACEHOLDER
 from clipcovid.data.manifest import MASKS, SPLIT_NAMES, conform
 from clipcovid.data.phantom import write_phantoms
 from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.locating import locate
 from clipcovid.data.sources.registry import PARTS, SOURCES, TABLES
 from clipcovid.data.sources.root import Root, tidy
 
@@ -77,6 +78,8 @@ def list_source(
     rows = conform(rows.drop(columns=["width", "height", "sha256"], errors="ignore"))  # the files themselves say
     rows["split"] = _splits(rows["split"])
     rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
+    if name == "table":
+        rows = locate(place, rows)
     rows, refused = _resolve(place.images_at, rows)
     while (again := rows.groupby("image_id").cumcount()).any():  # listed twice: both stay, told apart
         rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")

@@ -4,6 +4,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig, rename
+from clipcovid.data.sources.covidx import read_list, split_of_list
 from clipcovid.data.sources.registry import source
 from clipcovid.data.sources.root import Root
 from clipcovid.data.sources.rows import read_rows
@@ -11,10 +12,12 @@ from clipcovid.data.sources.rows import read_rows
 
 @source("table")
 def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
-    """A CSV, JSON, JSONL or Parquet table: columns named as in the manifest are taken, others by `--columns.*`."""
+    """A CSV, JSON, JSONL or Parquet table, or a list of COVIDx: columns named as in the manifest are taken, others by
+    `--columns.*`."""
     if not root.file:
         raise UserError(f"--root {root.given} is a folder; --source table wants the table's file.")
-    rows = rename(read_rows(root, root.file), columns, root.given)
+    rows = _covidx(root) if root.file.lower().endswith(".txt") else read_rows(root, root.file)
+    rows = rename(rows, columns, root.given)
     if "path" not in rows and "file_name" in rows:
         rows = rows.rename(columns={"file_name": "path"})
     if "path" not in rows:
@@ -22,4 +25,24 @@ def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
             f"{root.given} has no column named path: say which holds the images' paths with --columns.path "
             f"({', '.join(map(str, rows))})."
         )
+    return rows
+
+
+def _covidx(root: Root) -> pd.DataFrame:
+    """The rows of a list of COVIDx."""
+    rows = read_list(root, root.file, root.images_at)
+    if rows is None:
+        raise UserError(
+            f"{root.given}: a .txt table is read as a list of COVIDx, and its first line is not `patient file class "
+            "source`. Save other tables as CSV."
+        )
+    split = split_of_list(root.file)
+    root.notes.append(
+        f"{root.file} is read as a list of COVIDx"
+        + (
+            f", and its images are the split {split} alone: --source imagefolder reads the lists of a folder together."
+            if split
+            else ", whose name says no split."
+        )
+    )
     return rows

@@ -1,0 +1,83 @@
+"""Where the images and masks that a table names are: at their paths, or at the only files that these can mean."""
+
+import posixpath
+from pathlib import Path
+
+import pandas as pd
+
+from clipcovid.config import UserError
+from clipcovid.data.manifest import MASKS
+from clipcovid.data.sources.matching import Matches, fold, match_paths, nearest, stem
+from clipcovid.data.sources.root import Root, tidy
+
+
+def locate(root: Root, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table, their `path` and masks at the files that are meant; `root.notes` say what was not to the letter.
+
+    The folder of the images is listed only where paths name no file. A table of which no image is there is a `UserError`.
+    """
+    images = root.images_at
+    columns = ["path", *MASKS]
+    given = pd.unique(rows[columns].to_numpy().ravel())
+    tidied = {path: tidy(path) for path in given if path}
+    there = images.existing(tidied.values())
+    missing = {path: name for path, name in tidied.items() if name not in there and name.split("/")[0] != ".."}
+    if not missing:
+        return rows
+    matches = _matches(images, tidied, there, missing)
+    places = {path: fitting[0] for path, fitting in matches.items() if len(fitting) == 1}
+    if places:
+        example = next(iter(places))
+        root.notes.append(
+            f"{len(places)} of the {len(tidied)} paths in {root.file} name no file to the letter and are read as the "
+            f"only file that fits ({_differences(places)}): {example} as {places[example]}."
+        )
+    lost = [path for path in matches if path not in places]
+    lost_images = rows["path"].isin(lost)
+    if lost:
+        where = f"{len(lost)} of the {len(tidied)} files that {root.file} names are not there"
+        sentence = _first_miss(images, lost[0], missing[lost[0]], matches[lost[0]])
+        if lost_images.all():
+            raise UserError(f"{where}: {sentence} Say with --images which folder the paths are relative to.")
+        root.notes.append(f"{where}: {sentence}")
+    return rows.assign(**{column: rows[column].map(lambda path: places.get(path, path)) for column in columns})
+
+
+def _matches(images: Root, tidied: dict[str, str], there: set[str], missing: dict[str, str]) -> Matches:
+    """The files that may be meant by each missing path; those that other paths name to the letter are not."""
+    homes = {path: [home] for path, name in missing.items() if (home := _at_home(name))}
+    looked_for = {path: name.lstrip("/") for path, name in missing.items() if path not in homes}
+    if not looked_for:
+        return homes
+    inside = [name.removeprefix(f"{images.path}/") for name in there]
+    matches = match_paths([*(name for name in inside if name in images.found), *looked_for.values()], images.files())
+    return homes | {path: matches[name] for path, name in looked_for.items()}
+
+
+def _at_home(path: str) -> str:
+    """The file that a path with `~` means; "" where there is none."""
+    home = Path(path).expanduser() if path.startswith("~/") else Path(path)
+    return str(home) if path.startswith("~/") and home.is_file() else ""
+
+
+def _differences(places: dict[str, str]) -> str:
+    """In what the paths differ from the files that they are read as."""
+    differences = set()
+    for path, file in places.items():
+        name, other = (posixpath.basename(tidy(text)) for text in (path, file))
+        if name != other:
+            differences.add("case" if fold(name) == fold(other) else "ending" if stem(name) == stem(other) else "name")
+        if posixpath.dirname(tidy(path)) != posixpath.dirname(file):
+            differences.add("folders")
+    return ", ".join(sorted(differences))
+
+
+def _first_miss(images: Root, path: str, name: str, fitting: list[str]) -> str:
+    """What was looked for, and what there is instead."""
+    place = images.resolve(name)
+    if len(fitting) > 1:
+        return f"{path} may be {fitting[0]} or {fitting[1]} below {images.path}."
+    pictures = [file for file in images.files() if stem(file) != fold(file)]
+    near = nearest(name, pictures or images.files())
+    instead = f"the most similar file is {images.resolve(near)}" if near else f"there is no file below {images.path}"
+    return f"the first was looked for at {place}, {instead}."
