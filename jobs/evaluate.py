@@ -4,9 +4,10 @@
     python jobs/evaluate.py --predictions preds.csv --ground-truth truth.parquet --classes Sick Healthy --out outputs
     python jobs/evaluate.py --predictions preds.json --ground-truth truth.json --json > metrics.json
 
-Files are JSON, JSON lines, CSV or Parquet. Ids: image_id, id, image, file_name or path, or an object {id: value};
-without ids rows match by position. Truth: label, and patient_id for intervals by patient. Predictions: hard labels,
-prob_<class> columns or probabilities, sim_<class> columns or similarities, or a ranking of the classes.
+Files are JSON, JSON lines, CSV, TSV or Parquet. Rows match by the column that names the images in both (image_id, filename,
+Image Index, …), or an object's keys. Truth: label, and patient_id for intervals by patient. Predictions: hard labels,
+prob_<class> columns or columns named as the classes, probabilities, a Hugging Face pipeline's output, sim_<class> columns
+or similarities, or a ranking of the classes. One file with y_true and y_pred needs no --ground-truth.
 """
 
 import dataclasses
@@ -28,9 +29,15 @@ class Config:
     """What to score, against what."""
 
     predictions: str
-    """File of predictions (.json, .jsonl, .csv, .parquet)."""
-    ground_truth: str
-    """File of true labels, matched with the predictions by id."""
+    """File of predictions (.json, .jsonl, .csv, .tsv, .parquet)."""
+    ground_truth: str = ""
+    """File of true labels, matched with the predictions by id. Default: the predictions' file has them, too."""
+    match: str = ""
+    """Column that names the images in both files; or position, where their rows are in the same order. Default: found."""
+    truth_column: str = ""
+    """Column of the true classes, where its name does not say so or several could be meant."""
+    prediction_column: str = ""
+    """Column of the predictions, where its name does not say so or several could be meant."""
     classes: tuple[str, ...] = ()
     """All classes in their order, which integer labels and lists refer to. Default: those that the files name."""
     missing: Literal["error", "drop"] = "error"
@@ -45,7 +52,15 @@ class Config:
 
 def main(config: Config) -> None:
     """Score, print, and write where `out` says."""
-    table, classes, notes = read_foreign(config.predictions, config.ground_truth, config.classes, config.missing)
+    table, classes, notes = read_foreign(
+        config.predictions,
+        config.ground_truth,
+        config.classes,
+        config.missing,
+        match=config.match,
+        truth_column=config.truth_column,
+        prediction_column=config.prediction_column,
+    )
     body = predictions.score(table, classes)
     body["notes"] = [*notes, *body["notes"]]
     if config.json:

@@ -262,7 +262,7 @@ class TestExamples:
 
     def test_a_table_of_other_images_is_refused(self, phantoms, tmp_path):
         (tmp_path / "c.csv").write_text("image_id,caption\nnobody,lungs\n")
-        with pytest.raises(UserError, match="no image of the train split"):
+        with pytest.raises(UserError, match="names none of the data set's images"):
             self.read(phantoms, None, captions=str(tmp_path / "c.csv"))
         (tmp_path / "c.csv").write_text("id,text\nnobody,lungs\n")
         with pytest.raises(UserError, match="lacks the columns caption, image_id"):

@@ -57,10 +57,10 @@ def test_json_stands_alone_on_stdout(files, capsys, monkeypatch):
 
 
 def test_a_mistake_is_one_sentence_and_status_2(tmp_path, files):
-    (tmp_path / "preds.json").write_text(json.dumps([{"image_id": "x", "prob_a": 0.5, "prob_b": 0.6}]))
+    (tmp_path / "preds.json").write_text(json.dumps([{"image_id": "000.png", "prob_a": 0.5, "prob_b": 0.6}]))
     done, _ = evaluate(*files)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: 30 of the images in ")
+    assert done.stderr.startswith("error: 29 of the images in ")
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 

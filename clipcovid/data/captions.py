@@ -10,8 +10,8 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest
-from clipcovid.evaluate.foreign import read_table
 from clipcovid.identity import texts_hash
+from clipcovid.io.tables import VALUE, is_missing, read_table_file
 
 TEMPLATE = "a[ {plane} plane][ {modality}] scan[ of {location}][ on a[ {age} year old][ {sex}]][ depicting {diagnosis}]"
 PLACEHOLDER = re.compile(r"\s*(?:replace this\b.*|n/?a|none|nan|null|tbd|unknown|-+)?\s*", re.IGNORECASE | re.DOTALL)
@@ -24,15 +24,15 @@ _Part = str | list["_Part"]
 def captioned(manifest: Manifest, kind: str, template: str, *, strict: bool = True) -> Manifest:
     """The manifest with these captions for its own, "" where there is none.
 
-    `strict`: a template's field that is no column, or a table that is not there, is a `UserError`; else no image has a
-    caption then.
+    `strict`: a template's field that is no column, or a table that is not there or names none of the images, is a
+    `UserError`; else no image has a caption then.
     """
     if kind == "dataset":
         return manifest
     if not strict and (_absent(manifest.table, template) if kind in KINDS else not Path(kind).exists()):
         return dataclasses.replace(manifest, table=manifest.table.assign(caption=""))
     return dataclasses.replace(
-        manifest, table=manifest.table.assign(caption=captions_of(manifest.table, kind, template))
+        manifest, table=manifest.table.assign(caption=captions_of(manifest.table, kind, template, strict=strict))
     )
 
 
@@ -41,17 +41,18 @@ def captions_identity(config: Any, manifest: Manifest) -> dict[str, str]:
     if "caption" in config.needs:
         texts = manifest.table["caption"]
     elif getattr(config, "captions", "labels") != "labels":
-        texts = captions_of(manifest.table, config.captions, config.caption_template)
+        texts = captions_of(manifest.table, config.captions, config.caption_template, strict=False)
     else:
         return {}
     return {"captions_hash": texts_hash(manifest.table["image_id"].tolist(), texts.tolist())}
 
 
-def captions_of(rows: pd.DataFrame, kind: str, template: str) -> pd.Series:
+def captions_of(rows: pd.DataFrame, kind: str, template: str, *, strict: bool = True) -> pd.Series:
     """The caption of each row, "" where there is none.
 
     `kind`: template fills the template in, dataset is the column `caption`, both puts the one before the other, and
-    anything else is a table with image_id and caption, which need not name all images.
+    anything else is a table with image_id and caption (or {image_id: caption}), which need not name all images.
+    `rows` are a whole data set's; `strict`: a table that names none of its images is a `UserError`.
     """
     if kind == "dataset":
         return rows["caption"]
@@ -61,14 +62,38 @@ def captions_of(rows: pd.DataFrame, kind: str, template: str) -> pd.Series:
             return filled
         free = rows["caption"]
         return filled.where(free == "", filled.where(filled == "", filled + ". ") + free)
-    table = read_table(kind)
+    by_id = read_captions(kind).set_index("image_id")["caption"]
+    if strict and not by_id.index.isin(rows["image_id"]).any():
+        raise UserError(
+            f"--captions {kind} names none of the data set's images: its first image_id is "
+            f"{next(iter(by_id.index), '')!r}, and the data set's is {next(iter(rows['image_id']), '')!r}."
+        )
+    return rows["image_id"].map(by_id).fillna("")
+
+
+def read_captions(path: str) -> pd.DataFrame:
+    """image_id and caption ("" for a placeholder), text, of a table that has them, or of {image_id: caption}.
+
+    One that lacks either, has a row without an id, or an image twice, is a `UserError`.
+    """
+    table = read_table_file(path)
+    if "caption" not in table and VALUE in table:
+        table = table.rename(columns={VALUE: "caption"})
     if missing := {"image_id", "caption"} - set(table):
-        raise UserError(f"--captions {kind} lacks the columns {', '.join(sorted(missing))}.")
+        raise UserError(
+            f"--captions {path} lacks the columns {', '.join(sorted(missing))}; it has: {', '.join(map(str, table))}."
+        )
+    if unknown := int(table["image_id"].map(is_missing).sum()):
+        raise UserError(f"{unknown} rows of --captions {path} have no image_id.")
     ids = table["image_id"].map(str)
     if (twice := ids[ids.duplicated()]).size:
-        raise UserError(f"--captions {kind} has {twice.iloc[0]} twice: give each image one caption.")
-    by_id = table["caption"].fillna("").map(str).set_axis(ids)
-    return rows["image_id"].map(by_id).fillna("").map(lambda text: "" if PLACEHOLDER.fullmatch(text) else text.strip())
+        raise UserError(f"--captions {path} has {twice.iloc[0]} twice: give each image one caption.")
+    return pd.DataFrame({"image_id": ids, "caption": table["caption"].map(_known_text)})
+
+
+def _known_text(caption: object) -> str:
+    text = "" if is_missing(caption) else str(caption).strip()
+    return "" if PLACEHOLDER.fullmatch(text) else text
 
 
 def fill_template(rows: pd.DataFrame, template: str) -> pd.Series:

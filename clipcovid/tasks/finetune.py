@@ -72,7 +72,8 @@ class Finetune(Contrastive):
             named = [prompts[label] for label in rows["label"]]
             return rows.assign(caption=[texts[number % len(texts)] for number, texts in enumerate(named)]), notes
         rows = manifest.rows(split)
-        captions = captions_of(rows, kind, self.config.caption_template)
+        texts = captions_of(manifest.table, kind, self.config.caption_template).set_axis(manifest.table["image_id"])
+        captions = texts.loc[rows["image_id"]].reset_index(drop=True)
         known = captions != ""
         if not known.any():
             raise UserError(f"--captions {kind}: no image of the {split} split of {manifest.dataset} has a caption.")

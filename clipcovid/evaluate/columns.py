@@ -1,0 +1,227 @@
+"""Which columns of another program's table hold its predictions, and what they say."""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from clipcovid.config import UserError
+from clipcovid.evaluate.predictions import PROBABILITY, SIMILARITY
+from clipcovid.io.tables import VALUE, is_missing
+
+TRUE = ("ytrue", "truelabel", "trueclass", "groundtruth", "gt", "truth", "true", "target", "actual")
+"""What columns of true classes are called, in small letters and without signs, as those below."""
+EITHER = ("label", "class")
+"""What columns of true classes are called, and of predicted ones."""
+HARD = (
+    "prediction",
+    "predicted",
+    "pred",
+    "ypred",
+    "predictedlabel",
+    "predictedclass",
+    "predlabel",
+    "predclass",
+    "yhat",
+)
+LISTS = ("predictions", "scores", "output")
+"""What columns of lists are called, beside ranking."""
+TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
+
+
+class Choice(NamedTuple):
+    """Where a table's predictions stand."""
+
+    kind: Literal["prefixed", "classes", "cells"]
+    """prefixed: prob_<class>, sim_<class>, probabilities or similarities. classes: columns named so. cells: one column."""
+    columns: list[str]
+    notes: list[str]
+    either: bool = False
+    """Whether the column is called as those of true classes are, too."""
+
+
+def named(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """The columns that are called so, in the order of the names."""
+    plain = {column: re.sub(r"[\W_]", "", column.lower()) for column in map(str, table)}
+    return sorted((column for column in plain if plain[column] in names), key=lambda column: names.index(plain[column]))
+
+
+def existing(table: pd.DataFrame, column: str, file: str, flag: str) -> str:
+    """A column that a flag names; one that is not there is a `UserError`."""
+    if column not in table:
+        raise UserError(f"{flag} {column}: {file} has no such column; it has {', '.join(map(str, table))}.")
+    return column
+
+
+def only(table: pd.DataFrame, columns: list[str], file: str, what: str, flag: str) -> str:
+    """The first of columns that say the same in each row; others are a `UserError`."""
+    texts = [table[column].map(str).tolist() for column in columns]
+    if any(text != texts[0] for text in texts):
+        raise UserError(
+            f"{file} has several columns that could be {what}, and they differ: {', '.join(columns)}. Say which with {flag}."
+        )
+    return columns[0]
+
+
+def choose(table: pd.DataFrame, asked: str, vocabulary: Sequence[str], file: str) -> Choice:
+    """The predictions of a table: of several forms the one that says most, and the others are named in the notes.
+
+    `vocabulary`: the classes, or the true labels. None, or two columns of one form that differ: `UserError`.
+    """
+    if asked:
+        return Choice("cells", [existing(table, asked, file, "--prediction-column")], [])
+    columns = [str(column) for column in table]
+    prefixed = [column for column in columns if column.startswith((PROBABILITY, SIMILARITY))]
+    as_classes = [column for column in columns if column in vocabulary]
+    lists = [column for column in named(table, LISTS) if isinstance(_decoded(table[column].iloc[0]), list | dict)]
+    forms: list[tuple[Literal["prefixed", "classes", "cells"], list[str]]] = [
+        ("prefixed", prefixed + [column for column in ("probabilities", "similarities") if column in columns]),
+        ("classes", as_classes if len(as_classes) > 1 else []),
+        ("cells", [column for column in ("ranking",) if column in columns]),
+        ("cells", lists),
+        ("cells", named(table, HARD)),
+        ("cells", [column for column in (VALUE,) if column in columns]),
+    ]
+    forms = [(kind, members) for kind, members in forms if members]
+    if not forms and (either := named(table, EITHER)):
+        return Choice("cells", [only(table, either, file, "the predictions", "--prediction-column")], [], either=True)
+    if not forms:
+        raise UserError(
+            f"{file} has no predictions: give {PROBABILITY}<class> or {SIMILARITY}<class> columns, columns named as the "
+            f"classes ({', '.join(vocabulary[:5])}), or one of probabilities, similarities, ranking, {', '.join(HARD[:4])}, "
+            f"or say which column it is with --prediction-column; it has {', '.join(columns)}."
+        )
+    kind, members = forms[0]
+    if kind == "cells":
+        members = [only(table, members, file, "the predictions", "--prediction-column")]
+    rest = ", ".join(column for _, others in forms[1:] for column in others)
+    note = f"Scored: {', '.join(members)} of {file}; not read: {rest} (see --prediction-column)."
+    return Choice(kind, members, [note] if rest else [])
+
+
+def read(table: pd.DataFrame, choice: Choice, classes: list[str], file: str) -> tuple[pd.DataFrame, list[str]]:
+    """prob_<class> and sim_<class> columns, or ranking, or predicted; and the classes, where they say them."""
+    result = pd.DataFrame(index=table.index)
+    if choice.kind == "classes":
+        cells = _by_class(table, choice.columns)
+        classes = classes or choice.columns
+        result[[PROBABILITY + c for c in classes]] = _score_matrix(cells, classes, file, "probabilities")
+        return result, classes
+    if choice.kind == "cells":
+        return _from_cells([_decoded(cell) for cell in table[choice.columns[0]]], choice, result, classes, file)
+    for prefix, column in ((PROBABILITY, "probabilities"), (SIMILARITY, "similarities")):
+        wide = [name for name in choice.columns if name.startswith(prefix)]
+        if wide:
+            cells = [{key.removeprefix(prefix): cell for key, cell in row.items()} for row in _by_class(table, wide)]
+        else:
+            cells = [_decoded(cell) for cell in table[column]] if column in choice.columns else []
+        if cells:
+            classes = classes or _class_keys(cells[0], file, column)
+            result[[prefix + c for c in classes]] = _score_matrix(cells, classes, file, column)
+    return result, classes
+
+
+def class_names(values: Sequence[Any] | pd.Series, classes: Sequence[str], file: str) -> list[str]:
+    """Names, and with `classes` whole numbers that are no name as indices into them; a missing one is a `UserError`."""
+    names = []
+    for value in values:
+        if is_missing(value) and value not in classes:
+            raise UserError(f"A row of {file} has no class ({value!r}); give every image one or leave it out.")
+        text = str(value) if str(value) in classes else re.sub(r"^(\d+)\.0+$", r"\1", str(value))
+        index = text.removeprefix("LABEL_")  # LABEL_0 is what Hugging Face calls a class without a name
+        if classes and text not in classes and index.isdecimal() and int(index) < len(classes):
+            text = classes[int(index)]
+        names.append(text)
+    return names
+
+
+def _from_cells(
+    cells: list[Any], choice: Choice, result: pd.DataFrame, classes: list[str], file: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """What the cells of a column are: scores by class, a pipeline's output, rankings, or a class each."""
+    column = choice.columns[0]
+    lists = [cell for cell in cells if isinstance(cell, list)]
+    if any(isinstance(item, dict) for cell in lists for item in cell):
+        cells, complete = _pipeline(cells, classes, file)
+        column = "probabilities" if complete else "ranking"
+        if not complete:
+            choice.notes.append(
+                f"The scores in {file} are not of all classes, or do not sum to 1: they are read as rankings."
+            )
+    elif isinstance(cells[0], dict) or (lists and not any(isinstance(item, str) for cell in lists for item in cell)):
+        column = "ranking" if column == "ranking" else "probabilities"
+    elif lists:
+        column = "ranking"
+    if column == "probabilities":
+        classes = classes or _class_keys(cells[0], file, column)
+        result[[PROBABILITY + c for c in classes]] = _score_matrix(cells, classes, file, column)
+        return result, classes
+    if column == "ranking":
+        rankings = [class_names(cell if isinstance(cell, list) else [cell], classes, file) for cell in cells]
+        return result.assign(ranking=pd.Series(rankings, index=result.index, dtype=object)), classes
+    return result.assign(predicted=class_names(cells, classes, file)), classes
+
+
+def _pipeline(cells: list[Any], classes: list[str], file: str) -> tuple[list[Any], bool]:
+    """A Hugging Face pipeline's [{label, score}, …] of each image as {class: score}; or, incomplete, as rankings."""
+    rows = []
+    for number, cell in enumerate(cells, 1):
+        if not isinstance(cell, list) or not all(
+            isinstance(item, dict) and {"label", "score"} <= set(item) for item in cell
+        ):
+            raise UserError(
+                f"Row {number} of {file}: a list of objects with label and score was expected, not {cell!r:.60}."
+            )
+        labels = class_names([item["label"] for item in cell], classes, file)
+        rows.append(dict(zip(labels, (item["score"] for item in cell), strict=True)))
+    every = classes or sorted({label for row in rows for label in row})
+    if all(set(row) == set(every) and abs(sum(row.values()) - 1) < TOLERANCE for row in rows):
+        return [{label: row[label] for label in every} for row in rows], True
+    return [sorted(row, key=lambda label: -row[label]) for row in rows], False
+
+
+def _by_class(table: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in table[columns].to_numpy()]
+
+
+def _decoded(cell: Any) -> Any:
+    """A list or an object that stands as text in a CSV's cell."""
+    try:
+        return json.loads(cell) if isinstance(cell, str) and cell.startswith(("[", "{")) else cell
+    except ValueError:
+        return cell
+
+
+def _class_keys(cell: Any, file: str, column: str) -> list[str]:
+    if isinstance(cell, dict):
+        return list(cell)
+    raise UserError(f"The {column} in {file} do not name their classes; give --classes in their order.")
+
+
+def _score_matrix(cells: list[Any], classes: list[str], file: str, column: str) -> np.ndarray:
+    """(n, k) float64 from objects {class: number} or lists; probabilities must be such."""
+    rows = []
+    for number, cell in enumerate(cells, 1):
+        keys = cell if isinstance(cell, dict) else classes
+        if not isinstance(cell, dict | list) or len(cell) != len(classes) or set(keys) != set(classes):
+            got = f"of {', '.join(cell)}" if isinstance(cell, dict) else repr(cell)
+            raise UserError(f"Row {number} of {file}: {column} of {', '.join(classes)} were expected, not {got}.")
+        rows.append([cell[c] for c in classes] if isinstance(cell, dict) else cell)
+    try:
+        matrix = np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"The {column} in {file} are not all numbers.") from None
+    if column == "probabilities" and not np.isnan(matrix).any():
+        wrong = (matrix < 0).any(axis=1) | (np.abs(matrix.sum(axis=1) - 1) > TOLERANCE)
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise UserError(
+                f"{int(wrong.sum())} of {len(matrix)} rows of {file} are no probabilities of {', '.join(classes)}: row "
+                f"{first + 1} sums to {matrix[first].sum():.4g} with a lowest of {matrix[first].min():.4g}, where 1 and no "
+                f"negative were expected; scores that are no probabilities go in {SIMILARITY}<class> columns, and "
+                "--classes names all classes."
+            )
+    return matrix
