@@ -64,6 +64,21 @@ def test_another_layout_is_not_taken_for_covidquex(tmp_path):
     picture(tmp_path / "Normal/a.png")
     with pytest.raises(UserError, match="--source imagefolder"):
         listed("covidquex", tmp_path)
+    quex(tmp_path / "set")
+    with pytest.raises(UserError, match="Train is one of its splits: give the folder that Train is in"):
+        listed("covidquex", tmp_path / "set/Train")
+
+
+def test_covidquex_says_what_it_leaves_out_and_which_mask_is_not_clear(tmp_path):
+    quex(tmp_path)
+    picture(tmp_path / "Train/Normal/b.png")
+    mask(tmp_path / "Train/Normal/lung masks/gone.png")
+    listing = listed("covidquex", tmp_path)
+    assert len(listing.table) == 1
+    assert any(note.endswith("nor masks of such: 2, e.g. Train/Normal/b.png.") for note in listing.notes)
+    mask(tmp_path / "Train/Normal/lung masks/a.tif")
+    with pytest.raises(UserError, match=r"a\.png and .*a\.tif are both the lung_mask of Train/Normal/images/a\.png"):
+        listed("covidquex", tmp_path)
 
 
 def rows(*made):
@@ -449,6 +464,35 @@ def test_nih14_has_patients_boxes_the_official_test_split_and_our_classes_by_rul
     assert len(boxes) == 2
     assert table.loc["00000001_001.png", "findings"] == "Infiltration|Pneumonia"
     assert (table.loc["00000002_000.png", "view"], table.loc["00000002_000.png", "age"]) == ("PA", "58")
+
+
+def test_nih14_says_what_is_not_there_and_refuses_what_is_there_twice(tmp_path):
+    listing = listed("nih14", nih(tmp_path))
+    missing = "Images named in Data_Entry_2017.csv that are not there: 1 of 5, e.g. 00000004_000.png."
+    assert listing.notes == (missing, "Passed over as no images: 1 .txt.")
+    twice = tmp_path / "copies/00000001_000.png"
+    twice.parent.mkdir()
+    twice.write_bytes((tmp_path / "images_001/images/00000001_000.png").read_bytes())
+    listing = listed("nih14", tmp_path)
+    assert len(listing.table) == 4
+    assert any(note.startswith("Images that are there more than once, of which the first") for note in listing.notes)
+    picture(twice, size=(64, 64))
+    with pytest.raises(UserError, match=r"copies/00000001_000\.png and images_001/.* may both be the image named in"):
+        listed("nih14", tmp_path)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/test_list.txt").write_text("00000001_000.png")
+    twice.unlink()
+    with pytest.raises(UserError, match=r"new/test_list\.txt and test_list\.txt, which differ"):
+        listed("nih14", tmp_path)
+
+
+def test_nih14_without_its_test_list_or_images(tmp_path):
+    (nih(tmp_path) / "test_list.txt").unlink()
+    assert any("no test_list.txt" in note for note in listed("nih14", tmp_path).notes)
+    for file in tmp_path.rglob("*.png"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"none of the 5 images named in Data_Entry_2017\.csv"):
+        listed("nih14", tmp_path)
 
 
 def test_nih14_wants_its_tables(tmp_path):

@@ -41,6 +41,7 @@ SPLIT_NAMES = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
     "dev": "val",
     "test": "test",
     "testing": "test",

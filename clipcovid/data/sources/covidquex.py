@@ -1,6 +1,7 @@
 """COVID-QU-Ex: its layout, and how the rows of its parts become one."""
 
 import posixpath
+from collections import defaultdict
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS, SPLIT_NAMES, strictest
 from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.matching import stem
 from clipcovid.data.sources.registry import PARTS, source
 from clipcovid.data.sources.root import Root
 from clipcovid.labels import CLASSES
@@ -17,7 +19,9 @@ from clipcovid.labels import CLASSES
 def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     """COVID-QU-Ex (Tahir et al. 2021): `[part/[part/]]<Split>/<Class>/{images,lung masks,infection masks}/name.png`."""
     files = root.folder().images()
-    places = {posixpath.splitext(path)[0].lower(): path for path in files}
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in files:
+        places[stem(path)].append(path)
     known = {name.lower(): name for name in CLASSES}
     rows = []
     for path in files:
@@ -32,14 +36,30 @@ def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
         }
         for kind in MASKS:
             beside = "/".join([*parts[:-2], kind.replace("_", " ") + "s", parts[-1]])
-            row[kind] = places.get(posixpath.splitext(beside)[0].lower(), "")
+            fitting = places.get(stem(beside), [])
+            if len(fitting) > 1:
+                raise UserError(f"{root.given}: {' and '.join(fitting)} are both the {kind} of {path}: move one away.")
+            row[kind] = "".join(fitting)
         rows.append(row)
     if not rows:
         raise UserError(
-            f"{root.given} is not laid out as COVID-QU-Ex (<Split>/<Class>/images/…): for a folder per class use "
-            "--source imagefolder."
+            f"{root.given} is not laid out as COVID-QU-Ex (<Split>/<Class>/images/…, with masks in `lung masks` and "
+            f"`infection masks` beside images). {_way_out(root, files)}"
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if apart := sorted(set(files) - set(table[["path", *MASKS]].to_numpy().ravel())):
+        root.notes.append(
+            f"Images left out, which are neither in <Split>/<Class>/images nor masks of such: {len(apart)}, e.g. {apart[0]}."
+        )
+    return table
+
+
+def _way_out(root: Root, files: list[str]) -> str:
+    """Where the layout may be, or which source reads this one."""
+    here = posixpath.basename(root.path)
+    if any(path.lower().split("/")[1:2] == ["images"] for path in files) and here.lower() in SPLIT_NAMES:
+        return f"{here} is one of its splits: give the folder that {here} is in."
+    return "A folder per class, with or without masks beside the images, is --source imagefolder."
 
 
 def merge_parts(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:

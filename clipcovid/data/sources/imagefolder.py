@@ -1,49 +1,77 @@
-"""A folder per class."""
+"""A folder of images: classes and splits from its folders, the rest from tables in it."""
 
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import SPLIT_NAMES
-from clipcovid.data.sources.columns import ColumnsConfig, rename
+from clipcovid.data.manifest import MASKS
+from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.layout import read_layout
+from clipcovid.data.sources.masks import split_off_masks
+from clipcovid.data.sources.matching import match_paths
+from clipcovid.data.sources.metadata import read_metadata
 from clipcovid.data.sources.registry import source
-from clipcovid.data.sources.root import Root, tidy
-from clipcovid.data.sources.rows import read_rows
+from clipcovid.data.sources.root import Root
+from clipcovid.io.tables import is_missing
 
 
 @source("imagefolder")
 def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
-    """A folder per class (`<Class>/…` or `<Split>/<Class>/…`); a `metadata.csv` with `file_name` in the root is joined."""
+    """A folder per class (`<Class>/…`, `<Split>/<Class>/…` or `<Class>/<Split>/…`), with masks that are called so.
+
+    `metadata.csv`, `.jsonl` or `.parquet` with `file_name`, in the root or any folder, and the lists of COVIDx
+    (`train….txt`) are joined: what they say goes before what the folders say.
+    """
     files = root.folder().images()
-    tops = {path.split("/")[0] for path in files if "/" in path}
-    by_split = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
-    at = 1 if by_split else 0
-    rows = []
-    for path in files:
-        folders = [*path.split("/")[:-1], "", ""]  # an image outside of the class folders has no label
-        rows.append({"path": path, "label": folders[at], "split": folders[0] if by_split else ""})
-    if not any(row["label"] for row in rows):
-        raise UserError(f"{root.given} has no class folders with images in them (<Class>/image.png).")
-    table = pd.DataFrame(rows)
-    if "metadata.csv" not in root.files():
-        return table
-    joined = rename(read_rows(root, "metadata.csv"), columns, f"{root.given}/metadata.csv")
-    if not columns.path and "file_name" in joined:
-        joined = joined.drop(columns="path", errors="ignore").rename(columns={"file_name": "path"})
-    elif not columns.path:
+    described, tables = read_metadata(root, columns)
+    described = _at_files(root, described, files, tables)
+    named_masks = {mask for kind in MASKS if kind in described for mask in described[kind]}
+    files, masks = split_off_masks(root, [file for file in files if file not in named_masks])
+    layout = read_layout(
+        root, files, classes=not _said(described, "label", files), splits=not _said(described, "split", files)
+    )
+    for kind in MASKS:
+        layout[kind] = [masks.get(file, {}).get(kind, "") for file in files]
+    if not tables and not (layout["label"] != "").any():
         raise UserError(
-            f"{root.given}/metadata.csv has no column file_name to join the images by: say which it is with "
-            f"--columns.path ({', '.join(map(str, joined))})."
+            f"{root.given} has no class folders with images in them (<Class>/image.png). {root.passed_over()}".rstrip()
         )
-    joined = joined.assign(path=joined["path"].map(tidy)).drop_duplicates()
-    if (again := joined["path"].duplicated()).any():
-        raise UserError(
-            f"{root.given}/metadata.csv says different things of {joined.loc[again, 'path'].iloc[0]}: leave it one row."
-        )
-    both = table.merge(
-        joined, on="path", how="outer", suffixes=("", " joined")
-    )  # named there, not on disk: quarantined
-    for column in ("label", "split"):
-        if f"{column} joined" in both:
-            said = both.pop(f"{column} joined")
-            both[column] = said.where(said.notna() & (said != ""), both[column])
+    both = layout.merge(described, on="path", how="outer", suffixes=("", " said"))  # what is not on disk is quarantined
+    for column in ("label", "split", *MASKS):
+        if f"{column} said" in both:
+            said = both.pop(f"{column} said")
+            both[column] = both[column].where(said.map(is_missing), said)
+    _note_gaps(root, both, described, files, tables)
     return both
+
+
+def _at_files(root: Root, described: pd.DataFrame, files: list[str], tables: list[str]) -> pd.DataFrame:
+    """The rows of tables with their paths and masks at the files that are meant."""
+    columns = [column for column in ("path", *MASKS) if column in described]
+    given = [path for path in pd.unique(described[columns].to_numpy().ravel()) if path]
+    matches = match_paths(given, files)
+    places = {path: fitting[0] for path, fitting in matches.items() if len(fitting) == 1 and fitting != [path]}
+    if places:
+        example = next(iter(places))
+        root.notes.append(
+            f"{len(places)} of the {len(given)} paths in {', '.join(tables)} name no file to the letter and are read as the "
+            f"only file that fits: {example} as {places[example]}."
+        )
+    return described.assign(**{c: described[c].map(lambda path: places.get(path, path)) for c in columns})
+
+
+def _said(described: pd.DataFrame, column: str, files: list[str]) -> bool:
+    """Whether tables say this of each of these files."""
+    return column in described and set(files) <= set(described.loc[~described[column].map(is_missing), "path"])
+
+
+def _note_gaps(root: Root, rows: pd.DataFrame, described: pd.DataFrame, files: list[str], tables: list[str]) -> None:
+    """Note images that tables or folders do not speak of."""
+    if tables and (apart := sorted(set(files) - set(described["path"]))):
+        root.notes.append(
+            f"Images without a row in {', '.join(tables)}: {len(apart)} of {len(files)}, e.g. {apart[0]}."
+        )
+    labels = rows["label"].map(is_missing)
+    if labels.any() and not labels.all():
+        root.notes.append(
+            f"Images without a class: {labels.sum()} of {len(rows)}, e.g. {rows.loc[labels, 'path'].iloc[0]}."
+        )

@@ -7,9 +7,10 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.locating import locate_names
 from clipcovid.data.sources.registry import source
 from clipcovid.data.sources.root import Root
-from clipcovid.data.sources.rows import needed_rows
+from clipcovid.data.sources.rows import find_table, needed_rows
 
 
 @source("iuxray")
@@ -19,43 +20,58 @@ def iuxray(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     The caption is the report's findings and impression. Reports indexed as `normal` alone are Normal, all others have no
     label; a report's images are of one patient. Images are found by their names, wherever they are.
     """
-    places: dict[str, str] = {}
-    for path in root.folder().images():
-        name = posixpath.splitext(posixpath.basename(path))[0]
-        places.setdefault(name, path)
-        places.setdefault(name.removesuffix(".dcm"), path)  # Kaggle's are called 1_IM-0001-4001.dcm.png
-    tables = {posixpath.basename(path): path for path in root.files()}
-    reports: dict[str, dict[str, str]] = {}
-    images: list[tuple[str, str, str]] = []  # report, image, view
-    if "indiana_reports.csv" in tables and "indiana_projections.csv" in tables:
-        said = needed_rows(root, tables["indiana_reports.csv"], {"uid", "MeSH", "findings", "impression"})
-        for row in said.to_dict("records"):
-            reports[row["uid"]] = {name: row[name] for name in ("findings", "impression", "MeSH")}
-        listed = needed_rows(root, tables["indiana_projections.csv"], {"uid", "filename", "projection"})
-        for row in listed.to_dict("records"):
-            images.append((row["uid"], posixpath.splitext(row["filename"])[0], row["projection"]))
-    else:
-        for path in (path for path in root.files() if path.endswith(".xml")):
-            report, there = _openi(root.read_text(path), path)
-            reports[path] = report
-            images += [(path, name, "") for name in there]
+    reports, images = _kaggle(root.folder()) or _openi_files(root)
     if not images:
         raise UserError(
             f"{root.given} has neither OpenI's XML reports nor indiana_reports.csv and indiana_projections.csv."
         )
+    places = locate_names(root, [name for _, name, _ in images], "the reports")
+    if unknown := sum(uid not in reports for uid, _, _ in images):
+        root.notes.append(f"Images without a report, and so without a caption and a label: {unknown}.")
     rows = []
     for uid, name, view in images:
         report = reports.get(uid, {})
         text = [part.strip() for part in (report.get("findings", ""), report.get("impression", "")) if part.strip()]
-        place = places.get(name, places.get(name.removesuffix(".dcm"), f"{name}.png"))
         about = {"findings": report.get("findings", ""), "impression": report.get("impression", "")}
         label = "Normal" if report.get("MeSH", "").strip().lower() == "normal" else ""
+        place = places.get(name, name if posixpath.splitext(name)[1] else f"{name}.png")  # missing: quarantined
         rows.append(
             {"path": place, "label": label, "patient_id": posixpath.splitext(posixpath.basename(uid))[0], "view": view}
             | {"caption": " ".join(text), "mesh": report.get("MeSH", "")}
             | about
         )
     return pd.DataFrame(rows, dtype=object)
+
+
+Reports = dict[str, dict[str, str]]
+Images = list[tuple[str, str, str]]
+
+
+def _kaggle(root: Root) -> tuple[Reports, Images] | None:
+    """The reports and the images (report, name, view) of Kaggle's tables; None where they are not there."""
+    tables = [find_table(root, name) for name in (r"indiana_reports\.csv", r"indiana_projections\.csv")]
+    if not all(tables):
+        return None
+    said = needed_rows(root, tables[0], {"uid", "MeSH", "findings", "impression"}).drop_duplicates()
+    if (again := said["uid"].duplicated()).any():
+        raise UserError(f"{root.given}/{tables[0]} has two reports {said.loc[again, 'uid'].iloc[0]}: leave one.")
+    reports = {
+        row["uid"]: {name: row[name] for name in ("findings", "impression", "MeSH")} for row in said.to_dict("records")
+    }
+    listed = needed_rows(root, tables[1], {"uid", "filename", "projection"}).to_dict("records")
+    return reports, [(row["uid"], row["filename"], row["projection"]) for row in listed]
+
+
+def _openi_files(root: Root) -> tuple[Reports, Images]:
+    """The reports and the images (report, name, no view) of OpenI's XML files."""
+    reports: Reports = {}
+    images: Images = []
+    for path in (path for path in root.files() if path.lower().endswith(".xml")):
+        reports[path], names = _openi(root.read_text(path), path)
+        images += [(path, name, "") for name in names]
+    if bare := len(reports) - len({path for path, _, _ in images}):
+        root.notes.append(f"Reports without images, left out: {bare}.")
+    return reports, images
 
 
 def _openi(text: str, path: str) -> tuple[dict[str, str], list[str]]:

@@ -1,6 +1,7 @@
 """Where the images and masks that a table names are: at their paths, or at the only files that these can mean."""
 
 import posixpath
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -41,6 +42,37 @@ def locate(root: Root, rows: pd.DataFrame) -> pd.DataFrame:
             raise UserError(f"{where}: {sentence} Say with --images which folder the paths are relative to.")
         root.notes.append(f"{where}: {sentence}")
     return rows.assign(**{column: rows[column].map(lambda path: places.get(path, path)) for column in columns})
+
+
+def locate_names(root: Root, names: Iterable[str], table: str) -> dict[str, str]:
+    """The image that each name in a table means, wherever it is below the root; names of no image are not in it.
+
+    Of several files of a name and of one size the first is taken, with a note; of other sizes: `UserError`.
+    """
+    names, files = list(dict.fromkeys(names)), root.images()
+    matches = {name: fitting for name, fitting in match_paths(names, files).items() if fitting}
+    repeated = [fitting for fitting in matches.values() if len(fitting) > 1]
+    for fitting in repeated:
+        if len({root.found[file].get("size") for file in fitting}) > 1:
+            raise UserError(
+                f"{root.given}: {fitting[0]} and {fitting[1]} may both be the image named in {table}: move one of their "
+                "folders away, or give --root a folder with one of them."
+            )
+    if repeated:
+        root.notes.append(
+            f"Images that are there more than once, of which the first is read: {len(repeated)}, e.g. {repeated[0][0]} and "
+            f"not {repeated[0][1]}."
+        )
+    if not matches:
+        near = nearest(names[0], files) if names else ""
+        instead = f": {names[0]} is not there, the most similar file is {near}" if near else ""
+        raise UserError(f"{root.given} has none of the {len(names)} images named in {table}{instead}.")
+    if len(matches) < len(names):
+        lost = next(name for name in names if name not in matches)
+        root.notes.append(
+            f"Images named in {table} that are not there: {len(names) - len(matches)} of {len(names)}, e.g. {lost}."
+        )
+    return {name: fitting[0] for name, fitting in matches.items()}
 
 
 def _matches(images: Root, tidied: dict[str, str], there: set[str], missing: dict[str, str]) -> Matches:

@@ -1,16 +1,15 @@
 """NIH ChestX-ray14."""
 
-import posixpath
-import re
 from typing import Any
 
 import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig
+from clipcovid.data.sources.locating import locate_names
 from clipcovid.data.sources.registry import source
 from clipcovid.data.sources.root import Root
-from clipcovid.data.sources.rows import needed_rows
+from clipcovid.data.sources.rows import find_table, needed_rows
 
 NIH_LABELS = {"No Finding": "Normal"}
 
@@ -23,27 +22,22 @@ def nih14(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     and all others have no label; `findings` keeps them as they are. Images of `test_list.txt` are test, the others are
     split by patient. Only what is on disk is listed: the archive comes in twelve parts.
     """
-    places = {posixpath.basename(path): path for path in root.folder().images()}
-    tables = {posixpath.basename(path): path for path in root.files()}
-    entries = [path for name, path in tables.items() if re.fullmatch(r"Data_Entry_2017.*\.csv", name)]
+    entries = find_table(root.folder(), r"Data_Entry_2017.*\.csv")
     if not entries:
         raise UserError(f"{root.given} has no Data_Entry_2017.csv: is it the folder of NIH ChestX-ray14?")
-    rows = needed_rows(root, entries[0], {"Image Index", "Finding Labels", "Patient ID", "View Position"})
+    rows = needed_rows(root, entries, {"Image Index", "Finding Labels", "Patient ID", "View Position"})
+    places = locate_names(root, rows["Image Index"], entries)
     rows = rows[rows["Image Index"].isin(list(places))]
-    tested = set(root.read_text(tables["test_list.txt"]).split()) if "test_list.txt" in tables else set()
-    boxes: dict[str, list[dict[str, Any]]] = {}
-    if "BBox_List_2017.csv" in tables:
-        listed = needed_rows(
-            root, tables["BBox_List_2017.csv"], {"Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"}
-        )
-        for image, finding, *sides in listed[["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]].to_numpy():
-            x, y, width, height = map(float, sides)
-            boxes.setdefault(image, []).append({"label": finding, "x": x, "y": y, "width": width, "height": height})
-    found = rows["Finding Labels"].str.split("|")
+    tests = find_table(root, r"test_list\.txt")
+    tested = set(root.read_text(tests).split()) if tests else set()
+    if not tests:
+        root.notes.append("There is no test_list.txt: the official test split is not used.")
+    boxes = _boxes(root)
+    findings = rows["Finding Labels"].str.split("|")
     return pd.DataFrame(
         {
             "path": rows["Image Index"].map(places),
-            "label": found.map(
+            "label": findings.map(
                 lambda names: "Non-COVID" if "Pneumonia" in names else NIH_LABELS.get("|".join(names), "")
             ),
             "patient_id": rows["Patient ID"],
@@ -56,3 +50,14 @@ def nih14(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
         },
         dtype=object,
     )
+
+
+def _boxes(root: Root) -> dict[str, list[dict[str, Any]]]:
+    """The boxes of each image; none where the table of boxes is not there."""
+    boxes: dict[str, list[dict[str, Any]]] = {}
+    if table := find_table(root, r"BBox_List_2017\.csv"):
+        columns = ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]
+        for image, finding, *sides in needed_rows(root, table, set(columns))[columns].to_numpy():
+            x, y, width, height = map(float, sides)
+            boxes.setdefault(image, []).append({"label": finding, "x": x, "y": y, "width": width, "height": height})
+    return boxes

@@ -1,6 +1,7 @@
 """The rows of a data set's own tables."""
 
 import posixpath
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,17 @@ def json_lines(root: Root, path: str, needed: tuple[str, ...] = ()) -> Iterator[
 def read_rows(root: Root, path: str) -> pd.DataFrame:
     """A table file's rows (see `tables.read_table`); what its form made the reader assume goes to the root's notes."""
     return tables.read_table(root.read(path), posixpath.join(root.path, path), root.notes)
+
+
+def find_table(root: Root, pattern: str) -> str:
+    """The file below the root whose name matches a pattern in any case, "" where there is none; copies of it are one.
+
+    Several with other content are a `UserError`.
+    """
+    paths = [path for path in root.files() if re.fullmatch(pattern, posixpath.basename(path), re.IGNORECASE)]
+    if len(paths) > 1 and len({root.read(path) for path in paths}) > 1:
+        raise UserError(f"{root.given} has {' and '.join(paths)}, which differ: move those that are not meant away.")
+    return paths[0] if paths else ""
 
 
 def needed_rows(root: Root, path: str, needed: set[str]) -> pd.DataFrame:

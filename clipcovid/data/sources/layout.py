@@ -1,0 +1,105 @@
+"""What the folders of a folder of images say: classes and splits, or the way out where that is not clear."""
+
+import posixpath
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+from clipcovid.config import UserError
+from clipcovid.data.manifest import SPLIT_NAMES
+from clipcovid.data.sources.masks import IMAGES, Parts
+from clipcovid.data.sources.root import Root
+
+_AROUND = r"(?:data|dataset|images?|imgs?|sets?|splits?|files|folder|\d+)"
+SPLIT = re.compile(rf"(?:{_AROUND}[\W_]*)?({'|'.join(SPLIT_NAMES)})(?:[\W_]*{_AROUND})*", re.IGNORECASE)
+TABLE = "a metadata.csv (file_name,label,split)"
+
+
+def split_of(folder: str) -> str:
+    """The split that a folder's name says (`Train`, `test_images`, `training-set`); "" where it says none."""
+    name = SPLIT.fullmatch(folder.strip())
+    return SPLIT_NAMES[name[1].lower()] if name else ""
+
+
+def read_layout(root: Root, files: Sequence[str], *, classes: bool, splits: bool) -> pd.DataFrame:
+    """`path, label, split` of each file: `<Class>/…`, `<Split>/<Class>/…` or `<Class>/<Split>/…`, "" where none is said.
+
+    Folders called `images` count for nothing. `classes`, `splits`: which of the two the folders are asked for; what is
+    asked for and is not clear is a `UserError`.
+    """
+    folders = [tuple(part for part in file.split("/")[:-1] if not IMAGES.fullmatch(part)) for file in files]
+    inside = [parts for parts in folders if parts]
+    split_at = _split_layer(root, inside, classes=classes) if splits or classes else None
+    class_at = 1 if split_at == 0 else 0
+    if classes:
+        _question(root, inside, class_at, split_at)
+
+    def part(parts: Parts, at: int | None) -> str:
+        return parts[at] if at is not None and at < len(parts) else ""
+
+    labels = [part(parts, class_at) if classes else "" for parts in folders]
+    given = [split_of(part(parts, split_at)) if splits else "" for parts in folders]
+    renamed = sorted({parts[split_at] for parts in inside if split_at is not None and split_at < len(parts)})
+    for name in renamed if splits else ():
+        if name.lower() not in SPLIT_NAMES:
+            root.notes.append(f"The folder {name} is read as the split {split_of(name)}.")
+    return pd.DataFrame({"path": files, "label": labels, "split": given}, dtype=object)
+
+
+def _split_layer(root: Root, inside: Sequence[Parts], *, classes: bool) -> int | None:
+    """Which layer of folders is the splits, if any; a layer of which only some are splits is a `UserError`."""
+    tops = sorted({parts[0] for parts in inside})
+    if named := [top for top in tops if split_of(top)]:
+        if others := [top for top in tops if not split_of(top)]:
+            _refuse_half(root, inside, named, others)
+        return 0
+    if not (named := sorted({parts[1] for parts in inside if len(parts) > 1 and split_of(parts[1])})):
+        return None
+    if others := sorted({"/".join(parts[:2]) for parts in inside if len(parts) < 2 or not split_of(parts[1])}):
+        raise UserError(
+            f"{root.given}: some class folders have splits in them ({', '.join(named)}), and {others[0]} is none: put all "
+            f"images into splits, or say what is what in {TABLE}."
+        )
+    if classes and (deeper := [parts for parts in inside if len(parts) > 2]):
+        way_out = f"give --root {root.given.rstrip('/')}/{tops[0]}" if len(tops) == 1 else f"say which it is in {TABLE}"
+        raise UserError(
+            f"{root.given} has splits between two layers of folders ({'/'.join(deeper[0][:3])}), of which either may be "
+            f"the classes: {way_out}."
+        )
+    return 1
+
+
+def _refuse_half(root: Root, inside: Sequence[Parts], named: Sequence[str], others: Sequence[str]) -> None:
+    nested = [top for top in others if all(len(p) > 1 and split_of(p[1]) for p in inside if p[0] == top)]
+    way_out = f"give --root {root.given.rstrip('/')}/{nested[0]}, which has splits itself, or " if nested else ""
+    raise UserError(
+        f"{root.given} has folders called as splits ({', '.join(named)}) beside others that are not "
+        f"({', '.join(others)}): {way_out}move the others away, or say what is what in {TABLE}."
+    )
+
+
+def _question(root: Root, inside: Sequence[Parts], class_at: int, split_at: int | None) -> None:
+    """Refuse folders that can't be classes, and note what is unlikely."""
+    if "DICOMDIR" in map(str.upper, root.files()):
+        raise UserError(
+            f"{root.given} is a DICOM disc (it has a DICOMDIR), whose folders are no classes: put each disc's content into "
+            f"a folder of its class, or say the classes in {TABLE}."
+        )
+    below = [parts[class_at:] for parts in inside if len(parts) > class_at]
+    labels = sorted({parts[0] for parts in below})
+    if len(labels) == 1:
+        common = labels if split_at == 1 else posixpath.commonpath(["/".join(parts) for parts in below]).split("/")
+        further = sorted({parts[len(common)] for parts in below if len(parts) > len(common)})
+        if split_at is None and len(further) > 1 and all(len(parts) > len(common) for parts in below):
+            names = ", ".join([*further[:4], *["…"] * (len(further) > 4)])
+            raise UserError(
+                f"{root.given} has one class folder, {labels[0]}, with further folders in it ({names}): if they are the "
+                f"classes, give --root {'/'.join((root.given.rstrip('/'), *common))}; if {labels[0]} is the class of all, "
+                f"say so in {TABLE}."
+            )
+        root.notes.append(f"All images are of one class, {labels[0]}.")
+    elif len(labels) > max(10, len(below) / 5):
+        root.notes.append(
+            f"{len(labels)} class folders for {len(below)} images: if they are patients, say the classes in {TABLE}."
+        )
