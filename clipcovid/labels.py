@@ -1,12 +1,11 @@
 """Classes and prompts: the words that zero-shot classification compares images with."""
 
 import dataclasses
-import json
 from pathlib import Path
 
-import yaml
-
 from clipcovid.config import UserError
+from clipcovid.io.mappings import read_mapping
+from clipcovid.io.tables import is_missing
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 PHRASES = {
@@ -51,32 +50,23 @@ def build_prompts(config: PromptsConfig, classes: tuple[str, ...]) -> dict[str, 
 
 def read_prompts(path: Path, classes: tuple[str, ...]) -> dict[str, list[str]]:
     """Class → prompts from a YAML or JSON file, in either form that `PromptsConfig.prompts` names."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"--prompts {path}: no such prompt file ({error.strerror}); or use single or ensemble."
-        ) from None
-    try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"--prompts {path} is not valid {'JSON' if path.suffix == '.json' else 'YAML'} ({error})."
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(f"--prompts {path} must hold a mapping of class names to texts.")
+    if not path.exists():
+        raise UserError(f"--prompts {path}: there is no such prompt file; or use single or ensemble.")
+    content = read_mapping(path, "--prompts")
     phrases = content.get("classes") if "templates" in content or "classes" in content else content
-    phrases = phrases if phrases is not None else {name: PHRASES.get(name, (name,)) for name in classes}
+    phrases = phrases or {name: PHRASES.get(name, (name,)) for name in classes}
+    if not isinstance(phrases, dict):
+        raise UserError(f"--prompts {path}: classes must be a mapping of class names to texts.")
     if missing := [name for name in classes if not phrases.get(name)]:
         raise UserError(
             f"--prompts {path} has no text for the class {missing[0]!r}; it has: {', '.join(map(str, phrases))}."
         )
     if "templates" not in content:
-        return {name: list(_texts(phrases[name], path)) for name in classes}
-    templates = _texts(content["templates"], path)
+        return {name: list(texts_of(phrases[name], path)) for name in classes}
+    templates = texts_of(content["templates"], path)
     for template in templates:
         _check_template(template, f"--prompts {path}")
-    return _fill(templates, {name: _texts(phrases[name], path) for name in classes})
+    return _fill(templates, {name: texts_of(phrases[name], path) for name in classes})
 
 
 def _fill(templates: tuple[str, ...], phrases: dict[str, tuple[str, ...]]) -> dict[str, list[str]]:
@@ -88,8 +78,9 @@ def _check_template(template: str, where: str) -> None:
         raise UserError(f"{where}: the template {template!r} has no {{}} for the class's phrase.")
 
 
-def _texts(value: object, path: Path) -> tuple[str, ...]:
-    texts = (value,) if isinstance(value, str) else value
-    if not isinstance(texts, (list, tuple)) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-        raise UserError(f"--prompts {path}: {value!r} is not a text or a list of texts.")
+def texts_of(value: object, path: Path, flag: str = "--prompts") -> tuple[str, ...]:
+    """A text, or a list of such, of a file; anything else is a `UserError` that names the flag."""
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) and not is_missing(text) and text != "~" for text in texts):
+        raise UserError(f"{flag} {path}: {value!r} is not a text or a list of texts.")
     return tuple(texts)

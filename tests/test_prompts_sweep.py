@@ -177,6 +177,8 @@ def test_what_can_not_be_searched_is_a_sentence(phantoms, tmp_path):
     (tmp_path / "s.yaml").write_text("templates: ['a {}']\nclasses: {Normal: [x]}")
     with pytest.raises(UserError, match="COVID-19"):
         read_space(tmp_path / "s.yaml", ("Normal", "COVID-19"))
+    (tmp_path / "s.yaml").write_text("templates: a {}\nclasses: {No: clear lungs}")  # not a phrase a letter
+    assert read_space(tmp_path / "s.yaml", ("No",)).phrases == {"No": ("clear lungs",)}
     with pytest.raises(UserError, match="can't be read"):
         read_space(tmp_path / "none.yaml", ("Normal",))
     with pytest.raises(UserError, match="--search exhaustive has"):

@@ -150,10 +150,33 @@ def test_classes_of_ones_own_stand_for_themselves():
     assert build_prompts(PromptsConfig(), CLASSES)["Normal"] == [f"a chest X-ray of {PHRASES['Normal'][0]}"]
 
 
+def test_classes_of_a_prompt_file_are_called_as_they_stand_there(tmp_path):
+    (tmp_path / "p.yaml").write_text(
+        "\ufeffNo: clear lungs\nYes: [a mass]\n0: zero\n1.0: one\n2020-03-01: 5\n", "utf-8"
+    )
+    prompts = build_prompts(PromptsConfig(prompts=str(tmp_path / "p.yaml")), ("No", "Yes", "0", "1.0", "2020-03-01"))
+    assert prompts == {"No": ["clear lungs"], "Yes": ["a mass"], "0": ["zero"], "1.0": ["one"], "2020-03-01": ["5"]}
+    (tmp_path / "p.yaml").write_text("templates: ['a {}']\nclasses: {off: x, ON: y}\n")
+    assert build_prompts(PromptsConfig(prompts=str(tmp_path / "p.yaml")), ("off", "ON")) == {
+        "off": ["a x"],
+        "ON": ["a y"],
+    }
+    for text in ("A: x\nB: y\nA: z\n", '"A": x\nB: {C: y, C: z}\n'):
+        (tmp_path / "p.yaml").write_text(text)
+        with pytest.raises(UserError, match="stands twice"):
+            build_prompts(PromptsConfig(prompts=str(tmp_path / "p.yaml")), ("A", "B"))
+    for nothing in ("", "~", "null", "[x, null]"):
+        (tmp_path / "p.yaml").write_text(f"A: x\nB: {nothing}\n")
+        with pytest.raises(UserError, match=r"no text for the class 'B'|is not a text"):
+            build_prompts(PromptsConfig(prompts=str(tmp_path / "p.yaml")), ("A", "B"))
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("{", "not valid JSON"),
+        ('{"A": "x", "A": "y", "B": "z"}', "the key 'A' stands twice"),
+        ('{"templates": ["a {}"], "classes": ["A", "B"]}', "classes must be a mapping"),
         ("[1, 2]", "must hold a mapping"),
         ('{"A": ["x"]}', "no text for the class 'B'"),
         ('{"A": [], "B": ["x"]}', "no text for the class 'A'"),

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
 from rich.console import Console
 
 from clipcovid.config import ClipConfig, ComputeConfig, UserError, run_job
@@ -29,7 +28,8 @@ from clipcovid.files import whole, write_json
 from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.labels import PHRASES, PromptsConfig, build_prompts
+from clipcovid.io.mappings import read_mapping
+from clipcovid.labels import PHRASES, PromptsConfig, build_prompts, texts_of
 from clipcovid.randomness import stream_seed
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tracking import track, ui_command
@@ -143,18 +143,17 @@ def read_space(path: Path | None, classes: Sequence[str]) -> Space:
             name: SYNONYMS.get(name) or PHRASES.get(name, (name,)) for name in classes
         }
         return Space(templates, tuple(map(len, parts)), phrases)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--space {path} can't be read ({str(error).splitlines()[0]}).") from None
-    if not isinstance(content, dict) or not content.get("templates") or not isinstance(content.get("classes"), dict):
+    content = read_mapping(path, "--space")
+    if not content.get("templates") or not isinstance(content.get("classes"), dict):
         raise UserError(f"--space {path} must hold {{templates: […], classes: {{name: [phrase, …]}}}}.")
-    templates = tuple(map(str, content["templates"]))
+    templates = texts_of(content["templates"], path, "--space")
     if lacking := [template for template in templates if "{}" not in template]:
         raise UserError(f"--space {path}: the template {lacking[0]!r} has no {{}} for the class's phrase.")
     if missing := [name for name in classes if not content["classes"].get(name)]:
         raise UserError(f"--space {path} has no phrase for the class {missing[0]!r}.")
-    return Space(templates, (len(templates),), {name: tuple(map(str, content["classes"][name])) for name in classes})
+    return Space(
+        templates, (len(templates),), {name: texts_of(content["classes"][name], path, "--space") for name in classes}
+    )
 
 
 class Scorer:

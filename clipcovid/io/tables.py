@@ -107,7 +107,7 @@ def read_table(data: bytes, name: str, notes: list[str] | None = None) -> pd.Dat
     if path.suffix in (".csv", ".tsv"):
         return _csv(text, name, notes, tabs=path.suffix == ".tsv")
     if path.suffix == ".json":
-        return _json(_parse(text, name), name, notes)
+        return _json(parse_json(text, name), name, notes)
     return _json_records([value for _, value in json_lines(text, name)], name)
 
 
@@ -129,10 +129,12 @@ def json_lines(text: str, name: str) -> Iterator[tuple[int, Any]]:
     """Number and value of each line that is not empty; one that is no JSON is a `UserError`."""
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines splits at U+2028, too
         if line.strip():
-            yield number, _parse(line, f"{name}, line {number}")
+            yield number, parse_json(line, f"{name}, line {number}")
 
 
-def _parse(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
+    """The value in JSON text; what is no JSON, or has a key twice in one object, is a `UserError` that says `where`."""
+
     def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
