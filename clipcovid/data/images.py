@@ -68,16 +68,21 @@ MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the 
 
 
 def read_bytes(path: str) -> bytes:
-    """A file's bytes, from a local path or any fsspec URI; one that can't be read raises `BadImage`."""
+    """A file's bytes, from a local path, any fsspec URI, or a cell of a Parquet file (see `embedded`).
+
+    One that can't be read raises `BadImage`.
+    """
     try:
+        if path.startswith("parquet+"):
+            from clipcovid.data.embedded import read_embedded  # most sets have none
+
+            return read_embedded(path)
         with fsspec.open(path, "rb") if "://" in path else Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise BadImage("file not found") from None
     except Exception as error:  # of any of fsspec's backends
-        reason = getattr(error, "strerror", None) or first_line(
-            error
-        )  # without the path, so that reasons can be counted
+        reason = getattr(error, "strerror", None) or first_line(error)  # strerror: without the path, to be counted
         raise BadImage(f"can't be opened: {reason}") from None
     if len(data) > MAX_BYTES:
         raise BadImage(f"larger than {MAX_BYTES >> 20} MiB")

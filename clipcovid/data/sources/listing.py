@@ -41,7 +41,7 @@ class Listing:
     parts: bool
     """Whether rows of different parts with the same pixels are one image."""
     files: str
-    """Sizes and times of the files in the data set's folder, hashed; "" for a table, which may point anywhere."""
+    """Sizes and times of the files in the data set's folder, hashed; "" for a table without images in it."""
     notes: tuple[str, ...]
     """A sentence for each thing that was assumed."""
 
@@ -90,7 +90,7 @@ def list_source(
         dataset=dataset,
         refused=refused,
         parts=parts,
-        files=place.state() if place.is_folder else "",
+        files=place.state(),
         notes=tuple(dict.fromkeys(place.notes)),
     )
 

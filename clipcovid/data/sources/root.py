@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any
+from typing import IO, Any
 
 import fsspec
 
@@ -52,6 +52,7 @@ class Root:
         self.images_at = Root(images_at, flag="--images") if images_at else self
         if images_at and not self.images_at.is_folder:
             raise UserError(f"--images {images_at} is a file: give the folder that the images' paths are relative to.")
+        self.holding: set[str] = set()  # tables with images in them
         self._read: set[str] = set()
 
     def folder(self) -> "Root":
@@ -133,12 +134,19 @@ class Root:
         return {path for path in paths if exists(path)}
 
     def state(self) -> str:
-        """Names, sizes and times of the images, hashed: what tells that a file has been replaced."""
+        """Names, sizes and times of a folder's images and of tables with images in them, hashed: what tells that a file has
+        been replaced. "" where a table has none in it, whose images may be anywhere."""
+        files = {path: self.found[path] for path in self.images()} if self.is_folder else {}
+        files |= {path: self.fs.info(posixpath.join(self.path, path)) for path in sorted(self.holding)}
         known = [
-            (path, [str(self.found[path].get(key)) for key in ("size", "mtime", "ETag", "CRC")])
-            for path in self.images()
+            (path, [str(about.get(key)) for key in ("size", "mtime", "ETag", "CRC")]) for path, about in files.items()
         ]
-        return digest(known)
+        return digest(known) if self.is_folder or known else ""
+
+    def open(self, relative: str) -> IO[bytes]:
+        """A file, to be read."""
+        self._read.add(relative)
+        return self.fs.open(posixpath.join(self.path, relative), "rb")
 
     def read(self, relative: str) -> bytes:
         """A small file's content."""

@@ -5,6 +5,7 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig, rename
 from clipcovid.data.sources.covidx import read_list, split_of_list
+from clipcovid.data.sources.exports import read_export, read_exports
 from clipcovid.data.sources.registry import source
 from clipcovid.data.sources.root import Root
 from clipcovid.data.sources.rows import read_rows
@@ -12,12 +13,11 @@ from clipcovid.data.sources.rows import read_rows
 
 @source("table")
 def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
-    """A CSV, JSON, JSONL or Parquet table, or a list of COVIDx: columns named as in the manifest are taken, others by
-    `--columns.*`."""
-    if not root.file:
-        raise UserError(f"--root {root.given} is a folder; --source table wants the table's file.")
-    rows = _covidx(root) if root.file.lower().endswith(".txt") else read_rows(root, root.file)
-    rows = rename(rows, columns, root.given)
+    """A CSV, JSON, JSONL or Parquet table, a list of COVIDx, or a folder of Parquet files with the images in them.
+
+    Columns named as in the manifest are taken, others by `--columns.*`.
+    """
+    rows = rename(_rows(root, columns), columns, root.given)
     if "path" not in rows and "file_name" in rows:
         rows = rows.rename(columns={"file_name": "path"})
     if "path" not in rows:
@@ -26,6 +26,22 @@ def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
             f"({', '.join(map(str, rows))})."
         )
     return rows
+
+
+def _rows(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+    """The table's rows, by what kind of table it is."""
+    if not root.file:
+        if (rows := read_exports(root, columns)) is None:
+            raise UserError(
+                f"--root {root.given} is a folder; --source table wants the table's file, or a folder of Parquet files "
+                "with images in them."
+            )
+        return rows
+    if root.file.lower().endswith(".txt"):
+        return _covidx(root)
+    if root.file.lower().endswith((".parquet", ".pq")) and (rows := read_export(root, root.file, columns)) is not None:
+        return rows
+    return read_rows(root, root.file)
 
 
 def _covidx(root: Root) -> pd.DataFrame:
