@@ -49,12 +49,13 @@ def test_masks_of_the_radiography_database_are_lung_masks(tmp_path):
         ("A/x_lung_mask.png", "lung_mask"),
         ("A/x-infection-mask.png", "infection_mask"),
         ("A/masks/lung/x.png", "lung_mask"),
+        ("A/lung_masks/infection x.png", "lung_mask"),
     ],
 )
 def test_masks_go_to_their_images(tmp_path, mask, kind):
-    pictures(tmp_path, "A/x.png", "B/y.png", mask)
-    listing = listed("imagefolder", tmp_path)
-    assert relative(tmp_path, listing, "image_id", kind) == [("A/x.png", mask), ("B/y.png", "")]
+    image = "A/infection x.png" if "infection x" in mask else "A/x.png"
+    pictures(tmp_path, image, "B/y.png", mask)
+    assert relative(tmp_path, listed("imagefolder", tmp_path), "image_id", kind) == [(image, mask), ("B/y.png", "")]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,7 @@ def test_folders_are_classes_and_splits(tmp_path, names, rows):
         (["A/train/1.png", "B/other/3.png"], "and B/other is none"),
         (["x/train/A/1.png", "x/test/B/1.png"], r"two layers of folders \(x/.*give --root .*/x\."),
         (["x/train/A/1.png", "y/train/B/1.png"], r"either may be the classes: say which it is in a metadata\.csv"),
+        (["x/y/Test/A/1.png", "B/1.png"], r"splits deep below it \(x/y/Test\): give .*, --root .*/x/y, or say"),
         (["x/A/1.png", "x/B/1.png"], r"one class folder, x, with further folders in it \(A, B\).*give --root .*/x;"),
         (["x/y/A/1.png", "x/y/B/1.png"], r"give --root .*/x/y;"),
         (["DICOMDIR", "PA0/1.png", "PA1/1.png"], "is a DICOM disc"),

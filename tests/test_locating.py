@@ -1,9 +1,12 @@
 """clipcovid.data.sources: where a table's images are, and the lists of COVIDx."""
 
+import dataclasses
+
 import pytest
 from pictures import cells, listed, pictures
 
-from clipcovid.config import UserError
+from clipcovid.config import ImagesConfig, UserError, from_cli
+from clipcovid.data.prepare import PrepareConfig, prepare
 
 
 def table(path, *paths, column="path"):
@@ -32,6 +35,13 @@ def test_images_may_be_in_another_folder(tmp_path):
         listed("table", file, images=file)
     with pytest.raises(UserError, match="--source imagefolder finds them in --root"):
         listed("imagefolder", tmp_path / "scans", images=tmp_path)
+
+
+def test_the_option_is_called_images(tmp_path):
+    config = from_cli(PrepareConfig, "", ["--root", "t.csv", "--images", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert (config.image_folder, config.images) == (str(tmp_path), ImagesConfig())
+    with pytest.raises(UserError, match=rf"--out .* is in the data set's own folder {tmp_path}"):
+        prepare(dataclasses.replace(config, source="table"))
 
 
 def test_paths_that_can_mean_one_file_alone_are_read_as_it(tmp_path, monkeypatch):

@@ -196,7 +196,10 @@ def test_a_metadata_csv_that_contradicts_itself_is_refused(tmp_path):
 
 def test_a_folder_without_classes_is_refused(tmp_path):
     picture(tmp_path / "a.png")
-    with pytest.raises(UserError, match="no class folders"):
+    with pytest.raises(UserError, match=r"no class folders .*\(<Class>/image\.png\)\.$"):
+        listed("imagefolder", tmp_path)
+    (tmp_path / "t.csv").write_text("path,label\na.png,x\n")
+    with pytest.raises(UserError, match=r"no class folders .*--source table --root .*/t\.csv\.$"):
         listed("imagefolder", tmp_path)
 
 
@@ -488,8 +491,13 @@ def test_nih14_says_what_is_not_there_and_refuses_what_is_there_twice(tmp_path):
 
 def test_nih14_without_its_test_list_or_images(tmp_path):
     (nih(tmp_path) / "test_list.txt").unlink()
-    assert any("no test_list.txt" in note for note in listed("nih14", tmp_path).notes)
-    for file in tmp_path.rglob("*.png"):
+    image = tmp_path / "images_001/images/00000001_000.png"
+    image.rename(image.with_suffix(".jpg"))
+    listing = listed("nih14", tmp_path)
+    assert len(listing.table) == 4
+    assert any("no test_list.txt" in note for note in listing.notes)
+    assert any("spell in another way: 1, e.g. 00000001_000.png is read as images_001" in note for note in listing.notes)
+    for file in tmp_path.rglob("0*"):
         file.unlink()
     with pytest.raises(UserError, match=r"none of the 5 images named in Data_Entry_2017\.csv"):
         listed("nih14", tmp_path)

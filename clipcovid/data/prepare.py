@@ -158,12 +158,13 @@ def _options(config: PrepareConfig) -> dict[str, str]:
 
 def _check_out(config: PrepareConfig) -> None:
     """Refuse to write where the data set's own files are."""
-    if config.source == "phantom" or not config.root or "://" in config.root.removeprefix("file://"):
-        return
-    root, out = Path(config.root.removeprefix("file://")).resolve(), config.out.resolve()
-    home = root if root.is_dir() else root.parent
-    if out == home or (root.is_dir() and root in out.parents):
-        raise UserError(f"--out {config.out} is in the data set's own folder {home}: choose another place.")
+    for given in {config.root, config.image_folder} - {""} if config.source != "phantom" else ():
+        if "://" in given.removeprefix("file://"):
+            continue
+        root, out = Path(given.removeprefix("file://")).resolve(), config.out.resolve()
+        home = root if root.is_dir() else root.parent
+        if out == home or (root.is_dir() and root in out.parents):
+            raise UserError(f"--out {config.out} is in the data set's own folder {home}: choose another place.")
 
 
 def _clear(out: Path) -> None:

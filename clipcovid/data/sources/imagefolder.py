@@ -1,5 +1,7 @@
 """A folder of images: classes and splits from its folders, the rest from tables in it."""
 
+import posixpath
+
 import pandas as pd
 
 from clipcovid.config import UserError
@@ -11,6 +13,7 @@ from clipcovid.data.sources.matching import match_paths
 from clipcovid.data.sources.metadata import read_metadata
 from clipcovid.data.sources.registry import source
 from clipcovid.data.sources.root import Root
+from clipcovid.io.tables import ENDINGS as TABLE_ENDINGS
 from clipcovid.io.tables import is_missing
 
 
@@ -33,7 +36,7 @@ def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
         layout[kind] = [masks.get(file, {}).get(kind, "") for file in files]
     if not tables and not (layout["label"] != "").any():
         raise UserError(
-            f"{root.given} has no class folders with images in them (<Class>/image.png). {root.passed_over()}".rstrip()
+            f"{root.given} has no class folders with images in them (<Class>/image.png). {_way_out(root)}".rstrip()
         )
     both = layout.merge(described, on="path", how="outer", suffixes=("", " said"))  # what is not on disk is quarantined
     for column in ("label", "split", *MASKS):
@@ -75,3 +78,11 @@ def _note_gaps(root: Root, rows: pd.DataFrame, described: pd.DataFrame, files: l
         root.notes.append(
             f"Images without a class: {labels.sum()} of {len(rows)}, e.g. {rows.loc[labels, 'path'].iloc[0]}."
         )
+
+
+def _way_out(root: Root) -> str:
+    """Which table may describe the images, or what there is instead of them."""
+    tables = [path for path in root.files() if "/" not in path and path.lower().endswith(TABLE_ENDINGS)]
+    if tables and root.images():
+        return f"If {tables[0]} says their classes: --source table --root {posixpath.join(root.given, tables[0])}."
+    return root.passed_over()

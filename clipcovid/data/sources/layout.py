@@ -54,6 +54,12 @@ def _split_layer(root: Root, inside: Sequence[Parts], *, classes: bool) -> int |
         if others := [top for top in tops if not split_of(top)]:
             _refuse_half(root, inside, named, others)
         return 0
+    for parts in inside:
+        if classes and (deep := [at for at, part in enumerate(parts) if at > 1 and split_of(part)]):
+            raise UserError(
+                f"{root.given} has splits deep below it ({'/'.join(parts[: deep[0] + 1])}): give the folder that they are "
+                f"in, --root {'/'.join((root.given.rstrip('/'), *parts[: deep[0]]))}, or say what is what in {TABLE}."
+            )
     if not (named := sorted({parts[1] for parts in inside if len(parts) > 1 and split_of(parts[1])})):
         return None
     if others := sorted({"/".join(parts[:2]) for parts in inside if len(parts) < 2 or not split_of(parts[1])}):

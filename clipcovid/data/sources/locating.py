@@ -72,7 +72,13 @@ def locate_names(root: Root, names: Iterable[str], table: str) -> dict[str, str]
         root.notes.append(
             f"Images named in {table} that are not there: {len(names) - len(matches)} of {len(names)}, e.g. {lost}."
         )
-    return {name: fitting[0] for name, fitting in matches.items()}
+    places = {name: fitting[0] for name, fitting in matches.items()}
+    if other := [name for name, file in places.items() if not posixpath.basename(file).startswith(name)]:
+        root.notes.append(
+            f"Names in {table} that their files spell in another way: {len(other)}, e.g. {other[0]} is read as "
+            f"{places[other[0]]}."
+        )
+    return places
 
 
 def _matches(images: Root, tidied: dict[str, str], there: set[str], missing: dict[str, str]) -> Matches:

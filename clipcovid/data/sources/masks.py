@@ -109,10 +109,12 @@ def _by_place(images: Iterable[str], parents: set[Parts]) -> dict[tuple[Parts, P
 
 def _region(root: Root, file: str, image: str, parent: Parts) -> str:
     """What a mask outlines, by its folder's or its own name, or as the COVID-19 Radiography Database has it."""
-    words = [word for part in file.split("/")[len(parent) :] for word in _words(stem(part))]
-    regions = {region for name, region in REGIONS.items() if any(word.startswith(name) for word in words)}
-    if len(regions) == 1:
-        return regions.pop()
+    *folders, name = file.split("/")[len(parent) :]
+    match = MASK_FILE.fullmatch(stem(name))
+    for text in (" ".join(folders), (match["region"] or "") if match else ""):
+        regions = {region for start, region in REGIONS.items() if any(word.startswith(start) for word in _words(text))}
+        if len(regions) == 1:
+            return regions.pop()
     if parent and parent[-1].lower() in RADIOGRAPHY_DATABASE:
         note = "Masks beside the images are read as masks of the lungs, as the COVID-19 Radiography Database has them."
         root.notes.extend([note] if note not in root.notes else [])
