@@ -11,7 +11,7 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest
 from clipcovid.identity import texts_hash
-from clipcovid.io.tables import VALUE, is_missing, read_table_file
+from clipcovid.io.tables import VALUE, cell_text, read_table_file
 
 TEMPLATE = "a[ {plane} plane][ {modality}] scan[ of {location}][ on a[ {age} year old][ {sex}]][ depicting {diagnosis}]"
 PLACEHOLDER = re.compile(r"\s*(?:replace this\b.*|n/?a|none|nan|null|tbd|unknown|-+)?\s*", re.IGNORECASE | re.DOTALL)
@@ -83,16 +83,16 @@ def read_captions(path: str) -> pd.DataFrame:
         raise UserError(
             f"--captions {path} lacks the columns {', '.join(sorted(missing))}; it has: {', '.join(map(str, table))}."
         )
-    if unknown := int(table["image_id"].map(is_missing).sum()):
+    ids = table["image_id"].map(cell_text)
+    if unknown := int((ids == "").sum()):
         raise UserError(f"{unknown} rows of --captions {path} have no image_id.")
-    ids = table["image_id"].map(str)
     if (twice := ids[ids.duplicated()]).size:
         raise UserError(f"--captions {path} has {twice.iloc[0]} twice: give each image one caption.")
     return pd.DataFrame({"image_id": ids, "caption": table["caption"].map(_known_text)})
 
 
 def _known_text(caption: object) -> str:
-    text = "" if is_missing(caption) else str(caption).strip()
+    text = cell_text(caption)
     return "" if PLACEHOLDER.fullmatch(text) else text
 
 

@@ -10,7 +10,10 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.evaluate.columns import EITHER, HARD, LISTS, TRUE, choose, class_names, existing, named, only, read
 from clipcovid.evaluate.matching import Side, match_rows
-from clipcovid.io.tables import VALUE, is_missing, read_table_file
+from clipcovid.io.tables import VALUE, cell_text, is_missing, read_table_file
+
+PATIENTS = ("patientid", "patient", "subjectid")
+"""What columns of patients are called, in small letters and without signs."""
 
 
 class Foreign(NamedTuple):
@@ -35,7 +38,7 @@ def read_foreign(
     """Read both files, match their rows (see `matching.match_rows`) and bring them to one shape.
 
     `truth` "" or the same file: one file has both. Ground truth: `truth_column`, else one of `TRUE` and `EITHER`, and
-    patient_id where known. Predictions: `prediction_column`, else prob_<class> columns, probabilities ({class: p}, a
+    one of `PATIENTS` where known. Predictions: `prediction_column`, else prob_<class> columns, probabilities ({class: p}, a
     list with `classes`), sim_<class> or similarities (the same way), columns named as the classes, ranking (a list), a
     Hugging Face pipeline's lists, or one of `HARD`, else of `EITHER`. A label may be an index into `classes`.
     `missing` "drop" scores the images that both have; "error" refuses.
@@ -71,8 +74,9 @@ def read_foreign(
         notes.append(f"The classes are those that the files name ({', '.join(names)}); --classes sets all, in order.")
     table.insert(0, "image_id", _ids(true) if alone else table.index.map(str))
     table.insert(1, "label", labels)
-    if "patient_id" in true:
-        table["patient_id"] = ["" if is_missing(value) else str(value) for value in true["patient_id"]]
+    if patients := sorted(named(true, PATIENTS), key=lambda column: column != "patient_id"):
+        table["patient_id"] = true[patients[0]].map(cell_text).tolist()
+        notes += [f"Patients are those in {patients[0]} of {files[1]}."] if patients[0] != "patient_id" else []
     return Foreign(table.reset_index(drop=True), names, notes)
 
 
@@ -86,7 +90,7 @@ def _read(path: str | Path, notes: list[str]) -> pd.DataFrame:
 def _ids(table: pd.DataFrame) -> list[str]:
     """The images' names of a table that is matched with no other, or their numbers."""
     known = Side(table, "", ()).known()
-    return [str(value) for value in (table[known[0]] if known else range(len(table)))]
+    return [cell_text(value) for value in (table[known[0]] if known else range(len(table)))]
 
 
 def _true_column(true: pd.DataFrame, asked: str, file: str, *, alone: bool) -> str:
@@ -149,7 +153,9 @@ def check_vocabulary(
         other = alike.setdefault(re.sub(r"[\s_-]+", "", name).casefold() or name, name)
         if other != name and not (name in classes and other in classes) and not re.fullmatch(r"-?[\d.]+", name):
             place = " and ".join(f for f, names in zip(files, (ours, theirs), strict=True) if name in names)
-            raise UserError(f"The class {name!r} in {place} is all but {other!r}: write both alike.")
+            raise UserError(
+                f"The class {name!r} in {place} differs from {other!r} in case, spaces or hyphens alone: write both alike."
+            )
     if not ours & theirs and not classes:
         ours_text, theirs_text = (", ".join(sorted(names)[:8]) for names in (ours, theirs))
         raise UserError(

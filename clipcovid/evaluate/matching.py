@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.io.tables import is_missing
+from clipcovid.io.tables import cell_text
 
 ID_NAMES = (
     ("imageid", "id", "image", "filename", "file", "path", "imagepath", "filepath", "imageindex", "imagename", "img",
@@ -28,7 +28,7 @@ class Side(NamedTuple):
 
     def ids(self, column: str) -> pd.Series:
         """A column as text, "" for missing; whole floats lose their `.0`."""
-        return self.table[column].map(_text)
+        return self.table[column].map(cell_text)
 
     def known(self) -> list[str]:
         """The columns that are called as ids are, in the order of `ID_NAMES`."""
@@ -152,9 +152,3 @@ def _counts(ids: pd.Series | pd.Index) -> bool:
     """Whether these only count the rows, from 0 or 1."""
     text = ids.tolist()
     return text[0] in ("0", "1") and text == [str(number + int(text[0])) for number in range(len(text))]
-
-
-def _text(value: object) -> str:
-    if is_missing(value):
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
