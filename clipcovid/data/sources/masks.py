@@ -3,10 +3,11 @@
 A mask is never an image: it goes to the image that it is of, or the data set is refused with the way out.
 """
 
+import functools
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from clipcovid.config import UserError
 from clipcovid.data.sources.matching import stem
@@ -83,6 +84,7 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
+@functools.cache
 def _is_mask_folder(name: str) -> bool:
     words = _words(name)
     return (
@@ -124,10 +126,13 @@ def _region(root: Root, file: str, image: str, parent: Parts) -> str:
 
 def _refuse_twins(root: Root, images: Sequence[str]) -> None:
     """Refuse folders beside `images/` that have files of the same names: masks by another name, or another rendering."""
+    split = [tuple(image.split("/")) for image in images]
+    parents = {parts[:at] for parts in split for at, name in enumerate(parts[:-1]) if IMAGES.fullmatch(name)}
     folders: dict[Parts, dict[str, set[Parts]]] = defaultdict(lambda: defaultdict(set))
-    for image in images:
-        for parent, folder, below in _layers(image):
-            folders[parent][folder].add(below)
+    for parts in split if parents else ():
+        for at in range(len(parts) - 1):
+            if parts[:at] in parents:
+                folders[parts[:at]][parts[at]].add((*parts[at + 1 : -1], stem(parts[-1])))
     for parent, inside in folders.items():
         for name in filter(IMAGES.fullmatch, inside):
             for other in inside.keys() - {name}:
@@ -137,10 +142,3 @@ def _refuse_twins(root: Root, images: Sequence[str]) -> None:
                         f"{root.given}: {here} has files of the same names as {'/'.join((*parent, name))}. If they are "
                         f"masks, {RENAME}; if not, move one of the folders away."
                     )
-
-
-def _layers(image: str) -> Iterator[tuple[Parts, str, Parts]]:
-    """Each folder of a path: the folders before it, its name, and what is below it, without the ending."""
-    *folders, name = image.split("/")
-    for at, folder in enumerate(folders):
-        yield tuple(folders[:at]), folder, (*folders[at + 1 :], stem(name))
