@@ -65,6 +65,7 @@ def test_masks_go_to_their_images(tmp_path, mask, kind):
             ["A/images/1.png", "A/masks/1.png"],
             r"A/masks/1\.png is a mask of A/images/1\.png, but is it of lungs or inf",
         ),
+        (["COVID/x.png", "COVID/x_mask.png"], r"is a mask of COVID/x\.png, but is it"),
         (["A/x.png", "A/x_mask.png"], r"A/x_mask\.png is a mask of A/x\.png, but is it"),
         (["images/1.png", "masks/1.png"], "but is it of lungs or infections"),
         (["A/1.png", "B/1.png", "lung masks/1.png"], r"lung masks/1\.png may be the mask of A/1\.png or of B/1\.png"),

@@ -26,7 +26,7 @@ def test_images_may_be_in_another_folder(tmp_path):
     with pytest.raises(
         UserError,
         match=rf"^2 of the 2 files that t\.csv names are not there: the first was looked for at {tmp_path}/tables/a/1\.png, "
-        r".* Say with --images",
+        rf"there are no images below {tmp_path}/tables\. Say with --images",
     ):
         listed("table", file)
     with pytest.raises(UserError, match=r"--images .*gone does not exist"):

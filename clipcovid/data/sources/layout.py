@@ -13,6 +13,7 @@ from clipcovid.data.sources.root import Root
 
 _AROUND = r"(?:data|dataset|images?|imgs?|sets?|splits?|files|folder|\d+)"
 SPLIT = re.compile(rf"(?:{_AROUND}[\W_]*)?({'|'.join(SPLIT_NAMES)})(?:[\W_]*{_AROUND})*", re.IGNORECASE)
+PROGRAMS = (".exe", ".dll", ".jar")
 TABLE = "a metadata.csv (file_name,label,split)"
 
 
@@ -92,6 +93,8 @@ def _question(root: Root, inside: Sequence[Parts], class_at: int, split_at: int 
             f"{root.given} is a DICOM disc (it has a DICOMDIR), whose folders are no classes: put each disc's content into "
             f"a folder of its class, or say the classes in {TABLE}."
         )
+    for folder in sorted({posixpath.dirname(file) for file in root.files() if file.lower().endswith(PROGRAMS)} - {""}):
+        root.notes.append(f"{folder} has programs in it: if its pictures are a viewer's, move it away.")
     below = [parts[class_at:] for parts in inside if len(parts) > class_at]
     labels = sorted({parts[0] for parts in below})
     if len(labels) == 1:

@@ -116,6 +116,6 @@ def _first_miss(images: Root, path: str, name: str, fitting: list[str]) -> str:
     if len(fitting) > 1:
         return f"{path} may be {fitting[0]} or {fitting[1]} below {images.path}."
     pictures = [file for file in images.files() if stem(file) != fold(file)]
-    near = nearest(name, pictures or images.files())
-    instead = f"the most similar file is {images.resolve(near)}" if near else f"there is no file below {images.path}"
+    near = nearest(name, pictures)
+    instead = f"the most similar file is {images.resolve(near)}" if near else f"there are no images below {images.path}"
     return f"the first was looked for at {place}, {instead}."

@@ -117,7 +117,8 @@ def _region(root: Root, file: str, image: str, parent: Parts) -> str:
         regions = {region for start, region in REGIONS.items() if any(word.startswith(start) for word in _words(text))}
         if len(regions) == 1:
             return regions.pop()
-    if parent and parent[-1].lower() in RADIOGRAPHY_DATABASE:
+    beside_images = IMAGES.fullmatch(image.split("/")[len(parent)]) and folders == ["masks"]
+    if beside_images and parent and parent[-1].lower() in RADIOGRAPHY_DATABASE:
         note = "Masks beside the images are read as masks of the lungs, as the COVID-19 Radiography Database has them."
         root.notes.extend([note] if note not in root.notes else [])
         return "lung_mask"

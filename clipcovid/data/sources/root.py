@@ -24,8 +24,6 @@ OTHER_ENDINGS = frozenset(
     ".zip .gz .bz2 .xz .tar .tgz .7z .rar .py .ipynb .m .r .npy .npz .mat .h5 .hdf5 .pkl .pt .pth .nii .mha .nrrd".split()
 )
 OTHER_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini", "autorun.inf"})  # DICOMDIR is DICOM, but no image
-PROGRAMS = frozenset((".exe", ".dll", ".jar"))
-PICTURES = frozenset((".png", ".jpg", ".jpeg", ".gif", ".bmp"))  # what programs have beside them
 HIDDEN = re.compile(r"(^|/)(\.|(__MACOSX|@eaDir|\$RECYCLE\.BIN|#recycle|System Volume Information)/)", re.IGNORECASE)
 START = 512  # bytes that tell what a file without a known ending holds
 
@@ -101,24 +99,10 @@ class Root:
         for path, start in zip(unknown, starts, strict=True):
             if not isinstance(start, bytes) or is_image(start):  # what can't be read is named in the quarantine
                 images.add(path)
-        images -= self._of_programs(images)
         return [path for path in self.found if path in images]
 
-    def _of_programs(self, images: set[str]) -> set[str]:
-        """The pictures that belong to programs: all in a folder below with a program directly in it, if none is a DICOM."""
-        folders = {posixpath.dirname(path) for path in self.found if _ending(path.lower()) in PROGRAMS} - {""}
-        pictures: set[str] = set()
-        for folder in folders:
-            inside = {path for path in images if path.startswith(f"{folder}/")}
-            if all(_ending(path.lower()) in PICTURES for path in inside):
-                pictures |= inside
-        return pictures
-
     def images(self) -> list[str]:
-        """`files` that are images by their ending or, where it is none that is known, by their first bytes.
-
-        Pictures in the folder of a program, such as a disc's viewer, are its own.
-        """
+        """`files` that are images by their ending or, where it is none that is known, by their first bytes."""
         return list(self._images)
 
     def passed_over(self) -> str:
