@@ -77,8 +77,8 @@ def test_a_stray_quote_in_a_tsv_is_text():
 def test_quoted_cells_of_a_tsv_lose_their_quotes_and_keep_their_line_ends():
     rows, notes = read('path\tcaption\na.png\t"one ""two"""\nb.png\t"three"\n', "t.tsv")
     assert [row["caption"] for row in rows] == ['one "two"', "three"]
-    rows, notes = read('path\tcaption\na.png\t"one\ntwo"\nb.png\tthree\n', "t.tsv")
-    assert [row["caption"] for row in rows] == ["one\ntwo", "three"]
+    rows, notes = read('path\tcaption\na.png\t"one\ntwo"\nb.png\t"""three"""\n', "t.tsv")
+    assert [row["caption"] for row in rows] == ["one\ntwo", '"three"']
     assert "line ends" in notes[0]
 
 

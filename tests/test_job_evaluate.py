@@ -56,6 +56,22 @@ def test_json_stands_alone_on_stdout(files, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out) == OWN
 
 
+def test_one_file_and_rows_by_position(tmp_path, capsys, monkeypatch):
+    (tmp_path / "both.csv").write_text("y,y_pred,resnet\na,a,b\nb,a,b\n")
+    (tmp_path / "truth.tsv").write_text("finding\nb\nb\n")
+    two_files = ["--ground-truth", tmp_path / "truth.tsv", "--truth-column", "finding", "--match", "position"]
+    for args, accuracy in (
+        (["--truth-column", "y"], 0.5),
+        (["--truth-column", "y", "--prediction-column", "resnet"], 0.5),
+        (two_files, 0),
+        ([*two_files, "--prediction-column", "resnet"], 1),
+    ):
+        argv = [JOB, "--predictions", tmp_path / "both.csv", "--classes", "a", "b", "--json", *args]
+        monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+        runpy.run_path(str(JOB), run_name="__main__")
+        assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == accuracy
+
+
 def test_a_mistake_is_one_sentence_and_status_2(tmp_path, files):
     (tmp_path / "preds.json").write_text(json.dumps([{"image_id": "000.png", "prob_a": 0.5, "prob_b": 0.6}]))
     done, _ = evaluate(*files)

@@ -1,5 +1,7 @@
 """Which columns of another program's table hold its predictions, and what they say."""
 
+import ast
+import contextlib
 import json
 import re
 from collections.abc import Sequence
@@ -126,16 +128,19 @@ def read(table: pd.DataFrame, choice: Choice, classes: list[str], file: str) -> 
 
 def class_names(values: Sequence[Any] | pd.Series, classes: Sequence[str], file: str) -> list[str]:
     """Names, and with `classes` whole numbers that are no name as indices into them; a missing one is a `UserError`."""
-    names = []
-    for value in values:
-        if is_missing(value) and value not in classes:
-            raise UserError(f"A row of {file} has no class ({value!r}); give every image one or leave it out.")
-        text = str(value) if str(value) in classes else re.sub(r"^(\d+)\.0+$", r"\1", str(value))
-        index = text.removeprefix("LABEL_")  # LABEL_0 is what Hugging Face calls a class without a name
-        if classes and text not in classes and index.isdecimal() and int(index) < len(classes):
-            text = classes[int(index)]
-        names.append(text)
-    return names
+    texts = [str(value) for value in values]
+    names = {text: _class_name(text, classes) for text in set(texts)}
+    if missing := [text for text in names if is_missing(text) and text not in classes]:
+        raise UserError(f"A row of {file} has no class ({missing[0]!r}); give every image one or leave it out.")
+    return [names[text] for text in texts]
+
+
+def _class_name(text: str, classes: Sequence[str]) -> str:
+    if text in classes:
+        return text
+    text = re.sub(r"^(\d+)\.0+$", r"\1", text)
+    index = text.removeprefix("LABEL_")  # LABEL_0 is what Hugging Face calls a class without a name
+    return classes[int(index)] if index.isdecimal() and int(index) < len(classes) else text
 
 
 def _from_cells(
@@ -188,11 +193,13 @@ def _by_class(table: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
 
 
 def _decoded(cell: Any) -> Any:
-    """A list or an object that stands as text in a CSV's cell."""
-    try:
-        return json.loads(cell) if isinstance(cell, str) and cell.startswith(("[", "{")) else cell
-    except ValueError:
+    """A list or an object that stands as text in a CSV's cell, as JSON or as Python prints it."""
+    if not isinstance(cell, str) or not cell.startswith(("[", "{")):
         return cell
+    for parse in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return parse(cell)
+    return cell
 
 
 def _class_keys(cell: Any, file: str, column: str) -> list[str]:

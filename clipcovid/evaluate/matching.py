@@ -84,8 +84,12 @@ def _by_position(given: Side, true: Side) -> tuple[pd.DataFrame, pd.DataFrame, l
             f"{given.name} has {len(given.table)} rows and {true.name} {len(true.table)}: to be matched by position they "
             "must be equally many."
         )
+    notes = ["Rows were matched by position, as asked."]
+    for column in [column for column in given.known() if column in true.known()]:
+        if differ := int((given.ids(column).to_numpy() != true.ids(column).to_numpy()).sum()):
+            notes.append(f"{column} differs in {differ} of the {len(true.table)} rows that were matched.")
     index = pd.RangeIndex(len(true.table), name="image_id")
-    return given.table.set_axis(index), true.table.set_axis(index), ["Rows were matched by position, as asked."]
+    return given.table.set_axis(index), true.table.set_axis(index), notes
 
 
 def _columns(given: Side, true: Side) -> tuple[str, str]:

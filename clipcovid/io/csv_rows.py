@@ -68,7 +68,8 @@ def _tab_records(text: str, name: str, notes: list[str]) -> Iterator[tuple[int, 
             quoted = list(_csv_records(text, name, "\t"))
             if len({len(fields) for _, fields in quoted}) == 1:
                 notes.append(f"{name} has quoted cells with tabs or line ends in them.")
-                lines = quoted
+                yield from quoted
+                return
     whole_cell = re.compile(r'"(?:[^"]|"")*"')
     for number, fields in lines:
         yield number, [cell[1:-1].replace('""', '"') if whole_cell.fullmatch(cell) else cell for cell in fields]
