@@ -1,7 +1,11 @@
-"""Files that appear whole or not at all, and Parquet tables that say in their metadata what they are."""
+"""Files that appear whole or not at all, Parquet tables that say in their metadata what they are, and the only deletions.
+
+A job deletes what it wrote itself and nothing else: it says which paths those are, and `remove_own` removes no others.
+"""
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,3 +78,61 @@ def read_parquet(path: Path | str) -> tuple[pd.DataFrame, dict[str, Any] | None]
         raise UserError(f"{path} is not a readable Parquet file ({error}).") from None
     about = (arrow.schema.metadata or {}).get(METADATA_KEY)
     return arrow.to_pandas(), None if about is None else json.loads(about)
+
+
+def foreign_file(folder: Path, own: str = "") -> Path | None:
+    """The first file below `folder` whose relative path does not match the regular expression `own` in full.
+
+    Links count as foreign, and are not followed; hidden files (.DS_Store, .gitkeep) do not count. None where there is none.
+    """
+    for where, folders, names in os.walk(folder):
+        links = [name for name in folders if (Path(where) / name).is_symlink()]
+        folders[:] = sorted(name for name in folders if name not in links and not name.startswith("."))
+        for name in sorted([*names, *links]):
+            path = Path(where) / name
+            known = not path.is_symlink() and re.fullmatch(own, path.relative_to(folder).as_posix())
+            if not name.startswith(".") and not known:
+                return path
+    return None
+
+
+def refuse_foreign(folder: Path, own: str, flag: str = "--out") -> None:
+    """A file below `folder` that does not match `own` (see `foreign_file`) is a `UserError` that names it."""
+    if path := foreign_file(folder, own):
+        raise UserError(
+            f"{flag} {folder} holds {path.relative_to(folder)}, which was not written by this job: choose another {flag}."
+        )
+
+
+def remove_own(folder: Path, own: str) -> None:
+    """Delete the files below `folder` whose relative paths match `own` in full, those at the top first, and nothing else.
+
+    What `whole` left of them unfinished goes too, and so do the folders that are empty then. Links to folders are
+    not followed.
+    """
+    files, folders = [], []
+    for where, _, names in os.walk(folder):
+        folders.append(Path(where))
+        files += [Path(where) / name for name in names]
+    emptied = set()
+    for path in sorted(files, key=lambda path: (len(path.parts), path)):
+        finished = path.with_name(re.sub(r"^\.(.+)\.\d+$", r"\1", path.name))
+        if re.fullmatch(own, finished.relative_to(folder).as_posix()):
+            path.unlink()
+            emptied |= set(path.parents)
+    for path in reversed(folders):
+        known = path in emptied or re.fullmatch(own, path.relative_to(folder).as_posix())
+        if path != folder and known and not any(path.iterdir()):
+            path.rmdir()
+
+
+def refuse_overlap(out: Path, flag: str, source: Path) -> None:
+    """An output folder that is the folder `source` of `flag`, holds it, or stands in it, is a `UserError`."""
+    here, there = out.resolve(), source.resolve()
+    for overlaps, how in (
+        (here == there, "is"),
+        (here in there.parents, "holds"),
+        (there in here.parents, "is inside of"),
+    ):
+        if overlaps:
+            raise UserError(f"--out {out} {how} {flag} {source}: choose a folder of its own for --out.")

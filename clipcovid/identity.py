@@ -153,6 +153,18 @@ def generation_identity(config: Any, data: Data) -> dict[str, Any]:
     }
 
 
+def search_identity(config: Any, encoder: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:
+    """What makes two searches the same: what is asked of which embeddings; `images`: the pixel hashes of those asked by."""
+    asked = ("text", "find", "top", "where", "captions", "caption_template", "index")
+    return {name: getattr(config, name) for name in asked} | {"images": list(images)} | dict(encoder)
+
+
+def cascade_identity(checkpoints: Sequence[Path], keep: str, images: Mapping[str, str]) -> dict[str, Any]:
+    """What makes two cascades the same: the runs' weights, what is kept, and the pixel hashes of the images by name."""
+    models = [file_hash(folder / "model.safetensors") for folder in checkpoints]
+    return {"models": models, "keep": keep, "images": dict(images)}
+
+
 def comparison_identity(predictions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What makes two comparisons the same, from each method's metadata by its name: the split, and which runs."""
     about = next(iter(predictions.values()))

@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import captions, predictions, segmentation
-from clipcovid.files import write_json, write_text
+from clipcovid.files import refuse_foreign, write_json, write_text
 from clipcovid.identity import digest
 from clipcovid.tasks.configs import METHODS
 
@@ -63,16 +64,37 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def read_about(folder: Path) -> dict[str, Any]:
+    """method, identity and config of the run in a folder; empty where its `config.json` is missing, or no run's."""
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return about if isinstance(about, dict) and {"method", "identity"} <= about.keys() else {}
+
+
+def run_folder(config: Any, *, method: str, identity: dict[str, Any]) -> Path:
+    """The folder `config.name` in `config.out`, which by default is named after the method and the identity's hash.
+
+    Models have names with slashes and colons (hf-hub:org/name): folders get dashes. A --name that is a path is a `UserError`.
+    """
+    if config.name in (".", "..") or Path(config.name).name != config.name:
+        raise UserError(f"--name {config.name} must be a plain name: the run's folder is made in --out {config.out}.")
+    default = f"{re.sub(r'[^a-zA-Z0-9_.+-]+', '-', method)}-{digest(identity, 8)}"
+    return config.out / (config.name or default)
+
+
 def start_run(config: Any, *, method: str, identity: dict[str, Any]) -> Run:
-    """The run that `config.out`, `config.name` and the identity name; a folder that holds another run is a `UserError`."""
-    folder = config.out / (config.name or f"{method}-{digest(identity, 8)}")
-    about = folder / "config.json"
-    if about.exists():
-        there = json.loads(about.read_text(encoding="utf-8"))["identity"]
+    """The run in its folder (see `run_folder`); one that holds another run, or files that no run wrote, is a `UserError`."""
+    folder = run_folder(config, method=method, identity=identity)
+    if about := read_about(folder):
+        there = about["identity"]
         if there != identity:
             differs = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
             raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
-    write_json(about, {"method": method, "identity": identity, "config": flatten(config)})
+    else:
+        refuse_foreign(folder, "", "--name")
+    write_json(folder / "config.json", {"method": method, "identity": identity, "config": flatten(config)})
     return Run(folder=folder, method=method, identity=identity)
 
 

@@ -3,12 +3,13 @@
     python jobs/cascade.py scan.png --segment outputs/segment --classify outputs/cnn-lungs
     python jobs/cascade.py scans/*.png --segment outputs/lung outputs/infection --classify outputs/cnn-lungs --json
 
-For each image: the class, its probabilities, the infected share of the lungs, and an overlay PNG.
+For each image: the class, its probabilities, the infected share of the lungs, and an overlay PNG in a run folder.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -17,11 +18,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY, UserError, run_job
-from clipcovid.data.images import BadImage
+from clipcovid.data.images import BadImage, pixel_hash
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.segmentation import UNTESTED
+from clipcovid.identity import cascade_identity
 from clipcovid.inference.cascade import CascadeConfig, Seen, cascade, read_image
-from clipcovid.runs import read_metrics
+from clipcovid.runs import finish_run, read_metrics, start_run
+from clipcovid.tasks.configs import read_checkpoint
 
 
 def main(config: CascadeConfig) -> None:
@@ -34,14 +37,21 @@ def main(config: CascadeConfig) -> None:
         except BadImage as error:
             bad[path] = str(error)
     if images:
+        run = start_run(config, method="cascade", identity=_identity(config, images))
         seen = cascade(config, images)
-        overlays = [draw(number, one, config.out) for number, one in enumerate(seen)]
+        overlays = [draw(number, one, run.folder) for number, one in enumerate(seen)]
+        finish_run(run)
         show(seen, overlays, config)
         for run in config.segment:
             if UNTESTED in read_metrics(run).get("test", {}).get("notes", []):
                 print(f"note: the infections are those of {run}. On its test images: {UNTESTED}", file=sys.stderr)
     if bad:
         raise UserError("; ".join(f"{path}: {reason}" for path, reason in bad.items()))
+
+
+def _identity(config: CascadeConfig, images: dict[str, np.ndarray]) -> dict[str, Any]:
+    runs = [read_checkpoint(run)[2] for run in (*config.segment, config.classify)]
+    return cascade_identity(runs, config.keep, {name: pixel_hash(image) for name, image in images.items()})
 
 
 def draw(number: int, one: Seen, out: Path) -> Path:
@@ -71,7 +81,7 @@ def show(seen: list[Seen], overlays: list[Path], config: CascadeConfig) -> None:
         table.add_row(escape(Path(one.image).name), escape(one.label), *values, share)
     console = Console()
     console.print(table)
-    console.print(f"Overlays, in this order: {escape(str(config.out))}")
+    console.print(f"Overlays, in this order: {escape(str(overlays[0].parent))}")
     console.print(f"[dim]{RESEARCH_ONLY}[/]")
 
 

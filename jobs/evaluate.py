@@ -21,7 +21,9 @@ from clipcovid.config import run_job
 from clipcovid.evaluate import plots, predictions
 from clipcovid.evaluate.foreign import read_foreign
 from clipcovid.evaluate.tables import print_scores
-from clipcovid.files import write_json
+from clipcovid.files import refuse_foreign, write_json
+
+OWN = r"metrics\.json|(confusion|classes|roc)\.png"  # what an evaluation writes into its folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,10 +73,19 @@ def main(config: Config) -> None:
         return
     name = config.name or Path(config.predictions).stem
     folder = Path(config.out) / name
+    refuse_foreign(folder, OWN if _is_evaluation(folder / "metrics.json") else "", "--name")
     figures = plots.figures(table["label"].tolist(), predictions.predicted(table, classes), classes, split=name)
     write_json(folder / "metrics.json", body)
     plots.save(figures, folder)
     Console(stderr=config.json).print(f"Scores and figures: {folder}", soft_wrap=True, markup=False)
+
+
+def _is_evaluation(path: Path) -> bool:
+    """Whether `metrics.json` is there and holds the scores of one table; a run's are by split."""
+    try:
+        return {"n", "metrics", "intervals"} <= set(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python jobs/search.py --data data/medpix2 --run outputs/caption-resnet18 --image scan.png --find captions
     python jobs/search.py --data data/quex --clip.pretrained openai --text pneumonia --where label=Normal split=test
 
-Prints what each query finds with the cosine similarities, and writes a table and a contact sheet.
+Prints what each query finds with the cosine similarities, and writes a table and a contact sheet into a run folder.
 """
 
 from typing import Any
@@ -19,25 +19,26 @@ from clipcovid.config import RESEARCH_ONLY, run_job
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import plots
 from clipcovid.files import whole
-from clipcovid.inference.search import Found, SearchConfig, search
+from clipcovid.inference.search import Found, SearchConfig, asked_of, search
+from clipcovid.runs import finish_run, start_run
 
 
 def main(config: SearchConfig) -> None:
     """Search, print, and draw."""
+    run = start_run(config, method="search", identity=asked_of(config))
     found, manifest = search(config)
     packed, console = PackedImages(config.data, manifest), Console()
-    for path in config.out.glob("[0-9][0-9]-*.png"):  # of an earlier search
-        path.unlink()
     for number, one in enumerate(found):
         console.print(listed(one))
         images = packed.images(manifest.positions(one.table["image_id"]))
         texts = [f"{row['rank']}. {row['score']:.3f} {row['caption'] or row['label']}" for row in rows(one)]
         sheet = plots.sheet(images, texts, title=f"{config.find} for {one.query!r}")
-        print(f"Contact sheet: {plots.save({f'{number:02}-{config.find}': sheet}, config.out)[0]}")
+        print(f"Contact sheet: {plots.save({f'{number:02}-{config.find}': sheet}, run.folder)[0]}")
     table = pd.concat([one.table.assign(query=one.query) for one in found], ignore_index=True)
-    path = config.out / "found.csv"
+    path = run.folder / "found.csv"
     with whole(path) as partial:
         table.to_csv(partial, index=False)
+    finish_run(run)
     print(f"Table: {path}")
     console.print(f"[dim]{RESEARCH_ONLY}[/]")
 

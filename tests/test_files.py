@@ -1,14 +1,208 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files of others, which no job deletes or changes."""
 
+import contextlib
+import dataclasses
 import datetime
+import importlib
 import json
+import shutil
+import typing
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import HERE
 
-from clipcovid.files import read_parquet, write_json, write_parquet
+from clipcovid.config import OptimConfig, UserError, from_cli
+from clipcovid.data.manifest import read_manifest
+from clipcovid.files import foreign_file, read_parquet, refuse_overlap, remove_own, write_json, write_parquet
+from clipcovid.tasks.configs import CnnConfig
+from clipcovid.train.launch import launch
+
+ROOT = Path(__file__).parents[1]
+JOBS = sorted(f"{path.parent.name}.{path.stem}" for folder in ("jobs", "tune") for path in (ROOT / folder).glob("*.py"))
+TINY = "--clip.model tiny --clip.pretrained none --compute.workers 0"
+RUN = "--out {parent} --name {name}"  # jobs that make a folder in --out
+FLAGS = {  # what each job is asked; {folder} is the one with the files of others
+    "jobs.apply_masks": ["--data {data} --out {folder}", "--data {data} --out {folder} --overwrite"],
+    "jobs.caption": [f"--data {{data}} --captions dataset --weights none --compute.workers 0 {RUN}"],
+    "jobs.captioner": [f"--data {{data}} --captions dataset {TINY} {RUN}"],
+    "jobs.cascade": [f"{{image}} --segment {{run}} --classify {{run}} {RUN}"],
+    "jobs.cnn": [f"--data {{data}} --weights none --compute.workers 0 {RUN}"],
+    "jobs.compare": [f"{{run}} {RUN}", "{run} --out {folder}"],
+    "jobs.coop": [f"--data {{data}} {TINY} {RUN}"],
+    "jobs.crossval": [f"probe --data {{data}} {TINY} {RUN}"],
+    "jobs.evaluate": [f"--predictions {{table}} --ground-truth {{table}} {RUN}"],
+    "jobs.finetune": [f"--data {{data}} {TINY} {RUN}"],
+    "jobs.hybrid": [f"--data {{data}} --weights none {TINY} {RUN}"],
+    "jobs.predict": [f"--run {{run}} --data {{data}} --compute.workers 0 {RUN}"],
+    "jobs.prepare": [
+        f"--out {{folder}} --phantom.images 12 --phantom.size 32 --size 32 --compute.workers 0{more}"
+        for more in ("", " --overwrite")
+    ],
+    "jobs.probe": [
+        f"--data {{data}} --optim.epochs 1 {TINY} {more}" for more in (RUN, "--out {folder}", f"--shots 1 2 {RUN}")
+    ],
+    "jobs.search": [f"--data {{data}} --text lungs {TINY} {more}" for more in (RUN, "--out {folder}")],
+    "jobs.segment": [f"--data {{data}} --weights none --compute.workers 0 {RUN}"],
+    "jobs.tip_adapter": [f"--data {{data}} {TINY} {RUN}"],
+    "jobs.zeroshot": [f"--data {{data}} {TINY} {RUN}"],
+    "tune.hparams": [f"probe --data {{data}} {TINY} {RUN}"],
+    "tune.prompts": [f"--data {{data}} {TINY} {RUN}"],
+}
+WITHOUT_OUT = {"jobs.classify", "jobs.embed", "jobs.generate_captions", "tune.spaces"}
+NAMES = (  # of files of others: any, and some that are called as ours are
+    *(
+        "a.txt",
+        "sub/folder/b.csv",
+        "config.json",
+        "metrics.json",
+        "manifest.parquet",
+        "quarantine.parquet",
+        "found.csv",
+    ),
+    *("images/notes.txt", "images/00000.arrow", "images/00000.png", "phantom/images/00000.png", "00-images.png"),
+    *("000-scan.png", "state/mine.txt", "state/state.pt", "state/00000.parquet", "checkpoint/model.safetensors"),
+    *("embeddings/0123456789ab/00000.parquet", "predictions/test.parquet", "figures/curves.png", "trials/x/state/a.pt"),
+)
+
+
+def fill(folder):
+    """Write the files of others into a folder, and a link to a folder of theirs."""
+    for name in NAMES:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}")
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    (elsewhere / "00000.arrow").write_text("theirs")
+    (folder / "linked").symlink_to(elsewhere)
+
+
+def contents(folder):
+    """Path → bytes of every file below a folder, and of what its links lead to."""
+    files = [path for path in [*folder.rglob("*"), *(folder / "linked").rglob("*")] if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def inputs(phantoms, tmp_path_factory):
+    """What jobs read: a finished run, an image, and a table of labels and predictions."""
+    folder = tmp_path_factory.mktemp("inputs")
+    optim = OptimConfig(epochs=1, batch_size=12)
+    config = CnnConfig(data=phantoms, weights="none", image_size=32, out=folder, optim=optim, compute=HERE, name="run")
+    run = launch(config, log=lambda text: None).run.folder
+    table = pd.DataFrame({"image_id": ["x", "y"], "label": ["a", "b"], "prob_a": [0.9, 0.2], "prob_b": [0.1, 0.8]})
+    table.to_csv(folder / "table.csv", index=False)
+    image = read_manifest(phantoms).table["path"][0]
+    return {"data": phantoms, "run": run, "image": image, "table": folder / "table.csv"}
+
+
+def config_type(job):
+    module = importlib.import_module(job)
+    return module, typing.get_type_hints(module.main)["config"]
+
+
+def test_every_job_that_has_an_out_is_tried():
+    assert set(JOBS) == FLAGS.keys() | WITHOUT_OUT
+    for job in WITHOUT_OUT - {"tune.spaces"}:
+        assert "out" not in {field.name for field in dataclasses.fields(config_type(job)[1])}
+
+
+@pytest.mark.parametrize(("job", "flags"), [(job, flags) for job in FLAGS for flags in FLAGS[job]])
+def test_no_job_touches_files_of_others(job, flags, inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "file:nowhere")  # which MLflow refuses at once: a warning
+    folder = tmp_path / "folder"
+    fill(folder)
+    before = contents(folder)
+    module, kind = config_type(job)
+    flags = flags.format(**inputs, folder=folder, parent=tmp_path, name="folder")
+    beside = f"--out {folder}" in flags and "--name" not in flags and job not in ("jobs.prepare", "jobs.apply_masks")
+    refused = pytest.raises(
+        UserError, match=r"holds \S+, which was not written by this job: choose another --(out|name)"
+    )
+    with contextlib.nullcontext() if beside else refused:  # a run has a folder of its own beside them
+        module.main(from_cli(kind, "", flags.split()))
+    after = contents(folder)
+    assert {name: after.get(name) for name in before} == before
+
+
+def test_masked_images_do_not_replace_the_folder_of_all_runs(phantoms, tmp_path):
+    """Not the working directory either, nor what holds the data, nor a folder in it."""
+    data = shutil.copytree(phantoms, tmp_path / "data" / "phantom")
+    (tmp_path / "outputs" / "cnn").mkdir(parents=True)
+    (tmp_path / "outputs" / "cnn" / "config.json").write_text("{}")
+    before = contents(tmp_path)
+    module, kind = config_type("jobs.apply_masks")
+    for out, said in (
+        ("outputs", r"holds cnn/config\.json, which was not written"),
+        ("", "holds --data"),
+        ("data", "holds --data"),
+        ("data/phantom", "is --data"),
+        ("data/phantom/lungs", "is inside of --data"),
+    ):
+        for more in ([], ["--overwrite"]):
+            with pytest.raises(UserError, match=said):
+                module.main(from_cli(kind, "", ["--data", str(data), "--out", str(tmp_path / out), *more]))
+    assert contents(tmp_path) == before
+
+
+def test_a_set_that_is_made_anew_keeps_the_files_that_were_put_beside_it(phantoms, tmp_path):
+    module, kind = config_type("jobs.apply_masks")
+    flags = ["--data", str(phantoms), "--out", str(tmp_path / "out")]
+    module.main(from_cli(kind, "", flags))
+    (tmp_path / "out" / "images" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds images/notes\.txt"):
+        module.main(from_cli(kind, "", [*flags, "--keep", "crop", "--overwrite"]))
+    assert (tmp_path / "out" / "manifest.parquet").exists()
+    (tmp_path / "out" / "images" / "notes.txt").unlink()
+    (tmp_path / "out" / ".gitkeep").touch()
+    module.main(from_cli(kind, "", [*flags, "--keep", "crop", "--overwrite"]))
+    assert read_manifest(tmp_path / "out").info["masked"]["keep"] == "crop"
+    assert (tmp_path / "out" / ".gitkeep").exists()
+
+
+def test_what_is_removed_is_what_matches_and_what_was_left_unfinished(tmp_path):
+    for name in ("images/00000.arrow", "images/.00001.arrow.4711", "images/deep/00000.arrow", "00000.arrow", "a/b/c"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "images" / "link").symlink_to(tmp_path / "a")
+    remove_own(tmp_path, r"images/\d{5}\.arrow|a/b/.*")
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == ["00000.arrow", "images", "images/deep", "images/deep/00000.arrow", "images/link"]
+
+
+def test_links_are_foreign_and_hidden_files_are_not(tmp_path):
+    (tmp_path / "own.txt").touch()
+    (tmp_path / ".DS_Store").touch()
+    assert foreign_file(tmp_path, r"own\.txt") is None
+    assert foreign_file(tmp_path / "nowhere") is None
+    (tmp_path / "linked").symlink_to(tmp_path)
+    assert foreign_file(tmp_path, r"own\.txt|linked") == tmp_path / "linked"
+
+
+def test_folders_that_are_read_may_not_be_written_through_a_link_either(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    with pytest.raises(UserError, match="is --data"):
+        refuse_overlap(tmp_path / "link", "--data", tmp_path / "data")
+    refuse_overlap(tmp_path / "data-2", "--data", tmp_path / "data")
+
+
+def test_a_run_does_not_begin_where_another_program_keeps_its_config(tmp_path):
+    from clipcovid.runs import start_run
+
+    config = CnnConfig(data=Path("data"), out=tmp_path, name="bert")
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match=r"holds config\.json, .*choose another --name"):
+        start_run(config, method="cnn", identity={"a": 1})
+    for name in ("..", "a/b", str(tmp_path)):
+        with pytest.raises(UserError, match="must be a plain name"):
+            start_run(dataclasses.replace(config, name=name), method="cnn", identity={"a": 1})
+    named = start_run(dataclasses.replace(config, name=""), method="caption-hf-hub:org/name", identity={"a": 1})
+    assert named.folder.parent == tmp_path
+    assert named.name.startswith("caption-hf-hub-org-name-")
 
 
 def test_numbers_of_numpy_stay_numbers_in_json(tmp_path):

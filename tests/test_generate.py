@@ -49,6 +49,15 @@ def test_the_train_split_is_captioned_once(phantoms, blip):
     pd.testing.assert_frame_equal(again.table, first.table)
 
 
+def test_what_others_put_beside_unfinished_captions_stays(phantoms, blip):
+    path = made(phantoms, blip, split="test").path
+    path.unlink()
+    path.with_suffix("").mkdir()
+    (path.with_suffix("") / "mine.parquet").write_text("theirs")
+    assert made(phantoms, blip, split="test").fresh
+    assert [left.name for left in path.with_suffix("").iterdir()] == ["mine.parquet"]
+
+
 def test_the_label_stands_behind_where_it_is_asked_for(phantoms, blip):
     found = made(phantoms, blip, label="append", split="val")
     labels = read_manifest(phantoms).table.set_index("image_id")["label"]

@@ -16,8 +16,9 @@ from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.files import write_json
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.pipeline import train
+from clipcovid.runs import start_run
 from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
-from clipcovid.train.launch import check_encoder, launch, training_manifest
+from clipcovid.train.launch import check_encoder, launch, training_identity, training_manifest
 
 ROOT = Path(__file__).parents[1]
 EXACT = OptimConfig(epochs=2, batch_size=32, lr=1e-3, precision="fp32")  # on any machine, where runs are compared
@@ -43,6 +44,9 @@ def quiet(text):
 def finished(phantoms, tmp_path_factory):
     """A config that has been trained, and what came of it."""
     config = cnn(phantoms, tmp_path_factory.mktemp("finished"))
+    run = start_run(config, method=config.title, identity=training_identity(config, training_manifest(config)))
+    (run.folder / "state").mkdir()
+    (run.folder / "state" / "mine.txt").write_text("a user's file")
     return config, launch(config, log=quiet)
 
 
@@ -61,7 +65,7 @@ def test_a_run_folder_has_all_that_was_promised(finished):
         "figures/curves.png",
         "figures/test_confusion.png",
     }
-    assert not (trained.run.folder / "state").exists()
+    assert [path.name for path in (trained.run.folder / "state").iterdir()] == ["mine.txt"]  # which is not ours
     table, about = read_predictions(trained.run.folder / "predictions" / "test.parquet")
     assert about["method"] == config.title == "cnn-resnet18"
     assert table.filter(like="prob_").sum(axis=1).sub(1).abs().max() < 1e-9

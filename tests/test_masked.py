@@ -111,7 +111,7 @@ def test_it_is_not_done_twice_nor_written_over_another(phantoms, tmp_path):
     for settings, match in (
         ({"data": phantoms, "out": out, "keep": "crop"}, "another data set"),
         ({"data": out, "out": tmp_path / "twice"}, "masked set itself"),
-        ({"data": phantoms, "out": phantoms}, "folder of their own"),
+        ({"data": phantoms, "out": phantoms}, "folder of its own"),
     ):
         with pytest.raises(UserError, match=match):
             apply_masks(MaskedConfig(**settings), quiet)

@@ -262,14 +262,19 @@ def test_a_replaced_or_added_file_is_noticed(cluster, tmp_path):
 def test_overwrite_begins_anew_and_keeps_what_is_not_ours(cluster, tmp_path, small_shards):
     root, out = folder(tmp_path / "set", 10), tmp_path / "out"
     run("imagefolder", root, out)
-    (out / "embeddings/abc").mkdir(parents=True)
-    for name in ("mine.arrow", "mine.png"):
-        (out / "images" / name).write_text("a user's file")
+    (out / "embeddings/0abc").mkdir(parents=True)
+    (out / "embeddings/0abc/00000.parquet").touch()
+    (out / "images/mine.arrow").write_text("a user's file")
+    before = times(out)
+    with pytest.raises(UserError, match=r"holds images/mine\.arrow"):
+        run("imagefolder", root, out, overwrite=True)
+    assert not run("imagefolder", root, out)[0].fresh  # without a deletion it is in nobody's way
+    assert times(out) == before
+    (out / "images/mine.arrow").unlink()
     before = times(out)
     with pytest.raises(UserError, match="does not exist"):  # nothing is deleted before there is something to prepare
         run("imagefolder", tmp_path / "sett", out, overwrite=True)
     assert times(out) == before
-    (out / "images/mine.arrow").unlink()
     for path in list((root / "Flu").iterdir())[1:]:
         path.unlink()
     done, _ = run("imagefolder", root, out, overwrite=True)
@@ -277,7 +282,6 @@ def test_overwrite_begins_anew_and_keeps_what_is_not_ours(cluster, tmp_path, sma
     assert len(done.manifest.table) == 6
     assert len(list((out / "images").glob("*.arrow"))) == 2
     assert not (out / "embeddings").exists()
-    assert (out / "images/mine.png").exists()
 
 
 def test_packed_files_that_nothing_accounts_for_are_not_taken(cluster, tmp_path):
@@ -294,13 +298,15 @@ def test_out_may_not_be_in_the_data_sets_own_folder(tmp_path, sparse_ray):
     root = folder(tmp_path / "set")
     table = scans(tmp_path / "scans", 2)
     before = times(tmp_path)
-    for source, place, out in (
-        ("imagefolder", root, root),
-        ("imagefolder", root, root / "prepared/here"),
-        ("imagefolder", root.as_uri(), root / "prepared"),
-        ("table", table, table.parent),
+    for source, place, out, how in (
+        ("imagefolder", root, root, "is --root"),
+        ("imagefolder", root, tmp_path, "holds --root"),
+        ("imagefolder", root, root / "prepared/here", "is inside of --root"),
+        ("imagefolder", root.as_uri(), root / "prepared", "is inside of --root"),
+        ("table", table, table.parent, "is the folder of --root"),
+        ("table", table, tmp_path, "holds the folder of --root"),
     ):
-        with pytest.raises(UserError, match="in the data set's own folder"):
+        with pytest.raises(UserError, match=how):
             run(source, place, out, overwrite=True)
     assert times(tmp_path) == before
 

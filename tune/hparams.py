@@ -11,7 +11,6 @@ interrupted and run again, a sweep goes on where it was; it ends with the comman
 import difflib
 import json
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -26,14 +25,14 @@ from rich.table import Table
 from clipcovid.config import UserError, flatten, override, run_job
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.evaluate import plots
-from clipcovid.files import write_json
-from clipcovid.identity import digest, sweep_identity
+from clipcovid.files import remove_own, write_json
+from clipcovid.identity import sweep_identity
 from clipcovid.pipeline import embeddings_for
 from clipcovid.resources import connect
-from clipcovid.runs import Run, finish_run, start_run
-from clipcovid.tasks.configs import METHODS, AnyMethod
+from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
+from clipcovid.tasks.configs import CHECKPOINT, METHODS, AnyMethod
 from clipcovid.tracking import track, ui_command
-from clipcovid.train.launch import launch, training_identity, training_manifest
+from clipcovid.train.launch import STATE, launch, training_identity, training_manifest
 from clipcovid.trials import Report, Trial, importance, places, search
 from tune.spaces import ENCODER, MUTABLE, SPACES, Space, read_space
 
@@ -150,10 +149,10 @@ def main(config: HparamsConfig) -> None:
     manifest = training_manifest(task)
     search_by = [config.trials, config.search, config.early_stopping, metric]
     identity = sweep_identity(training_identity(task, manifest), search_by, space)
-    folder = task.out / (task.name or f"sweep-{task.title}-{digest(identity, 8)}")
-    if config.resume and not (folder / "config.json").exists():
+    named: dict[str, Any] = {"method": f"sweep-{task.title}", "identity": identity}
+    if config.resume and not read_about(folder := run_folder(task, **named)):
         raise UserError(f"--resume: there is no sweep in {folder}; leave --resume out to begin it.")
-    run = start_run(override(task, {"name": folder.name}), method=f"sweep-{task.title}", identity=identity)
+    run = start_run(task, **named)
     if run.done:
         if config.confirm_seeds and not json.loads((run.folder / "best.json").read_text(encoding="utf-8"))["seeds"]:
             raise UserError(f"{run.folder} is finished, without other seeds: give a new --name to try some.")
@@ -195,9 +194,8 @@ def main(config: HparamsConfig) -> None:
         raise UserError(f"No trial was finished: see {run.folder / 'trials.json'} for what each of them said.")
     best = (max if mode == "max" else min)(known, key=lambda trial: trial.metrics["score"])
     for tried in (run.folder / "trials").iterdir():
-        if tried.name != best.task["name"]:
-            for left in ("checkpoint", "state"):
-                shutil.rmtree(tried / left, ignore_errors=True)
+        if tried.name != best.task["name"] and read_about(tried):
+            remove_own(tried, f"{CHECKPOINT}|{STATE}")
     kept = Run(folder=run.folder / "trials" / best.task["name"], method=task.title, identity={})
     body: dict[str, Any] = kept.metrics()
     if config.confirm_seeds:
@@ -208,8 +206,7 @@ def main(config: HparamsConfig) -> None:
     shares = importance(trials, space, task.seed)
     plots.save(plots.sweep_figures(listed, metric=metric, mode=mode, importance=shares), run.folder / "figures")
     finish_run(run)
-    for state in run.folder.glob("tune/*/checkpoint_*"):
-        shutil.rmtree(state)
+    remove_own(run.folder, r"tune/[^/]+/checkpoint_\d+(/.*)?")  # Ray Tune's copies of the states
     _print(trials, best, metric, body.get("seeds"))
     print(f"The best again: {command(task, best.task['values'])}")
     _show(run, task, trials, {"manifest": manifest.content_hash, "split": manifest.split_hash})

@@ -1,7 +1,6 @@
 """Prepared data sets whose images are what a mask leaves of them: every other job runs on them as on any other set."""
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +11,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipcovid.config import ImagesConfig, UserError
+from clipcovid.data.folder import begin_folder, is_ours
 from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import MASKS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages, write_shard
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.segmentation import decode_mask
-from clipcovid.files import write_parquet
+from clipcovid.files import refuse_overlap, write_parquet
 from clipcovid.identity import digest
 
 Keep = Literal["lungs", "lungs-black", "infection", "crop"]
@@ -77,16 +77,15 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
     Images without the mask, and those whose lungs are empty, are left out and named in `quarantine.parquet`. Ids, labels,
     patients and splits stay, so the set has the same split hash as long as no image is left out.
     """
+    refuse_overlap(config.out, "--data", config.data)
     source = read_manifest(config.data)
     if "masked" in source.info:
         raise UserError(
             f"{config.data} is a masked set itself ({source.info['masked']['keep']}): give the one it is of."
         )
-    if config.out.resolve() == config.data.resolve():
-        raise UserError("--out is --data: the masked images need a folder of their own.")
     table, about = read_predictions(config.masks) if config.masks else (None, {})
     made_by = {"keep": config.keep, "masks": digest(about) if config.masks else "true", "of": source.content_hash}
-    if (config.out / "manifest.parquet").exists() and not config.overwrite:
+    if is_ours(config.out) and (config.out / "manifest.parquet").exists() and not config.overwrite:
         there = read_manifest(config.out)
         if there.info.get("masked") == made_by:
             log(f"{config.out} is there already: nothing was left to do.")
@@ -94,8 +93,7 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
         raise UserError(f"{config.out} holds another data set: choose another --out, or --overwrite.")
     if table is not None:
         table = _predicted(config, source, table, about)
-    shutil.rmtree(config.out, ignore_errors=True)
-    (config.out / "images").mkdir(parents=True)
+    begin_folder(config.out)
     kept, bad = _write(config, source, table)
     if not kept:
         raise UserError(f"No image of {config.data} has a {config.region} mask: {config.keep} needs one.")

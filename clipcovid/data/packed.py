@@ -57,7 +57,7 @@ class PackedImages:
         self.manifest = manifest or read_manifest(folder)
         images = self.manifest.info["images"]
         self.size, self.channels = int(images["size"]), 3 if images["mode"] == "rgb" else 1
-        self._shards = [read_shard(path) for path in sorted((self.folder / "images").glob("*.arrow"))]
+        self._shards = [read_shard(path) for path in sorted((self.folder / "images").glob("[0-9]*.arrow"))]
         at = {
             image_id: (number, row)
             for number, shard in enumerate(self._shards)

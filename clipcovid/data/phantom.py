@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from clipcovid.config import UserError
 from clipcovid.data.phantom_captions import clear, extras, findings
+from clipcovid.files import foreign_file
 from clipcovid.labels import CLASSES
 
 SHARES = (0.35, 0.33, 0.32)
@@ -456,8 +457,8 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
     made, table = root / "phantom.json", root / "metadata.csv"
     parameters = {"images": images, "size": size, "seed": seed, "version": VERSION}
     before = json.loads(made.read_text()) if made.exists() else None
-    if table.exists() and before is None:
-        raise UserError(f"{root} holds a metadata.csv that is not a phantom set; choose another folder.")
+    if before is None and (path := foreign_file(root)):
+        raise UserError(f"{root} holds {path.relative_to(root)} that is not a phantom set's; choose another folder.")
     if table.exists() and before == parameters:
         return root
     table.unlink(missing_ok=True)

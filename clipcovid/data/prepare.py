@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ import tyro
 
 from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten
 from clipcovid.data import images
+from clipcovid.data.folder import LISTING, begin_folder, check_folder, is_ours
 from clipcovid.data.manifest import (
     MASKS,
     SPLITS,
@@ -26,13 +26,12 @@ from clipcovid.data.manifest import (
 from clipcovid.data.packed import read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
 from clipcovid.distribute import spread
-from clipcovid.files import read_parquet, write_parquet
+from clipcovid.files import read_parquet, refuse_overlap, write_parquet
 from clipcovid.identity import digest
 from clipcovid.labels import CLASSES
 from clipcovid.resources import connect, nodes, plan
 
 DECODER = 1  # to be raised when the same file would give other pixels
-LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
 SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
 
 
@@ -97,7 +96,9 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     """
     _check_out(config)
     options = _options(config)
-    if not config.overwrite:
+    if config.overwrite or not _begun(config.out):
+        check_folder(config.out)
+    else:
         _is_done(config.out, options)  # before phantoms are drawn over those of another preparation
     listing = list_source(
         config.source, config.root, config.columns, config.phantom, config.out / "phantom", config.image_folder
@@ -105,13 +106,12 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     table, left_out, classes = _keep_classes(listing.table, config.classes)
     recipe = options | {"listing": digest(table.to_json(orient="values")), "files": listing.files}
     if config.overwrite:
-        _clear(config.out)
+        begin_folder(config.out)
     if _is_done(config.out, recipe):
         manifest = read_manifest(config.out)
         return Prepared(manifest=manifest, quarantine=_read_quarantine(config.out), fresh=False)
     if not (config.out / LISTING).exists():
-        _clear(config.out)  # packed files of which nothing says what they hold
-    (config.out / "images").mkdir(parents=True, exist_ok=True)
+        begin_folder(config.out)  # without packed files of which nothing says what they hold
     connect(config.compute)
     info: dict[str, Any] = {"left_out": left_out}
     table, info["parts"] = _final_listing(config, table, recipe, parts=listing.parts)
@@ -139,7 +139,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     manifest = Manifest(table=table, classes=classes, dataset=listing.dataset, info=info)
     write_manifest(config.out, manifest)
     (config.out / LISTING).unlink()
-    for partial in (config.out / "images").glob(".*.arrow.*"):  # of workers that were killed
+    for partial in (config.out / "images").glob(".[0-9]*.arrow.[0-9]*"):  # of workers that were killed
         partial.unlink()
     return Prepared(manifest=manifest, quarantine=quarantine, fresh=True)
 
@@ -157,25 +157,19 @@ def _options(config: PrepareConfig) -> dict[str, str]:
 
 
 def _check_out(config: PrepareConfig) -> None:
-    """Refuse to write where the data set's own files are."""
+    """Refuse to write where the data set's own files are; a table's folder may hold prepared sets beside it."""
     for given in {config.root, config.image_folder} - {""} if config.source != "phantom" else ():
         if "://" in given.removeprefix("file://"):
             continue
-        root, out = Path(given.removeprefix("file://")).resolve(), config.out.resolve()
-        home = root if root.is_dir() else root.parent
-        if out == home or (root.is_dir() and root in out.parents):
-            raise UserError(f"--out {config.out} is in the data set's own folder {home}: choose another place.")
+        place, flag = Path(given.removeprefix("file://")), "--root" if given == config.root else "--images"
+        if place.is_dir() or config.out.resolve() not in place.resolve().parents:
+            refuse_overlap(config.out, flag, place)
+        else:
+            refuse_overlap(config.out, f"the folder of {flag}", place.parent)
 
 
-def _clear(out: Path) -> None:
-    """Delete what a preparation wrote, the marker first, and nothing else."""
-    ours = any((out / name).exists() for name in ("manifest.parquet", LISTING))
-    for name in ("manifest.parquet", LISTING, "quarantine.parquet"):
-        (out / name).unlink(missing_ok=True)
-    for shard in (out / "images").glob("[0-9]*.arrow"):
-        shard.unlink()
-    if ours and (out / "embeddings").exists():
-        shutil.rmtree(out / "embeddings")
+def _begun(out: Path) -> bool:
+    return is_ours(out) and any((out / name).exists() for name in ("manifest.parquet", LISTING))
 
 
 def _is_done(out: Path, recipe: dict[str, str]) -> bool:
@@ -315,7 +309,7 @@ def _collect(table: pd.DataFrame, out: Path) -> tuple[pd.DataFrame, pd.DataFrame
     Returns the good rows with size and hash, the bad files with reasons, and how many rows have a bad file.
     """
     columns = ["image_id", "width", "height", "sha256", "bad"]
-    shards = [read_shard(path).select(columns).to_pandas() for path in sorted((out / "images").glob("*.arrow"))]
+    shards = [read_shard(path).select(columns).to_pandas() for path in sorted((out / "images").glob("[0-9]*.arrow"))]
     read = pd.concat(shards).set_index("image_id").reindex(table["image_id"]).reset_index()
     for column in ("width", "height", "sha256"):
         table[column] = read[column].to_numpy()

@@ -28,8 +28,10 @@ class CascadeConfig:
     """The run of an image classifier, best trained on a set of jobs/apply_masks.py with the same --keep."""
     keep: Keep = "lungs"
     """What the classifier sees: lungs, infection, lungs-black, or crop, the box around the lungs."""
-    out: Path = Path("outputs/cascade")
-    """Where the overlays go, a PNG an image."""
+    out: Path = Path("outputs")
+    """Where run folders are: the overlays, a PNG an image, go into one of their own."""
+    name: str = ""
+    """The run folder's name. Default: cascade and a hash of the images and the runs."""
     json: bool = False
     """Print JSON, and nothing else on stdout."""
 

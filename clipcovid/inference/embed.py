@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
-from clipcovid.data.manifest import read_manifest
+from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
 from clipcovid.distribute import read_ahead, spread
@@ -56,15 +56,20 @@ class EmbedConfig:
         return cls(**({field.name: getattr(config, field.name) for field in fields(cls)} | changes))
 
 
+def embeddings_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, Any]:
+    """What makes embeddings the same."""
+    pixels = manifest.info["pack_hash"]
+    if config.input == "raw":  # the size is the model's own
+        pixels = "raw " + pack_hash(replace(ImagesConfig(**manifest.info["images"]), size=ImagesConfig.size))
+    return encoder_identity(config.clip, config.seed, manifest, pixels)
+
+
 def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings:
     """Embed every image of a prepared folder that is not embedded yet; where all are, Ray is not even started."""
     manifest = read_manifest(config.data)
     if config.input == "raw" and "masked" in manifest.info:
         raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
-    pixels = manifest.info["pack_hash"]
-    if config.input == "raw":  # the size is the model's own
-        pixels = "raw " + pack_hash(replace(ImagesConfig(**manifest.info["images"]), size=ImagesConfig.size))
-    identity = encoder_identity(config.clip, config.seed, manifest, pixels)
+    identity = embeddings_identity(config, manifest)
     folder = config.data / "embeddings" / digest(identity)
     about = folder / ABOUT
     if (folder / DONE).exists():

@@ -5,7 +5,6 @@ BLIP: Li et al. 2022. What it writes knows nothing of the diseases of chest X-ra
 
 import math
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from clipcovid.config import ComputeConfig, UserError, first_line
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.distribute import spread
-from clipcovid.files import whole
+from clipcovid.files import remove_own, whole
 from clipcovid.identity import digest, generation_identity
 from clipcovid.resources import Plan, connect, nodes, plan
 
@@ -94,7 +93,7 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
         table["caption"] = table["generated"].where(~known, table["generated"] + ", " + rows["label"])
     with whole(path) as partial:
         table.to_parquet(partial)
-    shutil.rmtree(state)
+    remove_own(path.parent, rf"{state.name}/\d{{5}}\.parquet")
     return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=True)
 
 

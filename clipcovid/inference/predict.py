@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from clipcovid.config import ComputeConfig, UserError
 from clipcovid.data.captions import captions_identity
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.distribute import spread
-from clipcovid.files import whole
+from clipcovid.files import remove_own, whole
 from clipcovid.identity import prediction_identity
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
@@ -88,7 +87,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     else:
         write_split(run, manifest, table, kind=METHODS[task.task].kind, split=config.split)
     finish_run(run)
-    shutil.rmtree(run.folder / "state", ignore_errors=True)
+    remove_own(run.folder, r"state/\d{5}\.(parquet|npy)")
     return Predicted(run=run, manifest=manifest, scores=scores, fresh=True)
 
 

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError
 from clipcovid.data.captions import TEMPLATE, captions_of
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
+from clipcovid.data.images import BadImage, decode, fit_image, pixel_hash, read_bytes
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.files import whole, write_json
-from clipcovid.identity import digest
-from clipcovid.inference.embed import EmbedConfig, embed
+from clipcovid.identity import digest, search_identity
+from clipcovid.inference.embed import EmbedConfig, embed, embeddings_identity
 from clipcovid.models.clip import Clip, default_device, load_clip
 
 RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find
@@ -64,8 +64,10 @@ class SearchConfig:
     """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
     seed: int = 0
     """Seed of random weights."""
-    out: Path = Path("outputs/search")
-    """Where the table of what was found and the contact sheets go."""
+    out: Path = Path("outputs")
+    """Where run folders are: the table of what was found and the contact sheets go into one of their own."""
+    name: str = ""
+    """The run folder's name. Default: search and a hash of what was searched for, and where."""
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster, where images are not embedded yet."""
 
@@ -211,6 +213,13 @@ class Found:
     """rank, score (the cosine), image_id, label, caption: of an image, or of the first image with the caption."""
 
 
+def asked_of(config: SearchConfig) -> dict[str, Any]:
+    """The search's identity; an image to search by that can't be used is a `UserError`."""
+    manifest, images = read_manifest(config.data), [_read(path, ImagesConfig.max_pixels) for path in config.image]
+    encoder = embeddings_identity(EmbedConfig.of(config, clip=config.encoder), manifest)
+    return search_identity(config, encoder, [pixel_hash(image) for image in images])
+
+
 def search(config: SearchConfig) -> tuple[list[Found], Manifest]:
     """What each query finds, and the data set. Unknown columns or values, and files that can't be read: `UserError`."""
     manifest = read_manifest(config.data)
@@ -280,12 +289,17 @@ def _images(clip: Clip, paths: Sequence[str], how: ImagesConfig) -> np.ndarray:
     """Features of image files, prepared as the data set's images were for the stored ones."""
     found = [np.empty((0, int(clip.model_cfg["embed_dim"])), np.float32)]
     for path in paths:
-        try:
-            pixels = fit_image(decode(read_bytes(path), max_pixels=how.max_pixels), how)
-        except BadImage as error:
-            raise UserError(f"--image {path} can't be used: {error}.") from None
+        pixels = fit_image(_read(path, how.max_pixels), how)
         found.append(clip.encode_images(pixels[None]).cpu().numpy())
     return np.concatenate(found)
+
+
+def _read(path: str, max_pixels: int) -> np.ndarray:
+    """An image's pixels, uint8 (h, w) or (h, w, 3); one that can't be used is a `UserError`."""
+    try:
+        return decode(read_bytes(path), max_pixels=max_pixels)
+    except BadImage as error:
+        raise UserError(f"--image {path} can't be used: {error}.") from None
 
 
 def text_vectors(store: Embeddings, clip: Clip, texts: list[str]) -> np.ndarray:

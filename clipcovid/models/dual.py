@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -167,6 +166,5 @@ def write_text_tower(folder: Path, clip: Clip) -> None:
     """Write into a checkpoint what its Hugging Face text encoder is built from, if it has one: config and tokenizer."""
     text = getattr(clip.model, "text", None)
     if text is not None and hasattr(text, "config"):
-        shutil.rmtree(folder / TEXT_TOWER, ignore_errors=True)
         text.config.save_pretrained(folder / TEXT_TOWER)
         clip.tokenizer.tokenizer.save_pretrained(folder)

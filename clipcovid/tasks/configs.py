@@ -488,6 +488,12 @@ AnyMethod = Annotated[
 """A field that takes any method with all its flags, as a subcommand."""
 
 
+CHECKPOINT = (  # what is written into `checkpoint/`, as a regular expression of paths in a run's folder
+    r"checkpoint/((hf|text|decoder)/)?((model|gallery|known)\.safetensors|(gallery|known|(\w+_)?config|tokenizer|vocab"
+    r"|special_tokens_map|added_tokens)\.json|(vocab|merges)\.txt|chat_template\.jinja)"
+)
+
+
 def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
     """A run's config, the rest of its checkpoint's `config.json`, and the checkpoint's folder; what is none: `UserError`."""
     folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run

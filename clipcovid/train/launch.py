@@ -4,7 +4,6 @@ import importlib
 import json
 import logging
 import os
-import shutil
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.distribute import stand_in
-from clipcovid.files import whole, write_json, write_text
+from clipcovid.files import remove_own, whole, write_json, write_text
 from clipcovid.identity import run_identity
 from clipcovid.resources import Plan, connect, nodes, own_cluster, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run
@@ -35,6 +34,7 @@ SETTINGS = {  # of Ray Train
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
 }
 SCORED = ("val", "test")
+STATE = r"state/((state|best)\.pt|(val|test)(-[^/]+)?\.parquet|failed\.txt|ray/try-\d+(/.*)?)"  # of an unfinished run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +216,10 @@ def _score(config: Any, run: Run, manifest: Manifest) -> dict[str, Any]:
     plots.save({"curves": plots.curves(run.history())}, run.folder / "figures")
     for path in sorted((run.folder / "state").glob("*.parquet")):
         split, _, variant = path.stem.partition("-")
-        score_split(run, manifest, pd.read_parquet(path), config, split=split, variant=variant)
+        if split in SCORED:
+            score_split(run, manifest, pd.read_parquet(path), config, split=split, variant=variant)
     finish_run(run)
-    shutil.rmtree(run.folder / "state")  # a finished run goes on no more
+    remove_own(run.folder, STATE)  # a finished run goes on no more
     return run.metrics()["test"]
 
 

@@ -1,0 +1,47 @@
+"""The folder of a prepared data set: which files in it are ours, and how it is begun anew without losing any other."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipcovid.files import METADATA_KEY, refuse_foreign, remove_own
+
+LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
+MARKER = ".clipcovid"  # in every folder that a preparation has begun
+TABLES = ("manifest.parquet", LISTING, "quarantine.parquet")
+EMBEDDINGS = (
+    r"embeddings/[0-9a-f]+/(\d{5}\.parquet|_encoder\.json|_SUCCESS|_\w+\.(faiss|json)|_texts/[0-9a-f]+\.parquet)"
+)
+PREPARED = rf"(manifest|listing|quarantine)\.parquet|images/\d{{5}}\.arrow|{EMBEDDINGS}"
+BESIDE = r"phantom/.*|captions/.*"  # drawn and written by other jobs, which look after it themselves
+
+
+def is_ours(out: Path) -> bool:
+    """Whether a preparation has begun here: every file of its names counts as its own."""
+    marks = (out / MARKER, out / "phantom" / "phantom.json")  # phantoms are drawn before anything is prepared
+    return any(mark.is_file() for mark in marks) or any(_has_our_metadata(out / name) for name in TABLES)
+
+
+def check_folder(out: Path) -> None:
+    """A folder that holds anything but a prepared data set of ours, finished or not, is a `UserError`."""
+    refuse_foreign(out, f"{PREPARED}|{BESIDE}" if is_ours(out) else "")
+
+
+def begin_folder(out: Path) -> None:
+    """Make the folder and its `images/`, without the packed images, tables and embeddings that a preparation wrote there.
+
+    Nothing is deleted where `check_folder` finds anything else.
+    """
+    check_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
+    remove_own(out, PREPARED)
+    (out / "images").mkdir(exist_ok=True)
+
+
+def _has_our_metadata(path: Path) -> bool:
+    try:
+        return METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):  # there is none, or it is no Parquet file
+        return False
