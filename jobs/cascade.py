@@ -42,9 +42,9 @@ def main(config: CascadeConfig) -> None:
         overlays = [draw(number, one, run.folder) for number, one in enumerate(seen)]
         finish_run(run)
         show(seen, overlays, config)
-        for run in config.segment:
-            if UNTESTED in read_metrics(run).get("test", {}).get("notes", []):
-                print(f"note: the infections are those of {run}. On its test images: {UNTESTED}", file=sys.stderr)
+        for folder in config.segment:
+            if UNTESTED in read_metrics(folder).get("test", {}).get("notes", []):
+                print(f"note: the infections are those of {folder}. On its test images: {UNTESTED}", file=sys.stderr)
     if bad:
         raise UserError("; ".join(f"{path}: {reason}" for path, reason in bad.items()))
 
