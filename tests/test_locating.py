@@ -40,7 +40,7 @@ def test_images_may_be_in_another_folder(tmp_path):
 def test_the_option_is_called_images(tmp_path):
     config = from_cli(PrepareConfig, "", ["--root", "t.csv", "--images", str(tmp_path), "--out", str(tmp_path / "out")])
     assert (config.image_folder, config.images) == (str(tmp_path), ImagesConfig())
-    with pytest.raises(UserError, match=rf"--out .* is in the data set's own folder {tmp_path}"):
+    with pytest.raises(UserError, match=rf"--out .* is inside of --images {tmp_path}"):
         prepare(dataclasses.replace(config, source="table"))
 
 
