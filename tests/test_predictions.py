@@ -265,7 +265,7 @@ MISTAKES = {
     ),
     "negative": ([{"id": "i", "prob_a": 1.5, "prob_b": -0.5}], T, "lowest of -0.5, where 1 and no negative"),
     "NaN": ([{"id": "i", "prob_a": float("nan"), "prob_b": 0.5}], T, "not finite"),
-    "text": ([{"id": "i", "prob_a": "high", "prob_b": "low"}], T, "not all numbers"),
+    "text": ([{"id": "i", "prob_a": "0,7", "prob_b": "0,3"}], T, "not all numbers: '0,7' is none"),
     "other classes": ([{"id": "i", "probabilities": {"a": 0.5, "c": 0.5}}], T, "of a, b were expected, not of a, c"),
     "too few": ([{"id": "i", "probabilities": [1.0]}], T, r"of a, b were expected, not \[1.0\]"),
     "null": ([{"id": "i", "probabilities": None}], T, "of a, b were expected, not None"),

@@ -126,7 +126,7 @@ def _column(rows: pd.DataFrame, name: str) -> str:
 
 
 def _known(value: object) -> str:
-    text = " ".join(str(value).split()) if value is not None and value == value else ""
+    text = " ".join(cell_text(value).split())
     return "" if PLACEHOLDER.fullmatch(text) else text
 
 

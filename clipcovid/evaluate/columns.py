@@ -188,6 +188,14 @@ def _pipeline(cells: list[Any], classes: list[str], file: str) -> tuple[list[Any
     return [sorted(row, key=lambda label: -row[label]) for row in rows], False
 
 
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def _by_class(table: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in table[columns].to_numpy()]
 
@@ -220,7 +228,8 @@ def _score_matrix(cells: list[Any], classes: list[str], file: str, column: str) 
     try:
         matrix = np.array(rows, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UserError(f"The {column} in {file} are not all numbers.") from None
+        other = next((cell for row in rows for cell in row if not _is_number(cell)), rows[0])
+        raise UserError(f"The {column} in {file} are not all numbers: {other!r} is none.") from None
     if column == "probabilities" and not np.isnan(matrix).any():
         wrong = (matrix < 0).any(axis=1) | (np.abs(matrix.sum(axis=1) - 1) > TOLERANCE)
         if wrong.any():
