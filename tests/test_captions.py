@@ -69,7 +69,7 @@ def test_template_and_free_text_stand_one_before_the_other(tmp_path):
         captions_of(rows, str(tmp_path / "own.csv"), "")
 
 
-def test_a_table_of_captions_of_other_images_is_refused(tmp_path):
+def test_a_table_of_captions_of_other_images_is_refused(tmp_path, capsys):
     rows = pd.DataFrame({"image_id": ["a/1.png", "a/2.png"]})
     (tmp_path / "own.csv").write_text("image_id,caption\n1.png,x\n2.png,y\n")
     with pytest.raises(
@@ -77,6 +77,14 @@ def test_a_table_of_captions_of_other_images_is_refused(tmp_path):
     ):
         captions_of(rows, str(tmp_path / "own.csv"), "")
     assert captions_of(rows, str(tmp_path / "own.csv"), "", strict=False).tolist() == ["", ""]
+    (tmp_path / "own.csv").write_text("image_id;caption\na/1.png;x\n3.png;y\n")
+    for _ in range(2):
+        assert captions_of(rows, str(tmp_path / "own.csv"), "").tolist() == ["x", ""]
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"note: {tmp_path}/own.csv is divided by semicolons.",
+        f"note: 1 of the 2 rows of --captions {tmp_path}/own.csv name no image of the data set.",
+    ]
     (tmp_path / "own.csv").write_text("image_id,caption\na/1.png,x\nnan,y\n")
     with pytest.raises(UserError, match=r"1 rows of --captions .* have no image_id"):
         captions_of(rows, str(tmp_path / "own.csv"), "")

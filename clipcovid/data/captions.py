@@ -1,6 +1,7 @@
 """The text that goes with an image: from a table's fields by a template, free text, both, or a table of its own."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,7 +64,10 @@ def captions_of(rows: pd.DataFrame, kind: str, template: str, *, strict: bool = 
         free = rows["caption"]
         return filled.where(free == "", filled.where(filled == "", filled + ". ") + free)
     by_id = read_captions(kind).set_index("image_id")["caption"]
-    if strict and not by_id.index.isin(rows["image_id"]).any():
+    unknown = int((~by_id.index.isin(rows["image_id"])).sum())
+    if strict and 0 < unknown < len(by_id):
+        _say(f"{unknown} of the {len(by_id)} rows of --captions {kind} name no image of the data set.")
+    if strict and unknown == len(by_id):
         raise UserError(
             f"--captions {kind} names none of the data set's images: its first image_id is "
             f"{next(iter(by_id.index), '')!r}, and the data set's is {next(iter(rows['image_id']), '')!r}."
@@ -76,7 +80,10 @@ def read_captions(path: str) -> pd.DataFrame:
 
     One that lacks either, has a row without an id, or an image twice, is a `UserError`.
     """
-    table = read_table_file(path)
+    notes: list[str] = []
+    table = read_table_file(path, notes)
+    for note in notes:
+        _say(note)
     if "caption" not in table and VALUE in table:
         table = table.rename(columns={VALUE: "caption"})
     if missing := {"image_id", "caption"} - set(table):
@@ -89,6 +96,12 @@ def read_captions(path: str) -> pd.DataFrame:
     if (twice := ids[ids.duplicated()]).size:
         raise UserError(f"--captions {path} has {twice.iloc[0]} twice: give each image one caption.")
     return pd.DataFrame({"image_id": ids, "caption": table["caption"].map(_known_text)})
+
+
+@functools.cache
+def _say(note: str) -> None:
+    """Print a note, the same one once a process."""
+    print(f"note: {note}")
 
 
 def _known_text(caption: object) -> str:
