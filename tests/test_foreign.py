@@ -204,6 +204,8 @@ def test_a_pipelines_output_is_read(tmp_path):
     assert "macro_auroc" in metrics
     by_id = dict(zip(NAMES[::-1], pipeline(GUESS[::-1]), strict=True))
     assert evaluated(tmp_path, by_id)[0] == metrics
+    rows = [{"image_id": name, "label": cell} for name, cell in by_id.items()]
+    assert evaluated(tmp_path, rows)[0] == metrics
     rows = [{"image_id": name, "predictions": cell} for name, cell in by_id.items()]
     assert evaluated(tmp_path, rows)[0] == metrics
     table = pd.DataFrame(rows)

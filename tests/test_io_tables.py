@@ -49,7 +49,7 @@ def test_any_delimiter_is_read_and_named(separator, ending):
     [
         ("path;age\na,b.png;3,5\nc.png;4\n", [("a,b.png", "3,5"), ("c.png", "4")]),
         ("path,label\na;b.png,x\n", [("a;b.png", "x")]),
-        ("sep=;\npath;label\na.png;x\n", [("a.png", "x")]),
+        ("sep=;\r\npath;label\na.png;x\n", [("a.png", "x")]),
         ("path\na;b\n", [("a;b",)]),
         ("path,label\r\n\r\na.png,x\r\n,\r\n , \r\n", [("a.png", "x")]),  # Excel's empty rows
         (",path\n0,a.png\n1,b.png\n", [("a.png",), ("b.png",)]),  # the numbers that pandas writes
@@ -80,6 +80,12 @@ def test_quoted_cells_of_a_tsv_lose_their_quotes_and_keep_their_line_ends():
     rows, notes = read('path\tcaption\na.png\t"one\ntwo"\nb.png\t"""three"""\n', "t.tsv")
     assert [row["caption"] for row in rows] == ["one\ntwo", '"three"']
     assert "line ends" in notes[0]
+
+
+def test_a_quote_that_may_have_swallowed_rows_is_said():
+    rows, notes = read('path,caption\na.png,"left lung\nb.png,clear\nc.png,opacity"\nd.png,"one\ntwo"\n')
+    assert len(rows) == 2
+    assert notes == ["t.csv, line 2: a quoted text has lines that look like rows of their own: is it meant?"]
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,8 @@ def read_foreign(
     Hugging Face pipeline's lists, or one of `HARD`, else of `EITHER`. A label may be an index into `classes`.
     `missing` "drop" scores the images that both have; "error" refuses.
 
-    What does not fit, columns that could both be meant and differ, and class names that the files have none of in
-    common, or that differ in case or spaces: `UserError`.
+    What does not fit, two columns that could be meant and differ, files without a class in common, and classes that
+    differ in case or spaces alone, are a `UserError`.
     """
     notes: list[str] = []
     given = _read(predictions, notes)
@@ -57,17 +57,15 @@ def read_foreign(
     if not alone:
         roles = [column for table in (given, true) for column in named(table, (*TRUE, *EITHER, *HARD, *LISTS))]
         no_ids = {label, *choice.columns, *vocabulary, VALUE, *roles}
-        given, true, matched = match_rows(
-            Side(given, files[0], no_ids), Side(true, files[1], no_ids), by=match, missing=missing
-        )
+        sides = Side(given, files[0], no_ids), Side(true, files[1], no_ids)
+        given, true, matched = match_rows(*sides, by=match, missing=missing)
         notes += matched
     labels = class_names(true[label], classes, files[1])
     table, names = read(given, choice, list(classes), files[0])
     notes += choice.notes + ([] if alone else _copies(given, choice.columns, labels, classes, files[0]))
-    if choice.either:
+    if choice.either and "predicted" in table:
         notes += _doubts(given, choice.columns[0], table["predicted"].tolist(), labels, vocabulary, files)
-    rankings = table["ranking"].tolist() if "ranking" in table else [names]
-    spoken = table["predicted"].tolist() if "predicted" in table else [name for ranks in rankings for name in ranks]
+    spoken = _spoken(table, names)
     check_vocabulary(spoken, labels, classes, files)
     if not names:
         names = sorted({*labels, *spoken})
@@ -78,6 +76,13 @@ def read_foreign(
         table["patient_id"] = true[patients[0]].map(cell_text).tolist()
         notes += [f"Patients are those in {patients[0]} of {files[1]}."] if patients[0] != "patient_id" else []
     return Foreign(table.reset_index(drop=True), names, notes)
+
+
+def _spoken(table: pd.DataFrame, names: list[str]) -> list[str]:
+    """The names of classes that predictions hold: in cells, or `names` of their columns."""
+    if "predicted" in table:
+        return table["predicted"].tolist()
+    return [name for ranking in table["ranking"] for name in ranking] if "ranking" in table else names
 
 
 def _read(path: str | Path, notes: list[str]) -> pd.DataFrame:

@@ -22,15 +22,17 @@ def read_csv(text: str, name: str, notes: list[str], *, tabs: bool) -> pd.DataFr
     text, delimiter = _delimiter(text, tabs=tabs)
     if delimiter != ("\t" if tabs else ","):
         notes.append(f"{name} is divided by {DELIMITERS[delimiter]}.")
-    records = _tab_records(text, name, notes) if delimiter == "\t" else _csv_records(text, name, delimiter)
-    header, rows = _header_and_rows(list(records), name, notes, delimiter)
+    records = list(_tab_records(text, name, notes) if delimiter == "\t" else _csv_records(text, name, delimiter))
+    header, rows = _header_and_rows(records, name, notes, delimiter)
+    if lines := [line for line, row in records[1:] if any(_holds_rows(cell, delimiter, len(header)) for cell in row)]:
+        notes.append(f"{name}, line {lines[0]}: a quoted text has lines that look like rows of their own: is it meant?")
     return _frame([column.strip() for column in header], rows, name)
 
 
 def _delimiter(text: str, *, tabs: bool) -> tuple[str, str]:
     """The text without Excel's `sep=` line, and its delimiter: the one that the first rows agree on."""
     if said := re.match(r'"?sep=([,;|\t])"?\r?\n', text):
-        return text[said.end() :], said[1]
+        return f"\n{text[said.end() :]}", said[1]
 
     def fit(delimiter: str) -> tuple[bool, int]:
         """Whether the rows have equally many fields, more than one, and how many the header has."""
@@ -73,6 +75,12 @@ def _tab_records(text: str, name: str, notes: list[str]) -> Iterator[tuple[int, 
     whole_cell = re.compile(r'"(?:[^"]|"")*"')
     for number, fields in lines:
         yield number, [cell[1:-1].replace('""', '"') if whole_cell.fullmatch(cell) else cell for cell in fields]
+
+
+def _holds_rows(cell: str, delimiter: str, width: int) -> bool:
+    """Whether every line of a text but its first has as many delimiters as a row: a quote may have swallowed rows."""
+    lines = cell.split("\n")[1:] if "\n" in cell else []
+    return width > 1 and bool(lines) and all(line.count(delimiter) == width - 1 for line in lines)
 
 
 def _header_and_rows(
