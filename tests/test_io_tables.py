@@ -109,7 +109,14 @@ def test_a_quote_that_may_have_swallowed_rows_is_said():
         ("t.csv", "path\na.png\n".encode("utf-16"), "not UTF-8 text"),
         ("t.csv", b"PK\x03\x04\0\0", "a ZIP or Excel file: save the sheet as CSV"),
         ("t.csv", gzip.compress(b"path\n"), r"let its name end in \.gz"),
-        ("t.csv", b"\x89PNG\r\n\x1a\n\0\0", "binary file, not a text table"),
+        ("t.csv", b"\x89PNG\r\n\x1a\n\0\0", "binary file, not text"),
+        ("t.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer.* run git lfs pull"),
+        (
+            "t.parquet",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            r"t\.parquet is a Git LFS pointer",
+        ),
+        ("t.tsv", b"\xef\xbb\xbf\n<!DOCTYPE html>\n", "a web page, not a table: download the file itself"),
         ("t.csv.gz", b"path\n", r"t\.csv\.gz can't be unpacked"),
         ("t.csv.gz", gzip.compress(b"path\n" * 9)[:-9], "is it whole"),
         ("t.xlsx", b"PK", r"t\.xlsx: a table must be \.csv, \.tsv, \.json"),
@@ -205,6 +212,8 @@ def test_json_lines_are_rows_or_values():
     rows, _ = read(text, "t.jsonl")
     assert (rows[0]["path"], rows[0]["id"]) == ("a\u2028b", 12345678901234567891)
     assert rows[1]["path"] == "c"
+    rows, notes = read('{"path": "a"}\n{"path": "b"}\n', "t.json")
+    assert (rows, notes) == ([{"path": "a"}, {"path": "b"}], ["t.json holds JSON lines."])
     assert read('"a"\n"b"\n', "t.ndjson")[0] == [{"value": "a"}, {"value": "b"}]
 
 

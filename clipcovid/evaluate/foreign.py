@@ -65,8 +65,7 @@ def read_foreign(
     notes += choice.notes + ([] if alone else _copies(given, choice.columns, labels, classes, files[0]))
     if choice.either and "predicted" in table:
         notes += _doubts(given, choice.columns[0], table["predicted"].tolist(), labels, vocabulary, files)
-    spoken = _spoken(table, names)
-    check_vocabulary(spoken, labels, classes, files)
+    check_vocabulary(spoken := _spoken(table, names), labels, classes, files)
     if not names:
         names = sorted({*labels, *spoken})
         notes.append(f"The classes are those that the files name ({', '.join(names)}); --classes sets all, in order.")

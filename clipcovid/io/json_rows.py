@@ -1,5 +1,6 @@
 """The rows in JSON of the forms that people and programs write."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,14 @@ def json_lines(text: str, name: str) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):  # splitlines splits at U+2028, too
         if line.strip():
             yield number, parse_json(line, f"{name}, line {number}")
+
+
+def is_json_lines(text: str) -> bool:
+    """Whether the first line of several is a JSON value by itself, as where `datasets` and pandas write lines as .json."""
+    first, _, rest = text.strip().partition("\n")
+    with contextlib.suppress(ValueError, RecursionError):
+        return bool(rest.strip()) and isinstance(json.loads(first), dict)
+    return False
 
 
 def parse_json(text: str, where: str) -> Any:

@@ -24,7 +24,7 @@ from clipcovid.io.cells import cell_text as cell_text
 from clipcovid.io.cells import is_missing as is_missing
 from clipcovid.io.cells import unique_columns, with_keys
 from clipcovid.io.csv_rows import read_csv
-from clipcovid.io.json_rows import json_lines, json_records, json_rows, parse_json
+from clipcovid.io.json_rows import is_json_lines, json_lines, json_records, json_rows, parse_json
 
 ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".pq")
 _UNPACKERS: dict[str, Callable[[bytes], bytes]] = {
@@ -32,14 +32,18 @@ _UNPACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".bz2": bz2.decompress,
     ".xz": lzma.decompress,
 }
-_BINARY = {
-    b"PK\x03\x04": "a ZIP or Excel file: save the sheet as CSV (UTF-8)",
+_OTHER_FILES = {
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run git lfs pull",
+    b"<!doctype html": "a web page, not a table: download the file itself",
+    b"<html": "a web page, not a table: download the file itself",
+    b"pk\x03\x04": "a ZIP or Excel file: save the sheet as CSV (UTF-8)",
     b"\xd0\xcf\x11\xe0": "an old Excel file: save the sheet as CSV (UTF-8)",
     b"\x1f\x8b": "packed by gzip: let its name end in .gz",
-    b"PAR1": "a Parquet file: let its name end in .parquet",
+    b"par1": "a Parquet file: let its name end in .parquet",
     b"\xff\xfe": "UTF-16, not UTF-8 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16, not UTF-8 text: save it as UTF-8",
 }
+"""What a file is that begins so (in small letters), and the way out."""
 
 
 def read_table_file(path: str | Path, notes: list[str] | None = None) -> pd.DataFrame:
@@ -77,27 +81,37 @@ def read_table(data: bytes, name: str, notes: list[str] | None = None) -> pd.Dat
     if path.suffix not in ENDINGS:
         raise UserError(f"{name}: a table must be {', '.join(ENDINGS)}, or one of these with .gz behind.")
     if path.suffix in (".parquet", ".pq"):
+        if not data.startswith(b"PAR1"):
+            _refuse_other_files(data, name)
         return _parquet(data, name)
     text = decode_text(data, name)
     if path.suffix in (".csv", ".tsv"):
         return read_csv(text, name, notes, tabs=path.suffix == ".tsv")
     if path.suffix == ".json":
+        if is_json_lines(text):
+            notes.append(f"{name} holds JSON lines.")
+            return json_records([value for _, value in json_lines(text, name)], name)
         return json_rows(parse_json(text, name), name, notes)
     return json_records([value for _, value in json_lines(text, name)], name)
 
 
 def decode_text(data: bytes, name: str) -> str:
     """UTF-8 text, without its byte order mark; anything else is a `UserError` that says what the file is."""
-    for start, what in _BINARY.items():
-        if data.startswith(start):
-            raise UserError(f"{name} is {what}.")
+    _refuse_other_files(data, name)
     if b"\0" in data:
-        raise UserError(f"{name} is a binary file, not a text table.")
+        raise UserError(f"{name} is a binary file, not text.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{name} is not UTF-8 text (line {line}): save it as UTF-8.") from None
+
+
+def _refuse_other_files(data: bytes, name: str) -> None:
+    start = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    for signature, what in _OTHER_FILES.items():
+        if start.startswith(signature):
+            raise UserError(f"{name} is {what}.")
 
 
 def _parquet(data: bytes, name: str) -> pd.DataFrame:
