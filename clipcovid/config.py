@@ -3,12 +3,15 @@
 import dataclasses
 import io
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tyro
+
+from clipcovid.console import terminal_width, wrapped
 
 Scalar = str | int | float | bool | None
 ConfigT = TypeVar("ConfigT")
@@ -210,6 +213,8 @@ def from_cli(config_type: type[ConfigT], description: str, args: list[str] | Non
     Where there are subcommands, flags that are not theirs may stand before or behind them.
     """
     together = (tyro.conf.CascadeSubcommandArgs,)
+    # tyro joins lines that begin with a letter, and wraps none: those with a space before them stay as they are.
+    description = textwrap.indent(wrapped(description, terminal_width() - 1), " ")
     return tyro.cli(config_type, description=description, args=args, config=together)
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from rich.console import Console
 
 from clipcovid.config import UserError, override
+from clipcovid.console import Countdown
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import predictions
@@ -49,11 +50,13 @@ def few_shot(config: FewShotConfig) -> Run:
     run = start_run(config, method=f"{config.task}-curve", identity=training_identity(config, manifest))
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
-    bodies = {}
-    for shots in config.shots:
-        for draw in range(1 if shots == "all" else DRAWS):
-            one = override(config, {"shots": (shots,), "draw": draw, "name": "", "out": run.folder / "runs"})
-            bodies[f"{shots}-shot-{draw}"] = launch(one, embeddings=embeddings, log=lambda text: None).scores
+    draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS)]
+    bodies, countdown = {}, Countdown("training", len(draws))
+    for done, (shots, draw) in enumerate(draws, 1):
+        single = override(config, {"shots": (shots,), "draw": draw, "name": "", "out": run.folder / "runs"})
+        body = launch(single, embeddings=embeddings, log=lambda text: None).scores
+        bodies[f"{shots}-shot-{draw}"] = body
+        print(countdown.line(done, f"{shots} shots", f"accuracy {body['metrics']['accuracy']:.3f}"))
     scores = [{"shots": name.partition("-")[0]} | body["metrics"] for name, body in bodies.items()]
     write_json(run.folder / "metrics.json", bodies)
     plots.save({"shots": plots.shots(scores)}, run.folder / "figures")
@@ -97,11 +100,13 @@ def cross_validate(config: Any, folds: int) -> Run:
     training_manifest(first)
     run = start_run(config, method=config.title, identity=named)
     embeddings, tables, bodies = embeddings_for(config), [], []
+    countdown = Countdown("fold", folds)
     for number in range(1, folds + 1):
         print(f"Fold {number} of {folds}:")
         one = override(config, {"fold": f"{number}/{folds}", "name": f"fold-{number}", "out": run.folder / "folds"})
         trained = launch(one, embeddings=embeddings)
         bodies.append(trained.scores)
+        print(countdown.line(number))
         tables.append(predictions.read_predictions(trained.run.folder / "predictions" / "test.parquet")[0])
     table = pd.concat(tables, ignore_index=True).drop(columns=["label", "patient_id"])
     pooled = score_split(run, everything, table, config, split="all", name=CROSSVAL)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from clipcovid.config import ComputeConfig
+from clipcovid.console import Countdown
 from clipcovid.distribute import stand_in
 from clipcovid.files import write_json
 from clipcovid.resources import Plan, connect, nodes, plan
 
+HEARTBEAT = 30.0  # seconds
 RETRIES = 1  # of a trial that raises, or whose process dies
 
 
@@ -37,18 +40,28 @@ Work = Callable[..., dict[str, float]]
 
 
 def run_trials(
-    tasks: Sequence[dict[str, Any]], work: Work, *, settings: dict[str, Any], compute: ComputeConfig
+    tasks: Sequence[dict[str, Any]],
+    work: Work,
+    *,
+    settings: dict[str, Any],
+    compute: ComputeConfig,
+    log: Callable[[str], None] = print,
 ) -> list[Trial]:
     """Do `work(task, **settings)` for each task, which has a `path` that the work writes; those that are there are kept.
 
     With `--compute.workers 0` it is done in this process.
     """
     todo = [task for task in tasks if not _result(task).exists()]
+    before = len(tasks) - len(todo)
+    if before and todo:
+        log(f"Going on: {before} of {len(tasks)} trials are there.")
     if todo and compute.workers == 0:
-        for task in todo:
+        countdown = Countdown("trial", len(tasks))
+        for done, task in enumerate(todo, before + 1):
             _do(task, work, settings)
+            log(countdown.line(done, before=before))
     elif todo:
-        _on_tune(todo, work, settings, compute)
+        _on_tune(todo, work, settings, compute, log)
     return [_read(task) for task in tasks]
 
 
@@ -94,6 +107,7 @@ def search(
     at_once: int,
     workers: int,
     seed: int,
+    log: Callable[[str], None] = print,
 ) -> list[Trial]:
     """Try `count` configurations of `space` (key → a distribution of `low` and `high`, or of `values`).
 
@@ -162,6 +176,7 @@ def search(
                 stop=lambda _, result: bool(result.get("ended")),
                 failure_config=FailureConfig(max_failures=RETRIES),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT if population else None),
+                callbacks=[_announcer(count, mode, log)],
             ),
         )
     found = tuner.fit()
@@ -255,6 +270,43 @@ def quiet_tune() -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
+def _announcer(count: int, mode: str, log: Callable[[str], None]) -> Any:
+    """A callback of Tune that says how each trial ended, and at least every `HEARTBEAT` seconds how far all are."""
+    from ray.tune import Callback
+
+    better, countdown = (max if mode == "max" else min), Countdown("trial", count)
+
+    class Announcer(Callback):
+        before, reported = -1, time.monotonic()
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if self.before < 0:  # those that a restored sweep had finished
+                self.before = sum(trial.is_finished() for trial in trials)
+                log(f"Sweep of {count} trials" + f", of which {self.before} are there" * bool(self.before) + ".")
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if time.monotonic() - self.reported > HEARTBEAT:
+                epochs = [f"{trial.last_result.get('epoch', 0):.0f}" for trial in trials if trial.status == "RUNNING"]
+                running = [f"{len(epochs)} running, after epochs {', '.join(epochs)}"] * bool(epochs)
+                self.tell(trials, *running)
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            score = trial.last_result.get("score")
+            self.tell(trials, *([] if score is None else [f"score {score:.4f}"]), ended=trial)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.tell(trials, "failed", ended=trial)
+
+        def tell(self, trials: list[Any], *facts: str, ended: Any = None) -> None:
+            scores = [trial.last_result["score"] for trial in trials if "score" in (trial.last_result or {})]
+            finished = {trial.trial_id for trial in trials if trial.is_finished()} | {ended.trial_id if ended else ""}
+            done, best = len(finished - {""}), [f"best {better(scores):.4f}"] if scores else []
+            log(countdown.line(done, *facts, *best, before=self.before))
+            self.reported = time.monotonic()
+
+    return Announcer()
+
+
 def importance(trials: Sequence[Trial], space: dict[str, Any], seed: int) -> dict[str, float]:
     """Key → its share of the variance of the scores, by fANOVA (Hutter, Hoos and Leyton-Brown 2014), greatest first.
 
@@ -290,7 +342,13 @@ def _of_optuna(one: Any) -> Any:
     )
 
 
-def _on_tune(tasks: Sequence[dict[str, Any]], work: Work, settings: dict[str, Any], compute: ComputeConfig) -> None:
+def _on_tune(
+    tasks: Sequence[dict[str, Any]],
+    work: Work,
+    settings: dict[str, Any],
+    compute: ComputeConfig,
+    log: Callable[[str], None],
+) -> None:
     connect(compute)
     chosen = plan(compute, nodes(), gpu=False, items=len(tasks))
     from ray import tune
@@ -312,6 +370,10 @@ def _on_tune(tasks: Sequence[dict[str, Any]], work: Work, settings: dict[str, An
         param_space={"task": tune.grid_search(list(tasks))},
         tune_config=TuneConfig(max_concurrent_trials=chosen.workers, reuse_actors=True),
         run_config=RunConfig(
-            name="tune", storage_path=str(folder), verbose=0, failure_config=FailureConfig(max_failures=RETRIES)
+            name="tune",
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=FailureConfig(max_failures=RETRIES),
+            callbacks=[_announcer(len(tasks), "max", log)],
         ),
     ).fit()

@@ -27,6 +27,7 @@ LIBRARIES_ALLOWED = {
     "streamlit": lambda name: name == "clipcovid.app",
 }
 LAYERS = [
+    ("clipcovid.console",),
     ("clipcovid.config",),
     ("clipcovid.files", "clipcovid.io", "clipcovid.labels", "clipcovid.collective", "clipcovid.randomness"),
     ("clipcovid.resources", "clipcovid.models.weights"),

@@ -142,7 +142,8 @@ def overlays(
         for outline, colour in ((true, "lime"), (mask, "red")):
             if outline is not None and outline.any() and not outline.all():
                 axes.contour(outline > 0, levels=[0.5], colors=[colour], linewidths=1)
-        axes.set_title(_plain("\n".join(line[-LONGEST_NAME:] for line in caption.split("\n"))), fontsize=8)
+        lines = [part for line in caption.split("\n") for part in textwrap.wrap(line, LONGEST_NAME)]
+        axes.set_title(_plain("\n".join(lines)), fontsize=8)
     return figure
 
 

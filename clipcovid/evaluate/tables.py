@@ -75,15 +75,16 @@ def print_shots(scores: list[dict[str, Any]], console: Console) -> None:
 
 def print_folds(folds: list[dict[str, float]], console: Console) -> None:
     """Print each fold's test scores, and their mean ± standard deviation over the folds that have the score."""
-    table = Table(title=f"{len(folds)} folds", box=box.SIMPLE_HEAD)
+    table = Table(title=f"{len(folds)} folds", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("fold")
     names = [name for name in FOLDED if any(name in values for values in folds)]
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(COMPARED.get(name, name.replace("/", "\n").replace("_", "\n")), justify="right")
     for number, values in enumerate(folds, 1):
         table.add_row(str(number), *(_number(values.get(name)) for name in names))
     columns = [[values[name] for values in folds if name in values] for name in names]
-    table.add_row("mean ± sd", *map(_mean, columns))
+    between = "\n± " if console.width < 100 else " ± "
+    table.add_row("mean ± sd", *(_mean(column).replace(" ± ", between) for column in columns))
     if any(len(column) < len(folds) for column in columns):
         table.add_row("of folds", *(str(len(column)) for column in columns))
     console.print(table)
@@ -156,12 +157,15 @@ def _overview(body: dict[str, Any]) -> Table:
         title=f"{body['n']:,} images, {len(body['classes'])} classes",
         caption=f"{_resampled(intervals)}; "
         f"baselines see no image and know the class shares of the {'train split' if known == 'train' else known}",
+        padding=0,
+        pad_edge=False,
+        box=box.SIMPLE_HEAD,
     )
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     heads = (
         "value",
         f"{intervals['level']:.0%} interval",
-        f"majority ({escape(baselines['majority']['class'])})",
+        f"majority\n({escape(baselines['majority']['class'])})",
         "prior",
     )
     for head in heads:

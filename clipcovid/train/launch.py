@@ -191,13 +191,15 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
         task, module, train, examples["val"], config=config, machine=machine, states=states, report=report, log=log
     )
 
+    say = log if rank() == 0 else None
+
     def evaluate() -> dict[str, float]:
-        return task.scores(examples["val"], predict(task.predictor(module), examples["val"], machine))
+        return task.scores(examples["val"], predict(task.predictor(module), examples["val"], machine, say))
 
     chosen = task.finish(module, evaluate)
     for variant, predictor in task.variants(module).items():
         for split in SCORED:
-            outputs = predict(predictor, examples[split], machine)
+            outputs = predict(predictor, examples[split], machine, say)
             if rank() == 0:
                 name = f"{split}-{variant}" if variant else split
                 with whole(folder / "state" / f"{name}.parquet") as partial:

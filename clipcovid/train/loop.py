@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipcovid.collective import align, gather_objects, mean, rank, world
 from clipcovid.config import TrainConfig, UserError
+from clipcovid.console import Countdown, clock, fitted_line
 from clipcovid.data.augment import Augment
 from clipcovid.randomness import stream_seed
 from clipcovid.tasks.base import Batch, Examples, Output, Predictor, Task
@@ -79,7 +80,7 @@ def fit(
             continue
         with average.applied(module):
             align(module.buffers())  # each process's batch norms saw its own share
-            outputs = predict(task.predictor(module.eval()), val, machine)
+            outputs = predict(task.predictor(module.eval()), val, machine, say)
             found = task.scores(val, outputs)
             line |= {f"val/{name}": value for name, value in found.items()}
             score = found[task.monitor[0]]
@@ -94,7 +95,7 @@ def fit(
         progress.history.append(line)
         if rank() == 0:
             states.save(module, optimizer, average.weights, progress)
-        say(_sentence(line, optim.epochs, improved))
+        say(epoch_line(line, optim.epochs, task.monitor[0], improved))
         report(line)
     if progress.stopped:
         say(f"Stopped early: no better {task.monitor[0]} since epoch {progress.best_epoch}.")
@@ -200,21 +201,27 @@ class Loop:
         epochs, size = self.config.optim.epochs, len(self.train) / steps
         left = ((epochs - epoch) * steps - step) * size / speed
         self.said = time.time()
-        self.say(
-            f"epoch {epoch + 1}/{epochs} · step {step}/{steps} · loss {loss:.4f} · lr {lr:.2e} · {speed:.0f} img/s · "
-            f"{_clock(left)} left"
-        )
+        place = [f"epoch {epoch + 1}/{epochs}", f"step {step}/{steps}", f"loss {loss:.4f}"]
+        self.say(fitted_line(place, [f"{speed:.0f} img/s", f"lr {lr:.2e}"], last=[f"{clock(left)} left"]))
 
 
-def predict(predictor: Predictor, examples: Examples, machine: Machine) -> np.ndarray:
+def predict(
+    predictor: Predictor, examples: Examples, machine: Machine, log: Callable[[str], None] | None = None
+) -> np.ndarray:
     """Outputs (n, …) of all examples in their order, on every process: each predicts its share, none is lost.
 
-    They are float32, or what arrays the predictor gives, at once or in a future.
+    They are float32, or what arrays the predictor gives, at once or in a future. `log` hears every `SAY_EVERY` seconds how
+    far it is.
     """
     own = np.arange(len(examples))[rank() :: world()]
     takes = [own[start : start + machine.batch_size] for start in range(0, len(own), machine.batch_size)]
+    countdown, reported, given = Countdown("predicting · batch", len(takes)), time.monotonic(), []
     with torch.no_grad(), machine.autocast():
-        given = [_array(predictor(batch)) for batch in stream(examples, takes, machine.device)]
+        for done, batch in enumerate(stream(examples, takes, machine.device), 1):
+            given.append(_array(predictor(batch)))
+            if log and time.monotonic() - reported > SAY_EVERY:
+                reported = time.monotonic()
+                log(countdown.line(done))
     found = [one.result() if isinstance(one, Future) else one for one in given]
     shares = gather_objects(np.concatenate(found) if found else None)
     some = next(share for share in shares if share is not None)
@@ -229,14 +236,13 @@ def _array(output: Output) -> np.ndarray | Future[np.ndarray]:
     return output.float().cpu().numpy() if isinstance(output, torch.Tensor) else output
 
 
-def _sentence(line: dict[str, float], epochs: int, improved: bool) -> str:
-    scores = " · ".join(f"{name} {line[name]:.4f}" for name in line if name.startswith(("train/", "val/")))
-    return f"epoch {line['epoch']:.0f}/{epochs} · {scores} · {line['images_per_s']:.0f} img/s{' · best' * improved}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+def epoch_line(line: dict[str, float], epochs: int, monitor: str, improved: bool) -> str:
+    """An epoch's loss and monitored score, and what else the terminal is wide enough for; `history.json` has all of it."""
+    texts = {name: f"{name} {value:.4f}" for name, value in line.items() if name.startswith(("train/", "val/"))}
+    first = [texts.pop(name) for name in ("train/loss", f"val/{monitor}") if name in texts]
+    others = [texts[name] for name in sorted(texts, key=lambda name: not name.startswith("val/"))]
+    last = [f"{line['images_per_s']:.0f} img/s", *["best"] * improved]
+    return fitted_line([f"epoch {line['epoch']:.0f}/{epochs}", *first], others, last=last)
 
 
 def _silent(text: str) -> None:

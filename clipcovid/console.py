@@ -1,0 +1,69 @@
+"""What a job says on the terminal: lines that fit its width, how far long work is, and when it will end."""
+
+import shutil
+import textwrap
+import time
+from collections.abc import Sequence
+
+
+def terminal_width() -> int:
+    """Columns of the terminal: COLUMNS, else what the terminal says, else 80."""
+    return shutil.get_terminal_size().columns
+
+
+def wrapped(text: str, width: int) -> str:
+    """`text` with its paragraphs wrapped at `width`; indented lines are commands, which go on behind a backslash."""
+    paragraphs = []
+    for paragraph in text.strip().split("\n\n"):
+        lines = paragraph.split("\n")
+        if all(line.startswith(" ") for line in lines):
+            paragraphs.append("\n".join(_wrapped_command(line, width) for line in lines))
+        else:
+            paragraphs.append(textwrap.fill(" ".join(lines), width))
+    return "\n\n".join(paragraphs)
+
+
+def _wrapped_command(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    return " \\\n".join(
+        textwrap.wrap(
+            line.strip(),
+            width - 2,
+            initial_indent=indent,
+            subsequent_indent=2 * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
+def fitted_line(parts: Sequence[str], optional: Sequence[str] = (), *, last: Sequence[str] = ()) -> str:
+    """`parts`, then as many of `optional`, in their order, as the terminal is wide enough for, then `last`; · between."""
+    room = terminal_width() - len(" · ".join([*parts, *last]))
+    shown = []
+    for part in optional:
+        if (length := len(part) + len(" · ")) <= room:
+            room -= length
+            shown.append(part)
+    return " · ".join([*parts, *shown, *last])
+
+
+def clock(seconds: float) -> str:
+    """`h:mm:ss`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+class Countdown:
+    """How far a known number of like pieces of work is, and how long the rest takes at the speed so far."""
+
+    def __init__(self, what: str, total: int) -> None:
+        """`what`: the singular of what is counted."""
+        self.what, self.total = what, total
+        self._began = time.monotonic()
+
+    def line(self, done: int, *facts: str, before: int = 0) -> str:
+        """The line when `done` pieces are, `before` of them by an earlier start: `trial 3 of 20 · facts · 0:04:10 left`."""
+        each = (time.monotonic() - self._began) / max(1, done - before)
+        left = [f"{clock(each * (self.total - done))} left"] if done < self.total else []
+        return fitted_line([f"{self.what} {done} of {self.total}"], facts, last=left)
