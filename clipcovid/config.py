@@ -93,10 +93,10 @@ class ComputeConfig:
 class OptimConfig:
     """How a model is trained."""
 
-    epochs: int = 10
-    """Passes over the training split."""
-    batch_size: int = 64
-    """Images in a step, over all workers together."""
+    epochs: int = 0
+    """Passes over the training split. 0: 10, or up to 50 where that is fewer than 500 steps."""
+    batch_size: int = 0
+    """Images in a step, over all workers together. 0: 64, or fewer where an epoch would be fewer than 16 steps."""
     accumulate: int = 1
     """Parts that a worker computes its share of a batch in, one after the other, to save memory."""
     lr: float = 0.0
@@ -123,9 +123,9 @@ class OptimConfig:
     """Arithmetic under autocast; weights stay fp32. auto: bf16 where the GPU or the CPU computes in it."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--optim.{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
+        for name, least in (("epochs", 0), ("batch_size", 0), ("accumulate", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"--optim.{name.replace('_', '-')} {getattr(self, name)} must be at least {least}.")
         if not (self.lr >= 0 and 0 <= self.warmup < 1 and 0 <= self.ema < 1 and 0 < self.layer_decay <= 1):
             raise UserError("--optim: lr >= 0, 0 <= warmup < 1, 0 <= ema < 1 and 0 < layer-decay <= 1 are needed.")
         for entry in self.lr_scale:
@@ -186,6 +186,11 @@ class TrainConfig:
     def derived_defaults(self) -> dict[str, Any]:
         """What `resolved` fills in."""
         return {} if self.optim.lr else {"optim.lr": self.usual_lr}
+
+    @property
+    def smallest_batch(self) -> int:
+        """The batch size that a small training split does not go below where none is given."""
+        return 8
 
     @property
     def usual_lr(self) -> float:
@@ -250,6 +255,20 @@ def resolved(config: ConfigT) -> ConfigT:
     """
     derived: dict[str, Any] = getattr(config, "derived_defaults", {})
     return override(config, derived) if derived else config
+
+
+def sized(config: ConfigT, images: int) -> ConfigT:
+    """A copy of a training's config with the epochs and the batch size that follow from the number of training images."""
+    training = typing.cast(TrainConfig, config)
+    epochs, batch_size = training.optim.epochs, training.optim.batch_size
+    if not batch_size:
+        per_epoch = 2 ** max(
+            0, (images // 16).bit_length() - 1
+        )  # the largest power of two that makes 16 steps an epoch
+        batch_size = min(64, max(training.smallest_batch, per_epoch))
+    if not epochs:
+        epochs = min(50, max(10, -(-500 // max(1, images // batch_size))))
+    return override(config, {"optim.epochs": epochs, "optim.batch_size": batch_size})
 
 
 def flatten(config: Any) -> dict[str, Scalar]:

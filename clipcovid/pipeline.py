@@ -17,7 +17,7 @@ from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.runs import Run, finish_run, score_split, start_run
 from clipcovid.tasks.configs import METHODS, FewShotConfig
 from clipcovid.tracking import Live, track, ui_command
-from clipcovid.train.launch import Trained, launch, training_identity, training_manifest
+from clipcovid.train.launch import Trained, launch, sized_config, training_identity, training_manifest
 
 
 def train(config: Any) -> Trained:
@@ -96,8 +96,8 @@ def cross_validate(config: Any, folds: int) -> Run:
     manifest = config.prepared(read_manifest(config.data))
     everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.needs)[0])
     first = override(config, {"fold": f"1/{folds}"})
+    config = override(sized_config(first, training_manifest(first)), {"fold": ""})  # all folds alike
     named = training_identity(config, everything) | {"folds": folds, "fold": "", "pooled": True}
-    training_manifest(first)
     run = start_run(config, method=config.title, identity=named)
     embeddings, tables, bodies = embeddings_for(config), [], []
     countdown = Countdown("fold", folds)

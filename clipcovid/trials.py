@@ -45,7 +45,6 @@ def run_trials(
     *,
     settings: dict[str, Any],
     compute: ComputeConfig,
-    log: Callable[[str], None] = print,
 ) -> list[Trial]:
     """Do `work(task, **settings)` for each task, which has a `path` that the work writes; those that are there are kept.
 
@@ -54,14 +53,14 @@ def run_trials(
     todo = [task for task in tasks if not _result(task).exists()]
     before = len(tasks) - len(todo)
     if before and todo:
-        log(f"Going on: {before} of {len(tasks)} trials are there.")
+        print(f"Going on: {before} of {len(tasks)} trials are there.")
     if todo and compute.workers == 0:
         countdown = Countdown("trial", len(tasks))
         for done, task in enumerate(todo, before + 1):
             _do(task, work, settings)
-            log(countdown.line(done, before=before))
+            print(countdown.line(done, before=before))
     elif todo:
-        _on_tune(todo, work, settings, compute, log)
+        _on_tune(todo, work, settings, compute)
     return [_read(task) for task in tasks]
 
 
@@ -107,7 +106,6 @@ def search(
     at_once: int,
     workers: int,
     seed: int,
-    log: Callable[[str], None] = print,
 ) -> list[Trial]:
     """Try `count` configurations of `space` (key → a distribution of `low` and `high`, or of `values`).
 
@@ -176,7 +174,7 @@ def search(
                 stop=lambda _, result: bool(result.get("ended")),
                 failure_config=FailureConfig(max_failures=RETRIES),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT if population else None),
-                callbacks=[_announcer(count, mode, log)],
+                callbacks=[_announcer(count, mode)],
             ),
         )
     found = tuner.fit()
@@ -270,19 +268,20 @@ def quiet_tune() -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
-def _announcer(count: int, mode: str, log: Callable[[str], None]) -> Any:
+def _announcer(count: int, mode: str) -> Any:
     """A callback of Tune that says how each trial ended, and at least every `HEARTBEAT` seconds how far all are."""
     from ray.tune import Callback
 
-    better, countdown = (max if mode == "max" else min), Countdown("trial", count)
+    better = max if mode == "max" else min
 
     class Announcer(Callback):
-        before, reported = -1, time.monotonic()
+        countdown: Countdown | None = None  # made when the sweep runs, for Tune keeps callbacks and restores them
 
         def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            if self.before < 0:  # those that a restored sweep had finished
-                self.before = sum(trial.is_finished() for trial in trials)
-                log(f"Sweep of {count} trials" + f", of which {self.before} are there" * bool(self.before) + ".")
+            if self.countdown is None:
+                self.countdown, self.reported = Countdown("trial", count), time.monotonic()
+                self.before = sum(trial.is_finished() for trial in trials)  # of a sweep that goes on
+                print(f"Sweep of {count} trials" + f", of which {self.before} are there" * bool(self.before) + ".")
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             if time.monotonic() - self.reported > HEARTBEAT:
@@ -301,7 +300,8 @@ def _announcer(count: int, mode: str, log: Callable[[str], None]) -> Any:
             scores = [trial.last_result["score"] for trial in trials if "score" in (trial.last_result or {})]
             finished = {trial.trial_id for trial in trials if trial.is_finished()} | {ended.trial_id if ended else ""}
             done, best = len(finished - {""}), [f"best {better(scores):.4f}"] if scores else []
-            log(countdown.line(done, *facts, *best, before=self.before))
+            assert self.countdown is not None, "a sweep begins before its trials end"
+            print(self.countdown.line(done, *facts, *best, before=self.before))
             self.reported = time.monotonic()
 
     return Announcer()
@@ -347,7 +347,6 @@ def _on_tune(
     work: Work,
     settings: dict[str, Any],
     compute: ComputeConfig,
-    log: Callable[[str], None],
 ) -> None:
     connect(compute)
     chosen = plan(compute, nodes(), gpu=False, items=len(tasks))
@@ -374,6 +373,6 @@ def _on_tune(
             storage_path=str(folder),
             verbose=0,
             failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=[_announcer(len(tasks), "max", log)],
+            callbacks=[_announcer(len(tasks), "max")],
         ),
     ).fit()

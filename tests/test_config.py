@@ -11,15 +11,17 @@ from clipcovid.config import (
     ClipConfig,
     ComputeConfig,
     ImagesConfig,
+    OptimConfig,
     UserError,
     flatten,
     from_cli,
     override,
     resolved,
     run_job,
+    sized,
 )
 from clipcovid.identity import config_identity
-from clipcovid.tasks.configs import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig
+from clipcovid.tasks.configs import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
 
 JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.py"))
 
@@ -158,3 +160,25 @@ def test_a_learning_rate_that_follows_from_the_weights_follows_a_change_of_them(
     assert resolved(override(given, {"weights": "none"})).optim.lr == 1e-4
     finetune = override(FinetuneConfig(data=Path("d")), {"clip.pretrained": "none"})
     assert resolved(finetune).optim.lr == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "epochs"),
+    [(1, 8, 50), (124, 8, 34), (421, 16, 20), (1000, 32, 17), (5_000, 64, 10), (21_000, 64, 10)],
+)
+def test_a_training_s_length_follows_from_the_number_of_images(images, batch_size, epochs):
+    config = sized(CnnConfig(data=Path("d")), images)
+    assert (config.optim.batch_size, config.optim.epochs) == (batch_size, epochs)
+    assert epochs * (images // batch_size) >= 500 or epochs == 50
+
+
+def test_what_is_given_stays_and_contrastive_batches_are_not_small():
+    given = CnnConfig(data=Path("d"), optim=OptimConfig(epochs=3, batch_size=5))
+    assert sized(given, 124) == given
+    assert sized(FinetuneConfig(data=Path("d")), 124).optim.batch_size == 32
+    assert sized(SegmentConfig(data=Path("d")), 10**5).optim.epochs == SegmentConfig.optim.epochs
+
+
+def test_sizing_leaves_what_follows_from_other_settings_open():
+    config = override(sized(CnnConfig(data=Path("d")), 124), {"weights": "none"})
+    assert resolved(config).optim.lr == 1e-3

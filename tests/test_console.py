@@ -36,7 +36,9 @@ def test_a_line_takes_what_the_terminal_has_room_for(columns, shown, monkeypatch
 
 def test_what_must_be_said_is_said_on_any_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "10")
-    assert fitted_line(["epoch 1/10", "train/loss 0.5"], ["more"], last=["best"]) == "epoch 1/10 · train/loss 0.5 · best"
+    assert (
+        fitted_line(["epoch 1/10", "train/loss 0.5"], ["more"], last=["best"]) == "epoch 1/10 · train/loss 0.5 · best"
+    )
 
 
 def test_the_time_left_follows_from_the_pieces_of_this_start(monkeypatch):

@@ -41,7 +41,7 @@ def test_every_metric_is_shown_by_its_whole_name(body, width):
 
 @pytest.mark.parametrize("names", [FOLDED[:5], FOLDED[5:9], FOLDED[9:]])
 def test_folds_are_whole_at_80_columns(names):
-    folds = [{name: 0.8 + 0.01 * fold for name in names} for fold in range(3)]
+    folds = [dict.fromkeys(names, 0.8 + 0.01 * fold) for fold in range(3)]
     text = printed(print_folds, folds)
     assert "…" not in text
     assert text.count("0.810") == 2 * len(names)  # the second fold's, and the mean

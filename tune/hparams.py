@@ -32,7 +32,7 @@ from clipcovid.resources import connect
 from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
 from clipcovid.tasks.configs import CHECKPOINT, METHODS, AnyMethod
 from clipcovid.tracking import track, ui_command
-from clipcovid.train.launch import STATE, launch, training_identity, training_manifest
+from clipcovid.train.launch import STATE, launch, sized_config, training_identity, training_manifest
 from clipcovid.trials import Report, Trial, importance, places, search
 from tune.spaces import ENCODER, MUTABLE, SPACES, Space, read_space
 
@@ -147,6 +147,7 @@ def main(config: HparamsConfig) -> None:
     task, space = config.task, checked_space(config)
     metric, mode = checked_metric(config)
     manifest = training_manifest(task)
+    task = sized_config(task, manifest)
     search_by = [config.trials, config.search, config.early_stopping, metric]
     identity = sweep_identity(training_identity(task, manifest), search_by, space)
     named: dict[str, Any] = {"method": f"sweep-{task.title}", "identity": identity}

@@ -224,6 +224,11 @@ class FinetuneConfig(TrainConfig):
         _no_accumulation(self.optim)
 
     @property
+    def smallest_batch(self) -> int:
+        """Contrastive losses learn from the other images of the batch."""
+        return 32
+
+    @property
     def title(self) -> str:
         """What runs are named after."""
         return f"finetune-{self.method}"
@@ -373,6 +378,11 @@ class CaptionConfig(CaptionedConfig):
         for name in ("width", "context", "vocabulary"):
             if getattr(self, name) < 8:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 8.")
+
+    @property
+    def smallest_batch(self) -> int:
+        """Contrastive losses learn from the other images of the batch."""
+        return 32
 
     @property
     def usual_lr(self) -> float:

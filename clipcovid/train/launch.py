@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pandas as pd
 
-from clipcovid.config import ImagesConfig, UserError, resolved
+from clipcovid.config import ImagesConfig, UserError, resolved, sized
 from clipcovid.data.captions import captions_identity
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
@@ -99,6 +99,12 @@ def check_encoder(config: Any, manifest: Manifest) -> None:
         return
 
 
+def sized_config(config: Any, manifest: Manifest) -> Any:
+    """The config with the epochs and the batch size that follow from the number of images it learns from."""
+    rows, _ = manifest.eligible("train", config.learns_from)
+    return sized(config, len(rows))
+
+
 def launch(
     config: Any,
     *,
@@ -113,8 +119,9 @@ def launch(
     is not done again. Errors of the user's, the workers' too, are `UserError`s. `adopt`: the `state/` of another training of
     the same model, which a new run goes on from.
     """
-    began, config = time.time(), resolved(config)
+    began, given = time.time(), config.optim
     manifest = training_manifest(config)
+    config = resolved(sized_config(config, manifest))
     check_encoder(config, manifest)
     run = start_run(config, method=config.title, identity=training_identity(config, manifest))
     if run.done:
@@ -130,6 +137,11 @@ def launch(
             "a multiple of --compute.workers."
         )
     log(f"Training {run.name}: {chosen}.")
+    if not (given.epochs and given.batch_size):
+        log(
+            f"note: {config.optim.epochs} epochs of batches of {config.optim.batch_size}, by the number of training images; "
+            "--optim.epochs and --optim.batch-size set others."
+        )
     (run.folder / "state" / FAILED).unlink(missing_ok=True)
     if adopt and not (run.folder / "state" / "state.pt").exists():
         from clipcovid.train.checkpoint import States

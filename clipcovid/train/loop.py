@@ -63,6 +63,7 @@ def fit(
     finite stops before the weights change, with the batch's images named.
     """
     assert config.optim.lr > 0, "the config is to be resolved before"
+    assert config.optim.epochs > 0, "the config is to be sized before"
     optim, say = config.optim, log if rank() == 0 else _silent
     optimizer, average = build_optimizer(module, optim), Average(module, optim.ema)
     progress = states.restore(module, optimizer, average.weights)
