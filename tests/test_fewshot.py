@@ -127,6 +127,12 @@ def test_a_curve_has_a_run_for_each_number_of_shots(phantoms, tmp_path, capsys):
     (folder,) = tmp_path.glob("tip_adapter-curve-*")
     assert (folder / "figures" / "shots.png").exists()
     assert len(list((folder / "runs").glob("tip_adapter-*-shot-*"))) == 6
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("training ")]
+    assert [line.split(" · ")[:2] for line in lines[-2:]] == [
+        ["training 5 of 6", "2 shots"],
+        ["training 6 of 6", "2 shots"],
+    ]
+    assert all((" left" in line) == (line != lines[-1]) for line in lines)
 
 
 def naive_tip(seen, keys, labels, texts, scale, weight, sharpness):

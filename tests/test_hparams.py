@@ -1,5 +1,7 @@
 """Searching for hyperparameters."""
 
+import contextlib
+import io
 import json
 import os
 import shlex
@@ -45,7 +47,7 @@ def test_every_task_has_a_space_whose_keys_and_values_its_config_takes():
         ("optim.lr: {log: [0, 1]}", "must be"),
         ("optim.lr: {uniform: [1, 0]}", "must be"),
         ("optim.lr: 3", "must be"),
-        ("optim.epochs: {choice: [0, 5]}", "--optim.epochs 0"),
+        ("optim.epochs: {choice: [-1, 5]}", "--optim.epochs -1"),
         ("- a", "mapping"),
     ],
 )
@@ -174,7 +176,12 @@ def finished(cluster, phantoms, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:  # paths mean in trials what they mean here
         patch.chdir(out)
         Path("data").symlink_to(phantoms)
-        main(config)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            main(config)
+    ends = [line.split(" · ") for line in said.getvalue().splitlines() if line.startswith("trial ")]
+    assert [end[0] for end in ends if end[1].startswith("score")] == [f"trial {n} of 5" for n in range(1, 6)]
+    assert all("best" in end[2] for end in ends)
     return replace(config, task=probe(out / "data", out / "out", name="sweep")), out / "out" / "sweep"
 
 

@@ -185,7 +185,7 @@ class TestOnRay:
             data=Path(os.path.relpath(phantoms)),
             out=Path("outputs"),
             clip=ClipConfig(model="tiny", pretrained="encoder"),
-            optim=OptimConfig(epochs=2, lr=0.01),
+            optim=OptimConfig(epochs=2, batch_size=64, lr=0.01),
             compute=dataclasses.replace(self.TWO, workers=1),
         )
         assert train(config).run.done

@@ -157,6 +157,7 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(finished, capsys):
     (folder / "trials" / "00001.json").unlink()
     main(config)
     assert (folder / "trials" / "00000.parquet").stat().st_mtime_ns == kept
+    assert "Going on: 2 of 3 trials are there.\ntrial 3 of 3" in capsys.readouterr().out
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "candidates.parquet"), before)
     main(config)
     assert "finished already" in capsys.readouterr().out
