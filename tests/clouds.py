@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipcovid.config import ImagesConfig
+from clipcovid.config import ImagesConfig, resolved, sized
 from clipcovid.data.manifest import Manifest, conform
 from clipcovid.tasks.base import make_task
 from clipcovid.tasks.configs import ProbeConfig
@@ -37,7 +37,7 @@ class Cloud:
 
 def train(cloud, folder, kind=ProbeConfig, **settings):
     """Fit a method to a cloud; its task, module, the sets to predict, and what was chosen at the end."""
-    config = kind(data="unused", **settings)
+    config = sized(resolved(kind(data="unused", **settings)), 400)
     task = make_task(config, CLASSES, ImagesConfig())
     task.embeddings = cloud
     train_set = task.examples("unused", cloud.manifest, "train", training=True)
