@@ -173,6 +173,14 @@ def test_a_metadata_table_is_joined_in_any_format(tmp_path, ending):
     assert found(tmp_path, "image_id", "label") == [("a.png", "x"), ("b.png", "y")]
 
 
+def test_columns_of_a_metadata_table_that_are_read_under_another_name_are_said(tmp_path):
+    pictures(tmp_path, "a.png", "b.png")
+    (tmp_path / "metadata.csv").write_text("file_name,Label\na.png,x\nb.png,y\n")
+    listing = listed("imagefolder", tmp_path)
+    assert cells(listing, "label") == [("x",), ("y",)]
+    assert listing.notes[0].endswith("metadata.csv: Label is read as label.")
+
+
 def test_a_metadata_table_in_a_folder_is_of_that_folder(tmp_path):
     pictures(tmp_path, "train/a.png", "train/masks/a.png", "test/a.png", "test/b.png")
     (tmp_path / "train/metadata.jsonl").write_text('{"file_name": "a.png", "label": "x", "lung_mask": "masks/a.png"}\n')
