@@ -606,6 +606,7 @@ def test_the_state_of_the_files_changes_with_size_and_time(tmp_path):
             "--source 'imagenet' is unknown: use covidquex, .*, nih14, table, phantom",
         ),
         ("covidquex", "", "--source covidquex needs --root"),
+        ("phantom", "{}", r"--source phantom, the default, draws its images and takes no --root.*\(covidquex, "),
         ("covidquex", "{}/nothing", "nothing does not exist"),
         ("covidquex", "{}/t.csv", "is a file; this source wants the data set's folder"),
         ("table", "{}", "is a folder; --source table wants the table's file"),
@@ -682,3 +683,17 @@ def test_kaggles_tables_of_openi(tmp_path):
     assert all(path.endswith(".dcm.png") for path in table["path"])
     with pytest.raises(UserError, match="indiana_reports"):
         listed("iuxray", tmp_path / "images")
+    picture(tmp_path / "small" / "1_IM-0001-4001.dcm.png", size=(24, 24))
+    with pytest.raises(UserError, match=r"images/1_IM-0001-4001\.dcm\.png and small/1_IM-.* may both be the image"):
+        listed("iuxray", tmp_path)
+
+
+def test_reports_and_images_of_openi_that_miss_each_other_are_counted(tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"{number}.xml").write_text(OPENI.format("normal").replace("CXR1", f"CXR{number}"))
+    (tmp_path / "3.xml").write_text("<eCitation/>")
+    picture(tmp_path / "CXR1_1_IM-0001-3001.png")
+    listing = listed("iuxray", tmp_path)
+    assert "Images named in the reports that are not there: 3 of 4, e.g. CXR1_1_IM-0001-4001." in listing.notes
+    assert "Reports without images, left out: 1." in listing.notes
+    assert len(listing.table) == 4  # what is missing is quarantined

@@ -54,6 +54,11 @@ def list_source(
     `image_folder`: the folder that a table's paths are relative to. Default: the table's own.
     """
     if name == "phantom":
+        if root or image_folder or columns != ColumnsConfig():
+            raise UserError(
+                "--source phantom, the default, draws its images and takes no --root, --images or --columns.*: say with "
+                f"--source how the data set is laid out ({', '.join(SOURCES)})."
+            )
         root = str(
             write_phantoms(drawn, images=phantoms.images, size=phantoms.size, seed=phantoms.seed) / "metadata.csv"
         )
