@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import sys
 import textwrap
 import typing
@@ -40,8 +41,14 @@ class ImagesConfig:
     """squash: stretch to the square. crop: shorter side to size, then the centre. pad: longer side, black borders."""
     max_pixels: int = 100_000_000
     """Images with more pixels than this are refused as decompression bombs."""
+    mask_value: tuple[str, ...] = ()
+    """What is foreground in masks of several values: whole numbers, or colours such as 0xff0000. Default: what is not black,
+    where a mask has two values."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mask_value", tuple(map(str, self.mask_value)))  # JSON made a list of it
+        if wrong := [value for value in self.mask_value if not re.fullmatch(r"\d+|0x[0-9a-fA-F]{6}", value)]:
+            raise UserError(f"--mask-value {wrong[0]!r} is neither a whole number nor a colour such as 0xff0000.")
         if not 16 <= self.size <= 4096:
             raise UserError(f"--size {self.size} is not between 16 and 4096 pixels.")
         if self.max_pixels < 1:

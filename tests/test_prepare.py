@@ -18,15 +18,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import LOCAL
+from image_files import dicom, encode
 from PIL import Image
 from rich.console import Console
-from test_images import dicom, encode
 from test_sources import mask, medpix, picture, quex
 
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data import prepare as module
-from clipcovid.data.images import decode, decode_mask, fit_image, fit_mask
+from clipcovid.data.images import decode, fit_image, fit_mask
 from clipcovid.data.manifest import read_manifest
+from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, pack_hash, pack_row, prepare, split_table
 from clipcovid.data.sources import ColumnsConfig, PhantomConfig
@@ -224,6 +225,7 @@ def test_another_source_or_other_options_are_refused_by_name(cluster, tmp_path, 
     for options, match in (
         ({"images": ImagesConfig(size=48, max_pixels=100_000)}, r"\(images.size differ\)"),
         ({"images": ImagesConfig(size=32, fit="pad", mode="rgb", max_pixels=9)}, "images.fit, images.max_pixels, im"),
+        ({"images": dataclasses.replace(SMALL, mask_value=("1",))}, r"\(images.mask_value differ\)"),
         ({"seed": 1, "val": 0.3}, r"\(seed, val differ\)"),
         ({"classes": ("b", "a")}, r"\(classes differ\)"),
         ({"columns": ColumnsConfig(view="label")}, r"\(columns.view differ\)"),
@@ -322,6 +324,11 @@ def test_other_phantoms_do_not_touch_those_that_are_prepared(cluster, tmp_path, 
         run("phantom", "", out, phantom=dataclasses.replace(how, images=6))
     assert not run("phantom", "", out, phantom=how)[0].fresh
     assert times(out) == before
+
+
+def test_a_pack_hash_stays_what_it_was():
+    assert pack_hash(ImagesConfig()) == "a35455a1c7ed"
+    assert len({pack_hash(ImagesConfig(mask_value=values)) for values in ((), ("1",), ("1", "2"))}) == 3
 
 
 @pytest.mark.parametrize("mode", ["gray", "rgb"])

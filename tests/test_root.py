@@ -2,8 +2,8 @@
 
 import fsspec
 import pytest
+from image_files import dicom
 from pictures import cells, listed, picture
-from test_images import dicom
 
 from clipcovid.data.images import BadImage, read_bytes
 from clipcovid.data.sources.root import Root

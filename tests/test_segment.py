@@ -350,6 +350,32 @@ def test_masks_of_any_make_are_scored_alike(tmp_path):
     assert per_image(pd.DataFrame([found["blank"]]))["iou"].isna().all()
 
 
+def test_masks_are_scored_as_their_own_data_set_was_prepared(tmp_path):
+    """A model of a set that was squashed, on one that was cropped and whose masks have several values."""
+    truth = np.zeros((60, 120), np.uint8)
+    truth[10:50, 40:80], truth[:10, :30] = 2, 1
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 120), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(truth).save(tmp_path / "a-mask.png")
+    (tmp_path / "table.csv").write_text("path,label,lung_mask\na.png,a,a-mask.png")
+    images = ImagesConfig(size=60, fit="crop", mask_value=("2",))
+    out, table = tmp_path / "d", str(tmp_path / "table.csv")
+    prepare(PrepareConfig(source="table", root=table, out=out, compute=HERE, images=images), log=quiet)
+    manifest = read_manifest(out)
+    task = make_task(segment(Path("unused"), Path("unused"), target="lung"), ("a",), ImagesConfig(size=60))
+    batch = task.reader(PackedImages(out, manifest), manifest.table)(np.array([0]))
+    row = task._image(batch["masks"][0] / np.float32(255), batch["about"][0], (0.5,))[0]
+    assert (row["tp"], row["fp"], row["fn"]) == (1600, 0, 0)
+
+
+def test_infections_lie_in_the_lungs_that_are_kept():
+    config = segment(Path("unused"), Path("unused"), within_lungs=True, components=1)
+    maps = np.zeros((2, 40, 40), np.float32)  # a large part of the lungs and a small one, an infection in each
+    maps[0, 5:30, 5:15], maps[0, 5:10, 30:35], maps[1, 6:8, 6:8], maps[1, 5:10, 30:35] = 1, 1, 1, 1
+    found = make_task(config, ("a",), ImagesConfig(size=40)).masks(maps, (0.5, 0.5), (40, 40), "squash")
+    assert found["lung"].sum() == 250
+    assert np.array_equal(np.argwhere(found["infection"]), np.argwhere(maps[1] * maps[0, :, :] * (np.arange(40) < 20)))
+
+
 def test_settings_that_can_not_be_are_refused():
     with pytest.raises(UserError, match="--target both"):
         SegmentConfig(data="unused", within_lungs=True)

@@ -24,6 +24,7 @@ FRAME_SIZES = re.compile(
 """The frame headers of JPEG and JPEG-LS (SOF) and of JPEG 2000 (SIZ), with the two sides."""
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # pydicom would inflate it whole, however large, before its header is seen
+FEWEST_SHADES = 4  # that a window must leave of a picture to be followed
 HEADER = ("PatientID", "IssuerOfPatientID", "ViewPosition", "StudyDate")
 
 
@@ -55,7 +56,7 @@ def _header(data: bytes) -> dict[str, str]:
         return dict.fromkeys(HEADER, "")
 
 
-def read_dicom(data: bytes, max_pixels: int) -> np.ndarray:
+def read_dicom(data: bytes, max_pixels: int, notes: list[str]) -> np.ndarray:
     """A DICOM's single frame: uint8 (H, W) or (H, W, 3). pydicom's error texts may quote tags, so none is passed on."""
     _silence()
     if DEFLATED in data:
@@ -66,7 +67,7 @@ def read_dicom(data: bytes, max_pixels: int) -> np.ndarray:
         _check_dicom(dataset, max_pixels)
         stored = _dicom_pixels(dataset, max_pixels)
         part = "rescale, window or look-up table"
-        return _dicom_shades(dataset, stored)
+        return _dicom_shades(dataset, stored, notes)
     except BadImage:
         raise
     except Exception:
@@ -119,14 +120,53 @@ def _dicom_pixels(dataset: Any, max_pixels: int) -> np.ndarray:
         if not decoder.is_available:
             raise BadImage(f"DICOM in {syntax.name}, for which no decoder is installed{extra}")
     try:
-        return pixel_array(dataset)
+        stored = pixel_array(dataset, correct_unused_bits=False)
     except Exception:
         raise BadImage(
             f"DICOM with pixel data ({syntax.name}) that can't be decoded: damaged or cut short{extra}"
         ) from None
+    if stored.dtype.kind == "f":
+        return stored
+    return _used_bits(dataset, stored, codec=syntax.is_encapsulated and syntax.name != "RLE Lossless")
 
 
-def _dicom_shades(dataset: Any, stored: np.ndarray) -> np.ndarray:
+def _used_bits(dataset: Any, stored: np.ndarray, codec: bool) -> np.ndarray:
+    """The values in the bits that the header names, of the same dtype: BitsStored of them, the uppermost one HighBit.
+
+    pydicom takes HighBit for BitsStored − 1. What other bits hold is dropped, as PS3.5 8.1.1 wants it (overlays were kept
+    there); where the header contradicts the values, a codec's are taken as they are, and others are refused.
+    """
+    cell, bits = stored.dtype.itemsize * 8, int(dataset.BitsStored)
+    lowest = int(dataset.get("HighBit") or bits - 1) + 1 - bits
+    if bits >= cell:
+        return stored
+    overlay = any((group, 0x0102) in dataset and dataset[group, 0x0102].value for group in range(0x6000, 0x6020, 2))
+    if not 0 <= lowest <= cell - bits or (lowest and not overlay and _is_unshifted(stored, bits, lowest)):
+        lowest = 0
+    values = stored << (cell - bits - lowest) >> (cell - bits)
+    unsigned = stored.view(f"u{stored.dtype.itemsize}")
+    others = unsigned & ~np.array(((1 << bits) - 1) << lowest, unsigned.dtype)  # bits
+    if overlay or not (others[values << lowest != stored]).any():  # a negative value's upper bits are all 1, or 0
+        return values
+    if codec:
+        return stored
+    if _roughness(stored) < _roughness(values << lowest):
+        raise BadImage(f"DICOM whose values have more than the {bits} bits that its header says (BitsStored, HighBit)")
+    return values
+
+
+def _is_unshifted(stored: np.ndarray, bits: int, lowest: int) -> bool:
+    """Whether values stand at the lower end of their cells, though the header says that they begin at bit `lowest`."""
+    low, high = (-(1 << bits - 1), 1 << bits - 1) if stored.dtype.kind == "i" else (0, 1 << bits)
+    return bool(stored.min() >= low and stored.max() < high and (stored & ((1 << lowest) - 1)).any())
+
+
+def _roughness(values: np.ndarray) -> float:
+    """The mean step from a pixel to its right neighbour."""
+    return float(np.abs(np.diff(values.astype(np.int64), axis=1)).mean())
+
+
+def _dicom_shades(dataset: Any, stored: np.ndarray, notes: list[str]) -> np.ndarray:
     """Stored values to uint8: the modality LUT or rescale, the VOI LUT, window or range, inversion, padding black."""
     if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
         if stored.ndim == 2:
@@ -144,26 +184,43 @@ def _dicom_shades(dataset: Any, stored: np.ndarray) -> np.ndarray:
     elif dataset.get("RescaleSlope") is not None:
         values = stored * float(dataset.RescaleSlope) + float(dataset.get("RescaleIntercept") or 0)
     if dataset.get("VOILUTSequence"):
-        shades = to_uint8(*_look_up(dataset, dataset.VOILUTSequence[0], values))
+        shades, what = to_uint8(*_look_up(dataset, dataset.VOILUTSequence[0], values)), "look-up table (VOI LUT)"
     else:
-        shades = _window(dataset, values, padding)
+        shades, what = _window(dataset, values)
+    left = _count_shades(shades, padding) if what else 0
+    if left < FEWEST_SHADES:
+        inside = values if padding.all() or not padding.any() else values[~padding]
+        low, high = inside.min(), inside.max()
+        by_range = to_uint8(values, low, high)
+        if left <= 1 or _count_shades(by_range, padding) >= 4 * FEWEST_SHADES:
+            shades = by_range
+            if what:
+                notes.append(
+                    f"DICOM whose {what} leaves nothing of its values ({low:g} to {high:g}): their range is used"
+                )
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shades = 255 - shades
     return np.where(padding, np.uint8(0), shades)
 
 
-def _window(dataset: Any, values: np.ndarray, padding: np.ndarray) -> np.ndarray:
-    """The first window (PS3.3 C.11.2.1); where there is none, or none that is possible, the range without padding."""
+def _window(dataset: Any, values: np.ndarray) -> tuple[np.ndarray, str]:
+    """Values through the first window (PS3.3 C.11.2.1), and its name; "" where there is none, or none that is possible."""
     center, width = (np.atleast_1d(dataset.get(name) or 0).astype(float)[0] for name in ("WindowCenter", "WindowWidth"))
-    function = (dataset.get("VOILUTFunction") or "LINEAR").upper()
+    name, function = f"window ({center:g}/{width:g})", (dataset.get("VOILUTFunction") or "LINEAR").upper()
     if function == "LINEAR":
         center, width = center - 0.5, width - 1
     if dataset.get("WindowCenter") is None or not width > 0:
-        inside = values[~padding] if not padding.all() else values
-        return to_uint8(values, inside.min(), inside.max())
+        return values, ""
     if function == "SIGMOID":
-        return to_uint8(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -50, 50))), 0, 1)
-    return to_uint8(values, center - width / 2, center + width / 2)
+        return to_uint8(1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -50, 50))), 0, 1), name
+    return to_uint8(values, center - width / 2, center + width / 2), name
+
+
+def _count_shades(shades: np.ndarray, padding: np.ndarray) -> int:
+    """How many shades a picture has beside its padding; where they are many, at least `4 * FEWEST_SHADES`."""
+    part = shades[::8, ::8][~padding[::8, ::8]]  # which tells mostly
+    count = int(np.count_nonzero(np.bincount(part, minlength=256)))
+    return count if count >= 4 * FEWEST_SHADES else len(np.unique(shades[~padding]))
 
 
 def _look_up(dataset: Any, table: Any, values: np.ndarray) -> tuple[np.ndarray, float, float]:

@@ -1,12 +1,13 @@
 """Image files to pixels: decode what a file really holds, refuse what can't be used with the reason, bring to one size.
 
-What a file is, its first bytes say, never its name's ending. `decode` and `decode_mask` read PNG, JPEG, TIFF, BMP,
-WebP, GIF and (`decode` only) DICOM; `fit_image` and `fit_mask` bring both to one square by the same geometry.
+What a file is, its first bytes say, never its name's ending. `decode` reads PNG, JPEG, TIFF, BMP, WebP, GIF and DICOM
+(masks: `masks.decode_mask`); `fit_image` and `fit_mask` bring an image and its masks to one square by the same geometry.
 """
 
 import hashlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -35,13 +36,15 @@ READERS: dict[str, Callable[..., ImageFile.ImageFile]] = {
     "WebP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
 }
-# DICOM without its preamble: the first elements that stand in groups 0002 and 0008.
-DICOM_STARTS = (b"\2\0\0\0", b"\2\0\1\0", *(b"\x08\0%c\0" % element for element in (0, 5, 8, 0x16, 0x18)))
 SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
     **dict.fromkeys((b"GIF87a", b"GIF89a"), "GIF"),
+    # DICOM without its preamble: the first elements that stand in groups 0002 and 0008.
+    **dict.fromkeys(
+        (b"\2\0\0\0", b"\2\0\1\0", *(b"\x08\0%c\0" % element for element in (0, 5, 8, 0x16, 0x18))), "DICOM"
+    ),
 }
 NOT_IMAGES = {
     b"PK\x03\x04": "a ZIP archive",
@@ -60,10 +63,6 @@ NOT_IMAGES = {
 }
 TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 """EXIF's orientation (2 to 8) to the turn that undoes it."""
-NEAR = 16
-"""How far (of 255) a lossy mask's values may lie from black and from its brightest value and still count as them."""
-
-
 MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the images must not fill the memory
 
 
@@ -92,18 +91,30 @@ def read_bytes(path: str) -> bytes:
 def is_image(start: bytes) -> bool:
     """Whether a file with these first bytes (512 are enough) is of a format that is read."""
     try:
-        return bool(_kind(start))
+        return bool(file_kind(start))
     except BadImage:
         return False
 
 
-def is_dicom(data: bytes) -> bool:
-    """Whether a file's first bytes are a DICOM's."""
-    return data[128:132] == b"DICM" or data.startswith(DICOM_STARTS)
+@dataclass(frozen=True)
+class Picture:
+    """An image file's content."""
+
+    pixels: np.ndarray
+    """uint8 (H, W), or (H, W, 3) in RGB, upright; may be read-only."""
+    orientation: int = 1
+    """EXIF's, 1 to 8, which has been applied; 1 for a file that is stored upright."""
+    notes: tuple[str, ...] = ()
+    """What was assumed in reading it, a sentence each."""
 
 
 def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
-    """The pixels of an image file: uint8 (H, W), or (H, W, 3) in RGB, 0 to 255; may be read-only.
+    """The pixels of an image file, as `read_picture` gives them."""
+    return read_picture(data, max_pixels=max_pixels).pixels
+
+
+def read_picture(data: bytes, *, max_pixels: int) -> Picture:
+    """The picture in an image file: uint8 pixels (H, W), or (H, W, 3) in RGB, 0 to 255.
 
     EXIF's orientation is applied, transparency is laid on black, CMYK and palettes become RGB, 1-bit becomes 0 and 255.
     8-bit pixels are returned as they are. Gray pixels of more bits are scaled linearly so that the image's least value
@@ -113,37 +124,17 @@ def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
     inverted, padding is black. Raises `BadImage` with the reason for whatever can't be used, for more pixels than
     `max_pixels` (by the header, before anything is decoded), and for an image whose pixels are all equal.
     """
-    kind = _kind(data)
+    kind, orientation, notes = file_kind(data), 1, list[str]()
     if kind == "DICOM":
         from clipcovid.data.dicom import read_dicom  # pydicom is slow to import, and most sets have none
 
-        array = read_dicom(data, max_pixels)
+        array = read_dicom(data, max_pixels, notes)
     else:
-        array = to_uint8(_read(data, kind, max_pixels))
+        stored, orientation = read_stored(data, kind, max_pixels, flatten_image)
+        array = to_uint8(stored)
     if not (array[::16, ::16] != array[0, 0]).any() and (array == array[0, 0]).all():
         raise BadImage(f"constant: every pixel is {array[0, 0].tolist()}")
-    return array
-
-
-def decode_mask(data: bytes, shape: tuple[int, int], *, max_pixels: int) -> np.ndarray:
-    """The mask in an image file for an image of `shape` (H, W): uint8 (h, w), 0 or 255, at the mask's own size.
-
-    Zero and one other value are read as background and foreground, whatever the value, or one colour on black; all
-    background and all foreground are real masks. Of a JPEG, or a mask with soft edges (more than 8 values), values
-    from half of the greatest up are foreground as long as few lie between. Raises `BadImage` for other images, for
-    DICOM, and where the aspect ratio differs from the image's by more than 2 %.
-    """
-    kind = _kind(data)
-    if kind == "DICOM":
-        raise BadImage("mask is a DICOM file; export it as PNG")
-    array = _read(data, kind, max_pixels)
-    (height, width), (image_height, image_width) = array.shape[:2], shape
-    if abs(width * image_height / (height * image_width) - 1) > 0.02:
-        raise BadImage(
-            f"mask's aspect ratio {width / height:.2f} differs from the image's {image_width / image_height:.2f} "
-            f"({width}x{height} against {image_width}x{image_height})"
-        )
-    return _binary(array, lossy=kind in ("JPEG", "WebP")).astype(np.uint8) * np.uint8(255)
+    return Picture(array, orientation, tuple(notes))
 
 
 def fit_image(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
@@ -202,11 +193,11 @@ def _fit(picture: Image.Image, shape: tuple[int, ...], config: ImagesConfig, fil
     return np.array(picture.crop((left, top, left + size, top + size)))  # black where it is beyond the picture
 
 
-def _kind(data: bytes) -> str:
+def file_kind(data: bytes) -> str:
     """The format by the file's first bytes; `BadImage` says what it is where it isn't an image."""
     if not data:
         raise BadImage("empty file (0 bytes)")
-    if is_dicom(data):
+    if data[128:132] == b"DICM":
         return "DICOM"
     for signature, kind in SIGNATURES.items():
         if data.startswith(signature):
@@ -227,8 +218,13 @@ def _kind(data: bytes) -> str:
     raise BadImage("unknown format: not PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM")
 
 
-def _read(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
-    """The pixels as they are stored: (H, W) of any dtype, or uint8 (H, W, 3)."""
+def read_stored(
+    data: bytes, kind: str, max_pixels: int, flatten: Callable[[Image.Image], Image.Image]
+) -> tuple[np.ndarray, int]:
+    """The upright pixels of a file of `kind`, (H, W) of any dtype or uint8 (H, W, 3), and EXIF's orientation, 1 to 8.
+
+    `flatten` brings an image to mode L, RGB, I, F or I;16. Raises `BadImage` for what can't be read.
+    """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # some library may have set it: half a picture would pass for a whole one
     try:
         image = READERS[kind](BytesIO(data), "")
@@ -238,8 +234,11 @@ def _read(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
             raise BadImage(f"{kind} of {frames} frames or pages; export the one you want as a single image")
         deep = image.mode[0] not in "IF" and any(";16" in str(tile[3]) for tile in image.tile)
         white_is_zero = image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(262) == 0
+        orientation = _exif_orientation(image) if kind == "TIFF" else 0
         image.load()
-        array = np.asarray(_plain(_upright(image)))
+        orientation = orientation or _exif_orientation(image)
+        turn = None if kind == "TIFF" else TURNS.get(orientation)  # Pillow turns a TIFF itself as it loads
+        array = np.asarray(flatten(image if turn is None else image.transpose(turn)))
     except BadImage:
         raise
     except Exception as error:
@@ -251,53 +250,51 @@ def _read(data: bytes, kind: str, max_pixels: int) -> np.ndarray:
         raise BadImage("truncated JPEG: its end is filled with zero bytes")
     if deep and array.max() < 64:
         raise BadImage("16-bit colour that leaves its upper bits empty; save it as 16-bit gray or 8-bit colour")
-    return np.iinfo(np.uint16).max - array if white_is_zero else array
+    return np.iinfo(np.uint16).max - array if white_is_zero else array, orientation
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply EXIF's orientation (Pillow applies and drops a TIFF's itself); one that can't be read counts as none."""
+def _exif_orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; one that is unknown or can't be read counts as none, which is 1."""
     try:
-        turn = TURNS.get(image.getexif().get(0x0112, 1))
+        orientation = image.getexif().get(0x0112, 1)
     except Exception:
-        return image
-    return image if turn is None else image.transpose(turn)
+        return 1
+    return orientation if orientation in TURNS else 1
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """Without palette, transparency and colour spaces: mode L, RGB, I, F or I;16."""
-    if image.has_transparency_data and image.mode[0] not in "1IF":
-        full = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
-        colour = full.convert(full.mode[:-1])
-        if full.getchannel("A").getextrema() == (255, 255):
-            return colour
-        return Image.composite(colour, Image.new(colour.mode, colour.size), full.getchannel("A"))
+def flatten_image(image: Image.Image) -> Image.Image:
+    """An image on black, without palette, transparency and colour spaces: mode L, RGB, I, F or I;16.
+
+    Raises `BadImage` where only the transparency has a picture.
+    """
+    if not is_transparent(image):
+        return flatten_opaque(image)
+    colour, alpha = split_alpha(image)
+    opacity = np.asarray(alpha)
+    least, greatest = int(opacity.min()), int(opacity.max())
+    if least == 255:
+        return colour
+    flat = Image.composite(colour, Image.new(colour.mode, colour.size), alpha)
+    if not greatest:
+        raise BadImage("transparent all over; save it without an alpha channel")
+    if not flat.getbbox() and least < greatest:
+        raise BadImage("black all over: its picture is in the transparency; save that as a gray image")
+    return flat
+
+
+def flatten_opaque(image: Image.Image) -> Image.Image:
+    """An image without palette and colour spaces: mode L, RGB, I, F or I;16. Transparency is dropped."""
     if image.mode == "1":
         return image.convert("L")
     return image if image.mode in ("L", "RGB") or image.mode[0] in "IF" else image.convert("RGB")
 
 
-def _binary(array: np.ndarray, *, lossy: bool) -> np.ndarray:
-    """Foreground (bool) of a mask's pixels."""
-    if array.ndim == 3:
-        colours = array @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)
-        if len(np.unique(colours)) <= 2:
-            array = colours
-        else:
-            bright = array.max(axis=2)
-            solid = array[bright > int(bright.max()) - NEAR]
-            if np.ptp(np.quantile(solid, (0.05, 0.95) if lossy else (0, 1), axis=0), axis=0).max() > 3 * NEAR:
-                raise BadImage("mask is not binary: it has more than one colour")
-            array = bright
-    if array.dtype == np.uint8:  # several times np.unique's speed
-        counts = np.bincount(array.ravel())
-        values, counts = np.flatnonzero(counts), counts[counts > 0]
-    else:
-        values, counts = np.unique(array, return_counts=True)
-    if len(values) == 1 or (len(values) == 2 and values[0] == 0):
-        return array != 0
-    peak = float(values[-1])
-    if array.dtype == np.uint8 and peak >= 128 and (lossy or len(values) > 8):
-        between = counts[(values > NEAR) & (values < peak - NEAR)].sum()
-        if between <= 0.05 * array.size and between <= 0.5 * counts[values > NEAR].sum():
-            return array >= peak / 2
-    raise BadImage(f"mask is not binary: {len(values)} distinct values")
+def is_transparent(image: Image.Image) -> bool:
+    """Whether an image has an alpha channel, or a palette's entry or a colour that is transparent."""
+    return image.has_transparency_data and image.mode[0] not in "1IF"
+
+
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image]:
+    """The colour (mode L or RGB) and the alpha channel (mode L) of an image that is transparent."""
+    full = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
+    return full.convert(full.mode[:-1]), full.getchannel("A")

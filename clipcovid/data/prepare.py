@@ -23,6 +23,7 @@ from clipcovid.data.manifest import (
     split_patients,
     write_manifest,
 )
+from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
 from clipcovid.distribute import spread
@@ -146,7 +147,8 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
 
 def pack_hash(config: ImagesConfig) -> str:
     """The hash of how pixels are made: size, mode, fit, and the decoder's version."""
-    return digest(flatten(config) | {"decoder": DECODER})
+    used = {key: value for key, value in flatten(config).items() if value or key != "mask_value"}  # which came later
+    return digest(used | {"decoder": DECODER})
 
 
 def _options(config: PrepareConfig) -> dict[str, str]:
@@ -183,7 +185,7 @@ def _is_done(out: Path, recipe: dict[str, str]) -> bool:
         there = (read_parquet(out / LISTING)[1] or {}).get("recipe", {})
     else:
         return False
-    if differs := sorted(key for key in recipe if there.get(key) != recipe[key]):
+    if differs := sorted(key for key in recipe if there.get(key, "") != recipe[key]):
         what = "the data set's files or table" if set(differs) <= {"listing", "files"} else ", ".join(differs)
         raise UserError(f"{out} holds another preparation ({what} differ): choose another --out, or --overwrite it.")
     return done
@@ -204,27 +206,37 @@ def _keep_classes(table: pd.DataFrame, wanted: tuple[str, ...]) -> tuple[pd.Data
 
 
 def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
-    """Read, decode and resize one image and its masks into a row of a packed shard; what is bad is named in `bad`."""
+    """Read, decode and resize one image and its masks into a row of a packed shard; what is bad is named in `bad`.
+
+    `notes` are sentences on what was assumed.
+    """
     packed: dict[str, Any] = {"image_id": row["image_id"], "image": b"", "width": 0, "height": 0, "sha256": ""}
     packed |= dict.fromkeys(MASKS, b"")
-    bad: dict[str, str] = {}
+    bad, notes = dict[str, str](), list[str]()
     try:
-        image = images.decode(images.read_bytes(row["path"]), max_pixels=config.max_pixels)
+        picture = images.read_picture(images.read_bytes(row["path"]), max_pixels=config.max_pixels)
+        image = picture.pixels
+        notes += picture.notes
         height, width = image.shape[:2]
         packed |= {"image": images.fit_image(image, config).tobytes(), "width": width, "height": height}
         packed["sha256"] = images.pixel_hash(image)
         for kind in MASKS:
             if row[kind]:
                 try:
-                    mask = images.decode_mask(
-                        images.read_bytes(row[kind]), image.shape[:2], max_pixels=config.max_pixels
+                    mask = decode_mask(
+                        images.read_bytes(row[kind]),
+                        image.shape[:2],
+                        max_pixels=config.max_pixels,
+                        mask_value=config.mask_value,
+                        orientation=picture.orientation,
+                        notes=notes,
                     )
                     packed[kind] = images.fit_mask(mask, image.shape[:2], config).tobytes()
                 except images.BadImage as error:
                     bad[row[kind]] = str(error)
     except images.BadImage as error:
         bad[row["path"]] = str(error)
-    return packed | {"bad": json.dumps(bad)}
+    return packed | {"bad": json.dumps(bad), "notes": notes}
 
 
 def _final_listing(
@@ -326,8 +338,8 @@ def _read_quarantine(out: Path) -> pd.DataFrame:
 
 
 def reasons(quarantine: pd.DataFrame, most: int = 3) -> str:
-    """The most frequent reasons of a quarantine table, counted, in a line."""
-    counts = quarantine["reason"].value_counts()
+    """The most frequent reasons of a quarantine table, counted, in a line; shares in them differ from file to file."""
+    counts = quarantine["reason"].str.replace(r" \(\d+%\)", "", regex=True).value_counts()
     told = [f"{count} × {reason}" for reason, count in counts.head(most).items()]
     return "; ".join(told + [f"{len(counts) - most} more reasons"] * (len(counts) > most))
 

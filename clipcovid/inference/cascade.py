@@ -79,7 +79,7 @@ def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Seen]:
             for task, module in segmenters:
                 maps = task.probabilities(module, _fitted([images[name] for name in names], task.images, module))
                 for name, one in zip(names, maps.float().cpu().numpy(), strict=True):
-                    masks[name] |= task.masks(one, module.thresholds.tolist(), images[name].shape[:2])
+                    masks[name] |= task.masks(one, module.thresholds.tolist(), images[name].shape[:2], task.images.fit)
             how = classifier.images
             left = [
                 mask_image(fit_image(images[name], how), _fit(masks[name][needed], how), config.keep) for name in names

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from clipcovid.config import UserError
-from clipcovid.data.images import decode_mask, fit_mask, placement, read_bytes
+from clipcovid.config import ImagesConfig, UserError
+from clipcovid.data.images import fit_mask, placement, read_bytes
 from clipcovid.data.manifest import Manifest
+from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import segmentation
 from clipcovid.models.pixels import unfit
@@ -87,9 +88,10 @@ class Segment(Task):
         inner, at = super().reader(packed, rows, training=training), packed.manifest.positions(rows["image_id"])
         kinds = self.config.needs
         known = bool((rows[list(kinds)] != "").all(axis=None))
+        how = {"images": ImagesConfig(**packed.manifest.info["images"])}  # of this data set, maybe not the model's own
 
         def read(take: np.ndarray) -> Batch:
-            batch = inner(take) | {"about": rows.iloc[take].to_dict("records")}
+            batch = inner(take) | {"about": [row | how for row in rows.iloc[take].to_dict("records")]}
             if training and self.by_boxes:
                 batch["masks"] = self._boxes(packed, at[take], batch["about"])
             elif known:
@@ -216,15 +218,15 @@ class Segment(Task):
 
     def _image(self, maps: np.ndarray, about: dict[str, Any], thresholds: Sequence[float]) -> list[dict[str, Any]]:
         """The rows of an image: its masks at the size of the true ones, or else of the file, and what was counted."""
-        frame = about["height"], about["width"]
+        frame, how = (about["height"], about["width"]), about["images"]
         truths = {
-            region: decode_mask(read_bytes(path), frame, max_pixels=self.images.max_pixels) > 0
+            region: decode_mask(read_bytes(path), frame, max_pixels=how.max_pixels, mask_value=how.mask_value) > 0
             for region in segmentation.REGIONS
             if (path := about[f"{region}_mask"])
         }
         shape = next((truths[region].shape for region in self.config.regions if region in truths), frame)
         lungs, rows = truths.get("lung"), []
-        for region, mask in self.masks(maps, thresholds, shape).items():
+        for region, mask in self.masks(maps, thresholds, shape, how.fit).items():
             row = {"image_id": about["image_id"], "region": region, "mask": segmentation.encode_mask(mask)}
             if (truth := truths.get(region)) is not None:
                 if truth.shape != mask.shape:
@@ -234,14 +236,19 @@ class Segment(Task):
             rows.append(row)
         return rows
 
-    def masks(self, maps: np.ndarray, thresholds: Sequence[float], shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """The mask of each region, bool `shape` (h, w), of an image's maps (regions, size, size)."""
-        whole = unfit(maps, (shape[0], shape[1]), placement(shape, maps.shape[1], self.images.fit))
+    def masks(
+        self, maps: np.ndarray, thresholds: Sequence[float], shape: tuple[int, ...], fit: str
+    ) -> dict[str, np.ndarray]:
+        """The mask of each region, bool `shape` (h, w), of the maps (regions, size, size) of an image packed with `fit`."""
+        whole = unfit(maps, (shape[0], shape[1]), placement(shape, maps.shape[1], fit))
         found = {
             region: values >= threshold
             for region, values, threshold in zip(self.config.regions, whole, thresholds, strict=True)
         }
         if self.config.within_lungs:
+            found["lung"] = largest(
+                found["lung"], self.config.components
+            )  # first: no infection in a part that is dropped
             found["infection"] &= found["lung"]
         return {region: largest(mask, self.config.components) for region, mask in found.items()}
 
