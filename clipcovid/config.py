@@ -6,7 +6,7 @@ import re
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -237,6 +237,7 @@ def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], descrip
             stream.reconfigure(errors="replace")  # a caption's odd character must not end a job on an ASCII terminal
     config = from_cli(config_type, description or "")
     try:
+        check_names(sys.argv[1:], "The argument")
         check_seeds(config)
         main(config)
     except UserError as error:
@@ -245,6 +246,14 @@ def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], descrip
     except KeyboardInterrupt:
         print("Interrupted: run the same command again to go on where it stopped.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def check_names(names: Iterable[str], what: str) -> None:
+    """Refuse names with letters beyond ASCII where Python takes names of files for another encoding than UTF-8."""
+    encoding = sys.getfilesystemencoding()
+    odd = next((name for name in names if not name.isascii()), "") if encoding != "utf-8" else ""
+    if odd:
+        raise UserError(f"{what} {odd!a} is not ASCII, and this process takes names for {encoding}: set PYTHONUTF8=1.")
 
 
 def check_seeds(config: Any) -> None:

@@ -80,7 +80,7 @@ def find_cluster(wanted: str) -> str:
             raise UserError(f"No Ray cluster answers at {given}: start one, or use --compute.address local.")
         return given
     left = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-    last = left.read_text().strip() if left.exists() else ""
+    last = left.read_text(encoding="utf-8").strip() if left.exists() else ""
     return last if last and _answers(last) else ""
 
 
@@ -189,7 +189,7 @@ def _places(have: list[tuple[float, float]], per_cpu: float, per_gpu: float) -> 
 
 def cpu_computes_bf16() -> bool:
     """Whether this machine's CPU multiplies matrices in bfloat16 natively (AMX, AVX512-BF16, or Arm's BF16)."""
-    flags = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else ""
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if platform.system() == "Linux" else ""
     return any(flag in flags.split() for flag in ("amx_bf16", "avx512_bf16", "bf16"))
 
 

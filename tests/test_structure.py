@@ -92,3 +92,12 @@ def test_a_driver_starts_without_what_it_needs_later(name):
 
     code = f"import sys, {name}; sys.exit(', '.join({{'torch', 'matplotlib', 'scipy'}} & set(sys.modules)) or None)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_text_files_are_utf8_in_every_locale():
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                at = {"read_text": 0, "write_text": 1}.get(node.func.attr)
+                given = at is None or node.args[at:] or "encoding" in {keyword.arg for keyword in node.keywords}
+                assert given, f"{name}, line {node.lineno}: give the encoding"

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -76,10 +75,12 @@ def read_bytes(path: str) -> bytes:
             from clipcovid.data.embedded import read_embedded  # most sets have none
 
             return read_embedded(path)
-        with fsspec.open(path, "rb") if "://" in path else Path(path).open("rb") as file:
+        # As bytes, for a worker may run in a locale that has not all letters.
+        with fsspec.open(path, "rb") if "://" in path else open(path.encode(), "rb") as file:  # noqa: PTH123
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise BadImage("file not found") from None
+        why = ": its name is not UTF-8; rename it" if "\ufffd" in path else ""
+        raise BadImage(f"file not found{why}") from None
     except Exception as error:  # of any of fsspec's backends
         reason = getattr(error, "strerror", None) or first_line(error)  # strerror: without the path, to be counted
         raise BadImage(f"can't be opened: {reason}") from None

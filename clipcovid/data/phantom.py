@@ -456,7 +456,7 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
     """
     made, table = root / "phantom.json", root / "metadata.csv"
     parameters = {"images": images, "size": size, "seed": seed, "version": VERSION}
-    before = json.loads(made.read_text()) if made.exists() else None
+    before = json.loads(made.read_bytes()) if made.exists() else None
     if before is None and (path := foreign_file(root)):
         raise UserError(f"{root} holds {path.relative_to(root)} that is not a phantom set's; choose another folder.")
     if table.exists() and before == parameters:
@@ -467,7 +467,7 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(images, before["images"] if before else 0):
             (folder / f"{index:05d}.png").unlink(missing_ok=True)
-    made.write_text(json.dumps(parameters) + "\n")
+    made.write_text(json.dumps(parameters) + "\n", encoding="utf-8")
 
     def write(index: int) -> tuple[str, ...]:
         one = phantom(index, size=size, seed=seed)

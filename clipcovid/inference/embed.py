@@ -73,12 +73,12 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     folder = config.data / "embeddings" / digest(identity)
     about = folder / ABOUT
     if (folder / DONE).exists():
-        return Embeddings(folder=folder, encoder=json.loads(about.read_text()), fresh=False)
+        return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), fresh=False)
     rows = len(manifest.table)
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
     if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
-        encoder = json.loads(about.read_text())
+        encoder = json.loads(about.read_bytes())
     else:
         shards = 4 * max(1, chosen.workers)  # four a worker even out the end
         batches = math.ceil(rows / (shards * chosen.batch_size))

@@ -187,7 +187,7 @@ def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
     faiss = _faiss()
     path, about = store.folder / f"_{kind}.faiss", store.folder / f"_{kind}.json"
     if kind != "exact" and about.is_file() and path.is_file():
-        return Index(faiss.read_index(str(path)), kind, json.loads(about.read_text())["depth"])
+        return Index(faiss.read_index(str(path)), kind, json.loads(about.read_bytes())["depth"])
     start = 0
     for shard in sorted(store.folder.glob("[0-9]*.parquet")):
         ids = pq.read_table(shard, columns=["image_id"])["image_id"].to_pylist()

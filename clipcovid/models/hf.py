@@ -209,7 +209,7 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
     from transformers import CLIPConfig
 
     try:  # fills in defaults, and knows the ways in which older versions wrote it
-        config = CLIPConfig.from_dict(json.loads((folder / HF_CONFIG).read_text()))
+        config = CLIPConfig.from_dict(json.loads((folder / HF_CONFIG).read_bytes()))
     except Exception as error:  # each version validates in its own way
         raise UserError(f"{folder / HF_CONFIG} is no config of a CLIPModel ({_first(error)}).") from error
     vision, text = cast(Any, config.vision_config), cast(Any, config.text_config)
@@ -307,7 +307,7 @@ def _preprocess_cfg(folder: Path) -> dict[str, Any]:
     try:
         for name in HF_IMAGES:
             if about is None and (folder / name).is_file():
-                read = json.loads((folder / name).read_text())
+                read = json.loads((folder / name).read_bytes())
                 about = read if name == HF_IMAGES[0] else read.get("image_processor")
         if about is None:
             return default

@@ -75,7 +75,7 @@ def hf_weights(folder: Path) -> list[Path]:
         files = [folder / name] if (folder / name).is_file() else []
         if not files and index.is_file():
             try:
-                files = [folder / shard for shard in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+                files = [folder / shard for shard in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{index} is no index of weights ({error}): download the folder again.") from error
             for file in files:
@@ -89,7 +89,7 @@ def hf_weights(folder: Path) -> list[Path]:
 def _hf_kind(folder: Path) -> str:
     """The `model_type` of a Hugging Face folder, empty where it is none."""
     try:
-        about = json.loads((folder / HF_CONFIG).read_text())
+        about = json.loads((folder / HF_CONFIG).read_bytes())
     except (OSError, ValueError):
         return ""
     kind = about.get("model_type") if isinstance(about, dict) else None

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import fsspec
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, check_names, first_line
 from clipcovid.data.images import is_image
 from clipcovid.identity import digest
 from clipcovid.io.tables import decode_text
@@ -25,6 +25,7 @@ OTHER_ENDINGS = frozenset(
 )
 OTHER_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini", "autorun.inf"})  # DICOMDIR is DICOM, but no image
 HIDDEN = re.compile(r"(^|/)(\.|(__MACOSX|@eaDir|\$RECYCLE\.BIN|#recycle|System Volume Information)/)", re.IGNORECASE)
+UNNAMEABLE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes in a name that are no UTF-8
 START = 512  # bytes that tell what a file without a known ending holds
 
 
@@ -72,8 +73,9 @@ class Root:
                 elif (real := os.path.realpath(path)) not in seen:  # find does not follow links to folders
                     seen.add(real)
                     todo.append(path)
-        names = {path.encode(errors="replace").decode(): path for path in sorted(listed)}
-        return {name: listed[path] for name, path in names.items()}  # a name that is no UTF-8 ends in the quarantine
+        check_names(listed, "The file name")
+        names = {UNNAMEABLE.sub("\ufffd", path): path for path in sorted(listed)}  # these end in the quarantine
+        return {name: listed[path] for name, path in names.items()}
 
     @cached_property
     def found(self) -> dict[str, dict[str, Any]]:
@@ -126,6 +128,7 @@ class Root:
                 return True
             if not self.local and not posixpath.isabs(path):
                 return path in self._listed
+            check_names([path], "The path")
             folder, name = posixpath.split(posixpath.join(self.path, path))
             if folder not in folders:
                 folders[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH208, PTH112 (speed)
