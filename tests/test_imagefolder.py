@@ -8,7 +8,7 @@ from test_locating import COLUMNS, LISTS, ROWS, covidx
 from clipcovid.config import UserError
 
 
-def found(root, *columns, **how):
+def rows_of(root, *columns, **how):
     return cells(listed("imagefolder", root, **how), *columns)
 
 
@@ -85,7 +85,7 @@ def test_masks_that_are_not_clear_are_refused(tmp_path, names, match):
 
 def test_people_with_masks_are_classes(tmp_path):
     pictures(tmp_path, "with_mask/1.png", "without_mask/1.png", "without_mask/damask.png")
-    assert {row[0] for row in found(tmp_path, "label")} == {"with_mask", "without_mask"}
+    assert {row[0] for row in rows_of(tmp_path, "label")} == {"with_mask", "without_mask"}
 
 
 def test_masks_of_no_image_are_left_out_and_counted(tmp_path):
@@ -120,7 +120,7 @@ def test_masks_that_a_table_names_are_masks(tmp_path):
 )
 def test_folders_are_classes_and_splits(tmp_path, names, rows):
     pictures(tmp_path, *names)
-    assert found(tmp_path, "label", "split") == rows
+    assert rows_of(tmp_path, "label", "split") == rows
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_metadata_table_is_joined_in_any_format(tmp_path, ending):
         tmp_path / f"metadata.{ending}",
         **({"orient": "records", "lines": True} if ending == "jsonl" else {"index": False}),
     )
-    assert found(tmp_path, "image_id", "label") == [("a.png", "x"), ("b.png", "y")]
+    assert rows_of(tmp_path, "image_id", "label") == [("a.png", "x"), ("b.png", "y")]
 
 
 def test_columns_of_a_metadata_table_that_are_read_under_another_name_are_said(tmp_path):
@@ -206,7 +206,7 @@ def test_a_table_with_labels_needs_no_class_folders(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,caption\nimages/a.png,clear\n")
     pictures(tmp_path / "captions/images", "a.png", "b.png")
     (tmp_path / "captions/metadata.csv").write_text("file_name,caption\nimages/a.png,clear\nimages/b.png,dense\n")
-    assert found(tmp_path / "captions", "caption", "label") == [("clear", ""), ("dense", "")]
+    assert rows_of(tmp_path / "captions", "caption", "label") == [("clear", ""), ("dense", "")]
 
 
 def test_the_lists_of_covidx_are_joined(tmp_path):

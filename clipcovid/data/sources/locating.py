@@ -21,11 +21,11 @@ def locate(root: Root, rows: pd.DataFrame) -> pd.DataFrame:
     columns = ["path", *MASKS]
     given = pd.unique(rows[columns].to_numpy().ravel())
     tidied = {path: tidy(path) for path in given if path}
-    there = images.existing(tidied.values())
-    missing = {path: name for path, name in tidied.items() if name not in there and name.split("/")[0] != ".."}
+    present = images.existing(tidied.values())
+    missing = {path: name for path, name in tidied.items() if name not in present and name.split("/")[0] != ".."}
     if not missing:
         return rows
-    matches = _matches(images, tidied, there, missing)
+    matches = _matches(images, tidied, present, missing)
     places = {path: fitting[0] for path, fitting in matches.items() if len(fitting) == 1}
     if places:
         example = next(iter(places))
@@ -81,13 +81,13 @@ def locate_names(root: Root, names: Iterable[str], table: str) -> dict[str, str]
     return places
 
 
-def _matches(images: Root, tidied: dict[str, str], there: set[str], missing: dict[str, str]) -> Matches:
+def _matches(images: Root, tidied: dict[str, str], present: set[str], missing: dict[str, str]) -> Matches:
     """The files that may be meant by each missing path; those that other paths name to the letter are not."""
     homes = {path: [home] for path, name in missing.items() if (home := _at_home(name))}
     looked_for = {path: name.lstrip("/") for path, name in missing.items() if path not in homes}
     if not looked_for:
         return homes
-    inside = [name.removeprefix(f"{images.path}/") for name in there]
+    inside = [name.removeprefix(f"{images.path}/") for name in present]
     matches = match_paths([*(name for name in inside if name in images.found), *looked_for.values()], images.files())
     return homes | {path: matches[name] for path, name in looked_for.items()}
 

@@ -48,8 +48,8 @@ def _fitting(paths: Sequence[str], files: Sequence[str], spelling: Callable[[str
         spelled = spelling(path)
         parts = spelled.split("/")
         shorter = ("/".join(parts[at:]) for at in range(1, len(parts)))
-        found = by_name.get(spelled) or by_end.get(spelled)
-        matches[path] = found or next((by_name[name] for name in shorter if name in by_name), [])
+        exact = by_name.get(spelled) or by_end.get(spelled)
+        matches[path] = exact or next((by_name[name] for name in shorter if name in by_name), [])
     return matches
 
 
