@@ -1,6 +1,5 @@
 """Segmentation of lungs and infections: losses, thresholds chosen on validation, and counts at each mask's own size."""
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from clipcovid.config import ImagesConfig, UserError
+from clipcovid.data.boxes import read_boxes
 from clipcovid.data.images import fit_mask, placement, read_bytes
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.masks import decode_mask
@@ -89,6 +89,9 @@ class Segment(Task):
         kinds = self.config.needs
         known = bool((rows[list(kinds)] != "").all(axis=None))
         how = {"images": ImagesConfig(**packed.manifest.info["images"])}  # of this data set, maybe not the model's own
+        if training and self.config.supervision == "boxes":  # what is wrong with them is known before the first step
+            for row in rows[["boxes", "width", "height", "image_id"]].itertuples(index=False):
+                read_boxes(*row)
 
         def read(take: np.ndarray) -> Batch:
             batch = inner(take) | {"about": [row | how for row in rows.iloc[take].to_dict("records")]}
@@ -133,11 +136,10 @@ class Segment(Task):
     def _listed(self, about: dict[str, Any]) -> list[np.ndarray]:
         """The boxes that the data set lists for an image, as masks of the packed size."""
         shape, made = (about["height"], about["width"]), []
-        for box in json.loads(about["boxes"] or "[]"):
-            if not self.config.box_labels or box["label"] in self.config.box_labels:
+        for box in read_boxes(about["boxes"], about["width"], about["height"], about["image_id"]):
+            if not self.config.box_labels or box.label in self.config.box_labels:
                 mask = np.zeros(shape, np.uint8)
-                left, top = round(box["x"]), round(box["y"])
-                mask[top : round(box["y"] + box["height"]), left : round(box["x"] + box["width"])] = 255
+                mask[box.top : box.bottom, box.left : box.right] = 255
                 made.append(fit_mask(mask, shape, self.images))
         return made
 
