@@ -97,6 +97,14 @@ class ComputeConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingsConfig:
+    """What every job asks that reads embeddings, which are made first where they are missing."""
+
+    embeddings: Path | None = None
+    """The folder that embeddings are kept in. Default: embeddings/ in --data, or in --out where --data can't be written."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """How a model is trained."""
 
@@ -213,6 +221,11 @@ class TrainConfig:
     def learns_from(self) -> tuple[str, ...]:
         """The columns without which an image can't be learned from."""
         return self.needs
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns that a training depends on."""
+        return (*self.needs, *self.learns_from)
 
     def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
         """The manifest as the method reads it. `learning`: what it can't learn from is an error."""
@@ -335,7 +348,7 @@ def restore(config_type: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
             raise UserError(f"{config_type.__name__} has no field {key!r}: was it written by another version?")
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             value = restore(kind, value)
-        elif kind is Path:
+        elif Path in (kind, *typing.get_args(kind)) and value is not None:
             value = Path(value)
         elif isinstance(value, list):
             value = tuple(value)

@@ -6,6 +6,7 @@ A job deletes what it wrote itself and nothing else: it says which paths those a
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,16 @@ def whole(path: Path) -> Iterator[Path]:
         ) from error
 
 
+def writable(folder: Path) -> bool:
+    """Whether files can be written into a folder, which is made where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 def plain(value: Any) -> Any:
     """What JSON has no form for, in one that it has: NumPy numbers and arrays by value, paths as text; else TypeError."""
     if isinstance(value, np.generic | np.ndarray):
@@ -56,6 +67,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented; NaN, which is no JSON, raises ValueError, and what `plain` does not know TypeError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=plain) + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no such file, or it holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_parquet(path: Path, table: pd.DataFrame, about: dict[str, Any], row_group_size: int | None = None) -> None:

@@ -7,19 +7,45 @@ split, how their pixels were packed, and the content of weights and texts.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from clipcovid.config import ClipConfig, Scalar, flatten
-from clipcovid.files import plain
-from clipcovid.models.weights import hf_files, locate
+import pandas as pd
 
-LEFT_OUT = {"compute", "out", "name", "data"}  # sections of a config that make no other run
+from clipcovid.config import ClipConfig, fields_of, resolved
+from clipcovid.files import plain, read_object
+from clipcovid.labels import PromptsConfig, build_prompts
+from clipcovid.models.weights import locate
+
+LEFT_OUT = {  # fields in which two runs that are the same may differ, and why
+    "compute": "what computes, not what is computed",
+    "data": "known by its images, their split, and how they were packed",
+    "embeddings": "where they are kept; what made them is known",
+    "out": "where the run goes",
+    "name": "what the run is called",
+}
+WEIGHTS = {  # fields that may name a file or folder of weights, and the words that never do
+    "weights": ("pretrained", "imagenet", "none"),
+    "text": ("mini", "small", "base"),
+    "decoder": ("mini", "small"),
+    "model": (),
+}
+CAPTIONS = ("labels", "template", "dataset", "both")  # what `captions` may say, if it names no table
+KEPT_APART = ("config.json", "training_images.parquet")  # files of a checkpoint that change no prediction
+ENDINGS = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".pth")
 
 
 class Data(Protocol):
     """What is asked of a manifest."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row an image."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names."""
 
     @property
     def content_hash(self) -> str:
@@ -31,7 +57,7 @@ class Data(Protocol):
 
     @property
     def info(self) -> dict[str, Any]:
-        """Its metadata, of which `pack_hash` says how pixels were made."""
+        """Its metadata, of which `pack_hash` says how pixels were packed."""
 
 
 def digest(value: Any, length: int = 12) -> str:
@@ -46,21 +72,24 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def folder_hash(folder: Path) -> str:
-    """Of a Hugging Face folder's weights and its configs: the same weights with another activation are another encoder."""
-    return files_hash(hf_files(folder))
-
-
 def files_hash(paths: Sequence[Path]) -> str:
     """Of the content of several files in their order, 16 hex digits; of one file its own."""
     hashes = [file_hash(path) for path in paths]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:16]
 
 
-def file_or_name(value: str) -> str:
-    """The hash of a file or of a Hugging Face folder, and anything else as it is."""
+def folder_hash(folder: Path) -> str:
+    """Of the names and contents of a model's files: weights, configs, and the tokenizer's."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file())
+    return digest([(path.name, file_hash(path)) for path in files], 16)
+
+
+def file_or_name(value: str, words: Sequence[str] = ()) -> str:
+    """The hash of a file or folder; a name, and any of `words`, as it is."""
     path = Path(value)
-    if value and path.is_dir():
+    if not value or value in words:
+        return value
+    if path.is_dir():
         return folder_hash(path)
     return file_hash(path) if path.is_file() else value
 
@@ -76,30 +105,93 @@ def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
     return {"weights": place} | ({"seed": str(seed)} if place == "none" else {})
 
 
-def config_identity(config: Any, **hashes: str) -> dict[str, Scalar]:
-    """A config without compute, out, name and the data's path, plus `hashes`."""
-    kept = {key: value for key, value in flatten(config).items() if key.split(".")[0] not in LEFT_OUT}
-    return kept | hashes
+def weight_paths(config: Any) -> dict[str, Path]:
+    """The files and folders of weights that a config names and that exist: field → path."""
+    named = {field: value for field, value in fields_of(config).items() if field in WEIGHTS and isinstance(value, str)}
+    paths = {field: Path(value) for field, value in named.items() if value and value not in WEIGHTS[field]}
+    if encodes(config) and config.clip.pretrained != "none":
+        paths["clip.pretrained"] = Path(config.clip.pretrained)
+    return {field: path for field, path in paths.items() if path.exists()}
 
 
-def texts_hash(image_ids: Sequence[str], texts: Sequence[str]) -> str:
-    """Of each image's text."""
-    return digest([list(image_ids), list(texts)])
+def encodes(config: Any) -> bool:
+    """Whether a config's `clip` is used."""
+    return isinstance(getattr(config, "clip", None), ClipConfig) and getattr(config, "towers", "clip") == "clip"
 
 
-def run_identity(config: Any, data: Data, captions: Mapping[str, str]) -> dict[str, Any]:
-    """What makes two trainings the same; `captions`: what tells the texts that are learned from others."""
-    kept = config_identity(config, split_hash=data.split_hash, pack_hash=data.info["pack_hash"])
-    kept = {key: value for key, value in kept.items() if key not in ("clip.pretrained", "weights", "captions", "text")}
-    return {"task": config.task} | kept | config.weights_identity() | dict(captions)
+def settings_of(config: Any) -> dict[str, Any]:
+    """Dotted key → value, as JSON has it, of a config's fields but for those of `LEFT_OUT` and those that name content.
+
+    Content is weights, prompts, and a table of captions.
+    """
+    kept = {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value  # 0 and 0.0 are one setting
+        for key, value in fields_of(resolved(config)).items()
+        if key.partition(".")[0] not in (*LEFT_OUT, "prompts")
+    }
+    for field, words in WEIGHTS.items():
+        if isinstance(kept.get(field), str) and kept[field] not in words:
+            del kept[field]
+    if encodes(config):
+        del kept["clip.pretrained"]
+    if kept.get("captions", "labels") not in CAPTIONS:
+        kept["captions"] = "table"
+    return as_json(kept)
 
 
-def sweep_identity(training: Mapping[str, Any], search: Sequence[Any], space: Mapping[str, Any]) -> dict[str, Any]:
+def content_of(config: Any, classes: Sequence[str]) -> dict[str, Any]:
+    """What the fields of a config name: the hashes of weights, and the prompts' texts for these classes."""
+    named: dict[str, Any] = {}
+    for field, words in WEIGHTS.items():
+        if isinstance(value := getattr(resolved(config), field, None), str):
+            named[field] = file_or_name(value, words)
+    if encodes(config):
+        named |= {f"clip.{key}": value for key, value in weights_of(config.clip, config.seed).items()}
+    if isinstance(getattr(config, "prompts", None), PromptsConfig):
+        named["prompts"] = build_prompts(config.prompts, tuple(classes))
+    return named
+
+
+def config_identity(config: Any, classes: Sequence[str] = ()) -> dict[str, Any]:
+    """A config's settings, and the content that it names."""
+    return settings_of(config) | content_of(config, classes)
+
+
+def data_identity(data: Data, columns: Iterable[str] = ()) -> dict[str, str]:
+    """Of a data set's images, split and pixels, and of the columns that are read beside the label."""
+    known = {
+        "images_hash": digest(sorted(zip(data.table["image_id"], data.table["sha256"], strict=True))),
+        "split_hash": data.split_hash,
+        "pack_hash": data.info["pack_hash"],
+    }
+    for column in sorted({*columns} - {"label"}):
+        texts = data.info.get("masks_hash", {}).get(column) or data.table[["image_id", column]].to_numpy(str).tolist()
+        known[f"{column}_hash"] = digest(texts)
+    return known
+
+
+def run_identity(config: Any, data: Data) -> dict[str, Any]:
+    """What makes two trainings on data, `prepared` by the config, the same."""
+    return {"task": config.task} | config_identity(config, data.classes) | data_identity(data, config.reads)
+
+
+def crossval_identity(config: Any, data: Data, folds: int) -> dict[str, Any]:
+    """What makes two cross-validations the same; `data` are all images that are in a fold."""
+    return run_identity(config, data) | {"folds": folds, "pooled": True}
+
+
+def sweep_identity(config: Any, data: Data, metric: str, space: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two sweeps of hyperparameters the same: the training, how it is searched, and what."""
-    return dict(training) | {
-        "search": list(search),
+    return run_identity(config.task, data) | {
+        "search": [config.trials, config.search, config.early_stopping, metric],
         "space": digest({key: repr(value) for key, value in space.items()}),
     }
+
+
+def masked_identity(config: Any, data: Data) -> dict[str, Any]:
+    """What makes two masked sets the same: what is left of which images, by which masks."""
+    masks = file_hash(config.masks) if config.masks else "true"
+    return {"keep": config.keep, "masks": masks, "of": data.content_hash}
 
 
 def encoder_identity(clip: ClipConfig, seed: int, data: Data, pixels: str) -> dict[str, Any]:
@@ -113,55 +205,64 @@ def encoder_identity(clip: ClipConfig, seed: int, data: Data, pixels: str) -> di
     }
 
 
-def prediction_identity(checkpoint: Path, split: str, data: Data, captions: Mapping[str, str]) -> dict[str, Any]:
-    """What makes two predictions of a checkpoint the same."""
-    return {
-        "model": file_hash(checkpoint / "model.safetensors"),
-        "split_hash": data.split_hash,
-        "pack_hash": data.info["pack_hash"],
-        "split": split,
-    } | dict(captions)
+def prediction_identity(
+    checkpoint: Path, config: Any, about: Mapping[str, Any], data: Data, split: str
+) -> dict[str, Any]:
+    """What makes two predictions the same: all that a checkpoint holds, the settings it predicts with, and the data.
 
-
-def zeroshot_identity(config: Any, data: Data, precision: str, prompts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What makes two zero-shot runs the same: the prompts' words and the weights' content, not names of files.
-
-    The split is left apart: those of one run stand side by side.
+    `config` is the checkpoint's, `about` the rest of its `config.json`. Where it reads the embeddings of an encoder, the
+    encoder's weights are part of it.
     """
-    kept = config_identity(config, split_hash=data.split_hash, pack_hash=data.info["pack_hash"])
-    left_out = ("split", "prompts.", "clip.pretrained")
-    kept = {key: value for key, value in kept.items() if not key.startswith(left_out) or key == "split_hash"}
-    kept["clip.precision"] = precision
-    return kept | weights_of(config.clip, config.seed) | {"prompts": dict(prompts)}
+    known = {f"run.{key}": value for key, value in settings_of(config).items()}
+    known |= {f"run.{key}": about[key] for key in ("classes", "images", "encoder") if key in about}
+    columns = config.needs if "caption" in config.needs else ()
+    return {"model": checkpoint_hash(checkpoint), "split": split} | known | data_identity(data, columns)
+
+
+def checkpoint_hash(checkpoint: Path) -> str:
+    """Of the names and contents of all files that a checkpoint predicts with: weights, texts, tokenizers, galleries."""
+    names = {path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file()}
+    used = sorted(name for name in names if str(name) not in KEPT_APART and name.parts[0] != "hf")
+    return digest([(str(name), file_hash(checkpoint / name)) for name in used], 16)
+
+
+def _predicting(checkpoint: Path) -> dict[str, Any]:
+    """The settings that a checkpoint's `config.json` has, without those that name files."""
+    about = read_object(checkpoint / "config.json")
+    named = (*LEFT_OUT, *WEIGHTS, "clip", "captions", "prompts")
+    about["config"] = {key: value for key, value in about.get("config", {}).items() if key not in named}
+    return about
+
+
+def zeroshot_identity(config: Any, data: Data, precision: str) -> dict[str, Any]:
+    """What makes two zero-shot runs the same. The split is left apart: those of one run stand side by side."""
+    known = config_identity(config, data.classes) | {"clip.precision": precision}
+    del known["split"]
+    return known | data_identity(data)
 
 
 def prompts_identity(config: Any, data: Data, space: Any) -> dict[str, Any]:
-    """What makes two searches for prompts the same; `space` is a dataclass."""
-    kept = config_identity(config, split_hash=data.split_hash, pack_hash=data.info["pack_hash"])
-    kept = {key: value for key, value in kept.items() if key not in ("clip.pretrained", "space")}
-    found = weights_of(config.clip, config.seed)
-    return {"task": "prompts"} | kept | found | {"space": digest(dataclasses.asdict(space))}
+    """What makes two searches for prompts the same; `space`, a dataclass, is what the config's `space` holds."""
+    known = {"task": "prompts"} | config_identity(config) | data_identity(data)
+    return known | {"space": digest(dataclasses.asdict(space))}
 
 
 def generation_identity(config: Any, data: Data) -> dict[str, Any]:
     """What makes two tables of generated captions the same."""
-    return {
-        "model": file_or_name(config.model),
-        "split": [config.split, data.split_hash],
-        "pixels": data.info["pack_hash"],
-        "how": [config.prompt, config.label, config.beams, config.tokens],
-    }
+    return config_identity(config) | data_identity(data)
 
 
 def search_identity(config: Any, encoder: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:
     """What makes two searches the same: what is asked of which embeddings; `images`: the pixel hashes of those asked by."""
-    asked = ("text", "find", "top", "where", "captions", "caption_template", "index")
-    return {name: getattr(config, name) for name in asked} | {"images": list(images)} | dict(encoder)
+    asked = ("text", "find", "top", "where", "caption_template", "index")
+    captions = file_or_name(config.captions, CAPTIONS)
+    known = {name: getattr(config, name) for name in asked} | {"captions": captions, "images": images}
+    return as_json(known | dict(encoder))
 
 
 def cascade_identity(checkpoints: Sequence[Path], keep: str, images: Mapping[str, str]) -> dict[str, Any]:
-    """What makes two cascades the same: the runs' weights, what is kept, and the pixel hashes of the images by name."""
-    models = [file_hash(folder / "model.safetensors") for folder in checkpoints]
+    """What makes two cascades the same: what predicts, what is kept, and the pixel hashes of the images by name."""
+    models = [[checkpoint_hash(folder), digest(_predicting(folder))] for folder in checkpoints]
     return {"models": models, "keep": keep, "images": dict(images)}
 
 
@@ -170,3 +271,8 @@ def comparison_identity(predictions: Mapping[str, Mapping[str, Any]]) -> dict[st
     about = next(iter(predictions.values()))
     compared = {name: digest([one["method"], one["identity"]]) for name, one in predictions.items()}
     return {"split": about["split"], "split_hash": about["split_hash"], "methods": compared}
+
+
+def as_json(value: Any) -> Any:
+    """A value as it comes back from a JSON file."""
+    return json.loads(json.dumps(value, default=plain))

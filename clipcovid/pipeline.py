@@ -11,13 +11,15 @@ from clipcovid.console import Countdown
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import predictions
+from clipcovid.evaluate.predictions import TRAINED_ON
 from clipcovid.evaluate.tables import print_folds, print_scores, print_shots
 from clipcovid.files import write_json
+from clipcovid.identity import crossval_identity, run_identity
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.runs import Run, finish_run, score_split, start_run
-from clipcovid.tasks.configs import METHODS, FewShotConfig
+from clipcovid.tasks.configs import METHODS, FewShotConfig, keep_texts
 from clipcovid.tracking import Live, track, ui_command
-from clipcovid.train.launch import Trained, launch, sized_config, training_identity, training_manifest
+from clipcovid.train.launch import Trained, launch, sized_config, training_manifest
 
 
 def train(config: Any) -> Trained:
@@ -47,7 +49,8 @@ def few_shot(config: FewShotConfig) -> Run:
     from clipcovid.evaluate import plots  # matplotlib: other trainings start without it
 
     embeddings, manifest = embeddings_for(config), training_manifest(config)
-    run = start_run(config, method=f"{config.task}-curve", identity=training_identity(config, manifest))
+    run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest))
+    config = keep_texts(config, manifest.classes, run.folder)
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
     draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS)]
@@ -97,9 +100,9 @@ def cross_validate(config: Any, folds: int) -> Run:
     everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.needs)[0])
     first = override(config, {"fold": f"1/{folds}"})
     config = override(sized_config(first, training_manifest(first)), {"fold": ""})  # all folds alike
-    named = training_identity(config, everything) | {"folds": folds, "fold": "", "pooled": True}
-    run = start_run(config, method=config.title, identity=named)
-    embeddings, tables, bodies = embeddings_for(config), [], []
+    run = start_run(config, method=config.title, identity=crossval_identity(config, everything, folds))
+    config = keep_texts(config, manifest.classes, run.folder)
+    embeddings, tables, bodies, learned = embeddings_for(config), [], [], set[str]()
     countdown = Countdown("fold", folds)
     for number in range(1, folds + 1):
         print(f"Fold {number} of {folds}:")
@@ -107,9 +110,12 @@ def cross_validate(config: Any, folds: int) -> Run:
         trained = launch(one, embeddings=embeddings)
         bodies.append(trained.scores)
         print(countdown.line(number))
-        tables.append(predictions.read_predictions(trained.run.folder / "predictions" / "test.parquet")[0])
+        table, _ = predictions.read_predictions(trained.run.folder / "predictions" / "test.parquet")
+        learned |= set(table["image_id"][table.pop(TRAINED_ON)]) if TRAINED_ON in table else set()
+        tables.append(table)
     table = pd.concat(tables, ignore_index=True).drop(columns=["label", "patient_id"])
-    pooled = score_split(run, everything, table, config, split="all", name=CROSSVAL)
+    pooled = score_split(run, everything, table, config, split="all", name=CROSSVAL, trained_on=learned)
+    assert pooled is not None, "each fold has images that it did not learn from"
     pooled["folds"] = [body["metrics"] for body in bodies]
     write_json(run.folder / "metrics.json", {CROSSVAL: pooled})
     finish_run(run)

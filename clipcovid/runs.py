@@ -5,7 +5,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import captions, predictions, segmentation
+from clipcovid.evaluate.predictions import TRAINED_ON
 from clipcovid.files import refuse_foreign, write_json, write_text
 from clipcovid.identity import digest
 from clipcovid.tasks.configs import METHODS
@@ -108,7 +109,8 @@ def score_split(
     variant: str = "",
     name: str = "",
     similarities: Any = None,
-) -> dict[str, Any]:
+    trained_on: Collection[str] = (),
+) -> dict[str, Any] | None:
     """Write a split's predictions, scores and figures; returns the scores.
 
     `table`: the columns of the task's kind, for exactly the split's images that have what the task `needs`; label and
@@ -116,6 +118,9 @@ def score_split(
     the data that was predicted; without one it is a classification. `variant` names predictions beside the method's own,
     which go by `<split>-<variant>`; `name` is what the split is called, if not by its own name. A run is unfinished from
     here until `finish_run`.
+
+    `trained_on`: ids of images that the model learned from. They are predicted and marked, but not scored; where there are
+    no others, nothing is scored, and None is returned.
     """
     (run.folder / DONE).unlink(missing_ok=True)
     called, kind, needs = name or split, "classification", ("label",)
@@ -124,7 +129,15 @@ def score_split(
     eligible, left_out = manifest.eligible(split, needs)
     if set(table["image_id"]) != set(eligible["image_id"]):
         raise AssertionError(f"predictions for {len(table)} images, not for the {len(eligible)} that are eligible")
-    table = write_split(run, manifest, table, kind=kind, split=called, variant=variant)
+    table = write_split(run, manifest, table, kind=kind, split=called, variant=variant, trained_on=trained_on)
+    if TRAINED_ON in table:
+        unseen = ~table.pop(TRAINED_ON).to_numpy(bool)
+        similarities = similarities[unseen] if similarities is not None else None
+        seen, table = set(table["image_id"][~unseen]), table[unseen].reset_index(drop=True)
+        note = f"of {len(eligible)} images are among those that the model learned from, by their pixels: they are not scored"
+        left_out[note] = len(seen)
+    if table.empty:
+        return None
     if kind == "segmentation":
         body = segmentation.score(table)
     elif kind == "captions":
@@ -139,15 +152,23 @@ def score_split(
         return body
     from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
 
-    if kind == "segmentation":
-        figures = _overlays(table, PackedImages(config.data, manifest), body["regions"])
-    elif kind == "captions":
-        figures = {"captions": _captions(table, PackedImages(config.data, manifest))}
-    else:
-        known = predictions.predicted(table, manifest.classes)
-        figures = plots.figures(table["label"].tolist(), known, manifest.classes, split=called)
+    figures = _figures(table, manifest, body, config, kind=kind, split=called)
     plots.save({f"{called}_{what}": figure for what, figure in figures.items()}, run.folder / "figures")
     return body
+
+
+def _figures(
+    table: pd.DataFrame, manifest: Manifest, body: dict[str, Any], config: Any, *, kind: str, split: str
+) -> dict[str, "Figure"]:
+    """The figures of a split's predictions and their scores, by name."""
+    from clipcovid.evaluate import plots
+
+    if kind == "segmentation":
+        return _overlays(table, PackedImages(config.data, manifest), body["regions"])
+    if kind == "captions":
+        return {"captions": _captions(table, PackedImages(config.data, manifest))}
+    known = predictions.predicted(table, manifest.classes)
+    return plots.figures(table["label"].tolist(), known, manifest.classes, split=split)
 
 
 def _captions(table: pd.DataFrame, packed: PackedImages) -> "Figure":
@@ -190,12 +211,24 @@ def _overlays(table: pd.DataFrame, packed: PackedImages, regions: Sequence[str])
 
 
 def write_split(
-    run: Run, manifest: Manifest, table: pd.DataFrame, *, kind: str, split: str, variant: str = ""
+    run: Run,
+    manifest: Manifest,
+    table: pd.DataFrame,
+    *,
+    kind: str,
+    split: str,
+    variant: str = "",
+    trained_on: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Write predictions as those of the run; gives them with the label and patient of each image, from the manifest."""
+    """Write predictions as those of the run; gives them with the label and patient of each image, from the manifest.
+
+    `trained_on`: see `score_split`. Where any is predicted, the column of that name (bool) marks them.
+    """
     about = manifest.table.set_index("image_id")[["label", "patient_id"]]
     table = table.merge(about, left_on="image_id", right_index=True, validate="many_to_one", how="left")
     table = table[["image_id", "label", "patient_id", *table.columns.drop(["image_id", "label", "patient_id"])]]
+    if (known := table["image_id"].isin(set(trained_on))).any():
+        table.insert(3, TRAINED_ON, known)
     predictions.write_predictions(
         run.folder / "predictions" / f"{_entry(split, variant)}.parquet",
         table,

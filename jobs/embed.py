@@ -7,7 +7,8 @@ Run again, it goes on where it stopped, or says that it is done.
 """
 
 from clipcovid.config import run_job
-from clipcovid.inference.embed import EmbedConfig, embed
+from clipcovid.data.manifest import read_manifest
+from clipcovid.inference.embed import EmbedConfig, embed, learned_by
 
 
 def main(config: EmbedConfig) -> None:
@@ -15,6 +16,10 @@ def main(config: EmbedConfig) -> None:
     embeddings = embed(config)
     done = "Embedded" if embeddings.fresh else "Already embedded: nothing was left to do"
     print(f"{done}: {embeddings.folder}")
+    learned, assumed = learned_by(config.clip, manifest := read_manifest(config.data))
+    if assumed or learned.any():
+        told = f"the encoder learned from {learned.sum()} of these {len(manifest.table)} images, by their pixels"
+        print(f"note: {assumed or told + '.'}")
 
 
 if __name__ == "__main__":

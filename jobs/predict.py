@@ -15,7 +15,7 @@ def main(config: PredictConfig) -> None:
     """Predict, and show the scores where there are labels."""
     predicted = predict_split(config)
     if predicted.scores is None:
-        print("No image of this split has what its predictions could be scored by: they are written, but not scored.")
+        print(f"{predicted.why}: predictions are written, but not scored.")
         track_run(predicted.run, config, predicted.manifest)
     else:
         show(predicted.run, predicted.scores, config, predicted.manifest)

@@ -10,13 +10,18 @@ What is not embedded yet is embedded first.
 from clipcovid.config import run_job
 from clipcovid.data.manifest import read_manifest
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.pipeline import show
+from clipcovid.pipeline import show, track_run
 
 
 def main(config: ZeroshotConfig) -> None:
     """Classify, print the scores, show the run in MLflow."""
     scored = zeroshot(config)
-    show(scored.run, scored.scores, config, read_manifest(config.data))
+    manifest = read_manifest(config.data)
+    if scored.scores is None:
+        print("The encoder learned from all of these images, by their pixels: predictions are written, but not scored.")
+        track_run(scored.run, config, manifest)
+    else:
+        show(scored.run, scored.scores, config, manifest)
 
 
 if __name__ == "__main__":

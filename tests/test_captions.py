@@ -4,9 +4,7 @@ import pandas as pd
 import pytest
 
 from clipcovid.config import UserError
-from clipcovid.data.captions import TEMPLATE, captions_identity, captions_of, fill_template
-from clipcovid.data.manifest import Manifest, conform
-from clipcovid.tasks.configs import CaptionConfig, CnnConfig, FinetuneConfig
+from clipcovid.data.captions import TEMPLATE, captions_of, fill_template
 
 KNOWN = {"view": "Axial", "modality": "CT", "location": "Chest", "age": "61", "sex": "male", "diagnosis": "a mass"}
 
@@ -106,16 +104,3 @@ def test_a_table_of_captions_may_have_numbers_for_ids_and_brackets_in_its_texts(
     (tmp_path / "c.csv").write_text("image_id,caption\n2,one\n2,other\n")
     with pytest.raises(UserError, match="has 2 twice"):
         captions_of(rows, str(tmp_path / "c.csv"), "")
-
-
-def test_other_captions_are_another_training(tmp_path):
-    config = CaptionConfig(data="unused", captions="dataset")
-    rows = pd.DataFrame({"image_id": ["1", "2"], "label": ["a", "b"], "split": "train", "caption": ["x", "y"]})
-    manifest = Manifest(table=conform(rows), classes=("a", "b"), dataset="d")
-    other = Manifest(table=conform(rows.assign(caption=["x", "z"])), classes=("a", "b"), dataset="d")
-    assert captions_identity(config, manifest) == captions_identity(config, manifest)
-    assert captions_identity(config, manifest) != captions_identity(config, other)
-    assert captions_identity(CnnConfig(data="unused"), manifest) == {}
-    fine = FinetuneConfig(data="unused", captions="dataset")
-    assert captions_identity(fine, manifest) != captions_identity(fine, other)
-    assert captions_identity(FinetuneConfig(data="unused"), manifest) == {}

@@ -68,6 +68,23 @@ def compared(paths, split="test"):
     return compare(read(paths, split))
 
 
+def test_images_that_any_method_learned_from_are_compared_by_none(tmp_path):
+    one, other, third = (table_of(seed=seed) for seed in range(3))
+    for table, learned in ((one, range(10)), (other, range(5, 15))):
+        table.insert(3, "trained_on", table.index.isin(learned))
+    comparison = compared(files_of(tmp_path, (one, {}), (other, {}), (third, {})))
+    rest = compared(files_of(tmp_path / "rest", *((table.drop(index=range(15)), {}) for table in (one, other, third))))
+    assert comparison["n"] == rest["n"] == 75
+    for name in "abc":
+        assert comparison["methods"][name]["metrics"] == rest["methods"][name]["metrics"]
+    learned = [note for note in comparison["notes"] if "learned from" in note]
+    assert [note[:2] for note in learned] == ["a ", "b "]
+    assert all("10 of the images that it predicts" in note for note in learned)
+    seen = files_of(tmp_path / "all", (one.assign(trained_on=True), {}), (third, {}))
+    with pytest.raises(UserError, match=r"no image to compare that none of .*a\.parquet learned from"):
+        compared(seen)
+
+
 # Runs, made as the jobs make them
 
 

@@ -231,7 +231,8 @@ def mean_logit(chosen, examples):
 class TestExamples:
     def read(self, phantoms, take, **settings):
         chosen = task(**settings)
-        return chosen.examples(phantoms, read_manifest(phantoms), "train", training=True), take
+        manifest = chosen.config.prepared(read_manifest(phantoms))
+        return chosen.examples(phantoms, manifest, "train", training=True), take
 
     def test_equal_captions_are_encoded_once(self, phantoms):
         examples, _ = self.read(phantoms, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import LOCAL
+from conftest import HERE, LOCAL
 
 from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, override
 from clipcovid.data.images import decode, fit_image
@@ -17,6 +17,8 @@ from clipcovid.data.manifest import Manifest, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.inference import embed as module
 from clipcovid.inference.embed import DONE, EmbedConfig, embed
+from clipcovid.inference.search import text_vectors
+from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.models.clip import load_clip
 
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -215,3 +217,44 @@ def test_killed_midway_and_run_again_no_image_is_missing_or_double(tmp_path):
 def test_compute_asks_are_checked_before_ray_is_asked():
     with pytest.raises(UserError, match=r"--compute\.workers"):
         ComputeConfig(workers=-1)
+
+
+def sealed(data):
+    """The same folder, in which no embeddings can be kept (a mode would not stop the superuser)."""
+    (data / "embeddings").write_text("in the way")
+    return data
+
+
+def test_where_the_data_can_not_be_written_embeddings_go_beside_the_runs(data, tmp_path):
+    said, out = [], tmp_path / "runs"
+    made = embed(here(sealed(data), out=out), said.append)
+    assert made.folder.parent == out / "embeddings"
+    (note,) = (text for text in said if text.startswith("note: "))
+    assert f"{data} can't be written: embeddings are kept in {out / 'embeddings'}" in note
+    assert not embed(here(data, out=out), quiet).fresh
+    scored = zeroshot(ZeroshotConfig(data=data, clip=TINY, out=out, compute=HERE), quiet)
+    assert scored.scores["n"] > 0
+    assert [path.name for path in (out / "embeddings").iterdir()] == [made.folder.name]
+
+
+def test_embeddings_go_where_they_are_told_to(data, tmp_path):
+    place = tmp_path / "own"
+    made = embed(here(sealed(data), embeddings=place), quiet)
+    assert made.folder.parent == place
+    assert len(ids_in(made.folder)) == 90
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"--embeddings .*file can't be written: give a folder that can be"):
+        embed(here(data, embeddings=tmp_path / "file"), quiet)
+    with pytest.raises(UserError, match=r"Neither .*data nor .*file can be written: give --embeddings a folder"):
+        embed(here(data, out=tmp_path / "file"), quiet)
+
+
+def test_what_is_made_of_sealed_embeddings_goes_beside_the_runs(data, tmp_path, monkeypatch):
+    made = embed(here(data), quiet)
+    monkeypatch.setattr(module, "writable", lambda folder: tmp_path / "runs" in folder.parents)
+    store = embed(here(data, out=tmp_path / "runs"), quiet)
+    assert (store.folder, store.fresh) == (made.folder, False)
+    before = sorted(made.folder.rglob("*"))
+    text_vectors(store, load_clip(TINY), ["clear lungs"])
+    assert sorted(made.folder.rglob("*")) == before
+    assert len(list((tmp_path / "runs" / "embeddings" / made.folder.name).rglob("*.parquet"))) == 1

@@ -12,13 +12,16 @@ import pytest
 from conftest import HERE
 
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, override
+from clipcovid.data.manifest import Manifest, conform
+from clipcovid.data.training_images import TrainingImages, read_training_images
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.files import write_json
+from clipcovid.identity import digest, run_identity
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.pipeline import train
 from clipcovid.runs import start_run
 from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
-from clipcovid.train.launch import check_encoder, launch, training_identity, training_manifest
+from clipcovid.train.launch import check_weights, launch, training_manifest
 
 ROOT = Path(__file__).parents[1]
 EXACT = OptimConfig(epochs=2, batch_size=32, lr=1e-3, precision="fp32")  # on any machine, where runs are compared
@@ -44,7 +47,7 @@ def quiet(text):
 def finished(phantoms, tmp_path_factory):
     """A config that has been trained, and what came of it."""
     config = cnn(phantoms, tmp_path_factory.mktemp("finished"))
-    run = start_run(config, method=config.title, identity=training_identity(config, training_manifest(config)))
+    run = start_run(config, method=config.title, identity=run_identity(config, training_manifest(config)))
     (run.folder / "state").mkdir()
     (run.folder / "state" / "mine.txt").write_text("a user's file")
     return config, launch(config, log=quiet)
@@ -292,16 +295,90 @@ class TestDeaths:
         self.same(unbroken, outcome(out), 5e-3)
 
 
-def test_an_encoder_that_learned_from_another_split_of_these_images_is_refused(phantoms, tmp_path):
-    manifest = training_manifest(CnnConfig(data=phantoms))
+@pytest.fixture
+def set_of():
+    """A data set of these images by their pixels: split → names."""
+
+    def make(pack_hash="p", **splits):
+        rows = [
+            {"image_id": f"{split}-{name}", "split": split, "label": "ab"[number % 2], "sha256": digest(name, 64)}
+            for split, names in splits.items()
+            for number, name in enumerate(names.split())
+        ]
+        return Manifest(
+            table=conform(pd.DataFrame(rows)), classes=("a", "b"), dataset="d", info={"pack_hash": pack_hash}
+        )
+
+    return make
+
+
+@pytest.fixture
+def encoder(tmp_path, set_of):
+    """A run that learned from the images 1 to 4, and was chosen by 5 and 6."""
+    learned = set_of(train="1 2 3 4", val="5 6", test="7 8")
     run = tmp_path / "run"
-    there = {"pack_hash": manifest.info["pack_hash"], "split_hash": manifest.split_hash}
-    probe = ProbeConfig(data=phantoms, clip=ClipConfig(pretrained=str(run / "checkpoint")))
-    write_json(run / "config.json", {"identity": there})
+    write_json(run / "config.json", {"identity": {"pack_hash": "p", "split_hash": learned.split_hash}})
     write_json(run / "checkpoint" / "config.json", {"task": "finetune"})
-    check_encoder(probe, manifest)
-    write_json(run / "config.json", {"identity": there | {"split_hash": "another"}})
-    with pytest.raises(UserError, match="learned from another split"):
-        check_encoder(probe, manifest)
-    write_json(run / "config.json", {"identity": {"pack_hash": "other images", "split_hash": "another"}})
-    check_encoder(probe, manifest)
+    splits = {split: learned.rows(split) for split in ("train", "val")}
+    TrainingImages.of(splits).write(run / "checkpoint")
+    return run
+
+
+def probing(place):
+    return ProbeConfig(data=Path("unused"), clip=ClipConfig(pretrained=str(place)))
+
+
+def test_an_encoder_that_learned_from_test_images_is_refused_whatever_their_size_or_split(encoder, set_of):
+    for place in (encoder, encoder / "checkpoint"):
+        for pack_hash in ("p", "another size"):
+            with pytest.raises(
+                UserError, match=r"pixels, 1 of this run's 2 test images and 2 of its 3 validation images"
+            ):
+                check_weights(probing(place), set_of(pack_hash, train="7 8 9 10", val="1 2 11", test="6 12"), quiet)
+
+
+def test_an_encoder_may_have_learned_from_the_same_split_or_from_other_images(encoder, set_of):
+    said = []
+    same = set_of(train="1 2 3 4", val="5 6", test="7 8")
+    assert check_weights(probing(encoder), same, said.append).hold(same.table).sum() == 6
+    check_weights(probing(encoder), set_of(train="21 22", val="23", test="24 25"), said.append)
+    repeated = set_of(train="1 2 3 4", val="5 6", test="4 7 8")  # which the run learns from itself
+    check_weights(probing(encoder), repeated, said.append)
+    assert said == []
+    with pytest.raises(UserError, match=r"All 2 test images .* prepare it so that equal images are in one split"):
+        check_weights(probing("none"), set_of(train="1 2", val="3", test="1 2"), quiet)
+
+
+def test_an_encoder_of_an_older_version_is_judged_by_its_split(encoder, set_of):
+    (encoder / "checkpoint" / "training_images.parquet").unlink()
+    said = []
+    check_weights(probing(encoder), set_of(train="1 2 3 4", val="5 6", test="7 8"), said.append)
+    check_weights(probing(encoder), set_of("another size", train="7 8", val="5", test="1 2"), said.append)
+    assert ["it learned from this very split" in said[0], "is not known" in said[1], len(said)] == [True, True, 2]
+    with pytest.raises(UserError, match=r"keeps no list of the images .* Train it anew on the same split"):
+        check_weights(probing(encoder), set_of(train="7 8", val="5", test="1 2"), quiet)
+
+
+def test_an_unrelated_config_beside_the_job_is_not_looked_into(set_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manifest = set_of(train="1 2", val="3", test="4 5")
+    for text in ('{"identity": {"split_hash": "x", "pack_hash": "p"}}', "no JSON", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        for config in (CnnConfig(data=Path("d")), CnnConfig(data=Path("d"), weights="none"), probing("openai")):
+            assert check_weights(config, manifest, pytest.fail) is None
+
+
+def test_a_run_keeps_what_it_and_the_weights_it_began_with_learned_from(finished, phantoms, tmp_path):
+    _, trained = finished
+    table, own = trained.manifest.table, read_training_images(trained.run.folder)
+    assert set(table["split"][own.hold(table)]) == {"train", "val"}
+    assert own.hold(table).sum() == (table["split"] != "test").sum()
+    elsewhere = pd.DataFrame({"sha256": ["ab" * 32]})
+    encoder = tmp_path / "encoder"
+    save_clip(encoder, load_clip(ClipConfig(model="tiny", pretrained="none")), hf=False)
+    TrainingImages.of({"train": elsewhere}).write(encoder)
+    clip, optim = ClipConfig(model="tiny", pretrained=str(encoder)), OptimConfig(epochs=1, lr=0.01)
+    probe = ProbeConfig(data=phantoms, out=tmp_path, clip=clip, optim=optim, compute=HERE)
+    images = read_training_images(train(probe).run.folder)
+    assert images.hold(elsewhere).all()
+    assert images.hold(table).sum() == own.hold(table).sum()

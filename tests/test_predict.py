@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,10 @@ from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.evaluate.predictions import read_predictions
+from clipcovid.files import write_json
 from clipcovid.inference import predict as module
 from clipcovid.inference.predict import PredictConfig, predict_split
+from clipcovid.labels import PromptsConfig
 from clipcovid.pipeline import embeddings_for
 from clipcovid.tasks.configs import CnnConfig, FinetuneConfig, HybridConfig, ProbeConfig
 from clipcovid.train.launch import launch
@@ -27,19 +31,24 @@ def quiet(text):
 def runs(phantoms, tmp_path_factory) -> dict[str, Path]:
     """A finished run of every kind."""
     out = tmp_path_factory.mktemp("runs")
+    words = out / "words.yaml"
+    words.write_text("{COVID-19: [sick lungs], Non-COVID: [other lungs], Normal: [clear lungs]}")
+    prompts = PromptsConfig(prompts=str(words))
     common = {"data": phantoms, "out": out, "compute": HERE, "optim": OptimConfig(epochs=1, batch_size=32)}
     configs = {
         "cnn": CnnConfig(weights="none", image_size=32, **common),
-        "hybrid": HybridConfig(weights="none", clip=TINY, **common),
+        "hybrid": HybridConfig(weights="none", clip=TINY, prompts=prompts, **common),
         "concat": HybridConfig(weights="none", clip=TINY, join="concat", **common),
-        "finetune": FinetuneConfig(clip=TINY, hf=False, **common),
+        "finetune": FinetuneConfig(clip=TINY, hf=False, prompts=prompts, **common),
         "lora": FinetuneConfig(clip=TINY, hf=False, method="lora", **common),
         "probe": ProbeConfig(clip=TINY, **(common | {"optim": ProbeConfig.optim})),
     }
-    return {
+    made = {
         name: launch(config, embeddings=embeddings_for(config), log=quiet).run.folder
         for name, config in configs.items()
     }
+    words.write_text("{Normal: [what no checkpoint reads any more]}")
+    return made
 
 
 @pytest.fixture
@@ -74,6 +83,64 @@ def test_a_checkpoint_predicts_what_the_run_did(runs, phantoms, tmp_path, kind):
     assert ours["image_id"].tolist() == theirs["image_id"].tolist()
     assert np.abs(ours.filter(like="prob_").to_numpy() - theirs.filter(like="prob_").to_numpy()).max() < 1e-5
     assert not predict_split(ask(runs[kind], phantoms, tmp_path), quiet).fresh
+
+
+def test_a_checkpoint_holds_the_words_that_it_predicts_with(runs, phantoms, tmp_path):
+    for kind in ("finetune", "hybrid"):
+        words = json.loads((runs[kind] / "checkpoint" / "prompts.json").read_text())
+        assert words["Normal"] == ["clear lungs"]
+    old = shutil.copytree(runs["finetune"], tmp_path / "old")
+    (old / "checkpoint" / "prompts.json").unlink()  # as older versions left it
+    about = json.loads((old / "checkpoint" / "config.json").read_text())
+    about["config"]["prompts"]["prompts"] = str(tmp_path / "own.json")
+    write_json(old / "checkpoint" / "config.json", about)
+    with pytest.raises(UserError, match="no such prompt file"):
+        predict_split(ask(old, phantoms, tmp_path), quiet)
+    write_json(tmp_path / "own.json", words)
+    found = predict_split(ask(old, phantoms, tmp_path, name="again"), quiet)
+    ours, theirs = table_of(runs["finetune"]), table_of(found.run.folder)
+    assert np.abs(ours.filter(like="prob_").to_numpy() - theirs.filter(like="prob_").to_numpy()).max() < 1e-5
+
+
+def test_runs_of_equal_weights_and_other_settings_are_predicted_apart(runs, phantoms, tmp_path):
+    plain, mirrored = runs["cnn"], shutil.copytree(runs["cnn"], tmp_path / "mirrored")
+    about = json.loads((mirrored / "checkpoint" / "config.json").read_text())
+    about["config"]["tta"] = True
+    write_json(mirrored / "checkpoint" / "config.json", about)
+    one, other = (predict_split(ask(run, phantoms, tmp_path), quiet).run.folder for run in (plain, mirrored))
+    assert one != other
+    assert not np.allclose(table_of(one).filter(like="prob_"), table_of(other).filter(like="prob_"))
+
+
+@pytest.mark.parametrize("kind", ["cnn", "probe"])
+def test_images_that_were_learned_from_are_predicted_but_not_scored(runs, phantoms, tmp_path, kind):
+    manifest = read_manifest(phantoms)
+    found = predict_split(ask(runs[kind], phantoms, tmp_path, split="all"), quiet)
+    table = table_of(found.run.folder, "all")
+    learned = set(manifest.table["image_id"][manifest.table["split"] != "test"])
+    assert set(table["image_id"]) == set(manifest.table["image_id"])
+    assert set(table["image_id"][table["trained_on"]]) == learned
+    assert found.scores["n"] == len(manifest.table) - len(learned)
+    note = (
+        f"{len(learned)} of {len(manifest.table)} images are among those that the model learned from, by their pixels"
+    )
+    assert note in found.scores["notes"][0]
+    own = json.loads((runs[kind] / "metrics.json").read_text())["test"]
+    assert found.scores["metrics"]["macro_f1"] == pytest.approx(own["metrics"]["macro_f1"])
+    seen = predict_split(ask(runs[kind], phantoms, tmp_path, split="train"), quiet)
+    assert (seen.scores, seen.run.metrics()) == (None, {})
+    assert "The model learned from all" in seen.why
+    again = predict_split(ask(runs[kind], phantoms, tmp_path, split="train"), quiet)
+    assert (again.scores, again.why, again.fresh) == (None, seen.why, False)
+
+
+def test_an_encoder_that_has_changed_is_refused(runs, phantoms, tmp_path):
+    run = shutil.copytree(runs["probe"], tmp_path / "run")
+    about = json.loads((run / "checkpoint" / "config.json").read_text())
+    assert about["encoder"] == {"clip.weights": "none", "clip.seed": "0"}
+    write_json(run / "checkpoint" / "config.json", about | {"encoder": {"clip.weights": "as they were"}})
+    with pytest.raises(UserError, match="learned from embeddings of other weights than those that are in none now"):
+        predict_split(ask(run, phantoms, tmp_path), quiet)
 
 
 def test_classes_that_the_model_does_not_know_are_refused_mapped_or_left_out(runs, other, tmp_path):

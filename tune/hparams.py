@@ -30,9 +30,9 @@ from clipcovid.identity import sweep_identity
 from clipcovid.pipeline import embeddings_for
 from clipcovid.resources import connect
 from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
-from clipcovid.tasks.configs import CHECKPOINT, METHODS, AnyMethod
+from clipcovid.tasks.configs import CHECKPOINT, METHODS, AnyMethod, keep_texts
 from clipcovid.tracking import track, ui_command
-from clipcovid.train.launch import STATE, launch, sized_config, training_identity, training_manifest
+from clipcovid.train.launch import STATE, launch, sized_config, training_manifest
 from clipcovid.trials import Report, Trial, importance, places, search
 from tune.spaces import ENCODER, MUTABLE, SPACES, Space, read_space
 
@@ -148,8 +148,7 @@ def main(config: HparamsConfig) -> None:
     metric, mode = checked_metric(config)
     manifest = training_manifest(task)
     task = sized_config(task, manifest)
-    search_by = [config.trials, config.search, config.early_stopping, metric]
-    identity = sweep_identity(training_identity(task, manifest), search_by, space)
+    identity = sweep_identity(replace(config, task=task), manifest, metric, space)
     named: dict[str, Any] = {"method": f"sweep-{task.title}", "identity": identity}
     if config.resume and not read_about(folder := run_folder(task, **named)):
         raise UserError(f"--resume: there is no sweep in {folder}; leave --resume out to begin it.")
@@ -166,7 +165,7 @@ def main(config: HparamsConfig) -> None:
     alone |= {"compute.cpus_per_worker": room.cpus_per_worker / workers} if workers else {}
     embeddings = embeddings_for(task)
     job = _Job(
-        task=override(task, alone | {"data": task.data.resolve()}),
+        task=override(keep_texts(task, manifest.classes, run.folder), alone | {"data": task.data.resolve()}),
         folder=run.folder.resolve(),
         metric=metric,
         mode=mode,

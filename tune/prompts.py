@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from clipcovid.config import ClipConfig, ComputeConfig, UserError, run_job
+from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError, run_job
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.candidates import Objective, score_candidates
@@ -61,7 +61,7 @@ Search = Literal["random", "exhaustive", "optuna", "evolve"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PromptSweepConfig:
+class PromptSweepConfig(EmbeddingsConfig):
     """What to search, where, and how long."""
 
     data: Path
@@ -350,12 +350,17 @@ def main(config: PromptSweepConfig) -> None:
             clip=config.clip,
             prompts=PromptsConfig(prompts=str(run.folder / "prompts.json")),
             input=config.input,
+            embeddings=store.folder.parent,
             out=run.folder,
             name="winner",
             seed=config.seed,
             compute=config.compute,
         )
     ).scores
+    if scored is None:
+        raise UserError(
+            f"The encoder learned from all test images of {config.data}: there is nothing to score prompts by."
+        )
     scored["notes"].append(
         f"The prompts are the best of {len(table):,} by {config.objective} on the validation split ({best['score']:.3f}; "
         + ", ".join(f"{name} {value:.3f}" for name, value in seeds.items())

@@ -5,13 +5,11 @@ import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest
-from clipcovid.identity import texts_hash
 from clipcovid.io.tables import VALUE, cell_text, read_table_file
 
 TEMPLATE = "a[ {plane} plane][ {modality}] scan[ of {location}][ on a[ {age} year old][ {sex}]][ depicting {diagnosis}]"
@@ -35,17 +33,6 @@ def captioned(manifest: Manifest, kind: str, template: str, *, strict: bool = Tr
     return dataclasses.replace(
         manifest, table=manifest.table.assign(caption=captions_of(manifest.table, kind, template, strict=strict))
     )
-
-
-def captions_identity(config: Any, manifest: Manifest) -> dict[str, str]:
-    """What tells the captions of a manifest, `prepared` by the config, from others; nothing where it reads none."""
-    if "caption" in config.needs:
-        texts = manifest.table["caption"]
-    elif getattr(config, "captions", "labels") != "labels":
-        texts = captions_of(manifest.table, config.captions, config.caption_template, strict=False)
-    else:
-        return {}
-    return {"captions_hash": texts_hash(manifest.table["image_id"].tolist(), texts.tolist())}
 
 
 def captions_of(rows: pd.DataFrame, kind: str, template: str, *, strict: bool = True) -> pd.Series:

@@ -19,6 +19,13 @@ class Embeddings:
     encoder: dict[str, Any]
     fresh: bool
     """False where everything had been done before."""
+    cache: Path | None = None
+    """Where what is made of them goes, if it can't stand beside them."""
+
+    def beside(self, name: str) -> Path:
+        """The place of a file that is made of them: in their folder, or in the cache where it can't be written there."""
+        own = self.folder / name
+        return own if self.cache is None or own.exists() else self.cache / name
 
     def load(self, image_ids: pd.Series) -> np.ndarray:
         """Embeddings of these images: float16 (n, d), rows of L2 norm 1; a missing one is a `UserError`."""

@@ -18,7 +18,7 @@ from clipcovid.data.packed import PackedImages, write_shard
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.segmentation import decode_mask
 from clipcovid.files import refuse_overlap, write_parquet
-from clipcovid.identity import digest
+from clipcovid.identity import digest, masked_identity
 
 Keep = Literal["lungs", "lungs-black", "infection", "crop"]
 SHARD = 1024
@@ -84,7 +84,7 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
             f"{config.data} is a masked set itself ({source.info['masked']['keep']}): give the one it is of."
         )
     table, about = read_predictions(config.masks) if config.masks else (None, {})
-    made_by = {"keep": config.keep, "masks": digest(about) if config.masks else "true", "of": source.content_hash}
+    made_by = masked_identity(config, source)
     if is_ours(config.out) and (config.out / "manifest.parquet").exists() and not config.overwrite:
         there = read_manifest(config.out)
         if there.info.get("masked") == made_by:

@@ -70,7 +70,13 @@ def compare(methods: Sequence[Method]) -> dict[str, Any]:
         "paired": differences(table["label"].tolist(), {name: predicted[name] for name in ordered}, classes, patients),
         "alarms": [f"{name}: {alarm}" for name, body in bodies.items() for alarm in body["alarms"]],
     }
-    return comparison | {"notes": _notes(comparison, patients)}
+    learned = [
+        f"{method.name} learned from {len(method.trained_on)} of the images that it predicts, by their pixels: no method is "
+        "scored on them."
+        for method in methods
+        if method.trained_on
+    ]
+    return comparison | {"notes": [*learned, *_notes(comparison, patients)]}
 
 
 def differences(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.predictions import read_predictions
+from clipcovid.evaluate.predictions import TRAINED_ON, read_predictions
 from clipcovid.files import METADATA_KEY
 
 
@@ -28,6 +28,8 @@ class Method:
     path: Path
     about: dict[str, Any]
     """What `write_predictions` was told."""
+    trained_on: frozenset[str]
+    """Ids of predicted images that it learned from. No method is scored on them."""
     table: pd.DataFrame
     """Sorted by image_id, so that the order in the file changes nothing; label and patient_id are text, "" if unknown."""
 
@@ -67,6 +69,7 @@ def read(paths: Sequence[Path], split: str) -> list[Method]:
         raise UserError("There is nothing to compare: name run folders or .parquet files of predictions.")
     for key in ("split", "split_hash", "classes"):
         _same(methods, key)
+    methods = _unseen(methods)
     _same_images(methods)
     for more in ("run", "source"):
         names = Counter(method.name for method in methods)
@@ -116,13 +119,27 @@ def _read(path: Path, source: str) -> Method:
         table[column] = table[column].fillna("").astype(str) if column in table else ""
     if unknown := int((table["label"] == "").sum()):
         raise UserError(f"{unknown} of {len(table)} images in {source} have no label, so they can't be compared.")
+    known = table.pop(TRAINED_ON) if TRAINED_ON in table else pd.Series(False, index=table.index)
     return Method(
         name=about["method"],
         source=source,
         path=path,
         about=about,
+        trained_on=frozenset(table["image_id"][known]),
         table=table.sort_values("image_id", ignore_index=True),
     )
+
+
+def _unseen(methods: Sequence[Method]) -> list[Method]:
+    """The methods without the images that any of them learned from; where none is left: `UserError`."""
+    known = frozenset().union(*(method.trained_on for method in methods))
+    if not known:
+        return list(methods)
+    tables = [method.table[~method.table["image_id"].isin(known)].reset_index(drop=True) for method in methods]
+    if any(table.empty for table in tables):
+        named = ", ".join(method.source for method in methods if method.trained_on)
+        raise UserError(f"There is no image to compare that none of {named} learned from: predict other data.")
+    return [dataclasses.replace(method, table=table) for method, table in zip(methods, tables, strict=True)]
 
 
 def _odd(values: Sequence[Hashable]) -> tuple[int, int] | None:

@@ -13,6 +13,8 @@ from clipcovid.files import read_parquet, write_parquet
 
 PROBABILITY = "prob_"
 SIMILARITY = "sim_"
+TRAINED_ON = "trained_on"
+"""The column, of a table that has such images, which marks those that the model learned from (bool)."""
 
 
 def write_predictions(

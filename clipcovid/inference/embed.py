@@ -1,7 +1,8 @@
 """Image embeddings: a Ray Data pool of actors, each of which reads, decodes and encodes whole shards on its own.
 
-`<data>/embeddings/<encoder-hash>/`: `NNNNN.parquet` with `image_id, embedding` (float16, L2-normalised), each written
-whole or not at all, `_encoder.json` (what makes them, written first) and `_SUCCESS` (written last).
+`<data>/embeddings/<encoder-hash>/`, or where `places` says: `NNNNN.parquet` with `image_id, embedding` (float16,
+L2-normalised), each written whole or not at all, `_encoder.json` (what makes them, written first) and `_SUCCESS` (written
+last).
 """
 
 import json
@@ -15,17 +16,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError
+from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
+from clipcovid.data.training_images import known_rows
 from clipcovid.distribute import read_ahead, spread
-from clipcovid.files import METADATA_KEY, whole, write_json, write_text
+from clipcovid.files import METADATA_KEY, whole, writable, write_json, write_text
 from clipcovid.identity import digest, encoder_identity
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 
@@ -36,17 +39,19 @@ PER_NODE = 8  # encoders on a node without GPUs: one-threaded ones are fastest t
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EmbedConfig(EmbeddingsConfig):
     """What to embed, with which encoder."""
 
     data: Path
-    """A prepared folder; the embeddings are kept in it."""
+    """A prepared folder."""
     clip: ClipConfig = ClipConfig()
     """The encoder."""
     input: Literal["packed", "raw"] = "packed"
     """packed: the prepared pixels. raw: the original files, decoded anew at the encoder's own size."""
     seed: int = 0
     """Seed of random weights."""
+    out: Path = Path("outputs")
+    """Where the embeddings go if --data can't be written: into embeddings/ there."""
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
 
@@ -70,10 +75,10 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     if config.input == "raw" and "masked" in manifest.info:
         raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
     identity = embeddings_identity(config, manifest)
-    folder = config.data / "embeddings" / digest(identity)
+    folder, cache = places(config, digest(identity), log)
     about = folder / ABOUT
     if (folder / DONE).exists():
-        return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), fresh=False)
+        return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), fresh=False, cache=cache)
     rows = len(manifest.table)
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
@@ -102,6 +107,35 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
         pass
     write_text(folder / DONE, "")
     return Embeddings(folder=folder, encoder=encoder, fresh=True)
+
+
+def learned_by(clip: ClipConfig, manifest: Manifest) -> tuple[pd.Series, str]:
+    """Which images of a data set an encoder of ours learned from, and what had to be assumed: see `known_rows`."""
+    place = Path(clip.pretrained)
+    if clip.pretrained == "none" or not place.exists():
+        return pd.Series(False, index=manifest.table.index), ""
+    return known_rows(place, manifest)
+
+
+def places(config: EmbedConfig, name: str, log: Callable[[str], None]) -> tuple[Path, Path | None]:
+    """The folder of embeddings of this name, and where what is made of them goes if they can't be written to.
+
+    Finished ones are read wherever they are; where none can be written, it is a `UserError`.
+    """
+    folder = (config.embeddings or config.data / "embeddings") / name
+    other = config.out / "embeddings" / name
+    if writable(folder):
+        return folder, None
+    if (folder / DONE).exists():
+        return folder, other
+    if config.embeddings:
+        raise UserError(f"--embeddings {config.embeddings} can't be written: give a folder that can be.")
+    if not ((other / DONE).exists() or writable(other)):
+        raise UserError(
+            f"Neither {config.data} nor {config.out} can be written: give --embeddings a folder that can be."
+        )
+    log(f"note: {config.data} can't be written: embeddings are kept in {other.parent} (or in --embeddings).")
+    return other, None
 
 
 class Embedder:

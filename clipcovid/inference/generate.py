@@ -17,7 +17,7 @@ from clipcovid.config import ComputeConfig, UserError, first_line
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.distribute import spread
-from clipcovid.files import remove_own, whole
+from clipcovid.files import remove_own, whole, writable
 from clipcovid.identity import digest, generation_identity
 from clipcovid.resources import Plan, connect, nodes, plan
 
@@ -29,7 +29,9 @@ class GenerateConfig:
     """What captions what."""
 
     data: Path
-    """A prepared folder; the table is written into it."""
+    """A prepared folder."""
+    out: Path | None = None
+    """The folder that the table is written into. Default: captions/ in --data."""
     model: str = "Salesforce/blip-image-captioning-base"
     """A BLIP of Hugging Face's hub, or a folder of one."""
     split: Literal["train", "val", "test", "all"] = "train"
@@ -67,10 +69,13 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     """Caption a split; a killed one goes on where it was, a finished one is not done again."""
     manifest = read_manifest(config.data)
     rows = manifest.rows(config.split)
-    path = config.data / "captions" / f"{config.split}-{digest(generation_identity(config, manifest), 8)}.parquet"
+    folder = config.out or config.data / "captions"
+    path = folder / f"{config.split}-{digest(generation_identity(config, manifest), 8)}.parquet"
     if path.is_file():
         table = pd.read_parquet(path)
         return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=False)
+    if not writable(folder):
+        raise UserError(f"{folder} can't be written: say with --out where the captions go.")
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     at = manifest.positions(rows["image_id"])

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clipcovid.config import ComputeConfig, UserError
-from clipcovid.data.captions import captions_identity
+from clipcovid.config import ComputeConfig, EmbeddingsConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.training_images import known_rows
 from clipcovid.distribute import spread
 from clipcovid.files import remove_own, whole
-from clipcovid.identity import prediction_identity
+from clipcovid.identity import prediction_identity, weights_of
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
@@ -26,7 +26,7 @@ SHARD = 256  # images that are predicted, and kept, at once
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
+class PredictConfig(EmbeddingsConfig):
     """What predicts what."""
 
     run: Path
@@ -53,9 +53,11 @@ class Predicted:
     manifest: Manifest
     """The data's, with labels as the model's classes."""
     scores: dict[str, Any] | None
-    """None where the data has no labels."""
+    """Of the images that the model did not learn from; None where there are no such images with labels."""
     fresh: bool
     """False where it had been done before."""
+    why: str = ""
+    """Why there are no scores."""
 
 
 def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> Predicted:
@@ -65,6 +67,9 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     """
     task, about, folder = read_checkpoint(config.run)
     manifest = read_manifest(config.data)
+    learned, assumed = known_rows(config.run, manifest)
+    if assumed:
+        log(f"note: {assumed}")
     if "label" in task.needs:
         manifest = map_labels(manifest, about["classes"], config.map)
     manifest = task.prepared(manifest, learning=False)
@@ -72,23 +77,29 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
         told = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
         log(f"note: these images were prepared otherwise than those that the model learned from: {told}.")
-    identity = prediction_identity(folder, config.split, manifest, captions_identity(task, manifest))
+    identity = prediction_identity(folder, task, about, manifest, config.split)
     run = start_run(config, method=task.title, identity=identity)
-    if run.done:
-        log(f"{run.folder} is finished already: nothing was left to do.")
-        return Predicted(run=run, manifest=manifest, scores=run.metrics().get(config.split), fresh=False)
     rows = manifest.rows(config.split)
     if known := bool((rows[list(task.needs)] != "").all(axis=1).any()):
         rows, _ = manifest.eligible(config.split, task.needs)
-    table = _table(config, task, run, manifest, rows, log)
-    scores = None
+    trained_on = set(manifest.table.loc[learned, "image_id"]) & set(rows["image_id"])
+    why = "" if known else "No image of this split has what its predictions could be scored by"
+    if known and len(trained_on) == len(rows):
+        why = f"The model learned from all {len(rows)} of these images, by their pixels"
+    predicted = Predicted(run=run, manifest=manifest, scores=run.metrics().get(config.split), fresh=False, why=why)
+    if run.done:
+        log(f"{run.folder} is finished already: nothing was left to do.")
+        return predicted
+    table = _table(config, task, about, run, manifest, rows, log)
+    scores, split = None, config.split
     if known:
-        scores = score_split(run, manifest, table, dataclasses.replace(task, data=config.data), split=config.split)
+        here = dataclasses.replace(task, data=config.data)
+        scores = score_split(run, manifest, table, here, split=split, trained_on=trained_on)
     else:
-        write_split(run, manifest, table, kind=METHODS[task.task].kind, split=config.split)
+        write_split(run, manifest, table, kind=METHODS[task.task].kind, split=split, trained_on=trained_on)
     finish_run(run)
     remove_own(run.folder, r"state/\d{5}\.(parquet|npy)")
-    return Predicted(run=run, manifest=manifest, scores=scores, fresh=True)
+    return dataclasses.replace(predicted, scores=scores, fresh=True)
 
 
 def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...]) -> Manifest:
@@ -115,6 +126,7 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
 def _table(
     config: PredictConfig,
     task: Any,
+    about: dict[str, Any],
     run: Run,
     manifest: Manifest,
     rows: pd.DataFrame,
@@ -122,7 +134,9 @@ def _table(
 ) -> pd.DataFrame:
     """The predictions table of these rows."""
     if METHODS[task.task].embedded:
-        made = embed(EmbedConfig.of(task, data=config.data, compute=config.compute), log)
+        _check_encoder(config.run, task, about)
+        here = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
+        made = embed(EmbedConfig.of(task, **here), log)
         return _of_embeddings(config.run, rows, made.load(rows["image_id"]))
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
@@ -148,6 +162,16 @@ def _table(
 
     outputs = np.concatenate([np.load(part(number)) for number in range(len(starts))])
     return load_checkpoint(config.run)[0].table(Examples(rows=rows, read=lambda take: {}), outputs)
+
+
+def _check_encoder(run: Path, task: Any, about: dict[str, Any]) -> None:
+    """Refuse an encoder that is not the one whose embeddings the run learned from."""
+    own = {f"clip.{key}": value for key, value in weights_of(task.clip, task.seed).items()}
+    if about.get("encoder", own) != own:
+        raise UserError(
+            f"{run} learned from embeddings of other weights than those that are in {task.clip.pretrained} now: bring back "
+            "the encoder as it was, or train the run anew."
+        )
 
 
 def _part(state: Path, suffix: str, number: int) -> Path:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError
+from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError
 from clipcovid.data.captions import TEMPLATE, captions_of
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, pixel_hash, read_bytes
@@ -35,11 +35,11 @@ Kind = Literal["exact", "ivf", "hnsw"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class SearchConfig(EmbeddingsConfig):
     """What to search for, and where."""
 
     data: Path
-    """A prepared folder; the embeddings and indexes are kept in it."""
+    """A prepared folder."""
     run: Path | None = None
     """A finished run of jobs/caption.py or jobs/finetune.py whose encoders to use. Default: --clip."""
     clip: ClipConfig = ClipConfig()
@@ -185,7 +185,7 @@ def store_blocks(store: Embeddings) -> Callable[[], Iterator[np.ndarray]]:
 def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
     """The index of a store: exact ones are made at once, the others read, or built and kept beside the embeddings."""
     faiss = _faiss()
-    path, about = store.folder / f"_{kind}.faiss", store.folder / f"_{kind}.json"
+    path, about = store.beside(f"_{kind}.faiss"), store.beside(f"_{kind}.json")
     if kind != "exact" and about.is_file() and path.is_file():
         return Index(faiss.read_index(str(path)), kind, json.loads(about.read_bytes())["depth"])
     start = 0
@@ -304,7 +304,7 @@ def _read(path: str, max_pixels: int) -> np.ndarray:
 
 def text_vectors(store: Embeddings, clip: Clip, texts: list[str]) -> np.ndarray:
     """Features (n, d) float16 of texts, made once and kept beside the images'."""
-    path = store.folder / "_texts" / f"{digest(texts)}.parquet"
+    path = store.beside(f"_texts/{digest(texts)}.parquet")
     if path.is_file():
         column = pq.read_table(path)["embedding"].combine_chunks()
         return np.asarray(column.flatten().to_numpy()).reshape(len(column), -1)

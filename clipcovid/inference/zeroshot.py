@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from clipcovid.config import ClipConfig, ComputeConfig, UserError
+from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError
 from clipcovid.data.manifest import read_manifest
 from clipcovid.files import write_json
 from clipcovid.identity import zeroshot_identity
-from clipcovid.inference.embed import EmbedConfig, embed
+from clipcovid.inference.embed import EmbedConfig, embed, learned_by
 from clipcovid.labels import PromptsConfig, build_prompts
 from clipcovid.runs import Run, finish_run, score_split, start_run
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroshotConfig:
+class ZeroshotConfig(EmbeddingsConfig):
     """What to classify, with which encoder and which words."""
 
     data: Path
@@ -50,7 +50,8 @@ class Scored:
     """A zero-shot run and what came of it."""
 
     run: Run
-    scores: dict[str, Any]
+    scores: dict[str, Any] | None
+    """None where the encoder learned from all of the images."""
 
 
 def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scored:
@@ -60,6 +61,9 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
     no labelled image, or the prompts lack a class.
     """
     manifest = read_manifest(config.data)
+    learned, assumed = learned_by(config.clip, manifest)
+    if assumed:
+        log(f"note: {assumed}")
     rows = manifest.rows(config.split)
     rows = rows[rows["label"] != ""]
     if rows.empty or len(manifest.classes) < 2:
@@ -73,7 +77,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
     )
     from clipcovid.models.clip import class_embeddings, load_clip  # torch, which the driver does not need before
 
-    identity = zeroshot_identity(config, manifest, embeddings.encoder["precision"], prompts)
+    identity = zeroshot_identity(config, manifest, embeddings.encoder["precision"])
     run = start_run(config, method="zeroshot", identity=identity)
     write_json(run.folder / "prompts.json", prompts)
     clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
@@ -83,7 +87,14 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
     similarities = embeddings.load(rows["image_id"]).astype(np.float32) @ class_embeddings(clip, prompts).T
     table = pd.DataFrame({"image_id": rows["image_id"].to_numpy()})
     table[[f"prob_{name}" for name in prompts]] = softmax(clip.logit_scale * similarities)
-    scores = score_split(run, manifest, table, split=config.split, similarities=similarities)
+    scores = score_split(
+        run,
+        manifest,
+        table,
+        split=config.split,
+        similarities=similarities,
+        trained_on=set(manifest.table.loc[learned, "image_id"]),
+    )
     finish_run(run)
     return Scored(run=run, scores=scores)
 

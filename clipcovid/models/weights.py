@@ -9,6 +9,16 @@ OPENCLIP_CONFIG = "open_clip_config.json"
 TEXT_TOWER = "text"  # of a checkpoint's folder, where its text encoder is one of Hugging Face
 HF_CONFIG = "config.json"
 HF_IMAGES = ("preprocessor_config.json", "processor_config.json")  # the first as of old, the second of transformers 5
+_OPEN_CLIP_WEIGHTS = (  # what open_clip looks for first, in its order
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
 _HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PUBLISHED = ClipConfig.pretrained  # the default tag, which models that bring their own weights may leave standing
 
@@ -27,7 +37,7 @@ def locate(config: ClipConfig) -> list[Path] | str:
         return "none"
     if place.is_dir():
         folder = checkpoint_folder(place)
-        return hf_files(folder) if is_hf(folder) else [_weights_file(folder)]
+        return hf_files(folder) if is_hf(folder) else open_clip_files(folder)
     if place.is_file():
         return [place]
     if place.suffix in (".safetensors", ".pt", ".pth", ".bin") or "/" in name:
@@ -96,7 +106,17 @@ def _hf_kind(folder: Path) -> str:
     return kind if isinstance(kind, str) else ""
 
 
+def open_clip_files(folder: Path) -> list[Path]:
+    """An open_clip checkpoint's config, its text tower's and tokenizer's, and its weights."""
+    texts = [path for place in (folder / TEXT_TOWER, folder) for path in sorted(place.glob("*token*.json"))]
+    configs = [folder / OPENCLIP_CONFIG, *sorted((folder / TEXT_TOWER).glob(HF_CONFIG)), *texts]
+    return [*configs, _weights_file(folder)]
+
+
 def _weights_file(folder: Path) -> Path:
+    for name in _OPEN_CLIP_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
     files = [path for ending in ("safetensors", "bin", "pth", "pt") for path in sorted(folder.glob(f"*.{ending}"))]
     if not files:
         raise UserError(f"{folder} holds no weights (.safetensors, .bin, .pth or .pt).")

@@ -158,10 +158,16 @@ def make_task(config: Any, classes: Sequence[str], images: ImagesConfig) -> Task
     return task
 
 
-def save_checkpoint(task: Task, module: torch.nn.Module, folder: Path, chosen: dict[str, Any]) -> None:
-    """Write the weights, and `config.json` with all that is needed to load and to judge them."""
+def save_checkpoint(
+    task: Task, module: torch.nn.Module, folder: Path, chosen: dict[str, Any], encoder: dict[str, Any] | None = None
+) -> None:
+    """Write the weights, and `config.json` with all that is needed to load and to judge them.
+
+    `encoder`: what tells the encoder whose embeddings the task reads from others.
+    """
     task.save(module, folder)
     about = {"task": task.config.task, "classes": list(task.classes), "images": asdict(task.images), "chosen": chosen}
+    about |= {"encoder": encoder} if encoder else {}
     write_json(folder / "config.json", about | {"config": asdict(task.config)})
 
 

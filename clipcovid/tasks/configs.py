@@ -1,18 +1,29 @@
 """The methods that can be trained, and what each asks. No torch here: a driver, a sweep or `--help` starts at once."""
 
 import importlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from clipcovid.config import AugmentConfig, ClipConfig, OptimConfig, TrainConfig, UserError, restore
-from clipcovid.data.captions import TEMPLATE, captioned
-from clipcovid.identity import file_or_name, weights_of
-from clipcovid.labels import PromptsConfig
+from clipcovid.config import (
+    AugmentConfig,
+    ClipConfig,
+    EmbeddingsConfig,
+    OptimConfig,
+    TrainConfig,
+    UserError,
+    override,
+    restore,
+)
+from clipcovid.data.captions import TEMPLATE, captioned, read_captions
+from clipcovid.files import read_object, write_json, write_parquet
+from clipcovid.identity import CAPTIONS
+from clipcovid.labels import PromptsConfig, build_prompts
 
+PROMPTS, CAPTION_TABLE = "prompts.json", "captions.parquet"  # files of a checkpoint
 NO_AUGMENT = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
 
 
@@ -49,10 +60,6 @@ class CnnConfig(ClassifyConfig):
         """What runs are named after."""
         return f"cnn-{self.arch}"
 
-    def weights_identity(self) -> dict[str, str]:
-        """What tells the initial weights from others."""
-        return _file_or_name("weights", self.weights)
-
 
 @dataclass(frozen=True, kw_only=True)
 class HybridConfig(ClassifyConfig):
@@ -75,13 +82,9 @@ class HybridConfig(ClassifyConfig):
         """What runs are named after."""
         return f"hybrid-{self.join}"
 
-    def weights_identity(self) -> dict[str, str]:
-        """What tells the initial weights from others."""
-        return _clip_weights(self) | _file_or_name("weights", self.weights)
-
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotConfig(ClassifyConfig):
+class FewShotConfig(EmbeddingsConfig, ClassifyConfig):
     """What all that learn from the embeddings of a frozen CLIP ask."""
 
     task: ClassVar[str]
@@ -105,10 +108,6 @@ class FewShotConfig(ClassifyConfig):
     def title(self) -> str:
         """What runs are named after."""
         return self.task + (f"-{'-'.join(self.shots)}-shot" if self.shots != ("all",) else "")
-
-    def weights_identity(self) -> dict[str, str]:
-        """What tells the initial weights from others."""
-        return _clip_weights(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,9 +237,16 @@ class FinetuneConfig(TrainConfig):
         """The learning rate where none is given."""
         return 2e-4 if self.clip.pretrained == "none" else 1e-5
 
-    def weights_identity(self) -> dict[str, str]:
-        """What tells the initial weights from others."""
-        return _clip_weights(self) | (_file_or_name("captions", self.captions))
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Also the captions, unless the classes' prompts are."""
+        return (*super().reads, *(() if self.captions == "labels" else ("caption",)))
+
+    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
+        """With the captions that are asked for, to learn from; predictions need none."""
+        if not learning or self.captions == "labels":
+            return manifest
+        return captioned(manifest, self.captions, self.caption_template)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,10 +313,6 @@ class SegmentConfig(TrainConfig):
     def learns_from(self) -> tuple[str, ...]:
         """The masks, or the boxes."""
         return ("boxes",) if self.supervision == "boxes" else self.needs
-
-    def weights_identity(self) -> dict[str, str]:
-        """What tells the initial weights from others."""
-        return _file_or_name("weights", self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,6 +392,11 @@ class CaptionConfig(CaptionedConfig):
         return 1e-3 if "none" in (self.weights, self.towers == "clip" and self.clip.pretrained) else 1e-4
 
     @property
+    def derived_defaults(self) -> dict[str, Any]:
+        """Also the names of the encoders."""
+        return super().derived_defaults | {"arch": self.image_encoder, "text": self.text_encoder}
+
+    @property
     def image_encoder(self) -> str:
         """The architecture's name."""
         return self.arch or ("resnet18" if self.weights == "none" else "resnet50")
@@ -405,16 +412,9 @@ class CaptionConfig(CaptionedConfig):
         """What runs are named after."""
         return f"caption-{self.clip.model if self.towers == 'clip' else self.image_encoder}"
 
-    def weights_identity(self) -> dict[str, str]:
-        """What tells the initial weights, and the captions, from others."""
-        kept = _file_or_name("captions", self.captions)
-        if self.towers == "clip":
-            return kept | _clip_weights(self)
-        return kept | _file_or_name("weights", self.weights) | {"text": file_or_name(self.text_encoder)}
-
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerConfig(CaptionedConfig):
+class CaptionerConfig(EmbeddingsConfig, CaptionedConfig):
     """A decoder that writes a caption from the embedding of a frozen encoder."""
 
     task: ClassVar[str] = "captioner"
@@ -448,10 +448,6 @@ class CaptionerConfig(CaptionedConfig):
     def title(self) -> str:
         """What runs are named after."""
         return f"captioner-{Path(self.decoder).name}"
-
-    def weights_identity(self) -> dict[str, str]:
-        """What tells the initial weights, and the captions, from others."""
-        return _clip_weights(self) | _file_or_name("captions", self.captions) | _file_or_name("decoder", self.decoder)
 
 
 @dataclass(frozen=True)
@@ -499,8 +495,9 @@ AnyMethod = Annotated[
 
 
 CHECKPOINT = (  # what is written into `checkpoint/`, as a regular expression of paths in a run's folder
-    r"checkpoint/((hf|text|decoder)/)?((model|gallery|known)\.safetensors|(gallery|known|(\w+_)?config|tokenizer|vocab"
-    r"|special_tokens_map|added_tokens)\.json|(vocab|merges)\.txt|chat_template\.jinja)"
+    r"checkpoint/((hf|text|decoder)/)?((model|gallery|known)\.safetensors|(gallery|known|prompts|(\w+_)?config|tokenizer|vocab"
+    r"|special_tokens_map|added_tokens)\.json|(vocab|merges)\.txt|chat_template\.jinja"
+    r"|(captions|training_images)\.parquet)"
 )
 
 
@@ -508,10 +505,29 @@ def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
     """A run's config, the rest of its checkpoint's `config.json`, and the checkpoint's folder; what is none: `UserError`."""
     folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
     path = folder / "config.json"
-    about = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    about = read_object(path)
     if about.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
         raise UserError(f"{run} holds no checkpoint: give the folder of a finished training run.")
-    return restore(METHODS[about["task"]].config, about.pop("config")), about, folder
+    return own_texts(restore(METHODS[about["task"]].config, about.pop("config")), folder), about, folder
+
+
+def keep_texts(config: Any, classes: Sequence[str], folder: Path) -> Any:
+    """Write the texts that a config names into `folder`; gives the config that reads them there.
+
+    So a training goes on with the texts that it began with, and its checkpoint predicts with them, whatever becomes of the
+    files that were given.
+    """
+    if isinstance(getattr(config, "prompts", None), PromptsConfig):
+        write_json(folder / PROMPTS, build_prompts(config.prompts, tuple(classes)))
+    if getattr(config, "captions", "labels") not in CAPTIONS:
+        write_parquet(folder / CAPTION_TABLE, read_captions(config.captions), {})
+    return own_texts(config, folder)
+
+
+def own_texts(config: Any, folder: Path) -> Any:
+    """A config that reads the texts which `keep_texts` left in `folder`; as it is, where there are none."""
+    own = {"prompts.prompts": folder / PROMPTS, "captions": folder / CAPTION_TABLE}
+    return override(config, {key: str(path.resolve()) for key, path in own.items() if path.is_file()})
 
 
 def _no_accumulation(optim: OptimConfig) -> None:
@@ -520,12 +536,3 @@ def _no_accumulation(optim: OptimConfig) -> None:
             "--optim.accumulate would take negatives away from a contrastive loss: use --grad-checkpointing or more "
             "--compute.workers for large batches."
         )
-
-
-def _clip_weights(config: Any) -> dict[str, str]:
-    return {f"clip.{key}": value for key, value in weights_of(config.clip, config.seed).items()}
-
-
-def _file_or_name(key: str, value: str) -> dict[str, str]:
-    """A file or folder is known by its content, anything else by its name."""
-    return {key: file_or_name(value)}

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.config import UserError
-from clipcovid.data.captions import captions_of
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.labels import build_prompts
@@ -72,13 +71,11 @@ class Finetune(Contrastive):
             named = [prompts[label] for label in rows["label"]]
             return rows.assign(caption=[texts[number % len(texts)] for number, texts in enumerate(named)]), notes
         rows = manifest.rows(split)
-        texts = captions_of(manifest.table, kind, self.config.caption_template).set_axis(manifest.table["image_id"])
-        captions = texts.loc[rows["image_id"]].reset_index(drop=True)
-        known = captions != ""
+        known = rows["caption"] != ""
         if not known.any():
             raise UserError(f"--captions {kind}: no image of the {split} split of {manifest.dataset} has a caption.")
         notes = {"images without a caption are left out": int((~known).sum())} if not known.all() else {}
-        return rows.assign(caption=captions)[known].reset_index(drop=True), notes
+        return rows[known].reset_index(drop=True), notes
 
     def predictor(self, module: torch.nn.Module) -> Predictor:
         """Zero-shot: the softmax over the classes' prompts, embedded once."""

@@ -1,7 +1,6 @@
 """From a training config to a finished run folder: the loop in this process, or on Ray Train's workers."""
 
 import importlib
-import json
 import logging
 import os
 import sys
@@ -14,16 +13,17 @@ from typing import Any, cast
 
 import pandas as pd
 
-from clipcovid.config import ImagesConfig, UserError, resolved, sized
-from clipcovid.data.captions import captions_identity
+from clipcovid.config import ImagesConfig, UserError, override, resolved, sized
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
 from clipcovid.distribute import stand_in
 from clipcovid.files import remove_own, whole, write_json, write_text
-from clipcovid.identity import run_identity
+from clipcovid.identity import run_identity, weight_paths
 from clipcovid.resources import Plan, connect, nodes, own_cluster, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run
+from clipcovid.tasks.configs import METHODS, keep_texts
 
 Watch = Callable[[dict[str, float]], None]
 RESTARTS = 3  # of all workers, after one of them died
@@ -59,6 +59,8 @@ class _Job:
     manifest: Manifest
     plan: Plan
     embeddings: Embeddings | None
+    inherited: TrainingImages | None
+    """The images that the weights it starts from learned from."""
     began: float
 
 
@@ -77,26 +79,51 @@ def training_manifest(config: Any) -> Manifest:
     return manifest
 
 
-def training_identity(config: Any, manifest: Manifest) -> dict[str, Any]:
-    """What makes two trainings on a manifest, `prepared` by the config, the same."""
-    return run_identity(config, manifest, captions_identity(config, manifest))
+def check_weights(config: Any, manifest: Manifest, log: Callable[[str], None] = print) -> TrainingImages | None:
+    """The images that the weights which a config starts from have learned from, together; None where no list is kept.
 
-
-def check_encoder(config: Any, manifest: Manifest) -> None:
-    """A CLIP that one of our runs trained on another split of these very images has seen test images: `UserError`."""
-    given = Path(config.clip.pretrained) if hasattr(config, "clip") else Path()
-    for folder in (given, given.parent, given.parent.parent):
-        about = folder / "config.json"
-        found = json.loads(about.read_text(encoding="utf-8")).get("identity") if about.is_file() else None
-        if found is None:
+    Weights that know images by which this run chooses or is tested (but for those whose pixels it learns from itself) are
+    a `UserError`. Lists are kept by our own runs; for those of older versions the split has to tell.
+    """
+    train, val, test = (manifest.table[manifest.table["split"] == split] for split in ("train", *SCORED))
+    own, lists = TrainingImages.of({"train": train, "val": val}), list[TrainingImages]()
+    if len(test) and own.hold(test).all():
+        raise UserError(
+            f"All {len(test)} test images of {config.data} have the pixels of images to learn from: prepare it so that equal "
+            "images are in one split."
+        )
+    for place in weight_paths(config).values():
+        images = read_training_images(place)
+        if images is None:
+            _check_split(place, config, manifest, log)
             continue
-        same = found.get("pack_hash") == manifest.info["pack_hash"]
-        if same and found.get("split_hash") != manifest.split_hash:
+        lists.append(images)
+        tested = int((images.hold(test) & ~own.hold(test)).sum())
+        chosen = int((images.hold(val, ["train"]) & ~own.hold(val, ["train"])).sum())
+        if tested or chosen:
             raise UserError(
-                f"{folder} learned from another split of {manifest.dataset}: some of this run's test images were among its "
-                f"training images. Train it on the same --fold ({config.fold or 'none'}) and --seed, and give that."
+                f"{place} learned from another split of these X-rays: by their pixels, {tested} of this run's {len(test)} "
+                f"test images and {chosen} of its {len(val)} validation images were among its training images. Train it on "
+                f"the same split (--fold {config.fold or 'none'}, --seed {config.seed}), and give that."
             )
+    return TrainingImages.together(lists) if lists else None
+
+
+def _check_split(place: Path, config: Any, manifest: Manifest, log: Callable[[str], None]) -> None:
+    """What the split's hash can tell of the weights of an older version, which kept no list of images."""
+    about = run_identity_of(place)
+    if not about:
         return
+    told = f"{place} is of an older version and keeps no list of the images that it learned from"
+    if about.get("split_hash") == manifest.split_hash:
+        log(f"note: {told}; it learned from this very split.")
+    elif about.get("pack_hash") == manifest.info["pack_hash"]:
+        raise UserError(
+            f"{told}; its split is another, and if it was one of these X-rays, some of this run's test images were among its "
+            f"training images. Train it anew on the same split (--fold {config.fold or 'none'}, --seed {config.seed})."
+        )
+    else:
+        log(f"note: {told}; whether some of these are among them is not known.")
 
 
 def sized_config(config: Any, manifest: Manifest) -> Any:
@@ -122,11 +149,13 @@ def launch(
     began, given = time.time(), config.optim
     manifest = training_manifest(config)
     config = resolved(sized_config(config, manifest))
-    check_encoder(config, manifest)
-    run = start_run(config, method=config.title, identity=training_identity(config, manifest))
+    inherited = check_weights(config, manifest, log)
+    run = start_run(config, method=config.title, identity=run_identity(config, manifest))
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
         return Trained(run=run, manifest=manifest, scores=run.metrics()["test"], fresh=False)
+    config = keep_texts(config, manifest.classes, run.folder / "checkpoint")
+    config = override(config, {field: str(path.resolve()) for field, path in weight_paths(config).items()})
     if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
         threading.Thread(target=importlib.import_module, args=("torch",)).start()
     connect(config.compute)
@@ -147,7 +176,9 @@ def launch(
         from clipcovid.train.checkpoint import States
 
         States(run.folder / "state", run.identity).adopt(adopt)
-    job = _Job(config=config, run=run, manifest=manifest, plan=chosen, embeddings=embeddings, began=began)
+    job = _Job(
+        config=config, run=run, manifest=manifest, plan=chosen, embeddings=embeddings, inherited=inherited, began=began
+    )
     watcher = _careful(watch(run)) if watch else None
     if chosen.workers:
         _on_ray(job, watcher)
@@ -217,21 +248,38 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
                 with whole(folder / "state" / f"{name}.parquet") as partial:
                     task.table(examples[split], outputs).to_parquet(partial)
     if rank() == 0:
-        save_checkpoint(task, module, folder / "checkpoint", chosen)
+        save_checkpoint(task, module, folder / "checkpoint", chosen, _encoder(job))
+        learned = TrainingImages.of({"train": train.rows, "val": examples["val"].rows})
+        TrainingImages.together([learned, *([job.inherited] if job.inherited else [])]).write(folder / "checkpoint")
         about = {"best_epoch": progress.best_epoch, "best": progress.best, "monitor": task.monitor[0], "chosen": chosen}
         write_json(folder / "history.json", about | {"epochs": progress.history})
     gather_objects(None)  # all are done
 
 
+def _encoder(job: _Job) -> dict[str, Any]:
+    """What tells the encoder whose embeddings are read from others; nothing for what reads images."""
+    if not METHODS[job.config.task].embedded:
+        return {}
+    return {key: value for key, value in job.run.identity.items() if key in ("clip.weights", "clip.seed")}
+
+
 def _score(config: Any, run: Run, manifest: Manifest) -> dict[str, Any]:
-    """Score what the workers predicted, and finish the run; the test split's scores."""
+    """Score what the workers predicted, and finish the run; the test split's scores.
+
+    Test images that have the pixels of one that was learned from are not scored.
+    """
     from clipcovid.evaluate import plots
 
+    images = read_training_images(run.folder)
+    test = manifest.table[manifest.table["split"] == "test"]
+    learned = set(test.loc[images.hold(test), "image_id"]) if images else set()
     plots.save({"curves": plots.curves(run.history())}, run.folder / "figures")
     for path in sorted((run.folder / "state").glob("*.parquet")):
         split, _, variant = path.stem.partition("-")
         if split in SCORED:
-            score_split(run, manifest, pd.read_parquet(path), config, split=split, variant=variant)
+            seen = learned if split == "test" else ()
+            table = pd.read_parquet(path)
+            score_split(run, manifest, table, config, split=split, variant=variant, trained_on=seen)
     finish_run(run)
     remove_own(run.folder, STATE)  # a finished run goes on no more
     return run.metrics()["test"]
