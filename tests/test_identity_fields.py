@@ -161,6 +161,7 @@ WORDS = {  # what a field takes, where not any text, number or list will do
     "prompts.template": "so {}",
     "penalties": (0.5,),
     "images.size": 64,
+    "images.mask_value": ("200",),
 }
 TOGETHER: dict[str, dict[str, Any]] = {  # what has to hold for a field to be changed
     "within_lungs": {"target": "both"},
