@@ -280,6 +280,50 @@ def test_columns_are_renamed_even_crosswise(tmp_path):
     assert (row["label"], row["view"]) == ("PA", "reader 1")
 
 
+def test_names_that_differ_in_case_and_signs_alone_are_read_and_said(tmp_path):
+    pictures(tmp_path, "a.png")
+    (tmp_path / "t.csv").write_text("Path,Patient ID,LABEL,Label\na.png,7,x,y\n")
+    listing = listed("table", tmp_path / "t.csv")
+    assert cells(listing, "image_id", "patient_id", "label", "LABEL") == [("a.png", "7", "", "x")]
+    assert any("Path is read as path, Patient ID is read as patient_id." in note for note in listing.notes)
+    (tmp_path / "t.csv").write_text("path,patient_id,Patient ID\na.png,7,8\n")
+    listing = listed("table", tmp_path / "t.csv")
+    assert cells(listing, "patient_id", "Patient ID") == [("7", "8")]
+    assert listing.notes == ()
+
+
+def test_columns_that_may_be_those_that_lack_are_named(tmp_path):
+    pictures(tmp_path, "a.png")
+    (tmp_path / "t.csv").write_text("path,class,target,subject_id,set\na.png,x,1,7,train\n")
+    listing = listed("table", tmp_path / "t.csv")
+    for words in (
+        "no column label: is it class or target? --columns.label",
+        "no column patient_id: is it subject_id? --columns.patient-id",
+        "no column split: is it set? --columns.split",
+    ):
+        assert any(words in note for note in listing.notes), words
+    listing = listed("table", tmp_path / "t.csv", label="class", patient_id="subject_id", split="set")
+    assert cells(listing, "label", "patient_id", "split") == [("x", "7", "train")]
+    assert listing.notes == ()
+
+
+def test_a_row_of_several_images_is_a_row_for_each(tmp_path):
+    """As R2Gen's annotation.json names the views of a study."""
+    pictures(tmp_path, "r1/0.png", "r1/1.png", "r2/0.png")
+    content = {
+        "train": [{"id": "r1", "report": "clear", "image_path": ["r1/0.png", "r1/1.png"], "split": "train"}],
+        "test": [{"id": "r2", "report": "mass", "image_path": ["r2/0.png"], "split": "test"}],
+    }
+    (tmp_path / "annotation.json").write_text(json.dumps(content))
+    listing = listed("table", tmp_path / "annotation.json", path="image_path", caption="report")
+    assert cells(listing, "image_id", "patient_id", "caption", "split") == [
+        ("r1/0.png", "r1", "clear", "train"),
+        ("r1/1.png", "r1", "clear", "train"),
+        ("r2/0.png", "", "mass", "test"),
+    ]
+    assert any("1 rows of annotation.json name several images" in note for note in listing.notes)
+
+
 def test_an_unknown_column_is_named_with_those_that_there_are(tmp_path):
     (tmp_path / "t.csv").write_text("image,finding\na.png,Flu\n")
     with pytest.raises(UserError, match=r"no column 'diagnosis'; it has: image, finding\."):
@@ -537,7 +581,7 @@ def test_odd_names_are_found_and_read(tmp_path):
 def test_a_file_name_that_is_no_utf8_does_not_stop_the_listing(tmp_path):
     picture(tmp_path / "Flu/a.png").rename(tmp_path / "Flu" / os.fsdecode(b"\xff.png"))
     picture(tmp_path / "Flu/b.png")
-    assert cells(listed("imagefolder", tmp_path), "image_id") == [("Flu/?.png",), ("Flu/b.png",)]
+    assert cells(listed("imagefolder", tmp_path), "image_id") == [("Flu/b.png",), ("Flu/\ufffd.png",)]
 
 
 def test_the_state_of_the_files_changes_with_size_and_time(tmp_path):

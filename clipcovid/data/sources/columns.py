@@ -1,11 +1,20 @@
 """The columns of a table whose names differ from the manifest's."""
 
 import dataclasses
+import re
 
 import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import COLUMNS
+
+OTHER_NAMES = {
+    "label": ("class", "labels", "target", "finding", "findings", "findinglabels", "diagnosis", "category"),
+    "patient_id": ("patient", "subjectid", "subject", "pid", "personid"),
+    "split": ("set", "subset", "partition", "fold"),
+    "caption": ("report", "text", "impression", "description"),
+}
+"""What else columns are called that may be the manifest's, in small letters and without signs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,11 +45,50 @@ class ColumnsConfig:
     """Column of the boxes, as JSON text."""
 
 
-def rename(rows: pd.DataFrame, columns: ColumnsConfig, table: str) -> pd.DataFrame:
-    """The rows of a table with the columns that `--columns.*` names under the manifest's names."""
+def rename(rows: pd.DataFrame, columns: ColumnsConfig, table: str, notes: list[str] | None = None) -> pd.DataFrame:
+    """The rows of a table with the columns that `--columns.*` names under the manifest's names.
+
+    A column that differs from a manifest's in case, spaces and signs alone is taken for it, and `notes` say so; they name
+    those, too, that may be a manifest's column that the table lacks.
+    """
     named = {column: name for column, name in dataclasses.asdict(columns).items() if name}
     if missing := [name for name in named.values() if name not in rows]:
         raise UserError(f"{table} has no column {missing[0]!r}; it has: {', '.join(map(str, rows))}.")
+    alike = _alike(rows, set(named))
+    if alike and notes is not None:
+        notes.append(
+            f"Columns of {table}: {', '.join(f'{name} is read as {column}' for column, name in alike.items())}."
+        )
+    named |= alike
     taken = {column: rows[name] for column, name in named.items()}
     gone = [name for name in rows if name in named or (name in named.values() and name not in COLUMNS)]
-    return rows.drop(columns=gone).assign(**taken)
+    result = rows.drop(columns=gone).assign(**taken)
+    if notes is not None:
+        notes += _hints(result, table)
+    return result
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _alike(rows: pd.DataFrame, named: set[str]) -> dict[str, str]:
+    """Manifest's columns that the table has under names that differ in case, spaces and signs alone."""
+    alike = {}
+    for column in ("path", "image_id", "label", "patient_id", "view", "caption"):
+        names = [name for name in map(str, rows) if _plain(name) == _plain(column)]
+        if column not in rows and column not in named and len(names) == 1:
+            alike[column] = names[0]
+    return alike
+
+
+def _hints(rows: pd.DataFrame, table: str) -> list[str]:
+    """A sentence for each manifest's column that is not there, while others may hold it."""
+    sentences = []
+    for column, called in OTHER_NAMES.items():
+        names = [name for name in map(str, rows) if _plain(name) in called]
+        if column not in rows and names:
+            sentences.append(
+                f"{table} has no column {column}: is it {' or '.join(names)}? --columns.{column.replace('_', '-')} says so."
+            )
+    return sentences

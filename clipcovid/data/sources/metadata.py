@@ -57,7 +57,7 @@ def _tables(root: Root) -> list[str]:
 
 
 def _read(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame:
-    rows = rename(read_rows(root, path), columns, f"{root.given}/{path}")
+    rows = rename(read_rows(root, path), columns, f"{root.given}/{path}", root.notes)
     if not columns.path and "file_name" in rows:
         rows = rows.drop(columns="path", errors="ignore").rename(columns={"file_name": "path"})
     elif not columns.path:

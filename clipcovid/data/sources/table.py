@@ -9,6 +9,7 @@ from clipcovid.data.sources.exports import read_export, read_exports
 from clipcovid.data.sources.registry import source
 from clipcovid.data.sources.root import Root
 from clipcovid.data.sources.rows import read_rows
+from clipcovid.data.sources.several import one_image_a_row
 
 
 @source("table")
@@ -17,7 +18,7 @@ def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
 
     Columns named as in the manifest are taken, others by `--columns.*`.
     """
-    rows = rename(_rows(root, columns), columns, root.given)
+    rows = rename(_rows(root, columns), columns, root.given, root.notes)
     if "path" not in rows and "file_name" in rows:
         rows = rows.rename(columns={"file_name": "path"})
     if "path" not in rows:
@@ -25,7 +26,7 @@ def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
             f"{root.given} has no column named path: say which holds the images' paths with --columns.path "
             f"({', '.join(map(str, rows))})."
         )
-    return rows
+    return one_image_a_row(rows, root)
 
 
 def _rows(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
