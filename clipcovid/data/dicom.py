@@ -195,9 +195,7 @@ def _dicom_shades(dataset: Any, stored: np.ndarray, notes: list[str]) -> np.ndar
         if left <= 1 or _count_shades(by_range, padding) >= 4 * FEWEST_SHADES:
             shades = by_range
             if what:
-                notes.append(
-                    f"DICOM whose {what} leaves nothing of its values ({low:g} to {high:g}): their range is used"
-                )
+                notes.append(f"DICOM whose {what} leaves nothing of its values: their own range is used")
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shades = 255 - shades
     return np.where(padding, np.uint8(0), shades)

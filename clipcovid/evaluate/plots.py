@@ -2,18 +2,19 @@
 
 import math
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from clipcovid.config import RESEARCH_ONLY
+from clipcovid.evaluate.fonts import save_figure, say_missing
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
 
 LONGEST_NAME = 40
@@ -42,7 +43,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], *, split: str) 
     """The confusion matrix `counts` (k, k), a row the true class: counts written, shaded by the share of the row."""
     k, names = len(classes), _names(classes)
     upright = k <= 4 and max(map(len, names)) <= 12
-    room = 0.09 * max(map(len, "\n".join(names).split("\n")))  # inches that a name takes
+    room = 0.09 * max(map(_width, "\n".join(names).split("\n")))  # inches that a name takes
     width, height = 3.6 + 0.55 * k + room, 3.0 + 0.45 * k + (0 if upright else 0.75 * room)
     figure, axes = _figure(f"Confusion matrix, {_n(int(counts.sum()), split)}", width, height)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -142,7 +143,7 @@ def overlays(
         for outline, colour in ((true, "lime"), (mask, "red")):
             if outline is not None and outline.any() and not outline.all():
                 axes.contour(outline > 0, levels=[0.5], colors=[colour], linewidths=1)
-        lines = [part for line in caption.split("\n") for part in textwrap.wrap(line, LONGEST_NAME)]
+        lines = [part for line in caption.split("\n") for part in _wrap(line, LONGEST_NAME)]
         axes.set_title(_plain("\n".join(lines)), fontsize=8)
     return figure
 
@@ -151,7 +152,7 @@ def sheet(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
     """A contact sheet: images (n, h, w) or (n, h, w, 3), each with its text beneath."""
     columns = min(3, len(images))
     rows = math.ceil(len(images) / columns)
-    wrapped = [[part for line in _drawable(text).split("\n") for part in textwrap.wrap(line, 48)[:4]] for text in texts]
+    wrapped = [[part for line in text.split("\n") for part in _wrap(line, 48)[:4]] for text in texts]
     height = 3.5 + 0.13 * max(map(len, wrapped), default=0)
     figure, panels = _panels(title, rows, columns, 3.4 * columns, height * rows)
     for axes in panels:
@@ -322,7 +323,7 @@ def confusions_figure(comparison: dict[str, Any]) -> Figure:
     k, rows = len(names), -(-len(bodies) // 4)
     columns = -(-len(bodies) // rows)
     side = max(1.8, (0.19 + 0.12 * max(name.count("\n") for name in names)) * k)
-    room = 0.07 * max(map(len, "\n".join(names).split("\n")))  # inches that a name takes
+    room = 0.07 * max(map(_width, "\n".join(names).split("\n")))  # inches that a name takes
     title = f"Confusion matrices, {'%' if k <= 6 else 'share'} of the true class, {_of(comparison)}"
     width, height = 1 + room + columns * (side + 0.15), 1.2 + room + rows * (side + 0.45)
     figure, panels = _panels(title, rows, columns, width, height, share=True)
@@ -349,15 +350,16 @@ def save(made: dict[str, Figure], folder: str | Path) -> list[Path]:
     """Write each figure as `folder/<name>.png` at 120 dpi; the folder is made. Gives the paths."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = [Path(folder) / f"{name}.png" for name in made]
-    for path, figure in zip(paths, made.values(), strict=True):
-        figure.savefig(path, dpi=120)
+    missing = "".join(save_figure(figure, path, dpi=120) for path, figure in zip(paths, made.values(), strict=True))
+    if missing:
+        say_missing("".join(sorted(set(missing))))
     return paths
 
 
 def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(min(width, 24), min(height, 24)), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(_plain("\n".join(textwrap.wrap(title, 60))), fontsize=11)
+    axes.set_title(_plain("\n".join(_wrap(title, 60))), fontsize=11)
     figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
     return figure, axes
 
@@ -366,7 +368,7 @@ def _panels(
     title: str, rows: int, columns: int, width: float, height: float, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(min(width, 24), min(height, 24)), layout="constrained")
-    figure.suptitle(_plain("\n".join(textwrap.wrap(title, int(9 * width)))), fontsize=11)
+    figure.suptitle(_plain("\n".join(_wrap(title, int(9 * width)))), fontsize=11)
     figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=True).flat)
 
@@ -399,10 +401,14 @@ def _n(n: int, split: str) -> str:
     return f"{split} (n = {n:,})"
 
 
-def _drawable(text: str) -> str:
-    """With an empty box for each letter that the font does not have."""
-    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
-    return "".join(letter if letter == "\n" or font.get_char_index(ord(letter)) else "\u25af" for letter in text)
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` letters; of half as many where some are as wide as two, as Chinese ones are."""
+    return textwrap.wrap(text, width if _width(text) == len(text) else width // 2)
+
+
+def _width(text: str) -> int:
+    """How many letters of usual width a text is as wide as."""
+    return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
 
 def _plain(text: str) -> str:
@@ -412,4 +418,4 @@ def _plain(text: str) -> str:
 def _names(classes: Sequence[str]) -> list[str]:
     """Names fit for an axis: at most `LONGEST_NAME` characters, in lines of about half that."""
     short = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
-    return [_plain("\n".join(textwrap.wrap(name, LONGEST_NAME // 2 + 4))) for name in short]
+    return [_plain("\n".join(_wrap(name, LONGEST_NAME // 2 + 4))) for name in short]
