@@ -21,8 +21,12 @@ def main(config: PrepareConfig) -> None:
 
 
 def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
-    """Print class × split, patients, masks, captions, duplicates and the quarantine."""
+    """Print what was assumed, class × split, patients, masks, captions, duplicates and the quarantine."""
     manifest, info = prepared.manifest, prepared.manifest.info
+    for note in info.get("notes", []):
+        console.print(f"note: {note}", soft_wrap=True)
+    for warning in info.get("warnings", []):
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
     counts = split_table(manifest).set_index("split")
     table = Table(title=f"{manifest.dataset}: {len(manifest.table)} images in {config.out}", box=box.SIMPLE_HEAD)
     for column in ("", *counts.index):
@@ -34,8 +38,6 @@ def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
     console.print(
         f"Images with the pixels of another: {same['within']} within a split, {same['across']} across splits."
     )
-    if info["patients_across_splits"]:
-        console.print(f"{info['patients_across_splits']} patients stand in more than one given split.", style="yellow")
     if merged := info["parts"]["merged"]:
         console.print(
             f"{merged} images of several parts were merged by content; {info['parts']['moved']} were in different splits "

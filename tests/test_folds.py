@@ -1,9 +1,12 @@
+import dataclasses
+
 import pandas as pd
 import pytest
 
 from clipcovid.config import UserError
 from clipcovid.data.folds import fold, parse_fold
-from clipcovid.data.manifest import Manifest, conform, split_patients
+from clipcovid.data.manifest import Manifest, conform
+from clipcovid.data.splits import duplicates, split_patients
 
 CLASSES = ("a", "b", "c")
 
@@ -36,6 +39,15 @@ def test_no_patient_is_in_two_splits_and_classes_have_their_shares(number):
     shares = table.groupby("split")["label"].value_counts(normalize=True).unstack()
     assert (shares - table["label"].value_counts(normalize=True)).abs().max().max() < 0.15
     assert set(table["split"]) == {"train", "val", "test"}
+
+
+def test_equal_pixels_are_in_one_fold():
+    one = manifest()
+    table = one.table.assign(sha256=[str(row // 2) for row in range(len(one.table))])
+    for number in range(1, 4):
+        divided = fold(dataclasses.replace(one, table=table), f"{number}/3", 0).table
+        assert duplicates(divided)["across"] == 0
+        assert duplicates(divided)["within"] > 50
 
 
 def test_folds_follow_from_the_seed_and_have_hashes_of_their_own():

@@ -1,41 +1,17 @@
-"""clipcovid.data.manifest: splits, hashes, duplicates, and the file."""
+"""clipcovid.data.manifest: hashes, cells, and the file."""
 
-import json
 from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from test_splits import LABELS, people
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import (
-    COLUMNS,
-    SPLITS,
-    Manifest,
-    assign_splits,
-    conform,
-    duplicates,
-    groups,
-    read_manifest,
-    split_patients,
-    strictest,
-    write_manifest,
-)
-
-LABELS = ("COVID-19", "Non-COVID", "Normal")
-
-
-def people(count, labels=LABELS, shares=(0.1, 0.3, 0.6)):
-    """1 to 4 images each of `count` patients; what a patient has doesn't hang on how many there are."""
-    rows = []
-    for patient in range(count):
-        rng = np.random.default_rng(patient)
-        label = rng.choice(labels, p=shares)
-        rows += [{"patient_id": f"p{patient}", "label": label} for _ in range(rng.integers(1, 5))]
-    table = conform(pd.DataFrame(rows))
-    table["path"] = table["patient_id"] + "_" + table.groupby("patient_id").cumcount().astype(str) + ".png"
-    return table.assign(image_id=table["path"])
+from clipcovid.data.manifest import COLUMNS, SPLITS, Manifest, conform, read_manifest, write_manifest
+from clipcovid.data.splits import assign_splits
+from clipcovid.io.tables import MISSING_WORDS
 
 
 def manifest(rows=40):
@@ -43,95 +19,6 @@ def manifest(rows=40):
     table["split"] = assign_splits(table, val=0.1, test=0.2, seed=0)
     table["sha256"] = table["image_id"]
     return Manifest(table=table, classes=LABELS, dataset="made up", info={"images": {"size": 32}})
-
-
-def made(rows, **columns):
-    return conform(pd.DataFrame({"image_id": [f"{i}.png" for i in range(rows)], **columns}))
-
-
-def test_no_patient_in_two_splits_and_every_image_in_one():
-    table = people(500)
-    table["split"] = assign_splits(table, val=0.1, test=0.2, seed=3)
-    assert set(table["split"]) == set(SPLITS)
-    assert split_patients(table) == 0
-
-
-def test_every_class_gets_the_shares_asked_for():
-    table = people(500)
-    for val, test in ((0.1, 0.2), (0.25, 0.25), (0, 0.3), (0.2, 0)):
-        split = assign_splits(table, val=val, test=test, seed=0)
-        for label in LABELS:
-            shares = split[table["label"] == label].value_counts(normalize=True)
-            assert shares.get("val", 0) == pytest.approx(val, abs=0.04)
-            assert shares.get("test", 0) == pytest.approx(test, abs=0.04)
-        assert ("val" in set(split)) == (val > 0)
-        assert ("test" in set(split)) == (test > 0)
-
-
-def test_a_thousand_classes_of_one_patient_get_the_shares_together():
-    table = made(1000, label=[f"finding {i}" for i in range(1000)])
-    shares = assign_splits(table, val=0.1, test=0.2, seed=0).value_counts(normalize=True)
-    assert shares["test"] == pytest.approx(0.2, abs=0.04)
-    assert shares["val"] == pytest.approx(0.1, abs=0.03)
-
-
-def test_the_seed_alone_decides():
-    table = people(200)
-    splits = assign_splits(table, val=0.1, test=0.2, seed=0)
-    assert splits.equals(assign_splits(table, val=0.1, test=0.2, seed=0))
-    assert (splits != assign_splits(table, val=0.1, test=0.2, seed=1)).mean() > 0.2
-    mixed = table.sample(frac=1, random_state=0)
-    assert assign_splits(mixed, val=0.1, test=0.2, seed=0).sort_index().equals(splits)
-
-
-def test_adding_patients_moves_few_others():
-    before = assign_splits(people(500), val=0.1, test=0.2, seed=0)
-    after = assign_splits(people(515), val=0.1, test=0.2, seed=0)
-    assert (after[: len(before)].to_numpy() != before.to_numpy()).mean() < 0.05
-
-
-def test_given_splits_stay_and_the_rest_is_filled_up_to_the_shares():
-    table = people(400)
-    given = table["patient_id"].isin([f"p{i}" for i in range(80)])
-    table["split"] = np.where(given, "test", "")
-    split = assign_splits(table, val=0.1, test=0.3, seed=0)
-    assert (split[given] == "test").all()
-    assert (split == "test").mean() == pytest.approx(0.3, abs=0.03)
-    assert (split == "val").mean() == pytest.approx(0.1, abs=0.03)
-    table["split"] = "train"
-    assert (assign_splits(table, val=0.1, test=0.3, seed=0) == "train").all()
-
-
-def test_images_without_a_split_follow_their_patient():
-    table = made(6, patient_id=list("aaabbb"), split=["val", "", "", "train", "test", ""])
-    assert assign_splits(table, val=0.1, test=0.2, seed=0).tolist() == ["val"] * 3 + ["train", "test", "test"]
-    assert split_patients(table.assign(split=["val", "val", "val", "train", "test", "test"])) == 1
-
-
-def test_an_image_without_a_patient_is_a_group_of_its_own():
-    table = made(300, label="x", patient_id=["", *["a"] * 20, *[""] * 279])
-    assert groups(table).nunique() == 281
-    table["split"] = assign_splits(table, val=0.2, test=0.3, seed=0)
-    assert set(table.loc[table["patient_id"] == "", "split"]) == set(SPLITS)
-    assert split_patients(table) == 0
-
-
-@pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (-0.1, 0.2), (0.1, 1)])
-def test_shares_that_leave_nothing_for_training_are_refused(val, test):
-    with pytest.raises(UserError, match="--val"):
-        assign_splits(people(5), val=val, test=test, seed=0)
-
-
-def test_strictest_prefers_test_to_val_to_train():
-    splits = pd.Series(["train", "val", "test", "", "train", "", ""])
-    assert strictest(splits, pd.Series(list("aaabbcc"))).to_dict() == {"a": "test", "b": "train", "c": ""}
-    assert strictest(splits[:2], pd.Series(list("aa"))).to_dict() == {"a": "val"}
-
-
-def test_splits_of_a_hundred_thousand_images_take_seconds():
-    table = made(100_000, label="x", patient_id=[str(i // 4) for i in range(100_000)])
-    shares = assign_splits(table, val=0.1, test=0.2, seed=0).value_counts(normalize=True)
-    assert shares["test"] == pytest.approx(0.2, abs=1e-4)
 
 
 @pytest.mark.parametrize("column", ["label", "split", "patient_id"])
@@ -244,15 +131,6 @@ def test_rows_of_a_split():
         only.rows("test")
 
 
-def test_duplicates_within_and_across_splits_are_counted_beyond_the_first():
-    splits = ["train", "train", "train", "val", "train", "test", "test", "test", "train"]
-    table = made(9, split=splits, sha256=["a", "a", "b", "b", "c", "c", "c", "", ""])
-    # a: one more in train. b: train and val. c: train and test, and one more in test. "": unknown, not alike.
-    assert duplicates(table) == {"within": 2, "across": 2}
-    assert duplicates(table[:0]) == {"within": 0, "across": 0}
-    json.dumps(duplicates(table))
-
-
 def test_cells_become_text():
     cells = [float("nan"), None, 50.0, 50, 50.5, " a ", True, pd.NaT, [1, "ü"], {"x": None}, np.array([1, 2]), "\ud83d"]
     table = conform(pd.DataFrame({"image_id": range(len(cells)), "view": cells}))
@@ -268,3 +146,15 @@ def test_missing_columns_are_made_and_further_ones_carried():
     assert table.columns.tolist() == [*COLUMNS, "age", "0"]
     assert table.loc[0, "0"] == "zero"
     assert (table["width"].dtype, table.loc[0, "width"], table.loc[0, "label"]) == (np.int32, 0, "")
+
+
+@pytest.mark.parametrize("column", ["image_id", "path", "patient_id", "split", "view", "lung_mask", "sex"])
+def test_the_words_for_a_missing_value_mean_missing_in_every_text_column(column):
+    words = sorted(MISSING_WORDS)
+    assert {"", "nan", "NaN", "None", "NA", "N/A", "null", "<NA>"} <= set(words)
+    table = conform(pd.DataFrame({column: [*words, " nan ", "nan7", "No", "Anna"]}))
+    assert table[column].tolist() == [""] * (len(words) + 1) + ["nan7", "No", "Anna"]
+
+
+def test_a_class_may_be_called_none():
+    assert conform(pd.DataFrame({"label": ["None", None]}))["label"].tolist() == ["None", ""]

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import LOCAL
+from conftest import HERE, LOCAL
 from image_files import dicom, encode
 from PIL import Image
 from rich.console import Console
@@ -26,7 +26,7 @@ from test_sources import mask, medpix, picture, quex
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data import prepare as module
 from clipcovid.data.images import decode, fit_image, fit_mask
-from clipcovid.data.manifest import read_manifest
+from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, pack_hash, pack_row, prepare, split_table
@@ -232,10 +232,13 @@ def test_another_source_or_other_options_are_refused_by_name(cluster, tmp_path, 
     ):
         with pytest.raises(UserError, match=match + ".*choose another --out, or --overwrite"):
             run("table", table, out, **options)
-    for line in ("x/007.png,b,9,", "x/000.png,b,9,"):
-        content = table.read_text()
+    content = table.read_text()
+    for line, match in (
+        ("x/new.png,b,9,", r"another preparation \(the data set's files or table differ\)"),
+        ("x/000.png,b,0,", r"x/000.png is listed with the label 'a' and with 'b'"),
+    ):
         table.write_text(content + line + "\n")
-        with pytest.raises(UserError, match=r"another preparation \(the data set's files or table differ\)"):
+        with pytest.raises(UserError, match=match):
             run("table", table, out)
         table.write_text(content)
     table.write_text(content.replace("000.png,a", "000.png,b"))
@@ -502,7 +505,139 @@ def test_the_report_shows_names_as_they_are(tmp_path, cluster):
         "Already prepared: nothing was left to do.",
     ):
         assert words in shown
-    assert re.search(r"pixels of another: (1 within a split, 0|0 within a split, 1) across splits", shown)
+    assert "pixels of another: 1 within a split, 0 across splits" in shown
+    warned = shown.index("warning: no patient ids are known: splits and intervals are by image")
+    assert warned < shown.index("t: 3 images in")
+    old = {key: value for key, value in done.manifest.info.items() if key not in ("notes", "warnings")}
+    report(dataclasses.replace(done, manifest=dataclasses.replace(done.manifest, info=old)), config, console)
+
+
+def test_equal_pixels_are_kept_in_one_split(tmp_path):
+    for i in range(40):
+        picture(tmp_path / "set" / "AB"[i // 2 % 2] / f"{i}.png", i // 2)
+    done, _ = run("imagefolder", tmp_path / "set", tmp_path / "out", compute=HERE)
+    assert done.manifest.info["duplicates"] == {"within": 20, "across": 0}
+    assert set(done.manifest.table["split"]) == {"train", "val", "test"}
+
+
+def test_a_sets_own_splits_with_equal_pixels_are_warned_of_and_can_be_put_aside(tmp_path):
+    for i in range(40):
+        picture(tmp_path / "set" / ("train" if i % 2 else "test") / "AB"[i // 2 % 2] / f"{i}.png", i // 2)
+    done, _ = run("imagefolder", tmp_path / "set", tmp_path / "out", compute=HERE)
+    assert any("20 images have the pixels" in warning for warning in done.manifest.info["warnings"])
+    anew, _ = run("imagefolder", tmp_path / "set", tmp_path / "anew", compute=HERE, resplit=True)
+    assert anew.manifest.info["duplicates"]["across"] == 0
+    assert "40 images are put aside (--resplit)" in anew.manifest.info["notes"][-1]
+
+
+def test_a_val_split_is_made_of_train_where_the_set_gives_none(tmp_path):
+    for i in range(60):
+        picture(tmp_path / "set" / ("train" if i < 45 else "test") / "AB"[i % 2] / f"{i}.png", i)
+    done, _ = run("imagefolder", tmp_path / "set", tmp_path / "out", compute=HERE, val=0.2)
+    assert done.manifest.table["split"].value_counts().to_dict() == {"train": 36, "test": 15, "val": 9}
+    assert "val: 20% of train by image (9 images), for the set gives none." in done.manifest.info["notes"]
+    none, _ = run("imagefolder", tmp_path / "set", tmp_path / "none", compute=HERE, val=0.0)
+    assert set(none.manifest.table["split"]) == {"train", "test"}
+    with pytest.raises(UserError, match="'val' of set has no images: prepare the set again"):
+        none.manifest.rows("val")
+
+
+def clinic(root, patients, **tags):
+    """A folder of DICOM files, one of each of `patients`, in two classes."""
+    for i, patient in enumerate(patients):
+        path = root / "AB"[i % 2] / f"{i}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 4096, (40, 40), dtype=np.uint16)
+        date = f"2020010{9 - i % 3}"
+        path.write_bytes(
+            dicom(pixels, PatientID=patient, StudyDate=date, ViewPosition="AP", PatientName="Doe^J", **tags)
+        )
+    return root
+
+
+def test_a_folder_of_dicoms_takes_patients_views_and_the_order_of_studies_from_the_headers(tmp_path, small_shards):
+    root, out = clinic(tmp_path / "set", [f"P{i // 3}" for i in range(30)]), tmp_path / "out"
+    done, _ = run("imagefolder", root, out, compute=HERE)
+    table = done.manifest.table
+    assert table["patient_id"].nunique() == 10
+    assert table.groupby("patient_id")["split"].nunique().max() == 1
+    assert set(table["view"]) == {"AP"}
+    assert table.groupby("patient_id")["study_order"].agg("".join).str.len().eq(3).all()
+    assert set(table["study_order"]) == {"1", "2", "3"}
+    assert done.manifest.info["notes"][-1].startswith("from the DICOM headers come the patient (hashed) of 30")
+    assert not (out / "readings").exists()
+    for path in out.rglob("*.*"):
+        content = path.read_bytes()
+        assert not any(text in content for text in (b"2020010", b"Doe", b"P0\0", b'"P1"'))
+
+
+def test_headers_outlive_an_interruption(tmp_path, small_shards, monkeypatch):
+    root, out = clinic(tmp_path / "set", [f"P{i // 3}" for i in range(12)]), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_manifest", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run("imagefolder", root, out, compute=HERE)
+    monkeypatch.setattr(module, "_pack_shard", lambda *args, **options: pytest.fail("packed again"))
+    done, _ = run("imagefolder", root, out, compute=HERE)
+    assert done.manifest.table["patient_id"].nunique() == 4
+    assert not (out / "readings").exists()
+
+
+def test_what_was_assumed_of_single_files_is_counted(tmp_path, small_shards):
+    table = scans(tmp_path / "set", 10)
+    for i in range(7):
+        pixels = np.full((40, 40), 1, np.uint8)
+        pixels[5:20, 5:30] = 254
+        Image.fromarray(pixels).save(tmp_path / f"set/m/{i:03}.png")
+    done, _ = run("table", table, tmp_path / "out", compute=HERE)
+    assert any(note.startswith("7 × mask of the values 1 and 254") for note in done.manifest.info["notes"])
+    assert run("table", table, tmp_path / "out", compute=HERE)[0].manifest.info["notes"] == done.manifest.info["notes"]
+
+
+def test_dicoms_of_one_patient_are_in_one_split_which_is_said(tmp_path):
+    done, _ = run("imagefolder", clinic(tmp_path / "set", ["P1"] * 12), tmp_path / "out", compute=HERE)
+    assert set(done.manifest.table["split"]) == {"train"}
+    assert (
+        "all images are of one patient or have equal pixels, and can't be divided" in done.manifest.info["warnings"][0]
+    )
+
+
+def test_classes_are_renamed_and_near_twins_and_lists_are_refused(tmp_path, sparse_ray):
+    for i in range(6):
+        picture(tmp_path / f"{i}.png", i)
+    table = tmp_path / "t.csv"
+    rows = [
+        f"{i}.png,{name},\"['{name}']\""
+        for i, name in enumerate(["COVID-19", "COVID-19", "Covid-19", "covid-19", "b", "b"])
+    ]
+    table.write_text("\n".join(["path,label,all", *rows]) + "\n")
+    with pytest.raises(UserError, match=r"'COVID-19' \(2 images\), 'Covid-19' \(1 images\), 'covid-19' \(1 images\)"):
+        run("table", table, tmp_path / "out")
+    with pytest.raises(UserError, match="Lists of findings stand in the column 'all'"):
+        run("table", table, tmp_path / "out", columns=ColumnsConfig(label="all"))
+    with pytest.raises(UserError, match="--rename 'Flu' labels no image"):
+        run("table", table, tmp_path / "out", rename=("Flu=b",))
+
+
+def test_renamed_classes_are_prepared_and_part_of_what_tells_preparations_apart(tmp_path):
+    root, out = folder(tmp_path / "set", 12, ("Flu", "flu", "Normal")), tmp_path / "out"
+    done, _ = run("imagefolder", root, out, compute=HERE, rename=("flu=Flu",))
+    assert done.manifest.table["label"].value_counts().to_dict() == {"Flu": 8, "Normal": 4}
+    with pytest.raises(UserError, match=r"\(rename differ\)"):
+        run("imagefolder", root, out, compute=HERE, rename=("flu=Grippe",))
+
+
+def test_a_set_prepared_by_other_rules_opens_but_is_not_taken_for_this_preparation(tmp_path):
+    root, out = folder(tmp_path / "set", 12), tmp_path / "out"
+    done, _ = run("imagefolder", root, out, compute=HERE)
+    recipe = {
+        key: value for key, value in done.manifest.info["recipe"].items() if key not in ("rules", "rename", "resplit")
+    }
+    write_manifest(out, dataclasses.replace(done.manifest, info=done.manifest.info | {"recipe": recipe}))
+    assert read_manifest(out).content_hash == done.manifest.content_hash
+    with pytest.raises(UserError, match=r"was prepared by another version of clipcovid.*--overwrite"):
+        run("imagefolder", root, out, compute=HERE)
+    assert run("imagefolder", root, out, compute=HERE, overwrite=True)[0].fresh
 
 
 def test_a_users_mistake_on_the_command_line_ends_with_status_2():

@@ -162,8 +162,9 @@ def test_imagefolder_follows_links_and_survives_a_circle(tmp_path):
     (tmp_path / "set/Flu").symlink_to(tmp_path / "elsewhere/flu")
     (tmp_path / "set/Normal/c.png").symlink_to(tmp_path / "set/Normal/b.png")
     (tmp_path / "set/Normal/round").symlink_to(tmp_path / "set")
-    asked = [("Flu/a.png", "Flu"), ("Normal/b.png", "Normal"), ("Normal/c.png", "Normal")]
-    assert cells(listed("imagefolder", tmp_path / "set"), "image_id", "label") == asked
+    listing = listed("imagefolder", tmp_path / "set")
+    assert cells(listing, "image_id", "label") == [("Flu/a.png", "Flu"), ("Normal/b.png", "Normal")]
+    assert listing.notes == ("1 rows name a file again (1 files): each file is one image.",)
 
 
 def test_metadata_csv_is_joined_by_file_name(tmp_path):
@@ -352,13 +353,17 @@ def test_rows_without_a_usable_path_are_refused_one_by_one(tmp_path):
     assert listing.refused["path"].tolist() == ["../m.png"]
 
 
-def test_a_file_listed_twice_is_kept_twice_and_told_apart(tmp_path):
-    pictures(tmp_path, "a.png", "a.png#2", "A.png", format="PNG")
-    (tmp_path / "t.csv").write_text("path,label\na.png,x\na.png,y\na.png#2,z\na.png,x\nA.png,x\n")
-    ids = listed("table", tmp_path / "t.csv").table["image_id"]
-    assert ids.is_unique
-    assert ids[0] == "a.png"
-    assert len(ids) == 5
+def test_a_file_listed_twice_is_one_image_and_an_id_of_several_files_is_told_apart(tmp_path):
+    pictures(tmp_path, "a.png", "b.png", "c.png", format="PNG")
+    (tmp_path / "t.csv").write_text(
+        "path,label,image_id\na.png,x,1\n./a.png,x,1\nb.png,y,1\nc.png,z,1#2\nd/../a.png,,2\n"
+    )
+    listing = listed("table", tmp_path / "t.csv")
+    assert cells(listing, "image_id", "label") == [("1", "x"), ("1#2", "y"), ("1#2#2", "z")]
+    assert listing.notes == (
+        "2 rows name a file again (1 files): each file is one image.",
+        "1 files have the image_id of another: they are told apart, as 1#2.",
+    )
 
 
 @pytest.mark.parametrize(

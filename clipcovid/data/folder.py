@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 from clipcovid.files import METADATA_KEY, refuse_foreign, remove_own
 
 LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
+READINGS = "readings"  # DICOM headers and notes, a file a shard; there only while a preparation is unfinished
 MARKER = ".clipcovid"  # in every folder that a preparation has begun
 TABLES = ("manifest.parquet", LISTING, "quarantine.parquet")
 EMBEDDINGS = (
     r"embeddings/[0-9a-f]+/(\d{5}\.parquet|_encoder\.json|_SUCCESS|_\w+\.(faiss|json)|_texts/[0-9a-f]+\.parquet)"
 )
-PREPARED = rf"(manifest|listing|quarantine)\.parquet|images/\d{{5}}\.arrow|{EMBEDDINGS}"
+PREPARED = rf"(manifest|listing|quarantine)\.parquet|images/\d{{5}}\.arrow|{READINGS}/\d{{5}}\.json|{EMBEDDINGS}"
 BESIDE = r"phantom/.*|captions/.*"  # drawn and written by other jobs, which look after it themselves
 
 
@@ -38,6 +39,11 @@ def begin_folder(out: Path) -> None:
     (out / MARKER).touch()
     remove_own(out, PREPARED)
     (out / "images").mkdir(exist_ok=True)
+
+
+def remove_readings(out: Path) -> None:
+    """Delete what was read off DICOM headers, dates among it."""
+    remove_own(out, rf"{READINGS}/\d{{5}}\.json")
 
 
 def _has_our_metadata(path: Path) -> bool:

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import Manifest, groups
+from clipcovid.data.manifest import Manifest
+from clipcovid.data.splits import groups
 
 VAL_FOLDS = 8  # an eighth of what is not tested chooses the epoch
 

@@ -1,4 +1,4 @@
-"""The manifest: one row an image, with splits by patient. No torch and no Ray here.
+"""The manifest: one row an image. No torch and no Ray here.
 
 `manifest.parquet` has the columns of `COLUMNS` as text ("" where unknown; width and height are integers), then whatever
 further columns the source brought, as text. The classes, the data set's name and the hashes stand in the Parquet metadata.
@@ -17,6 +17,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.files import read_parquet, write_parquet
+from clipcovid.io.tables import MISSING_WORDS
 
 TEXT_COLUMNS = (
     "image_id",
@@ -109,7 +110,10 @@ class Manifest:
             raise UserError(f"--split {split!r} is unknown: use {', '.join(SPLITS)} or all.")
         rows = self.table if split == "all" else self.table[self.table["split"] == split]
         if rows.empty:
-            raise UserError(f"The split {split!r} of {self.dataset} has no images.")
+            raise UserError(
+                f"The split {split!r} of {self.dataset} has no images: prepare the set again, with --resplit or other shares "
+                "(--val, --test)."
+            )
         return rows.reset_index(drop=True)
 
 
@@ -119,7 +123,11 @@ def _table_hash(table: pd.DataFrame) -> str:
 
 
 def conform(table: pd.DataFrame) -> pd.DataFrame:
-    """A copy with every manifest column, in order, as text ("" for missing), width and height as int32 (0 unknown)."""
+    """A copy with every manifest column, in order, as text ("" for missing), width and height as int32 (0 unknown).
+
+    The words for a missing value mean missing in every text column but the label's: a class may have such a name (see
+    `classes.clean_labels`).
+    """
     table = table.rename(columns=str)
     for column in COLUMNS:
         if column not in table:
@@ -127,6 +135,8 @@ def conform(table: pd.DataFrame) -> pd.DataFrame:
     extra = [str(column) for column in table if column not in COLUMNS]
     for column in [*TEXT_COLUMNS, *extra]:
         table[column] = table[column].astype(object).where(table[column].notna(), "").map(_text)
+        if column != "label":
+            table[column] = table[column].mask(table[column].isin(MISSING_WORDS), "")
     for column in ("width", "height"):
         table[column] = table[column].astype("int32")
     return table[[*COLUMNS, *extra]].reset_index(drop=True)
@@ -179,57 +189,3 @@ def read_manifest(folder: Path | str) -> Manifest:
     if manifest.content_hash != meta["content_hash"]:
         raise UserError(f"{path} was changed after it was written: prepare the data set again, with --overwrite.")
     return manifest
-
-
-def groups(table: pd.DataFrame) -> pd.Series:
-    """The unit that splits and intervals keep together: the patient, or the image itself where none is known."""
-    return table["patient_id"].where(table["patient_id"] != "", "image:" + table["image_id"])
-
-
-def strictest(splits: pd.Series, group: pd.Series) -> pd.Series:
-    """The strictest split that each group has: test before val before train; "" where it has none."""
-    ranks = splits.map({"": -1} | {split: rank for rank, split in enumerate(SPLITS)})
-    return ranks.groupby(group, sort=False).max().map({-1: ""} | dict(enumerate(SPLITS)))
-
-
-def assign_splits(table: pd.DataFrame, *, val: float, test: float, seed: int) -> pd.Series:
-    """Splits for all rows: those given stay; patients without one are spread by class, seeded, a patient in one split.
-
-    The patients of a stratum (the set of labels that they have) stand on a circle, in the order of a hash of (seed,
-    patient), each taking as much of it as it has images, and the splits are arcs of it. So each class has the shares
-    asked for, and few patients change their split when others are added. Where the circle starts is drawn for each
-    stratum, or a stratum of one patient would always be in the same split.
-    """
-    if not (val >= 0 and test >= 0 and val + test < 1):
-        raise UserError(f"--val {val} and --test {test} must be shares of the images that leave some for training.")
-    group = groups(table)
-    pairs = pd.DataFrame({"group": group, "label": table["label"]}).drop_duplicates().sort_values("label")
-    people = pd.DataFrame({"images": group.value_counts(), "given": strictest(table["split"], group)})
-    people["stratum"] = pairs.groupby("group")["label"].agg("|".join)
-    people["draw"] = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in people.index]
-    people = people.sort_values(["stratum", "draw"])
-    stratum, images, given = people["stratum"], people["images"], people["given"]
-    asked = images.groupby(stratum).transform("sum")
-    tests, vals = (
-        (share * asked - images.where(given == split, 0).groupby(stratum).transform("sum")).clip(lower=0)
-        for split, share in (("test", test), ("val", val))
-    )
-    images = images.where(given == "", 0)
-    circle = images.groupby(stratum).transform("sum")
-    starts = {name: hashlib.sha256(f"{seed}:{name}".encode()).digest()[:6] for name in stratum.unique()}
-    start = stratum.map({name: int.from_bytes(drawn) / 256**6 for name, drawn in starts.items()})
-    at = ((images.groupby(stratum).cumsum() - images / 2) / circle + start) % 1 * circle
-    people["split"] = given.where(given != "", np.select([at < tests, at < tests + vals], ["test", "val"], "train"))
-    return table["split"].where(table["split"] != "", group.map(people["split"]))
-
-
-def split_patients(table: pd.DataFrame) -> int:
-    """How many known patients stand in more than one split."""
-    known = table[table["patient_id"] != ""]
-    return int((known.groupby("patient_id")["split"].nunique() > 1).sum())
-
-
-def duplicates(table: pd.DataFrame) -> dict[str, int]:
-    """Images with the pixels of another: `within` one split, and `across` splits (counting the images beyond the first)."""
-    alike = table[table["sha256"] != ""].groupby("sha256")["split"].agg(["size", "nunique"])
-    return {"within": int((alike["size"] - alike["nunique"]).sum()), "across": int((alike["nunique"] - 1).sum())}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,27 +13,22 @@ import tyro
 
 from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten
 from clipcovid.data import images
-from clipcovid.data.folder import LISTING, begin_folder, check_folder, is_ours
-from clipcovid.data.manifest import (
-    MASKS,
-    SPLITS,
-    Manifest,
-    assign_splits,
-    duplicates,
-    read_manifest,
-    split_patients,
-    write_manifest,
-)
+from clipcovid.data.classes import clean_labels, keep_classes
+from clipcovid.data.folder import LISTING, READINGS, begin_folder, check_folder, is_ours, remove_readings
+from clipcovid.data.headers import fill_from_headers
+from clipcovid.data.manifest import MASKS, SPLITS, Manifest, read_manifest, write_manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import read_shard, write_shard
-from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
+from clipcovid.data.sources import PARTS, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
+from clipcovid.data.splits import duplicates, make_splits, split_patients
 from clipcovid.distribute import spread
-from clipcovid.files import read_parquet, refuse_overlap, write_parquet
+from clipcovid.files import read_parquet, refuse_overlap, write_json, write_parquet
 from clipcovid.identity import digest
-from clipcovid.labels import CLASSES
 from clipcovid.resources import connect, nodes, plan
 
 DECODER = 1  # to be raised when the same file would give other pixels
+RULES = 2  # to be raised when the same files would give other rows, columns or splits
+NOTED = 8  # different things assumed of single files that are printed
 SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
 
 
@@ -56,10 +52,14 @@ class PrepareConfig:
     """How images are decoded and resized."""
     classes: tuple[str, ...] = ()
     """Classes to keep, in this order. Default: all that are found; the three of COVID-QU-Ex in their own order."""
+    rename: tuple[str, ...] = ()
+    """OLD=NEW …: classes to be called otherwise, before --classes is applied; nothing after the = leaves no label."""
     val: float = 0.1
-    """Share of the images for validation, where the data set gives no split."""
+    """Share of the images for validation, where the data set gives no such split."""
     test: float = 0.2
-    """Share of the images for testing, where the data set gives no split."""
+    """Share of the images for testing, where the data set gives no such split."""
+    resplit: bool = False
+    """Put the data set's own splits aside, and make new ones by patient and by equal pixels."""
     seed: int = 0
     """Seed of the split."""
     max_bad: float = 0.05
@@ -104,24 +104,55 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     listing = list_source(
         config.source, config.root, config.columns, config.phantom, config.out / "phantom", config.image_folder
     )
-    table, left_out, classes = _keep_classes(listing.table, config.classes)
+    table, info = _rows(config, listing)
     recipe = options | {"listing": digest(table.to_json(orient="values")), "files": listing.files}
     if config.overwrite:
         begin_folder(config.out)
     if _is_done(config.out, recipe):
         manifest = read_manifest(config.out)
+        _remove_traces(config.out)  # of one that was killed at its very end
         return Prepared(manifest=manifest, quarantine=_read_quarantine(config.out), fresh=False)
     if not (config.out / LISTING).exists():
         begin_folder(config.out)  # without packed files of which nothing says what they hold
     connect(config.compute)
-    info: dict[str, Any] = {"left_out": left_out}
     table, info["parts"] = _final_listing(config, table, recipe, parts=listing.parts)
     _pack(config, log)
-    listed = len(table) + len(listing.refused)
+    table, quarantine = _good_rows(config, table, listing.refused)
+    headers, assumed = _read_readings(config.out)
+    table, notes = fill_from_headers(table, headers)
+    splits, more, warnings = make_splits(table, val=config.val, test=config.test, seed=config.seed, anew=config.resplit)
+    table["split"] = splits
+    info["notes"] += [*assumed, *notes, *more]
+    info |= {
+        "recipe": recipe,
+        "images": dataclasses.asdict(config.images),
+        "pack_hash": pack_hash(config.images),
+        "duplicates": duplicates(table),
+        "patients_across_splits": split_patients(table),
+        "warnings": warnings,
+    }
+    manifest = Manifest(table=table, classes=tuple(info.pop("classes")), dataset=listing.dataset, info=info)
+    write_manifest(config.out, manifest)
+    _remove_traces(config.out)
+    return Prepared(manifest=manifest, quarantine=quarantine, fresh=True)
+
+
+def _rows(config: PrepareConfig, listing: Listing) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The listing's rows of the wanted classes; and `classes`, `left_out` and `notes`."""
+    table = listing.table.copy()
+    where = f"the column {config.columns.label or 'label'!r}" if config.source == "table" else "the labels"
+    table["label"], notes = clean_labels(table["label"], wanted=config.classes, renames=config.rename, where=where)
+    table, left_out, classes = keep_classes(table, config.classes)
+    return table, {"left_out": left_out, "classes": classes, "notes": [*listing.notes, *notes]}
+
+
+def _good_rows(config: PrepareConfig, table: pd.DataFrame, refused: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows whose images could be packed, and the quarantine, which is written; too many bad ones: `UserError`."""
+    listed = len(table) + len(refused)
     table, bad, hit = _collect(table, config.out)
-    quarantine = pd.concat([listing.refused, bad], ignore_index=True)
+    quarantine = pd.concat([refused, bad], ignore_index=True)
     write_parquet(config.out / "quarantine.parquet", quarantine, {})
-    hit += len(listing.refused)
+    hit += len(refused)
     share = hit / listed
     if share > config.max_bad or table.empty:
         raise UserError(
@@ -129,20 +160,15 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
             f"allows {config.max_bad:.1%}): {reasons(quarantine)}. {config.out / 'quarantine.parquet'} names them: mend "
             "the files and run again with --overwrite, or raise --max-bad."
         )
-    table["split"] = assign_splits(table, val=config.val, test=config.test, seed=config.seed)
-    info |= {
-        "recipe": recipe,
-        "images": dataclasses.asdict(config.images),
-        "pack_hash": pack_hash(config.images),
-        "duplicates": duplicates(table),
-        "patients_across_splits": split_patients(table),
-    }
-    manifest = Manifest(table=table, classes=classes, dataset=listing.dataset, info=info)
-    write_manifest(config.out, manifest)
-    (config.out / LISTING).unlink()
-    for partial in (config.out / "images").glob(".[0-9]*.arrow.[0-9]*"):  # of workers that were killed
+    return table, quarantine
+
+
+def _remove_traces(out: Path) -> None:
+    """Remove what only an unfinished preparation has."""
+    (out / LISTING).unlink(missing_ok=True)
+    for partial in (out / "images").glob(".[0-9]*.arrow.[0-9]*"):  # of workers that were killed
         partial.unlink()
-    return Prepared(manifest=manifest, quarantine=quarantine, fresh=True)
+    remove_readings(out)
 
 
 def pack_hash(config: ImagesConfig) -> str:
@@ -155,7 +181,7 @@ def _options(config: PrepareConfig) -> dict[str, str]:
     """The options that shape the outcome; with the listing and the files they tell one preparation from another."""
     left_out = {"out", "overwrite", "max_bad", "root", "image_folder"}
     flat = {k: str(v) for k, v in flatten(config).items() if k not in left_out and not k.startswith("compute.")}
-    return flat | {"decoder": str(DECODER)}
+    return flat | {"decoder": str(DECODER), "rules": str(RULES)}
 
 
 def _check_out(config: PrepareConfig) -> None:
@@ -185,41 +211,38 @@ def _is_done(out: Path, recipe: dict[str, str]) -> bool:
         there = (read_parquet(out / LISTING)[1] or {}).get("recipe", {})
     else:
         return False
+    if there.get("rules") != recipe["rules"]:
+        raise UserError(
+            f"{out} was prepared by another version of clipcovid, which made other rows and splits of the same files: "
+            "choose another --out, or --overwrite it."
+        )
     if differs := sorted(key for key in recipe if there.get(key, "") != recipe[key]):
         what = "the data set's files or table" if set(differs) <= {"listing", "files"} else ", ".join(differs)
         raise UserError(f"{out} holds another preparation ({what} differ): choose another --out, or --overwrite it.")
     return done
 
 
-def _keep_classes(table: pd.DataFrame, wanted: tuple[str, ...]) -> tuple[pd.DataFrame, dict[str, int], tuple[str, ...]]:
-    """The rows of the wanted classes (unlabelled ones stay), how many of which others were left out, and the classes."""
-    found = set(table["label"]) - {""}
-    if len(set(wanted)) < len(wanted):
-        raise UserError(f"--classes {' '.join(wanted)} names a class twice.")
-    if missing := [name for name in wanted if name not in found]:
-        raise UserError(f"--classes {missing[0]!r} labels no image; found: {', '.join(sorted(found))}.")
-    default = CLASSES if found <= set(CLASSES) else tuple(sorted(found))
-    classes = wanted or tuple(name for name in default if name in found)
-    keep = table["label"].isin(["", *classes])
-    left_out = {str(label): int(count) for label, count in table.loc[~keep, "label"].value_counts().items()}
-    return table[keep].reset_index(drop=True), left_out, classes
-
-
 def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
     """Read, decode and resize one image and its masks into a row of a packed shard; what is bad is named in `bad`.
 
-    `notes` are sentences on what was assumed.
+    `notes` are sentences on what was assumed; `header` is what a DICOM's header says (see `dicom.read_header`), None for
+    other files.
     """
     packed: dict[str, Any] = {"image_id": row["image_id"], "image": b"", "width": 0, "height": 0, "sha256": ""}
-    packed |= dict.fromkeys(MASKS, b"")
+    packed |= dict.fromkeys(MASKS, b"") | {"header": None}
     bad, notes = dict[str, str](), list[str]()
     try:
-        picture = images.read_picture(images.read_bytes(row["path"]), max_pixels=config.max_pixels)
+        data = images.read_bytes(row["path"])
+        picture = images.read_picture(data, max_pixels=config.max_pixels)
         image = picture.pixels
         notes += picture.notes
         height, width = image.shape[:2]
         packed |= {"image": images.fit_image(image, config).tobytes(), "width": width, "height": height}
         packed["sha256"] = images.pixel_hash(image)
+        if images.file_kind(data) == "DICOM":
+            from clipcovid.data.dicom import read_header  # pydicom is slow to import, and most sets have none
+
+            packed["header"] = read_header(data)
         for kind in MASKS:
             if row[kind]:
                 try:
@@ -297,9 +320,27 @@ def _shard_rows(out: Path, number: int) -> list[dict[str, str]]:
 
 
 def _pack_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dict[str, Any]:
-    rows = _shard_rows(out, item["number"])
-    write_shard(_shard_path(out, item["number"]), [pack_row(row, config) for row in rows])
+    rows = [pack_row(row, config) for row in _shard_rows(out, item["number"])]
+    headers = {row["image_id"]: row["header"] for row in rows if row["header"]}
+    notes = Counter(note for row in rows for note in row["notes"])
+    if headers or notes:  # before the shard, which says that all is done
+        write_json(out / READINGS / f"{item['number']:05}.json", {"headers": headers, "notes": notes})
+    write_shard(_shard_path(out, item["number"]), rows)
     return item | {"images": len(rows)}
+
+
+def _read_readings(out: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """image_id → what the header of its DICOM file says; and what was assumed of how many files, the most frequent first."""
+    headers: dict[str, dict[str, str]] = {}
+    notes = Counter[str]()
+    for path in sorted((out / READINGS).glob("[0-9]*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        headers |= content["headers"]
+        notes.update(content["notes"])
+    common = notes.most_common(NOTED)
+    rest = notes.total() - sum(count for _, count in common)
+    told = [f"{count:,} × {note}." for note, count in common]
+    return headers, told + [f"{rest:,} × other things were assumed of an image or mask."] * bool(rest)
 
 
 def _hash_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dict[str, Any]:
@@ -353,7 +394,9 @@ def split_table(manifest: Manifest) -> pd.DataFrame:
         row: dict[str, Any] = {"split": split} | {name: int(labels.get(name, 0)) for name in manifest.classes}
         if "" in set(manifest.table["label"]):
             row["no label"] = int(labels.get("", 0))
-        row |= {"images": len(part), "patients": int(part.loc[part["patient_id"] != "", "patient_id"].nunique())}
+        row["images"] = len(part)
+        if (manifest.table["patient_id"] != "").any():
+            row["patients"] = int(part.loc[part["patient_id"] != "", "patient_id"].nunique())
         for kind in MASKS:
             row[kind.replace("_", " ") + "s"] = int((part[kind] != "").sum())
         rows.append(row | {"captions": int((part["caption"] != "").sum())})

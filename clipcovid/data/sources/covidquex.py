@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import MASKS, SPLIT_NAMES, strictest
+from clipcovid.data.manifest import MASKS, SPLIT_NAMES
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.matching import stem
 from clipcovid.data.sources.registry import PARTS, source
 from clipcovid.data.sources.root import Root
+from clipcovid.data.splits import strictest
 from clipcovid.labels import CLASSES
 
 

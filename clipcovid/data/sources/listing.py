@@ -10,6 +10,7 @@ from clipcovid.config import UserError
 from clipcovid.data.captions import PLACEHOLDER
 from clipcovid.data.manifest import MASKS, SPLIT_NAMES, conform
 from clipcovid.data.phantom import write_phantoms
+from clipcovid.data.repeats import merge_repeats
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate
 from clipcovid.data.sources.registry import PARTS, SOURCES, TABLES
@@ -86,8 +87,7 @@ def list_source(
     if name == "table":
         rows = locate(place, rows)
     rows, refused = _resolve(place.images_at, rows)
-    while (again := rows.groupby("image_id").cumcount()).any():  # listed twice: both stay, told apart
-        rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")
+    rows = _rows_with_ids(place, rows)
     if place.is_folder and (passed_over := place.passed_over()):
         place.notes.append(passed_over)
     return Listing(
@@ -98,6 +98,18 @@ def list_source(
         files=place.state(),
         notes=tuple(dict.fromkeys(place.notes)),
     )
+
+
+def _rows_with_ids(place: Root, rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a file, each with an id of its own."""
+    rows, notes = merge_repeats(rows)
+    place.notes += notes
+    if (same := rows["image_id"].duplicated()).any():
+        first = rows.loc[same, "image_id"].iloc[0]
+        place.notes.append(f"{same.sum():,} files have the image_id of another: they are told apart, as {first}#2.")
+    while (again := rows.groupby("image_id").cumcount()).any():
+        rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")
+    return rows
 
 
 def _splits(given: pd.Series) -> pd.Series:
