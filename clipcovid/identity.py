@@ -170,6 +170,16 @@ def data_identity(data: Data, columns: Iterable[str] = ()) -> dict[str, str]:
     return known
 
 
+def contents_hash(named: Iterable[tuple[str, Any]]) -> str:
+    """Of names and buffers of bytes, in their order; "" where there is none."""
+    total, count = hashlib.sha256(), 0
+    for name, content in named:
+        total.update(f"{name}\0{len(content)}\0".encode())
+        total.update(content)
+        count += 1
+    return total.hexdigest()[:16] if count else ""
+
+
 def run_identity(config: Any, data: Data) -> dict[str, Any]:
     """What makes two trainings on data, `prepared` by the config, the same."""
     return {"task": config.task} | config_identity(config, data.classes) | data_identity(data, config.reads)

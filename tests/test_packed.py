@@ -8,7 +8,7 @@ import pytest
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest, conform, write_manifest
-from clipcovid.data.packed import PackedImages, read_shard, write_shard
+from clipcovid.data.packed import PackedImages, masks_hash, read_shard, write_shard
 
 SIZE = 16
 
@@ -29,6 +29,21 @@ def folder(path, shards, mode="gray", ids=None):
     images = {"size": SIZE, "mode": mode}
     write_manifest(path, Manifest(table=table, classes=(), dataset="x", info={"images": images}))
     return path
+
+
+def test_masks_are_known_by_their_pixels(tmp_path):
+    empty, mask = bytes(SIZE * SIZE), bytes(SIZE * SIZE - 1) + b"\xff"
+    one, same, other, none = (
+        masks_hash(folder(tmp_path / name, [[row(1, **given), row(2)]]))
+        for name, given in (
+            ("one", {"lung_mask": mask}),
+            ("same", {"lung_mask": mask}),
+            ("other", {"lung_mask": empty}),
+            ("none", {}),
+        )
+    )
+    assert one == same != other
+    assert (set(one), none) == ({"lung_mask"}, {})
 
 
 def pixels(number, mode="gray"):

@@ -5,7 +5,7 @@ empty where the image is bad), `lung_mask`, `infection_mask` (size × size bytes
 off the file: `width`, `height`, `sha256`, `bad` (path → reason, as JSON).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.manifest import MASKS, Manifest, read_manifest
 from clipcovid.files import whole
+from clipcovid.identity import contents_hash
 
 SCHEMA = pa.schema(
     [
@@ -43,6 +44,21 @@ def read_shard(path: Path) -> pa.RecordBatch:
         return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is damaged ({error}): prepare the data set again, with --overwrite.") from None
+
+
+def masks_hash(folder: Path) -> dict[str, str]:
+    """Mask column → the hash of all its masks as they are packed in a prepared folder; without columns that are empty."""
+
+    def masks(kind: str) -> Iterator[tuple[str, pa.Buffer]]:
+        for path in sorted((folder / "images").glob("[0-9]*.arrow")):
+            shard = read_shard(path)
+            for name, mask in zip(shard.column("image_id"), shard.column(kind), strict=True):
+                buffer = mask.as_buffer()
+                if buffer is not None and buffer.size:
+                    yield name.as_py(), buffer
+
+    hashes = {kind: contents_hash(masks(kind)) for kind in MASKS}
+    return {kind: text for kind, text in hashes.items() if text}
 
 
 class PackedImages:

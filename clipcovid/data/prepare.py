@@ -18,7 +18,7 @@ from clipcovid.data.folder import LISTING, READINGS, begin_folder, check_folder,
 from clipcovid.data.headers import fill_from_headers
 from clipcovid.data.manifest import MASKS, SPLITS, Manifest, read_manifest, write_manifest
 from clipcovid.data.masks import decode_mask
-from clipcovid.data.packed import read_shard, write_shard
+from clipcovid.data.packed import masks_hash, read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import duplicates, make_splits, split_patients
 from clipcovid.distribute import spread
@@ -127,6 +127,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
         "recipe": recipe,
         "images": dataclasses.asdict(config.images),
         "pack_hash": pack_hash(config.images),
+        "masks_hash": masks_hash(config.out),
         "duplicates": duplicates(table),
         "patients_across_splits": split_patients(table),
         "warnings": warnings,
