@@ -30,6 +30,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from clipcovid import environment
 from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, ImagesConfig, OptimConfig, run_job
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
@@ -66,6 +67,8 @@ class Config:
     """Also measure the seconds from command to first step, and Ray Train's own."""
     workers: bool = True
     """Also measure two processes against one."""
+    beside: bool = False
+    """Also measure what two trainings at once leave one another, and what a job's thread settings cost one that is alone."""
     memory: bool = True
     """Also measure the peak memory of LoRA and of full fine-tuning of the largest model."""
     probe: bool = True
@@ -226,6 +229,51 @@ def two_workers(config: Config) -> float:
     return two / one
 
 
+def _trainee(config: Config, orders: Any) -> None:
+    """Train for as many seconds as each order says, and answer with the images per second; an order of 0 ends it."""
+    machine = Machine(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
+    train = contenders("resnet18", config, machine)["ours"]
+    train(0)
+    epoch = 0
+    while seconds := orders.recv():
+        began = time.perf_counter()
+        done = 0
+        while time.perf_counter() - began < seconds:
+            epoch += 1
+            train(epoch)
+            done += config.batch_size * config.steps
+        orders.send(done / (time.perf_counter() - began))
+
+
+def beside(config: Config, seconds: float = 5.0) -> dict[str, dict[str, list[float]]]:
+    """Images per second of a ResNet18's training that is alone, and of each of two beside one another, in turns.
+
+    Each trains with as many threads as there are cores: `ours` with the settings of every job of ours, `plain` without.
+    """
+    context = torch.multiprocessing.get_context("spawn")
+    found: dict[str, dict[str, list[float]]] = {}
+    trainees: dict[str, list[Any]] = {}
+    for name, settings in (("ours", environment.THREADS), ("plain", dict[str, str]())):
+        for variable in environment.THREADS:
+            os.environ.pop(variable, None)
+        os.environ.update(settings)  # what a child inherits
+        for _ in range(2):
+            ours, theirs = context.Pipe()
+            context.Process(target=_trainee, args=(config, theirs), daemon=True).start()
+            trainees.setdefault(name, []).append(ours)
+    for turn in range(config.rounds + 1):
+        for name, both in list(trainees.items())[:: 1 if turn % 2 else -1]:
+            for what, some in (("alone", both[:1]), ("beside", both)):
+                for orders in some:
+                    orders.send(seconds)
+                speeds = [orders.recv() for orders in some]
+                if turn:  # the first warms up
+                    found.setdefault(name, {}).setdefault(what, []).append(min(speeds))
+    for orders in [*trainees["ours"], *trainees["plain"]]:
+        orders.send(0)
+    return found
+
+
 def _peak(model: str, method: Literal["full", "lora"], batch_size: int, folder: str) -> None:
     task, size = task_for(model, batch_size, method)
     module = task.build().train()
@@ -371,6 +419,14 @@ def main(config: Config) -> None:
     if config.workers and device == "cpu":
         found["two workers ÷ one"] = two_workers(config)
         console.print(f"two workers ÷ one, tiny: {found['two workers ÷ one']:.2f}")
+    if config.beside and device == "cpu":
+        found["beside"] = beside(config)
+        for name, speeds in found["beside"].items():
+            shares = [both / one for both, one in zip(speeds["beside"], speeds["alone"], strict=True)]
+            console.print(f"{name}, the slower of two ÷ one alone: {statistics.median(shares):.2f} ({shares})")
+        ours, plain = (found["beside"][name]["alone"] for name in ("ours", "plain"))
+        shares = [one / other for one, other in zip(ours, plain, strict=True)]
+        console.print(f"alone, ours ÷ plain threads: {statistics.median(shares):.3f} ({shares})")
     if config.memory:
         found["memory"] = lora_memory(config)
         console.print(f"LoRA ÷ full, peak memory: {found['memory']}")

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import re
+import signal
 import sys
 import textwrap
 import typing
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
+from clipcovid import environment
 from clipcovid.console import terminal_width, wrapped
 
 Scalar = str | int | float | bool | None
@@ -244,11 +246,17 @@ def from_cli(config_type: type[ConfigT], description: str, args: list[str] | Non
 
 
 def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], description: str | None) -> None:
-    """Run a job from the command line: exit status 0 when done, 2 for a user's mistake, 1 for a failure."""
+    """Run a job from the command line.
+
+    Exit status: 0 when done, 2 for a user's mistake, 1 for a failure, 130 and 143 where SIGINT or SIGTERM stopped it.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a caption's odd character must not end a job on an ASCII terminal
     config = from_cli(config_type, description or "")
+    environment.set_home()
+    environment.set_defaults(environment.THREADS)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         check_names(sys.argv[1:], "The argument")
         check_seeds(config)
@@ -298,6 +306,12 @@ def sized(config: ConfigT, images: int) -> ConfigT:
     if not epochs:
         epochs = min(50, max(10, -(-500 // max(1, images // batch_size))))
     return override(config, {"optim.epochs": epochs, "optim.batch_size": batch_size})
+
+
+def _stop(number: int, frame: Any) -> None:
+    """End the job in order: what it has half written is cleared, and its records say that it was stopped."""
+    print("Stopped: run the same command again to go on where it was.", file=sys.stderr)
+    raise SystemExit(128 + number)
 
 
 def flatten(config: Any) -> dict[str, Scalar]:

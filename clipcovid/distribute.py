@@ -6,9 +6,11 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from clipcovid import environment
 from clipcovid.config import UserError
 from clipcovid.resources import Plan
 
@@ -30,10 +32,11 @@ def read_ahead(read: Callable[[Any], Any], wanted: Sequence[Any]) -> Iterator[An
 
 
 def stand_in(place: Path) -> None:
-    """Work in the driver's directory, where this machine has it: a relative path means there what it meant to the user.
+    """Work as the driver does: in its directory, where this machine has it, and with threads that wait as its own do.
 
     (Ray's workers stand where the cluster was started, or in a folder of Ray Train's.)
     """
+    environment.set_defaults(environment.THREADS)
     if place.is_dir():
         os.chdir(place)
 
@@ -88,7 +91,8 @@ def _over_ray(
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
     asked: dict[str, Any] = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus_per_worker or None}
     workers = min(chosen.workers, len(items))
-    guard = {"work": work, "settings": settings, "place": Path.cwd()}
+    # By reference: Ray would warn of large ones, and send them with each task.
+    guard = {"work": work, "settings": ray.put(settings), "place": Path.cwd()}
     work_on: Any = ray.data.from_items(list(items), override_num_blocks=len(items)).map
     if isinstance(work, type):
         pool = ActorPoolStrategy(size=workers)
@@ -98,11 +102,18 @@ def _over_ray(
     yield from results.iter_rows()
 
 
-def _guarded(item: Item, *, work: Callable[..., Item], settings: dict[str, Any], place: Path) -> Item:
+def _guarded(item: Item, *, work: Callable[..., Item], settings: Any, place: Path) -> Item:
+    """A task: the work's result, with the settings that the reference names."""
+    import ray
+
+    return _result(item, partial(work, **ray.get(settings)), place)
+
+
+def _result(item: Item, work: Callable[..., Item], place: Path) -> Item:
     """The work's result, or its `UserError` as a result: raised here, Ray would bury it in pages of its own."""
     stand_in(place)
     try:
-        return work(item, **settings) | {"failed": ""}
+        return work(item) | {"failed": ""}
     except UserError as error:
         return item | {"images": 0, "failed": str(error)}
 
@@ -110,18 +121,20 @@ def _guarded(item: Item, *, work: Callable[..., Item], settings: dict[str, Any],
 class _Guarded:
     """An actor around another: errors become results, and dying again and again becomes an error."""
 
-    def __init__(self, *, work: type, settings: dict[str, Any], place: Path) -> None:
+    def __init__(self, *, work: type, settings: Any, place: Path) -> None:
+        import ray
+
         self.failed, self.work, self.place = _died_too_often(), None, place
         stand_in(place)
         try:
-            self.work = None if self.failed else work(**settings)
+            self.work = None if self.failed else work(**ray.get(settings))
         except UserError as error:
             self.failed = str(error)
 
     def __call__(self, item: Item) -> Item:
         if self.work is None:
             return item | {"images": 0, "failed": self.failed}
-        return _guarded(item, work=self.work, settings={}, place=self.place)
+        return _result(item, self.work, self.place)
 
 
 def _died_too_often() -> str:

@@ -1,6 +1,7 @@
 """What every training job does: make what it reads, train, print the scores, show the run in MLflow."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,14 +19,19 @@ from clipcovid.identity import crossval_identity, run_identity
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.runs import Run, finish_run, score_split, start_run
 from clipcovid.tasks.configs import METHODS, FewShotConfig, keep_texts
-from clipcovid.tracking import Live, track, ui_command
+from clipcovid.tracking import live, track, ui_command
 from clipcovid.train.launch import Trained, launch, sized_config, training_manifest
+
+Part = tuple[Run, Any]
+"""A run that is one of another's folds or draws, and its config, but for where it is."""
 
 
 def train(config: Any) -> Trained:
     """Train as the config says, print the test split's scores, and show the run in MLflow."""
-    trained = launch(config, embeddings=embeddings_for(config), watch=lambda run: Live(run, config))
-    show(trained.run, trained.scores, config, trained.manifest)
+    embeddings = embeddings_for(config)
+    with live(config) as watch:
+        trained = launch(config, embeddings=embeddings, watch=watch)
+        show(trained.run, trained.scores, config, trained.manifest)
     return trained
 
 
@@ -54,18 +60,22 @@ def few_shot(config: FewShotConfig) -> Run:
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
     draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS)]
-    bodies, countdown = {}, Countdown("training", len(draws))
-    for done, (shots, draw) in enumerate(draws, 1):
-        single = override(config, {"shots": (shots,), "draw": draw, "name": "", "out": run.folder / "runs"})
-        body = launch(single, embeddings=embeddings, log=lambda text: None).scores
-        bodies[f"{shots}-shot-{draw}"] = body
-        print(countdown.line(done, f"{shots} shots", f"accuracy {body['metrics']['accuracy']:.3f}"))
+    bodies, parts, countdown = {}, list[Part](), Countdown("training", len(draws))
+    with live(config) as watch:
+        watch(run)
+        for done, (shots, draw) in enumerate(draws, 1):
+            single = override(config, {"shots": (shots,), "draw": draw, "name": ""})
+            within = override(single, {"out": run.folder / "runs"})
+            trained = launch(within, embeddings=embeddings, log=lambda text: None)
+            bodies[f"{shots}-shot-{draw}"] = body = trained.scores
+            parts.append((trained.run, single))
+            print(countdown.line(done, f"{shots} shots", f"accuracy {body['metrics']['accuracy']:.3f}"))
     scores = [{"shots": name.partition("-")[0]} | body["metrics"] for name, body in bodies.items()]
     write_json(run.folder / "metrics.json", bodies)
     plots.save({"shots": plots.shots(scores)}, run.folder / "figures")
     finish_run(run)
     print_shots(scores, Console())
-    track_run(run, config, manifest)
+    track_run(run, config, manifest, parts)
     return run
 
 
@@ -74,17 +84,18 @@ def embeddings_for(config: Any) -> Embeddings | None:
     return embed(EmbedConfig.of(config)) if METHODS[config.task].embedded else None
 
 
-def show(run: Run, scores: dict[str, Any], config: Any, manifest: Manifest) -> None:
-    """Print a split's scores and where the run is, and show it in MLflow."""
+def show(run: Run, scores: dict[str, Any], config: Any, manifest: Manifest, parts: Sequence[Part] = ()) -> None:
+    """Print a split's scores and where the run is, and show it in MLflow with its parts beneath it."""
     print_scores(scores, Console())
-    track_run(run, config, manifest)
+    track_run(run, config, manifest, parts)
 
 
-def track_run(run: Run, config: Any, manifest: Manifest) -> None:
-    """Say where the run is, and show it in MLflow."""
+def track_run(run: Run, config: Any, manifest: Manifest, parts: Sequence[Part] = ()) -> None:
+    """Say where the run is, and show it in MLflow with its parts beneath it."""
     print(f"Run: {run.folder}")
     hashes = {"manifest": manifest.content_hash, "split": manifest.split_hash, "dataset": manifest.dataset}
-    if track(run, config, tags=hashes):
+    shown = track(run, config, tags=hashes)
+    if shown and all(track(part, its, tags=hashes, parent=run) for part, its in parts):
         print(f"MLflow: {ui_command(config.out)}")
 
 
@@ -103,16 +114,19 @@ def cross_validate(config: Any, folds: int) -> Run:
     run = start_run(config, method=config.title, identity=crossval_identity(config, everything, folds))
     config = keep_texts(config, manifest.classes, run.folder)
     embeddings, tables, bodies, learned = embeddings_for(config), [], [], set[str]()
-    countdown = Countdown("fold", folds)
-    for number in range(1, folds + 1):
-        print(f"Fold {number} of {folds}:")
-        one = override(config, {"fold": f"{number}/{folds}", "name": f"fold-{number}", "out": run.folder / "folds"})
-        trained = launch(one, embeddings=embeddings)
-        bodies.append(trained.scores)
-        print(countdown.line(number))
-        table, _ = predictions.read_predictions(trained.run.folder / "predictions" / "test.parquet")
-        learned |= set(table["image_id"][table.pop(TRAINED_ON)]) if TRAINED_ON in table else set()
-        tables.append(table)
+    parts, countdown = list[Part](), Countdown("fold", folds)
+    with live(config) as watch:
+        watch(run)
+        for number in range(1, folds + 1):
+            print(f"Fold {number} of {folds}:")
+            single = override(config, {"fold": f"{number}/{folds}", "name": f"fold-{number}"})
+            trained = launch(override(single, {"out": run.folder / "folds"}), embeddings=embeddings)
+            bodies.append(trained.scores)
+            parts.append((trained.run, single))
+            print(countdown.line(number))
+            table, _ = predictions.read_predictions(trained.run.folder / "predictions" / "test.parquet")
+            learned |= set(table["image_id"][table.pop(TRAINED_ON)]) if TRAINED_ON in table else set()
+            tables.append(table)
     table = pd.concat(tables, ignore_index=True).drop(columns=["label", "patient_id"])
     pooled = score_split(run, everything, table, config, split="all", name=CROSSVAL, trained_on=learned)
     assert pooled is not None, "each fold has images that it did not learn from"
@@ -120,5 +134,5 @@ def cross_validate(config: Any, folds: int) -> Run:
     write_json(run.folder / "metrics.json", {CROSSVAL: pooled})
     finish_run(run)
     print_folds(pooled["folds"], Console())
-    show(run, pooled, config, manifest)
+    show(run, pooled, config, manifest, parts)
     return run

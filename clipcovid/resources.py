@@ -1,26 +1,12 @@
 """What the cluster has, what a job asks of it, and the preflight that compares them: Ray itself would wait for ever."""
 
 import dataclasses
-import logging
 import math
 import os
 import platform
-import socket
 from pathlib import Path
 
 from clipcovid.config import ComputeConfig, UserError
-
-# Ray's own words, tamed before it is imported: usage notices, the warning on GPU variables, and slow start-up extras.
-QUIET = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "1",
-    "RAY_AUTH_MODE": "disabled",
-    "TQDM_MININTERVAL": "0.5",
-}
-_started: list[str] = []  # clusters that this process started
-for _name, _value in QUIET.items():
-    os.environ.setdefault(_name, _value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,67 +32,6 @@ class Plan:
             f"{self.workers} worker{'s' * (self.workers != 1)} × ({each}{self.cpus_per_worker:g} CPU, "
             f"{self.threads} thread{'s' * (self.threads != 1)}), batches of {self.batch_size}"
         )
-
-
-def connect(config: ComputeConfig) -> None:
-    """Join the running Ray cluster, or start a local one; idempotent, and nothing where no worker is asked for.
-
-    An address where none answers is a `UserError`.
-    """
-    if config.workers == 0:
-        return
-    import ray
-
-    if ray.is_initialized():
-        return
-    if address := find_cluster(config.address):
-        ray.init(address=address, logging_level=logging.WARNING)
-    else:
-        _started.append("local")
-        ray.init(address="local", include_dashboard=False, object_store_memory=10**9, logging_level=logging.WARNING)
-
-
-def find_cluster(wanted: str) -> str:
-    """The address of the cluster to join, "" for none: `wanted`, or for `auto` RAY_ADDRESS or the last one started here.
-
-    Ray itself waits for minutes for a cluster that is gone, such as a head that was killed and so left its address
-    behind: it is asked for an answer first. Silence where an address was given is a `UserError`.
-    """
-    if wanted == "local":
-        return ""
-    given = os.environ.get("RAY_ADDRESS", "") if wanted == "auto" else wanted
-    if given not in ("", "auto"):
-        if not _answers(given):
-            raise UserError(f"No Ray cluster answers at {given}: start one, or use --compute.address local.")
-        return given
-    left = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-    last = left.read_text(encoding="utf-8").strip() if left.exists() else ""
-    return last if last and _answers(last) else ""
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=5):
-            return True
-    except (OSError, ValueError):
-        return False
-
-
-def own_cluster() -> bool:
-    """Whether the cluster is one that `connect` started: it ends with this process, and has no dashboard."""
-    return bool(_started)
-
-
-def nodes() -> list[tuple[float, float]]:
-    """(CPUs, GPUs) of each node of the cluster that `connect` joined; none without one."""
-    import ray
-
-    if not ray.is_initialized():
-        return []
-
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in alive]
 
 
 def plan(

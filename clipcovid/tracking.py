@@ -3,16 +3,27 @@
 import getpass
 import logging
 import os
+import pickle
 import platform
 import re
+import socket
+import sqlite3
+import ssl
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
+from clipcovid import environment
 from clipcovid.config import RESEARCH_ONLY, first_line, flatten
 from clipcovid.identity import digest
 from clipcovid.runs import Run
@@ -30,11 +41,20 @@ HEADLINES = (
     "image_to_text/recall_10",
 )
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of trained models, not of language models
+ARTIFACTS = ("figures", "predictions")  # folders of a run that MLflow gets; weights and states stay where they are
+REVISION = "CLIPCOVID_REVISION"  # the git commit of a copy without `.git`, such as a submitted job's working directory
+PATIENCE = 4.0  # seconds in which a tracking store has to answer
+PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+_refused: set[str] = set()  # stores of which this process has said that they take no runs
 
 
 def store(out: Path) -> str:
     """The tracking URI: MLFLOW_TRACKING_URI, else an sqlite file in `out`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _local_store(out)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _local_store(out)
+    if uri.startswith("sqlite:///"):  # a worker, who stands elsewhere, has to find it too
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).resolve()}"
+    return uri
 
 
 def _local_store(out: Path) -> str:
@@ -46,18 +66,22 @@ def ui_command(out: Path) -> str:
     return f"mlflow ui --backend-store-uri {store(out)}"
 
 
-def track(run: Run, config: Any, *, tags: dict[str, str], parent: Run | None = None) -> bool:
-    """Show a finished run in MLflow: params, metrics, figures, predictions, environment, revision; True if that worked.
+def track(
+    run: Run, config: Any, *, tags: dict[str, str], parent: Run | None = None, status: Status = "FINISHED"
+) -> bool:
+    """Show a run that has ended in MLflow: params, metrics, figures, predictions, environment, revision; True if it worked.
 
-    `parent`: the run beneath which it is shown, as a sweep's trials are.
+    `parent`: the run beneath which it is shown, as a sweep's trials are. `status`: how it ended.
 
     The MLflow run is found again by the run's identity and name, and updated, or made. Whatever goes wrong with MLflow is
     a warning: `metrics.json` is the truth.
     """
+    uri = store(config.out)
     try:
-        _track(run, config, tags, parent)
+        check_store(uri)
+        _track(run, config, tags, parent, status)
     except Exception as error:
-        _warn(store(config.out), error)
+        _warn(uri, error)
         return False
     return True
 
@@ -65,45 +89,128 @@ def track(run: Run, config: Any, *, tags: dict[str, str], parent: Run | None = N
 class Live:
     """Shows a training's lines in MLflow as they come. Made by the driver, it works in any process that sees `out`.
 
-    MLflow takes seconds to import and to open, so nothing is opened before the first line.
+    MLflow takes seconds to import and to open, so nothing is opened before the first line; but a store that can't be used
+    is known at once, and not asked again.
     """
 
     def __init__(self, run: Run, config: Any) -> None:
         self.run = replace(run, folder=run.folder.resolve())
         self.config = replace(config, out=config.out.resolve())
         self.store = store(config.out)
-        self.run_id: str | None = ""
+        self.run_id = ""
+        self.refused = False
+        try:
+            check_store(self.store)
+        except OSError as error:
+            self._refuse(error)
 
     def __call__(self, line: dict[str, float]) -> None:
-        """Log a line at its epoch; nothing where MLflow did not answer the first time."""
-        if self.run_id == "":
-            try:
-                client, self.run_id = _open(self.run, self.config, self.store)
+        """Log a line at its epoch; nothing where MLflow refused something before."""
+        if self.refused:
+            return
+        try:
+            if not self.run_id:
+                client, self.run_id, left = _open(self.run, self.config, self.store)
+                if left == "RUNNING":
+                    print(f"note: MLflow had {self.run.name} as RUNNING since its process was killed; it goes on.")
                 client.update_run(self.run_id, status="RUNNING")
-            except Exception as error:
-                self.run_id = None
-                _warn(self.store, error)
-        if self.run_id:
             _log_line(_client(self.store), self.run_id, line)
+        except Exception as error:
+            self._refuse(error)
+
+    def end(self, status: Status) -> None:
+        """Show the run as failed or killed.
+
+        A process of its own does that: whoever stops this one allows it some seconds, in which MLflow is hardly imported.
+        """
+        if self.refused:
+            return
+        work = pickle.dumps(partial(_end, self.run, self.config, self.store, status))
+        code = f"import sys; sys.path[:] = {sys.path!r}; import pickle; pickle.load(sys.stdin.buffer)()"
+        subprocess.run([sys.executable, "-c", code], input=work, start_new_session=True, check=False)
+
+    def _refuse(self, error: Exception) -> None:
+        self.refused = True
+        _warn(self.store, error)
+
+
+@contextmanager
+def live(config: Any) -> Iterator[Callable[[Run], Live]]:
+    """What makes a run's `Live`; a run that an exception ends is shown as FAILED, a stopped one as KILLED."""
+    started: list[Live] = []
+
+    def watch(run: Run) -> Live:
+        started.append(Live(run, config))
+        return started[-1]
+
+    try:
+        yield watch
+    except BaseException as error:
+        for each in started:
+            each.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        raise
+
+
+def _end(run: Run, config: Any, uri: str, status: Status) -> None:
+    try:
+        client, run_id, _ = _open(run, config, uri)
+        client.set_terminated(run_id, status)
+    except Exception as error:
+        _warn(uri, error)
+
+
+def check_store(uri: str) -> None:
+    """Raise OSError, in seconds and without MLflow, where the tracking store at `uri` can't be used.
+
+    MLflow itself would ask such a store again and again for minutes.
+    """
+    parts = urlsplit(uri)
+    kind = parts.scheme.partition("+")[0]
+    if kind == "sqlite":
+        _check_sqlite(Path(parts.path.removeprefix("/")))
+    elif kind in ("http", "https"):
+        unverified = ssl._create_unverified_context() if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") else None
+        try:
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PATIENCE, context=unverified).close()
+        except urllib.error.HTTPError:
+            pass  # it answers, and what it wants MLflow knows
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ssl.SSLError):  # MLflow has settings for certificates
+                raise OSError(str(error.reason)) from error
+    elif kind in PORTS and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or PORTS[kind]), timeout=PATIENCE).close()
+
+
+def _check_sqlite(path: Path) -> None:
+    """Raise OSError where the database can't be written, or the file to be."""
+    if not path.parent.is_dir():
+        raise OSError(f"there is no folder {path.parent}")
+    try:
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    except sqlite3.Error as error:
+        if "locked" not in str(error):  # by another job, for a moment
+            raise OSError(f"{path}: {error}") from error
 
 
 def _warn(uri: str, error: Exception) -> None:
-    print(f"warning: MLflow at {uri} did not take the run ({first_line(error)[:200]}).", file=sys.stderr)
+    if uri not in _refused:
+        _refused.add(uri)
+        shown = re.sub(r"//[^/@]*@", "//", uri)  # without a password
+        print(f"warning: MLflow at {shown} did not take the run ({first_line(error)[:200]}).", file=sys.stderr)
 
 
 def _client(uri: str) -> Any:
-    # Its own defaults retry an unreachable server for minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    environment.set_defaults(environment.MLFLOW)
     from mlflow import MlflowClient
 
-    for name in ("alembic", "mlflow"):  # after the import, which sets them anew
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("alembic", "mlflow", "urllib3"):  # after the import, which sets them anew; errors are raised
+        logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 
 
-def _open(run: Run, config: Any, uri: str) -> tuple[Any, str]:
-    """A client and the id of the MLflow run of `run`, found by its tag, or made with its params."""
+def _open(run: Run, config: Any, uri: str) -> tuple[Any, str, str]:
+    """A client, and the id of the MLflow run of `run` with the status it was left in: found by its tag, or new ("")."""
     from mlflow.entities import Param
 
     config.out.mkdir(parents=True, exist_ok=True)
@@ -115,47 +222,63 @@ def _open(run: Run, config: Any, uri: str) -> tuple[Any, str]:
     key = digest([run.identity, run.name])
     found = client.search_runs([experiment.experiment_id], f"tags.`{TAG}` = '{key}'", max_results=1)
     if found:
-        return client, found[0].info.run_id
+        return client, found[0].info.run_id, found[0].info.status
     began = int((run.folder / "config.json").stat().st_mtime * 1000)
     made = client.create_run(experiment.experiment_id, began, run_name=run.name, tags={TAG: key})
     params = [Param(name, str(value)[:6000]) for name, value in flatten(config).items()]
     client.log_batch(made.info.run_id, params=params)  # a parameter can't be written twice
-    return client, made.info.run_id
+    return client, made.info.run_id, ""
 
 
 def _log_line(client: Any, run_id: str, line: dict[str, float]) -> None:
     from mlflow.entities import Metric
 
     now, step = int(time.time() * 1000), int(line["epoch"])
-    client.log_batch(
-        run_id, metrics=[Metric(_allowed(f"epoch/{name}"), value, now, step) for name, value in line.items()]
-    )
+    values = {_charted(name): value for name, value in line.items() if name != "epoch"}
+    client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
 
 
-def _track(run: Run, config: Any, tags: dict[str, str], parent: Run | None) -> None:
+def _charted(name: str) -> str:
+    """The metric that a number of each epoch is logged as.
+
+    MLflow draws charts in the order of their sections, which is what stands before the last slash: losses come first.
+    """
+    split, _, score = name.rpartition("/")
+    if score == "loss":
+        return f"epoch/loss/{split}"
+    return _allowed(f"epoch/{name}" if split else f"speed/{name}")
+
+
+def _track(run: Run, config: Any, tags: dict[str, str], parent: Run | None, status: Status) -> None:
+    client, run_id, _ = _open(run, config, store(config.out))
+    try:
+        if parent is not None:
+            tags = tags | {"mlflow.parentRunId": _open(parent, config, store(config.out))[1]}
+        _log(client, run_id, run, tags)
+    finally:
+        client.set_terminated(run_id, status)
+
+
+def _log(client: Any, run_id: str, run: Run, tags: dict[str, str]) -> None:
+    """Tags, metrics, what lines are missing, and the files that are small."""
     from mlflow.entities import Metric, RunTag
 
-    client, run_id = _open(run, config, store(config.out))
-    client.update_run(run_id, status="RUNNING")
-    if parent is not None:
-        tags = tags | {"mlflow.parentRunId": _open(parent, config, store(config.out))[1]}
     facts = [RunTag(name, str(value)[:5000]) for name, value in (_facts(run) | tags).items()]
     client.log_batch(run_id, tags=facts)
     now = int(time.time() * 1000)
     metrics = [Metric(_allowed(name), value, now, 0) for name, value in _metrics(run).items()]
     for start in range(0, len(metrics), 500):  # a request takes 1,000
         client.log_batch(run_id, metrics=metrics[start : start + 500])
-    there = {point.step for point in client.get_metric_history(run_id, "epoch/epoch")}
+    there = {point.step for point in client.get_metric_history(run_id, _charted("train/loss"))}
     for line in run.history():
         if int(line["epoch"]) not in there:
             _log_line(client, run_id, line)
     client.log_text(run_id, "\n".join(packages()) + "\n", "environment.txt")
     for path in sorted(run.folder.iterdir()):
-        if path.is_dir() and path.name not in ("checkpoint", "state"):
+        if path.is_dir() and path.name in ARTIFACTS:
             client.log_artifacts(run_id, str(path), path.name)
         elif path.suffix in (".json", ".csv", ".md"):
             client.log_artifact(run_id, str(path))
-    client.set_terminated(run_id, "FINISHED")
 
 
 def _metrics(run: Run) -> dict[str, float]:
@@ -178,10 +301,18 @@ def _facts(run: Run) -> dict[str, str]:
         "clipcovid.method": run.method,
         "mlflow.note.content": "\n\n".join([RESEARCH_ONLY, *alarms]),
         "mlflow.source.name": sys.argv[0],
-        "mlflow.user": getpass.getuser(),
+        **_user(),
         **revision(),
         **versions(),
     }
+
+
+def _user() -> dict[str, str]:
+    """Who runs this; empty for a user id without a name, as containers have."""
+    try:
+        return {"mlflow.user": getpass.getuser()}
+    except (KeyError, OSError):
+        return {}
 
 
 def _allowed(name: str) -> str:
@@ -190,7 +321,7 @@ def _allowed(name: str) -> str:
 
 
 def revision() -> dict[str, str]:
-    """The git commit of this code and whether it was changed since; empty outside of a checkout."""
+    """The git commit of this code and whether it was changed since; outside of a checkout what `REVISION` names, if set."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -202,7 +333,8 @@ def revision() -> dict[str, str]:
         changed = bool(git("status", "--porcelain", "--", "."))
         return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.changed": str(changed).lower()}
     except (OSError, subprocess.CalledProcessError):
-        return {}
+        given = os.environ.get(REVISION, "")
+        return {"mlflow.source.git.commit": given} if given else {}
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from clipcovid.cluster import connect, nodes
 from clipcovid.config import ComputeConfig
 from clipcovid.console import Countdown
 from clipcovid.distribute import stand_in
 from clipcovid.files import write_json
-from clipcovid.resources import Plan, connect, nodes, plan
+from clipcovid.resources import Plan, plan
 
 HEARTBEAT = 30.0  # seconds
 RETRIES = 1  # of a trial that raises, or whose process dies
@@ -259,12 +259,7 @@ def _searcher(space: dict[str, Any], mode: str, seed: int) -> Any:
 
 
 def quiet_tune() -> None:
-    """Keep Tune's tables and hints from the terminal; what goes wrong is in the trials.
-
-    Ctrl-C is left to the job: Tune's own handler would end a sweep as if it were done.
-    """
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    """Keep Tune's hints from the terminal; what goes wrong is in the trials."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 

@@ -1,6 +1,7 @@
 """What several test files share: one Ray, prepared phantoms, and a tiny checkpoint."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,10 @@ import pytest
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["MPLBACKEND"] = "Agg"
 
+from clipcovid.cluster import connect
 from clipcovid.config import ComputeConfig, ImagesConfig
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
-from clipcovid.resources import connect
 
 LOCAL = ComputeConfig(address="local")
 HERE = ComputeConfig(workers=0)  # no Ray, whose workers import everything anew
@@ -38,10 +39,27 @@ def run_and_list_imports(script, *args):
     return done, {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
 
 
+def shown_below(out):
+    """Of each run that MLflow shows in the folder `out`, the names of those beneath it."""
+    with sqlite3.connect(out / "mlflow.db") as database:  # importing MLflow takes seconds
+        names = dict(database.execute("SELECT run_uuid, name FROM runs"))
+        below = database.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'").fetchall()
+    parents = dict(below)
+    return {
+        name: sorted(names[child] for child, parent in below if parent == run)
+        for run, name in names.items()
+        if run not in parents
+    }
+
+
 @pytest.fixture(scope="session")
-def cluster():
-    """A local Ray that every test of this process uses."""
-    connect(LOCAL)
+def cluster(tmp_path_factory):
+    """A local Ray that every test of this process uses, started where the path of TMPDIR is too long for sockets."""
+    folder = tmp_path_factory.mktemp("a-path-that-is-too-long-for-sockets-" + 60 * "x")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_TMPDIR", raising=False)
+        patch.setenv("TMPDIR", str(folder))
+        connect(LOCAL)
 
 
 @pytest.fixture(scope="session")

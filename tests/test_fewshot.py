@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clouds import CLASSES, MACHINE, Cloud, train
-from conftest import HERE
+from conftest import HERE, shown_below
 
 from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.evaluate.predictions import read_predictions
@@ -133,6 +133,7 @@ def test_a_curve_has_a_run_for_each_number_of_shots(phantoms, tmp_path, capsys):
         ["training 6 of 6", "2 shots"],
     ]
     assert all((" left" in line) == (line != lines[-1]) for line in lines)
+    assert len(shown_below(tmp_path)[folder.name]) == 6
 
 
 def naive_tip(seen, keys, labels, texts, scale, weight, sharpness):

@@ -305,12 +305,13 @@ def test_trials_end_whatever_stops_them(cluster, tmp_path, algorithm):
 
 
 @pytest.mark.faults
-def test_trials_may_have_workers(cluster, phantoms, tmp_path):
+def test_trials_may_have_workers(cluster, phantoms, tmp_path, capfd):
     task = probe(phantoms, tmp_path, name="two")
     task = override(task, {"compute.workers": 1, "optim.epochs": 2})
     main(HparamsConfig(task=task, trials=2))
     trials = json.loads((tmp_path / "two" / "trials.json").read_text())
     assert [trial["state"] for trial in trials] == ["finished"] * 2
+    assert "PlacementGroupCleaner" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.faults

@@ -14,6 +14,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from clipcovid.cluster import OWN
+from clipcovid.tracking import REVISION
+
 ROOT = Path(__file__).parents[1]
 TINY = ["--clip.model", "tiny", "--clip.pretrained", "none"]
 LOCAL = ["--compute.address", "local"]
@@ -134,12 +137,15 @@ def dashboard():
 
 
 def head_environment():
-    return {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": "/tmp"}
+    """Of a cluster with a token, and of who submits to it."""
+    own = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", OWN)}
+    return own | {"RAY_TMPDIR": "/tmp", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "a"}
 
 
-def submit(dashboard, name, *args):
+def submit(dashboard, name, *args, flags=()):
     """The finished `ray job submit` of jobs/NAME.py, sent again until the cluster takes jobs."""
     command = [Path(sys.executable).parent / "ray", "job", "submit", "--address", dashboard, "--working-dir", ROOT]
+    command += ["--runtime-env-json", json.dumps({"env_vars": {REVISION: "1a2b3c4d"}}), *flags]
     command += ["--", sys.executable, f"jobs/{name}.py", *args]
     for _ in range(60):
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=head_environment())
@@ -163,6 +169,39 @@ def test_a_submitted_job_succeeds_on_a_running_cluster(dashboard, tmp_path, name
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search("succeeded", done.stdout + done.stderr, re.IGNORECASE)
     assert (out / "sent" / "_SUCCESS").exists()
+    run = tracked(out)
+    assert (run.info.status, run.data.tags["mlflow.source.git.commit"]) == ("FINISHED", "1a2b3c4d")
+
+
+def tracked(out):
+    """The one run that MLflow shows of this folder."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name("clipcovid")
+    (found,) = client.search_runs([experiment.experiment_id]) if experiment else [None]
+    return found
+
+
+@pytest.mark.faults
+def test_a_submitted_job_that_is_stopped_is_shown_as_killed(dashboard, phantoms, tmp_path):
+    flags = ["--optim.epochs", 5000, "--optim.batch-size", 16, "--compute.workers", 1]
+    sent = submit(dashboard, "finetune", "--data", phantoms, "--out", tmp_path, *TINY, *flags, flags=["--no-wait"])
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    (job_id,) = set(re.findall(r"raysubmit_\w+", sent.stdout + sent.stderr))
+
+    def wait_for(status):
+        until = time.time() + 120
+        while time.time() < until:
+            if (tmp_path / "mlflow.db").exists() and (run := tracked(tmp_path)) and run.info.status == status:
+                return
+            time.sleep(1)
+        pytest.fail(f"not {status}")
+
+    wait_for("RUNNING")
+    command = [Path(sys.executable).parent / "ray", "job", "stop", "--address", dashboard, job_id]
+    subprocess.run(command, env=head_environment(), check=True, capture_output=True)
+    wait_for("KILLED")
 
 
 def free_port():

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import HERE
+from ports import Watch, is_loopback
 
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, override
 from clipcovid.data.manifest import Manifest, conform
@@ -158,10 +160,13 @@ class TestOnRay:
 
     TWO = ComputeConfig(address="local", workers=2, cpus_per_worker=0.5)
 
-    def test_two_workers_train_the_model_of_one_process(self, cluster, phantoms, tmp_path, capfd):
+    def test_two_workers_train_the_model_of_one_process_and_nobody_else_can_reach_them(
+        self, cluster, phantoms, tmp_path, capfd
+    ):
         alone = launch(finetune(phantoms, tmp_path / "alone"), log=quiet)
         config = finetune(phantoms, tmp_path / "two", compute=self.TWO)
-        both = train(config)
+        with Watch(os.getpid()) as ports:
+            both = train(config)
         assert both.run.name == alone.run.name
         for ours, theirs in zip(alone.run.history(), both.run.history(), strict=True):
             for name in ours:
@@ -172,6 +177,18 @@ class TestOnRay:
         assert difference < 1e-2
         said = capfd.readouterr()
         assert "Traceback" not in said.out + said.err
+        assert "in the object store" not in said.out + said.err
+        self.nobody_else_can_reach(ports)
+
+    def nobody_else_can_reach(self, ports):
+        """All listens on loopback, and there too nothing is done for a client without the token."""
+        assert len(ports.addresses) > 10
+        assert [address for address in ports.addresses if not is_loopback(address[0])] == []
+        said = [answers for answers in ports.answers.values() if answers]
+        assert sum("UNAUTHENTICATED" in answers for answers in said) >= 6  # GCS, raylet, its objects, driver, 2 workers
+        assert sum("401" in answers for answers in said) >= 1  # the agent's pages
+        done = {answer for answers in said for answer in answers if "is done" in answer or "has" in answer}
+        assert {answer for answer in done if not re.search("# HELP|healthz", answer)} == set()  # metrics may be read
 
     def test_a_users_mistake_in_the_workers_is_one_here(self, cluster, phantoms, tmp_path):
         config = override(

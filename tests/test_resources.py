@@ -1,5 +1,4 @@
 import os
-import socket
 import sys
 
 import pytest
@@ -7,7 +6,7 @@ import ray
 
 from clipcovid.config import ComputeConfig, UserError
 from clipcovid.distribute import spread
-from clipcovid.resources import Plan, find_cluster, plan, resolve_precision
+from clipcovid.resources import Plan, plan, resolve_precision
 
 LAPTOP = [(2.0, 0.0)]
 SERVER = [(16.0, 1.0)]
@@ -73,45 +72,6 @@ def test_a_cluster_without_cpus_is_refused():
         plan(ComputeConfig(), [(0.0, 0.0)], gpu=False)
 
 
-@pytest.fixture
-def listening():
-    """An address where something answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.fixture
-def last_started(monkeypatch, tmp_path):
-    """Sets the address that the last `ray start` of this machine left."""
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    (tmp_path / "ray").mkdir()
-    return (tmp_path / "ray" / "ray_current_cluster").write_text
-
-
-def test_the_running_cluster_is_found(listening, last_started, monkeypatch):
-    assert find_cluster("auto") == ""
-    last_started(listening)
-    assert find_cluster("auto") == listening
-    assert find_cluster("local") == ""
-    monkeypatch.setenv("RAY_ADDRESS", listening)
-    last_started("127.0.0.1:1")
-    assert find_cluster("auto") == listening
-
-
-def test_the_address_that_a_killed_cluster_left_is_not_waited_for(last_started):
-    last_started("127.0.0.1:1")
-    assert find_cluster("auto") == ""
-
-
-def test_an_address_where_none_answers_is_one_sentence(monkeypatch):
-    with pytest.raises(UserError, match=r"No Ray cluster answers at 127\.0\.0\.1:1: start one"):
-        find_cluster("127.0.0.1:1")
-    monkeypatch.setenv("RAY_ADDRESS", "nonsense")
-    with pytest.raises(UserError, match="No Ray cluster answers at nonsense"):
-        find_cluster("auto")
-
-
 @pytest.mark.parametrize(("field", "value"), [("workers", -1), ("threads", 0), ("batch_size", 0)])
 def test_too_small_numbers_are_refused(field, value):
     with pytest.raises(UserError, match=field.replace("_", "-")):
@@ -157,6 +117,10 @@ class Crash:
         return item | {"images": 1}
 
 
+def test_a_cluster_of_ours_keeps_its_sockets_where_their_paths_are_short(cluster):
+    assert ray.get_runtime_context().get_temp_dir() == "/tmp/ray"
+
+
 def test_every_item_is_worked_on_once(cluster):
     items = [{"n": n} for n in range(12)]
     results = list(spread(items, double, ONE, total=12, label="", settings={"by": 2}))
@@ -170,6 +134,22 @@ def test_a_users_mistake_in_a_worker_is_raised_as_it_was(cluster):
 
 def test_nothing_to_do_starts_nothing():
     assert list(spread([], double, ONE, total=0, label="", settings={})) == []
+
+
+class Laden:
+    """Carries what does not fit into a task's description."""
+
+    def __init__(self, *, ballast):
+        self.size = len(ballast)
+
+    def __call__(self, item):
+        return item | {"images": 1, "size": self.size}
+
+
+def test_large_settings_reach_actors_and_ray_says_nothing(cluster, capfd):
+    results = list(spread([{"n": 1}], Laden, ONE, total=1, label="", settings={"ballast": bytes(10**6)}))
+    assert results[0]["size"] == 10**6
+    assert "object store" not in capfd.readouterr().err
 
 
 def test_a_worker_that_dies_once_is_replaced_and_its_item_done(cluster, tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from conftest import HERE
+from conftest import HERE, shown_below
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -291,6 +291,7 @@ def test_folds_pool_every_image_once(phantoms, tmp_path):
     table, _ = read_predictions(run.folder / "predictions" / "crossval.parquet")
     assert sorted(table["image_id"]) == sorted(read_manifest(phantoms).table["image_id"])
     assert len(run.metrics()["crossval"]["folds"]) == 2
+    assert shown_below(tmp_path) == {run.name: ["fold-1", "fold-2"]}
 
 
 def test_masks_of_any_make_are_scored_alike(tmp_path):

@@ -12,9 +12,9 @@ MODULES = {
     for path in (ROOT / folder).rglob("*.py")
 }
 RAY = {
-    "clipcovid.resources",
+    "clipcovid.cluster",
     "clipcovid.distribute",
-    "clipcovid.train.launch",
+    "clipcovid.train.workers",
     "clipcovid.trials",
 }
 LIBRARIES_ALLOWED = {
@@ -27,10 +27,10 @@ LIBRARIES_ALLOWED = {
     "streamlit": lambda name: name == "clipcovid.app",
 }
 LAYERS = [
-    ("clipcovid.console",),
+    ("clipcovid.console", "clipcovid.environment"),
     ("clipcovid.config",),
     ("clipcovid.files", "clipcovid.io", "clipcovid.labels", "clipcovid.collective", "clipcovid.randomness"),
-    ("clipcovid.resources", "clipcovid.models.weights"),
+    ("clipcovid.cluster", "clipcovid.resources", "clipcovid.models.weights"),
     ("clipcovid.identity",),
     ("clipcovid.distribute", "clipcovid.trials", "clipcovid.models"),
     ("clipcovid.evaluate",),

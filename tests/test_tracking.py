@@ -1,15 +1,34 @@
 import json
+import os
 import pickle
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
 import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from conftest import LOCAL
+from conftest import HERE
 from mlflow import MlflowClient
 
 from clipcovid import tracking
-from clipcovid.config import ClipConfig
+from clipcovid.config import ClipConfig, UserError
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.tracking import TAG, Live, packages, revision, store, track
+from clipcovid.tracking import REVISION, TAG, Live, check_store, live, packages, revision, store, track
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def nothing_said(monkeypatch):
+    """No store has been complained of."""
+    monkeypatch.setattr(tracking, "_refused", set())
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +38,7 @@ def tracked(phantoms, tmp_path_factory):
     clip = ClipConfig(model="tiny", pretrained="none")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        config = ZeroshotConfig(data=phantoms, clip=clip, out=out, compute=LOCAL)
+        config = ZeroshotConfig(data=phantoms, clip=clip, out=out, compute=HERE)
         run = zeroshot(config, lambda text: None).run
         assert track(run, config, tags={"manifest": "abc"})
         assert track(run, config, tags={"manifest": "abc"})
@@ -55,34 +74,185 @@ def test_figures_predictions_prompts_and_environment_are_artifacts(tracked):
     assert figures == {"figures/test_confusion.png", "figures/test_roc.png", "figures/test_classes.png"}
 
 
-def test_an_unreachable_server_is_a_warning_and_soon(tracked, monkeypatch, capsys):
+def test_weights_and_states_are_no_artifacts(tracked):
+    run, config, client, (found,) = tracked
+    for place in ("checkpoint", "state", "folds/fold-1/checkpoint", "trials/0/checkpoint", "figures"):
+        (run.folder / place).mkdir(parents=True, exist_ok=True)
+        (run.folder / place / "model.safetensors").write_bytes(b"weights")
+    (run.folder / "figures" / "model.safetensors").unlink()
+    assert track(run, config, tags={})
+    names = {item.path for item in client.list_artifacts(found.info.run_id)}
+    assert names.isdisjoint({"checkpoint", "state", "folds", "trials"})
+
+
+@pytest.fixture
+def silent():
+    """The address of a server that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["nobody", "silent", "no folder", "not writable", "no database", "postgres"])
+def test_a_store_that_takes_nothing_is_one_warning_and_soon(tracked, kind, silent, tmp_path, monkeypatch, capfd):
     run, config, _, _ = tracked
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    (tmp_path / "file").write_text("this is no database, but text that is long enough to be read as one" * 9)
+    places = {
+        "nobody": "http://user:secret@127.0.0.1:9",
+        "silent": silent,
+        "no folder": f"sqlite:///{tmp_path}/none/mlflow.db",
+        "not writable": "sqlite:////proc/mlflow.db",
+        "no database": f"sqlite:///{tmp_path}/file",
+        "postgres": "postgresql://user:secret@127.0.0.1:9/mlflow",
+    }
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", places[kind])
+    monkeypatch.setattr(tracking, "PATIENCE", 1)
     began = time.monotonic()
+    shown = Live(run, config)
+    for epoch in (1, 2, 3):
+        shown({"epoch": epoch, "train/loss": 1.0})
+    shown.end("FAILED")
+    assert time.monotonic() - began < 2
     assert not track(run, config, tags={})
-    assert time.monotonic() - began < 30
-    error = capsys.readouterr().err
-    assert error.startswith("warning: MLflow at http://127.0.0.1:9 did not take the run")
+    error = capfd.readouterr().err
+    assert error.startswith("warning: MLflow at ")
+    assert "did not take the run" in error
     assert error.count("\n") == 1
+    assert "secret" not in error
+
+
+def test_a_store_in_use_is_none_that_takes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+    path = tmp_path / "mlflow.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE t (x)")
+        other.execute("BEGIN IMMEDIATE")
+        check_store(f"sqlite:///{path}")
 
 
 def test_lines_of_a_training_go_to_its_one_run_from_any_process(tracked):
     run, config, client, (found,) = tracked
-    live = pickle.loads(pickle.dumps(Live(run, config)))
+    shown = pickle.loads(pickle.dumps(Live(run, config)))
     for epoch in (1, 2):
-        live({"epoch": epoch, "val/loss": 1 / epoch})
-    assert live.run_id == found.info.run_id
-    history = client.get_metric_history(found.info.run_id, "epoch/val/loss")
+        shown({"epoch": epoch, "val/loss": 1 / epoch})
+    assert shown.run_id == found.info.run_id
+    history = client.get_metric_history(found.info.run_id, "epoch/loss/val")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
 
 
-def test_lines_that_no_server_takes_are_one_warning(tracked, monkeypatch, capsys):
+def test_the_first_charts_are_of_losses(tracked):
+    run, config, client, (found,) = tracked
+    line = {"epoch": 1, "lr": 0.1, "seconds": 1.0, "images_per_s": 2.0}
+    line |= {"train/loss": 1.0, "train/accuracy": 0.5, "val/accuracy": 0.5, "val/loss": 1.0}
+    Live(run, config)(line)
+    names = client.get_run(found.info.run_id).data.metrics
+    charts = sorted(names, key=lambda name: (name.rpartition("/")[0], name))  # as MLflow's pages sort them
+    assert charts[:2] == ["epoch/loss/train", "epoch/loss/val"]
+    assert not any(name.endswith("/epoch") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "KILLED"),
+        (SystemExit(143), "KILLED"),
+        (ValueError("a bug"), "FAILED"),
+        (UserError("The loss is not finite"), "FAILED"),
+    ],
+)
+def test_how_a_training_ended_is_shown(tracked, error, status, monkeypatch):
     run, config, _, _ = tracked
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    live = Live(run, config)
-    for epoch in (1, 2, 3):
-        live({"epoch": epoch})
-    assert capsys.readouterr().err.count("did not take the run") == 1
+    ended = []
+    monkeypatch.setattr(Live, "end", lambda self, how: ended.append((self.run.name, how)))
+
+    def train():
+        with live(config) as watch:
+            watch(run)
+            raise error
+
+    with pytest.raises(type(error)):
+        train()
+    assert ended == [(run.name, status)]
+
+
+def test_a_run_fails_and_is_finished_later(tracked):
+    run, config, client, (found,) = tracked
+    shown = Live(run, config)
+    for status in ("RUNNING", "FAILED", "FINISHED"):
+        if status == "RUNNING":
+            shown({"epoch": 1, "train/loss": 1.0})
+        elif status == "FAILED":
+            shown.end(status)
+        else:
+            assert track(run, config, tags={})
+        assert client.get_run(found.info.run_id).info.status == status
+
+
+def test_a_run_that_was_left_running_is_said_to_go_on(tracked, capsys):
+    run, config, client, (found,) = tracked
+    Live(run, config)({"epoch": 1, "train/loss": 1.0})  # and is killed
+    capsys.readouterr()
+    again = Live(run, config)
+    for epoch in (2, 3):
+        again({"epoch": epoch, "train/loss": 1.0})
+    assert capsys.readouterr().out.count(f"note: MLflow had {run.name} as RUNNING since its process was killed") == 1
+    assert track(run, config, tags={}, status="FAILED")
+    assert client.get_run(found.info.run_id).info.status == "FAILED"
+
+
+@pytest.mark.faults
+def test_a_stopped_job_is_killed_and_says_how_to_go_on(phantoms, tmp_path):
+    """The status is written by another process, should the one that is stopped get no time for it."""
+    command = ["jobs/cnn.py", "--data", phantoms, "--out", tmp_path, "--name", "run", "--weights", "none"]
+    command += ["--image-size", 32, "--optim.epochs", 500, "--compute.workers", 0]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    for line in process.stdout:
+        if line.startswith("epoch 3/500 · train"):  # the first has opened MLflow
+            break
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 143
+    assert error == "Stopped: run the same command again to go on where it was.\n"
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("clipcovid").experiment_id])
+    assert found.info.status == "KILLED"
+
+
+@pytest.fixture
+def nameless():
+    """What becomes a user that no file knows, without a home, and a folder of its own."""
+    become = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups", sys.executable]
+    if not shutil.which("setpriv") or subprocess.run([*become, "-c", "import mlflow.version"], cwd="/").returncode:
+        pytest.skip("no other user can run this Python")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, 54321, 54321)
+        yield become, Path(folder)
+
+
+def test_a_user_without_a_name_is_no_obstacle(tracked, nameless):
+    """As in containers."""
+    run, config, _, _ = tracked
+    become, folder = nameless
+    shutil.copytree(run.folder, folder / run.name)
+    (folder / run.name).chmod(0o777)
+    run = replace(run, folder=folder / run.name)
+    (folder / "task").write_bytes(pickle.dumps((run, replace(config, out=folder))))
+    code = (
+        "import pickle; from pathlib import Path; from clipcovid import environment\n"
+        "environment.set_home()  # as every job does\n"
+        "from clipcovid.tracking import track\n"
+        f"run, config = pickle.loads(Path({str(folder / 'task')!r}).read_bytes())\n"
+        "assert track(run, config, tags={})"
+    )
+    names = {"HOME", "USER", "LOGNAME", "LNAME", "USERNAME"}
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run([*become, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("clipcovid").experiment_id])
+    assert found.info.status == "FINISHED"
+    assert "mlflow.user" not in found.data.tags
 
 
 def test_names_that_mlflow_would_refuse_are_made_fit():
@@ -92,3 +262,10 @@ def test_names_that_mlflow_would_refuse_are_made_fit():
 def test_the_environment_and_the_revision_are_told():
     assert any(line.startswith("torch==") for line in packages())
     assert len(revision()["mlflow.source.git.commit"]) == 40
+
+
+def test_a_copy_without_a_repository_has_the_revision_that_came_with_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))
+    assert revision() == {}
+    monkeypatch.setenv(REVISION, "1a2b3c4d")
+    assert revision() == {"mlflow.source.git.commit": "1a2b3c4d"}

@@ -22,16 +22,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from clipcovid.cluster import connect
 from clipcovid.config import UserError, flatten, override, run_job
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.evaluate import plots
 from clipcovid.files import remove_own, write_json
 from clipcovid.identity import sweep_identity
 from clipcovid.pipeline import embeddings_for
-from clipcovid.resources import connect
 from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
 from clipcovid.tasks.configs import CHECKPOINT, METHODS, AnyMethod, keep_texts
-from clipcovid.tracking import track, ui_command
+from clipcovid.tracking import Status, track, ui_command
 from clipcovid.train.launch import STATE, launch, sized_config, training_manifest
 from clipcovid.trials import Report, Trial, importance, places, search
 from tune.spaces import ENCODER, MUTABLE, SPACES, Space, read_space
@@ -288,7 +288,8 @@ def _show(run: Run, task: Any, trials: Sequence[Trial], tags: dict[str, str]) ->
             config = override(task, trial.task["values"])
         except UserError:  # what a config refuses together was why it failed
             config = task
-        if not track(child, config, tags=tags | {"clipcovid.trial": trial.state}, parent=run):
+        status: Status = "FAILED" if trial.state == "failed" else "FINISHED"
+        if not track(child, config, tags=tags | {"clipcovid.trial": trial.state}, parent=run, status=status):
             return
     print(f"MLflow: {ui_command(task.out)}")
 

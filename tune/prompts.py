@@ -32,7 +32,7 @@ from clipcovid.io.mappings import read_mapping
 from clipcovid.labels import PHRASES, PromptsConfig, build_prompts, texts_of
 from clipcovid.randomness import stream_seed
 from clipcovid.runs import Run, finish_run, start_run
-from clipcovid.tracking import track, ui_command
+from clipcovid.tracking import Status, track, ui_command
 from clipcovid.trials import Trial, run_trials
 
 OPENINGS = ("", "a ", "an image of a ", "findings of a ")
@@ -426,7 +426,8 @@ def _show(config: PromptSweepConfig, manifest: Manifest, run: Run, trials: Seque
         body = {"metrics": trial.metrics, "baselines": {}, "alarms": []}
         write_json(child.folder / "metrics.json", {"val": body})
         write_json(child.folder / "config.json", {"trial": trial.task})
-        if not track(child, config, tags=hashes | {"clipcovid.trial": trial.state}, parent=run):
+        status: Status = "FAILED" if trial.state == "failed" else "FINISHED"
+        if not track(child, config, tags=hashes | {"clipcovid.trial": trial.state}, parent=run, status=status):
             return
     print(f"MLflow: {ui_command(config.out)}")
 

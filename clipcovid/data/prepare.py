@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import tyro
 
+from clipcovid.cluster import connect, nodes
 from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten
 from clipcovid.data import images
 from clipcovid.data.classes import clean_labels, keep_classes
@@ -24,7 +25,7 @@ from clipcovid.data.splits import duplicates, make_splits, split_patients
 from clipcovid.distribute import spread
 from clipcovid.files import read_parquet, refuse_overlap, write_json, write_parquet
 from clipcovid.identity import digest
-from clipcovid.resources import connect, nodes, plan
+from clipcovid.resources import plan
 
 DECODER = 1  # to be raised when the same file would give other pixels
 RULES = 2  # to be raised when the same files would give other rows, columns or splits

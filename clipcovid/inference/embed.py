@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from clipcovid.cluster import connect, nodes
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
@@ -30,7 +31,7 @@ from clipcovid.data.training_images import known_rows
 from clipcovid.distribute import read_ahead, spread
 from clipcovid.files import METADATA_KEY, whole, writable, write_json, write_text
 from clipcovid.identity import digest, encoder_identity
-from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
+from clipcovid.resources import Plan, plan, resolve_precision
 
 ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
 DONE = "_SUCCESS"

@@ -13,13 +13,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from clipcovid.cluster import connect, nodes
 from clipcovid.config import ComputeConfig, UserError, first_line
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.distribute import spread
 from clipcovid.files import remove_own, whole, writable
 from clipcovid.identity import digest, generation_identity
-from clipcovid.resources import Plan, connect, nodes, plan
+from clipcovid.resources import Plan, plan
 
 SHARD = 64  # images that are captioned, and kept, at once
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from clipcovid.cluster import connect, nodes
 from clipcovid.config import ComputeConfig, EmbeddingsConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import known_rows
@@ -18,7 +19,7 @@ from clipcovid.distribute import spread
 from clipcovid.files import remove_own, whole
 from clipcovid.identity import prediction_identity, weights_of
 from clipcovid.inference.embed import EmbedConfig, embed
-from clipcovid.resources import Plan, connect, nodes, plan, resolve_precision
+from clipcovid.resources import Plan, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
 from clipcovid.tasks.configs import METHODS, read_checkpoint
 

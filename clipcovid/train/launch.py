@@ -1,38 +1,29 @@
 """From a training config to a finished run folder: the loop in this process, or on Ray Train's workers."""
 
 import importlib
-import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
+from clipcovid.cluster import connect, nodes
 from clipcovid.config import ImagesConfig, UserError, override, resolved, sized
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
-from clipcovid.distribute import stand_in
-from clipcovid.files import remove_own, whole, write_json, write_text
+from clipcovid.files import remove_own, whole, write_json
 from clipcovid.identity import run_identity, weight_paths
-from clipcovid.resources import Plan, connect, nodes, own_cluster, plan, resolve_precision
+from clipcovid.resources import Plan, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run
 from clipcovid.tasks.configs import METHODS, keep_texts
+from clipcovid.train.workers import train_on_workers
 
 Watch = Callable[[dict[str, float]], None]
-RESTARTS = 3  # of all workers, after one of them died
-FAILED = "failed.txt"
-SETTINGS = {  # of Ray Train
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # reports wait for the controller's look, by default every 2 s
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints every line twice
-}
 SCORED = ("val", "test")
 STATE = r"state/((state|best)\.pt|(val|test)(-[^/]+)?\.parquet|failed\.txt|ray/try-\d+(/.*)?)"  # of an unfinished run
 
@@ -171,7 +162,6 @@ def launch(
             f"note: {config.optim.epochs} epochs of batches of {config.optim.batch_size}, by the number of training images; "
             "--optim.epochs and --optim.batch-size set others."
         )
-    (run.folder / "state" / FAILED).unlink(missing_ok=True)
     if adopt and not (run.folder / "state" / "state.pt").exists():
         from clipcovid.train.checkpoint import States
 
@@ -181,7 +171,7 @@ def launch(
     )
     watcher = _careful(watch(run)) if watch else None
     if chosen.workers:
-        _on_ray(job, watcher)
+        train_on_workers(job, _train, watcher)
     else:
         _train(job, report=lambda line: watcher(line) if watcher else None, log=log)
     return Trained(run=run, manifest=manifest, scores=_score(config, run, manifest), fresh=True)
@@ -283,74 +273,3 @@ def _score(config: Any, run: Run, manifest: Manifest) -> dict[str, Any]:
     finish_run(run)
     remove_own(run.folder, STATE)  # a finished run goes on no more
     return run.metrics()["test"]
-
-
-def _on_ray(job: _Job, watch: Watch | None) -> None:
-    """Run `_train` on Ray Train's workers; a dead worker brings all of them back to the last state."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
-    from ray.train.torch import TorchTrainer
-
-    class Watcher(UserCallback):
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            if watch:
-                watch(metrics[0])
-
-    chosen, folder = job.plan, job.run.folder.resolve()
-    each = {"CPU": chosen.cpus_per_worker} | ({"GPU": chosen.gpus_per_worker} if chosen.gpus_per_worker else {})
-    local = replace(
-        job, run=replace(job.run, folder=folder), config=replace(job.config, data=job.config.data.resolve())
-    )
-
-    class Trainer(TorchTrainer):
-        """Without what cleans up behind a dead driver: a cluster of our own ends with its driver, and has no dashboard to
-        ask, so that the cleaner asks any other cluster that was on this machine, and waits for it."""
-
-        def _create_default_callbacks(self) -> list[Any]:
-            made = cast(Any, super())._create_default_callbacks()
-            return [
-                call for call in made if not (own_cluster() and type(call).__name__ == "PlacementGroupCleanerCallback")
-            ]
-
-    trainer = Trainer(
-        _worker,
-        train_loop_config={"job": ray.put(local), "place": Path.cwd()},
-        scaling_config=ScalingConfig(
-            num_workers=chosen.workers, use_gpu=bool(chosen.gpus_per_worker), resources_per_worker=each
-        ),
-        run_config=cast(Any, RunConfig)(  # ray.train exports the v2 class, of which type checkers see the old one
-            name=f"try-{time.time_ns()}",
-            storage_path=str(folder / "state" / "ray"),
-            failure_config=FailureConfig(max_failures=RESTARTS),
-            callbacks=cast(Any, [Watcher()]),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
-    )
-    trainer.fit()
-    failed = folder / "state" / FAILED
-    if failed.exists():
-        raise UserError(failed.read_text(encoding="utf-8"))
-
-
-def _worker(settings: dict[str, Any]) -> None:
-    import ray
-    import ray.train
-
-    inner = sys.modules.get("ray.train.v2._internal.execution.context")
-    if inner is not None:  # it logs every report of every worker, under its file's name
-        logging.getLogger(inner.__file__).setLevel(logging.WARNING)
-    stand_in(settings["place"])
-    job: _Job = ray.get(settings["job"])
-    failed = job.run.folder / "state" / FAILED
-    if failed.exists():  # this is another try, and there is no use in it
-        return
-    from clipcovid.train.loop import TrainingStopped
-
-    try:
-        _train(job, report=ray.train.report, log=print)
-    except UserError as error:
-        write_text(failed, str(error))
-        if not isinstance(error, TrainingStopped):
-            raise  # the other workers may not know, and wait
