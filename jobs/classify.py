@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY, ClipConfig, ImagesConfig, UserError, run_job
-from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
+from clipcovid.data.images import BadImage, fit_image, open_image
 from clipcovid.inference.zeroshot import classify
 from clipcovid.labels import CLASSES, PHRASES, TEMPLATE
 from clipcovid.resources import resolve_precision
@@ -69,7 +69,7 @@ def main(config: Config) -> None:
     pixels, bad = {}, {}
     for path in config.images:
         try:
-            pixels[path] = fit_image(decode(read_bytes(path), max_pixels=how.max_pixels), how)
+            pixels[path] = fit_image(open_image(path, max_pixels=how.max_pixels), how)
         except BadImage as error:
             bad[path] = str(error)
     if pixels:

@@ -40,7 +40,7 @@ from pydicom.uid import (
 )
 
 from clipcovid.data.dicom import read_header
-from clipcovid.data.images import read_picture
+from clipcovid.data.images import open_image, read_picture
 
 BLANK = {"patient_id": "", "view": "", "study_date": ""}
 
@@ -146,6 +146,14 @@ def test_dicom_window_agrees_with_pydicom():
 def notes_of(data):
     picture = read_picture(data, max_pixels=LIMIT)
     return picture.pixels, list(picture.notes)
+
+
+def test_what_was_assumed_of_one_file_is_said_apart_from_what_a_job_prints(tmp_path, capsys):
+    (tmp_path / "a.dcm").write_bytes(dicom(WindowCenter="9000", WindowWidth="80"))
+    assert np.array_equal(open_image(str(tmp_path / "a.dcm"), max_pixels=LIMIT), scaled(twelve_bit(), 0, 4095))
+    said = capsys.readouterr()
+    window = "DICOM whose window (9000/80) leaves nothing of its values: their own range is used"
+    assert (said.out, said.err) == ("", f"note: {tmp_path / 'a.dcm'}: {window}.\n")
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])

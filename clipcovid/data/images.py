@@ -6,6 +6,7 @@ What a file is, its first bytes say, never its name's ending. `decode` reads PNG
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -112,6 +113,14 @@ class Picture:
 def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
     """The pixels of an image file, as `read_picture` gives them."""
     return read_picture(data, max_pixels=max_pixels).pixels
+
+
+def open_image(path: str, *, max_pixels: int) -> np.ndarray:
+    """The pixels of an image file or URI, as `read_picture` gives them; what was assumed is said on stderr."""
+    picture = read_picture(read_bytes(path), max_pixels=max_pixels)
+    for note in picture.notes:
+        print(f"note: {path}: {note}.", file=sys.stderr)  # for a job's stdout may be JSON
+    return picture.pixels
 
 
 def read_picture(data: bytes, *, max_pixels: int) -> Picture:

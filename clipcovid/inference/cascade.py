@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from clipcovid.config import ImagesConfig, UserError
-from clipcovid.data.images import decode, fit_image, fit_mask, read_bytes
+from clipcovid.data.images import fit_image, fit_mask, open_image
 from clipcovid.data.masked import Keep, mask_image
 from clipcovid.tasks.configs import METHODS, read_checkpoint
 
@@ -102,7 +102,7 @@ def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Seen]:
 
 def read_image(path: str) -> np.ndarray:
     """An image file's pixels; one that can't be used raises `BadImage`."""
-    return decode(read_bytes(path), max_pixels=ImagesConfig().max_pixels)
+    return open_image(path, max_pixels=ImagesConfig().max_pixels)
 
 
 def _load(run: Path, kind: str) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError
 from clipcovid.data.captions import TEMPLATE, captions_of
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.data.images import BadImage, decode, fit_image, pixel_hash, read_bytes
+from clipcovid.data.images import BadImage, fit_image, open_image, pixel_hash
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.files import whole, write_json
 from clipcovid.identity import digest, search_identity
@@ -297,7 +297,7 @@ def _images(clip: Clip, paths: Sequence[str], how: ImagesConfig) -> np.ndarray:
 def _read(path: str, max_pixels: int) -> np.ndarray:
     """An image's pixels, uint8 (h, w) or (h, w, 3); one that can't be used is a `UserError`."""
     try:
-        return decode(read_bytes(path), max_pixels=max_pixels)
+        return open_image(path, max_pixels=max_pixels)
     except BadImage as error:
         raise UserError(f"--image {path} can't be used: {error}.") from None
 
