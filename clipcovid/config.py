@@ -1,13 +1,15 @@
 """Configuration: frozen dataclasses, and the command line made from them."""
 
 import dataclasses
+import errno
 import io
 import re
 import signal
 import sys
+import tempfile
 import textwrap
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +21,7 @@ from clipcovid.console import terminal_width, wrapped
 Scalar = str | int | float | bool | None
 ConfigT = TypeVar("ConfigT")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk or a quota
 RESEARCH_ONLY = "Research use only, not for diagnosis."
 
 
@@ -260,9 +263,15 @@ def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], descrip
     try:
         check_names(sys.argv[1:], "The argument")
         check_seeds(config)
+        check_paths(config)
         main(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"error: {error.filename or 'A file'} can't be written ({error.strerror}): make room.", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("Interrupted: run the same command again to go on where it stopped.", file=sys.stderr)
@@ -282,6 +291,54 @@ def check_seeds(config: Any) -> None:
     for key, value in flatten(config).items():
         if key.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < 2**32:
             raise UserError(f"--{key} {value} is not a whole number from 0 to {2**32 - 1}.")
+
+
+def check_paths(config: Any) -> None:
+    """Refuse folders that this machine can't write to, or that would be lost, before any work is done.
+
+    Files and folders that jobs read and write are local paths, or on a shared file system: URIs are refused. So is an --out
+    that is a file, below one, or not writable, and relative --out and --data in a submitted job, which Ray runs in a copy
+    of the working directory.
+    """
+    for name, path in _paths(config):
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+            given = str(path) if "://" in str(path) else str(path).replace(":/", "://", 1)
+            raise UserError(f"--{name} {given} is a URI: give a folder that this machine, and each node, sees as a path.")
+        if name in ("out", "data") and not path.is_absolute() and _in_ray_copy(Path.cwd()):
+            raise UserError(
+                f"--{name} {path} would be in Ray's copy of the working directory, which Ray deletes: give an absolute path "
+                "that every node sees."
+            )
+        if name == "out":
+            check_writable(path)
+
+
+def check_writable(folder: Path) -> None:
+    """A folder that is a file, is below one, or can't be written to or made, is a `UserError`."""
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists() or place.is_symlink())
+    if not above.is_dir():
+        raise UserError(f"--out {folder} can't be a folder: {above} is a file; give another --out.")
+    try:
+        tempfile.TemporaryFile(dir=above).close()
+    except OSError as error:
+        raise UserError(f"--out {folder} can't be written ({above}: {error.strerror}); give another --out.") from None
+
+
+def _paths(config: Any) -> Iterator[tuple[str, Path]]:
+    """The last part of a field's key, and its value, of all fields of a nested config that hold paths."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _paths(value)
+        elif field.name == "out" and isinstance(value, str):
+            yield field.name, Path(value)
+        else:
+            found = value if isinstance(value, tuple) else (value,)
+            yield from ((field.name, path) for path in found if isinstance(path, Path))
+
+
+def _in_ray_copy(place: Path) -> bool:
+    return "working_dir_files" in place.parts and "runtime_resources" in place.parts
 
 
 def resolved(config: ConfigT) -> ConfigT:

@@ -3,23 +3,29 @@
 A job deletes what it wrote itself and nothing else: it says which paths those are, and `remove_own` removes no others.
 """
 
+import fcntl
 import json
 import os
 import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import UserError
+from clipcovid.config import UserError, first_line
 
 METADATA_KEY = b"clipcovid"
+DISK_ERRORS = r"No space left|Disk quota|\(os error \d+\)|inline_container|PytorchStreamWriter"
+LOCK = ".clipcovid.lock"  # in a folder, while a process writes to it
+_locks: dict[Path, TextIO] = {}  # that this process holds
 
 
 @contextmanager
@@ -37,6 +43,12 @@ def whole(path: Path) -> Iterator[Path]:
         raise UserError(
             f"{path} can't be written ({error.strerror or error}); make room or give another --out."
         ) from error
+    except UserError:
+        raise
+    except Exception as error:  # torch and safetensors have errors of their own for a full disk
+        if not re.search(DISK_ERRORS, str(error)):
+            raise
+        raise UserError(f"{path} can't be written ({first_line(error)}); make room or give another --out.") from error
 
 
 def writable(folder: Path) -> bool:
@@ -98,6 +110,46 @@ def read_parquet(path: Path | str) -> tuple[pd.DataFrame, dict[str, Any] | None]
         raise UserError(f"{path} is not a readable Parquet file ({error}).") from None
     about = (arrow.schema.metadata or {}).get(METADATA_KEY)
     return arrow.to_pandas(), None if about is None else json.loads(about)
+
+
+def hold(folder: Path) -> None:
+    """Lock a folder, which is made, for this process: until `release`, or until it ends, however it does.
+
+    A folder that another process holds is a `UserError` that says which. What this process holds already it goes on holding.
+    """
+    path = folder.resolve() / LOCK
+    while path not in _locks:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{folder} can't be written ({error.strerror}); give another --out.") from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            writer = file.read().strip() or "another process"
+            file.close()
+            raise UserError(
+                f"{folder} is being written by {writer}: wait until it has ended, or choose another --name or --out."
+            ) from None
+        except OSError as error:
+            print(f"note: {folder} can't be locked ({error.strerror}): run the same command once at a time.")
+        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            file.close()  # released by another process in between
+            continue
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        file.flush()
+        _locks[path] = file
+
+
+def release(folder: Path) -> None:
+    """Let go of a folder that this process holds."""
+    path = folder.resolve() / LOCK
+    if path in _locks:
+        path.unlink(missing_ok=True)
+        _locks.pop(path).close()
 
 
 def foreign_file(folder: Path, own: str = "") -> Path | None:

@@ -19,7 +19,7 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import captions, predictions, segmentation
 from clipcovid.evaluate.predictions import TRAINED_ON
-from clipcovid.files import refuse_foreign, write_json, write_text
+from clipcovid.files import foreign_file, hold, refuse_foreign, release, write_json, write_text
 from clipcovid.identity import digest
 from clipcovid.tasks.configs import METHODS
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DONE = "_SUCCESS"
+UNBEGUN = r"(config|prompts)\.json|state/(failed\.txt|ray/.*)"  # the files of a run that ended before it did anything
 SHOWN = 3  # images of each rank in a figure
 CAPTIONED = 9
 
@@ -86,15 +87,20 @@ def run_folder(config: Any, *, method: str, identity: dict[str, Any]) -> Path:
 
 
 def start_run(config: Any, *, method: str, identity: dict[str, Any]) -> Run:
-    """The run in its folder (see `run_folder`); one that holds another run, or files that no run wrote, is a `UserError`."""
+    """The run in its folder (see `run_folder`), which this process holds until `finish_run` or its end.
+
+    A folder that holds another run, or files that no run wrote, or that another process writes to, is a `UserError`. A run
+    that ended before it did anything is no other run: a corrected command takes its name.
+    """
     folder = run_folder(config, method=method, identity=identity)
-    if about := read_about(folder):
-        there = about["identity"]
-        if there != identity:
-            differs = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
-            raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
-    else:
+    if not read_about(folder):
         refuse_foreign(folder, "", "--name")
+    hold(folder)
+    there = read_about(folder).get("identity", identity)
+    if there != identity and foreign_file(folder, UNBEGUN):
+        release(folder)
+        differs = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
+        raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
     write_json(folder / "config.json", {"method": method, "identity": identity, "config": flatten(config)})
     return Run(folder=folder, method=method, identity=identity)
 
@@ -250,3 +256,4 @@ def _entry(split: str, variant: str) -> str:
 def finish_run(run: Run) -> None:
     """Write the marker that says that everything else is there."""
     write_text(run.folder / DONE, "")
+    release(run.folder)

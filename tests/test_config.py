@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -160,6 +162,73 @@ def test_a_learning_rate_that_follows_from_the_weights_follows_a_change_of_them(
     assert resolved(override(given, {"weights": "none"})).optim.lr == 1e-4
     finetune = override(FinetuneConfig(data=Path("d")), {"clip.pretrained": "none"})
     assert resolved(finetune).optim.lr == 2e-4
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """Runs the main of a job that would write to its --out; the exit status, or None where it was run."""
+    ran = []
+
+    def run(kind, *flags):
+        monkeypatch.setattr(sys, "argv", ["job", *map(str, flags)])
+        ran.clear()
+        try:
+            run_job(kind, ran.append, "")
+        except SystemExit as ended:
+            assert not ran
+            return ended.code
+        return None
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--data", "s3://bucket/quex"], "--data s3://bucket/quex is a URI"),
+        (["--data", "d", "--out", "gs://bucket/outputs"], "--out gs://bucket/outputs is a URI"),
+        (["--data", "d", "--out", "{file}"], "file is a file; give another --out"),
+        (["--data", "d", "--out", "{file}/runs/a"], "file is a file; give another --out"),
+        (["--data", "d", "--out", "/proc/outputs"], "--out /proc/outputs can't be written (/proc: "),
+    ],
+)
+def test_places_that_can_not_be_written_are_refused_before_any_work(job, tmp_path, capsys, flags, said):
+    (tmp_path / "file").touch()
+    assert job(CnnConfig, *(flag.format(file=tmp_path / "file") for flag in flags)) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_what_can_be_made_is_taken_and_not_made_yet(job, tmp_path):
+    assert job(CnnConfig, "--data", tmp_path / "data", "--out", tmp_path / "runs" / "a") is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_submitted_job_asks_for_absolute_paths(job, tmp_path, monkeypatch, capsys):
+    copy = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_0a1b"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert job(CnnConfig, "--data", tmp_path) == 2  # --out is relative by default
+    assert "--out outputs would be in Ray's copy" in (told := capsys.readouterr().err)
+    assert "give an absolute path" in told
+    assert job(CnnConfig, "--data", "data", "--out", tmp_path) == 2
+    assert job(CnnConfig, "--data", tmp_path, "--out", tmp_path) is None
+    assert not list(copy.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence_wherever_it_is_met(monkeypatch, capsys, tmp_path, number):
+    monkeypatch.setattr(sys, "argv", ["job", "--data", str(tmp_path), "--out", str(tmp_path)])
+
+    def main(config):
+        raise OSError(number, os.strerror(number), "weights.bin")
+
+    with pytest.raises(SystemExit) as ended:
+        run_job(CnnConfig, main, "")
+    assert ended.value.code == 2
+    assert "weights.bin can't be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
