@@ -303,7 +303,9 @@ def check_paths(config: Any) -> None:
     for name, path in _paths(config):
         if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
             given = str(path) if "://" in str(path) else str(path).replace(":/", "://", 1)
-            raise UserError(f"--{name} {given} is a URI: give a folder that this machine, and each node, sees as a path.")
+            raise UserError(
+                f"--{name} {given} is a URI: give a folder that this machine, and each node, sees as a path."
+            )
         if name in ("out", "data") and not path.is_absolute() and _in_ray_copy(Path.cwd()):
             raise UserError(
                 f"--{name} {path} would be in Ray's copy of the working directory, which Ray deletes: give an absolute path "

@@ -3,6 +3,7 @@
 A job deletes what it wrote itself and nothing else: it says which paths those are, and `remove_own` removes no others.
 """
 
+import atexit
 import fcntl
 import json
 import os
@@ -141,6 +142,7 @@ def hold(folder: Path) -> None:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
+        atexit.register(release, path.parent)
         _locks[path] = file
 
 

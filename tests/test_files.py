@@ -5,19 +5,37 @@ import dataclasses
 import datetime
 import importlib
 import json
+import resource
 import shutil
+import subprocess
+import sys
 import typing
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import HERE
 
 from clipcovid.config import OptimConfig, UserError, from_cli
 from clipcovid.data.manifest import read_manifest
-from clipcovid.files import foreign_file, read_parquet, refuse_overlap, remove_own, write_json, write_parquet
+from clipcovid.data.masked import MaskedConfig, apply_masks
+from clipcovid.evaluate import plots
+from clipcovid.files import (
+    LOCK,
+    foreign_file,
+    read_parquet,
+    refuse_overlap,
+    release,
+    remove_own,
+    write_json,
+    write_parquet,
+)
+from clipcovid.runs import read_about, start_run
+from clipcovid.tasks.base import save_weights
 from clipcovid.tasks.configs import CnnConfig
+from clipcovid.train.checkpoint import Progress, States, trainable
 from clipcovid.train.launch import launch
 
 ROOT = Path(__file__).parents[1]
@@ -190,8 +208,6 @@ def test_folders_that_are_read_may_not_be_written_through_a_link_either(tmp_path
 
 
 def test_a_run_does_not_begin_where_another_program_keeps_its_config(tmp_path):
-    from clipcovid.runs import start_run
-
     config = CnnConfig(data=Path("data"), out=tmp_path, name="bert")
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
@@ -221,3 +237,81 @@ def test_what_json_has_no_form_for_is_refused_and_leaves_no_file(tmp_path, value
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": np.float32("nan")})
     assert not list(tmp_path.iterdir())
+
+
+@contextlib.contextmanager
+def held_elsewhere(folder):
+    """A process that holds a folder; given, to be ended."""
+    code = "import sys, pathlib, clipcovid.files as f; f.hold(pathlib.Path(sys.argv[1])); print('held', flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout.readline() == "held\n"
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_what_another_process_writes_is_refused_until_it_ends_however_it_does(phantoms, tmp_path):
+    config = CnnConfig(data=Path("data"), out=tmp_path, name="run")
+    start_run(config, method="cnn", identity={"a": 1})
+    release(tmp_path / "run")
+    masked = dataclasses.replace(MaskedConfig(data=phantoms, out=tmp_path / "masked"), keep="crop")
+    for folder, write in (
+        (tmp_path / "run", lambda: start_run(config, method="cnn", identity={"a": 1})),
+        (tmp_path / "masked", lambda: apply_masks(masked, log=lambda text: None)),
+    ):
+        with held_elsewhere(folder) as process:
+            with pytest.raises(
+                UserError, match=rf"is being written by process {process.pid} on \S+ since \d{{4}}-.*: wait"
+            ):
+                write()
+            process.kill()  # without any chance to let go
+            process.wait()
+            write()
+            write()  # what this process holds, or has finished, is no hindrance to it
+        release(folder)
+        assert not (folder / LOCK).exists()
+
+
+def test_a_run_that_ended_before_it_did_anything_gives_up_its_name(tmp_path):
+    config = CnnConfig(data=Path("data"), out=tmp_path, name="mine")
+    folder = start_run(config, method="cnn", identity={"weights": "resnet1"}).folder
+    (folder / "state").mkdir()
+    (folder / "state" / "failed.txt").write_text("There are no such weights.")
+    start_run(config, method="cnn", identity={"weights": "resnet18"})
+    assert read_about(folder)["identity"] == {"weights": "resnet18"}
+    (folder / "state" / "state.pt").touch()
+    with pytest.raises(UserError, match=r"holds another run \(weights differ\): choose another --name"):
+        start_run(config, method="cnn", identity={"weights": "resnet34"})
+    release(folder)
+
+
+@pytest.fixture
+def full_disk():
+    """No file of this process can be longer than 10,000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_a_sentence_whoever_writes(full_disk, tmp_path):
+    module = torch.nn.Linear(200, 200)
+    optimizer = torch.optim.AdamW(module.parameters())
+    states = States(tmp_path / "state", {"a": 1})
+    for write, name in (
+        (lambda: states.save(module, optimizer, {}, Progress()), r"state\.pt"),
+        (lambda: states.save_best(trainable(module)), r"best\.pt"),
+        (lambda: save_weights(module, tmp_path), r"model\.safetensors"),
+        (
+            lambda: plots.save({"big": plots.sheet(np.zeros((9, 64, 64), np.uint8), ["x"] * 9, title="")}, tmp_path),
+            "big",
+        ),
+        (lambda: write_parquet(tmp_path / "a.parquet", pd.DataFrame({"x": np.arange(1e5)}), {}), r"a\.parquet"),
+    ):
+        with pytest.raises(UserError, match=rf"{name}.* can't be written .*make room"):
+            write()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -1,18 +1,20 @@
 """The folder of a prepared data set: which files in it are ours, and how it is begun anew without losing any other."""
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.files import METADATA_KEY, refuse_foreign, remove_own
+from clipcovid.files import LOCK, METADATA_KEY, hold, refuse_foreign, remove_own
 
 LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
 READINGS = "readings"  # DICOM headers and notes, a file a shard; there only while a preparation is unfinished
 MARKER = ".clipcovid"  # in every folder that a preparation has begun
 TABLES = ("manifest.parquet", LISTING, "quarantine.parquet")
 EMBEDDINGS = (
-    r"embeddings/[0-9a-f]+/(\d{5}\.parquet|_encoder\.json|_SUCCESS|_\w+\.(faiss|json)|_texts/[0-9a-f]+\.parquet)"
+    rf"embeddings/[0-9a-f]+/({re.escape(LOCK)}|\d{{5}}\.parquet|_encoder\.json|_SUCCESS|_\w+\.(faiss|json)"
+    r"|_texts/[0-9a-f]+\.parquet)"
 )
 PREPARED = rf"(manifest|listing|quarantine)\.parquet|images/\d{{5}}\.arrow|{READINGS}/\d{{5}}\.json|{EMBEDDINGS}"
 BESIDE = r"phantom/.*|captions/.*"  # drawn and written by other jobs, which look after it themselves
@@ -35,7 +37,7 @@ def begin_folder(out: Path) -> None:
     Nothing is deleted where `check_folder` finds anything else.
     """
     check_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
+    hold(out)
     (out / MARKER).touch()
     remove_own(out, PREPARED)
     (out / "images").mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from clipcovid.data.packed import masks_hash, read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import duplicates, make_splits, split_patients
 from clipcovid.distribute import spread
-from clipcovid.files import read_parquet, refuse_overlap, write_json, write_parquet
+from clipcovid.files import hold, read_parquet, refuse_overlap, release, write_json, write_parquet
 from clipcovid.identity import digest
 from clipcovid.resources import plan
 
@@ -96,12 +96,21 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     Writes `images/*.arrow`, `quarantine.parquet` and, last, `manifest.parquet` into `config.out`. Raises `UserError`
     where the folder holds another preparation, or more than `max_bad` of the images are bad.
     """
+    try:
+        return _prepare(config, log)
+    finally:
+        release(config.out)
+
+
+def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> Prepared:
     _check_out(config)
     options = _options(config)
     if config.overwrite or not _begun(config.out):
         check_folder(config.out)
     else:
         _is_done(config.out, options)  # before phantoms are drawn over those of another preparation
+    if config.source == "phantom":
+        hold(config.out)
     listing = list_source(
         config.source, config.root, config.columns, config.phantom, config.out / "phantom", config.image_folder
     )
@@ -113,6 +122,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
         manifest = read_manifest(config.out)
         _remove_traces(config.out)  # of one that was killed at its very end
         return Prepared(manifest=manifest, quarantine=_read_quarantine(config.out), fresh=False)
+    hold(config.out)
     if not (config.out / LISTING).exists():
         begin_folder(config.out)  # without packed files of which nothing says what they hold
     connect(config.compute)

@@ -17,13 +17,13 @@ MISSING = re.compile(r"Glyph \d+ .* missing from font")
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> str:
-    """Write a figure with fonts that have its letters; gives the letters that no font has, which are boxes in it.
+    """Write a figure as PNG with fonts that have its letters; gives the letters that no font has, which are boxes in it.
 
     Fonts are only looked for where matplotlib's own one is not enough: its texts are known once it is drawn.
     """
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        figure.savefig(path, dpi=dpi)
+        figure.savefig(path, dpi=dpi, format="png")
     for warning in heard:
         if not MISSING.match(str(warning.message)):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
@@ -37,7 +37,7 @@ def save_figure(figure: Figure, path: Path, dpi: int) -> str:
             text.set_fontfamily([OWN, *families])
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=MISSING.pattern)
-            figure.savefig(path, dpi=dpi)
+            figure.savefig(path, dpi=dpi, format="png")
     return missing
 
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.fonts import save_figure, say_missing
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
+from clipcovid.files import whole
 
 LONGEST_NAME = 40
 NOT_SCORES = ("logit_scale", "_threshold", "median_rank")  # of a training's line, and on no scale of theirs
@@ -348,9 +349,11 @@ def confusions_figure(comparison: dict[str, Any]) -> Figure:
 
 def save(made: dict[str, Figure], folder: str | Path) -> list[Path]:
     """Write each figure as `folder/<name>.png` at 120 dpi; the folder is made. Gives the paths."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
     paths = [Path(folder) / f"{name}.png" for name in made]
-    missing = "".join(save_figure(figure, path, dpi=120) for path, figure in zip(paths, made.values(), strict=True))
+    missing = ""
+    for path, figure in zip(paths, made.values(), strict=True):
+        with whole(path) as partial:
+            missing += save_figure(figure, partial, dpi=120)
     if missing:
         say_missing("".join(sorted(set(missing))))
     return paths

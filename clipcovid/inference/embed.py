@@ -29,7 +29,7 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
 from clipcovid.data.training_images import known_rows
 from clipcovid.distribute import read_ahead, spread
-from clipcovid.files import METADATA_KEY, whole, writable, write_json, write_text
+from clipcovid.files import METADATA_KEY, hold, release, whole, writable, write_json, write_text
 from clipcovid.identity import digest, encoder_identity
 from clipcovid.resources import Plan, plan, resolve_precision
 
@@ -80,6 +80,7 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     about = folder / ABOUT
     if (folder / DONE).exists():
         return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), fresh=False, cache=cache)
+    hold(folder)
     rows = len(manifest.table)
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
@@ -107,6 +108,7 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     for _ in spread(todo, Embedder, chosen, total=total, label="Embedding", settings=settings):
         pass
     write_text(folder / DONE, "")
+    release(folder)
     return Embeddings(folder=folder, encoder=encoder, fresh=True)
 
 

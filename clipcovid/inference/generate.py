@@ -18,7 +18,7 @@ from clipcovid.config import ComputeConfig, UserError, first_line
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.distribute import spread
-from clipcovid.files import remove_own, whole, writable
+from clipcovid.files import hold, release, remove_own, whole, writable
 from clipcovid.identity import digest, generation_identity
 from clipcovid.resources import Plan, plan
 
@@ -81,6 +81,7 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     at = manifest.positions(rows["image_id"])
     state = path.with_suffix("").resolve()
+    hold(state)
     parts = [state / f"{number:05}.parquet" for number in range(math.ceil(len(rows) / SHARD))]
     items = [
         {"path": str(part), "rows": at[number * SHARD : (number + 1) * SHARD].tolist()}
@@ -99,6 +100,7 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
         table["caption"] = table["generated"].where(~known, table["generated"] + ", " + rows["label"])
     with whole(path) as partial:
         table.to_parquet(partial)
+    release(state)
     remove_own(path.parent, rf"{state.name}/\d{{5}}\.parquet")
     return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=True)
 

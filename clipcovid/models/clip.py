@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.config import ClipConfig, UserError, first_line
-from clipcovid.files import write_json
+from clipcovid.files import whole, write_json
 from clipcovid.models.pixels import Pixels
 from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf, locate
 
@@ -185,7 +185,8 @@ def save_clip(folder: Path, clip: Clip, hf: bool = True) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().float().contiguous().cpu() for key, value in clip.model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    with whole(folder / "model.safetensors") as partial:
+        save_file(state, partial)
     write_open_clip_config(folder, clip)
     write_text_tower(folder, clip)
     if hf and not inconvertible(_whole_cfg(clip), cast(Any, clip.model.visual).preprocess_cfg):

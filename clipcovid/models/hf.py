@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from clipcovid.config import UserError
-from clipcovid.files import write_json, write_text
+from clipcovid.files import whole, write_json, write_text
 from clipcovid.models.weights import HF_CONFIG, HF_IMAGES, hf_weights
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def save_hf(folder: Path, clip: "Clip") -> None:
             f"The model can't be written as a Hugging Face CLIPModel: it has {', '.join(sorted(state)[:4])}."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(converted, folder / "model.safetensors", metadata={"format": "pt"})
+    with whole(folder / "model.safetensors") as partial:
+        save_file(converted, partial, metadata={"format": "pt"})
     write_json(folder / HF_CONFIG, _hf_config(clip.model_cfg))
     write_json(folder / HF_IMAGES[0], _image_processor(preprocess))
     _write_tokenizer(folder, clip.tokenizer)

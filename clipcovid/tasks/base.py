@@ -18,7 +18,7 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import metrics
 from clipcovid.evaluate.predictions import probability_table
-from clipcovid.files import write_json
+from clipcovid.files import whole, write_json
 from clipcovid.tasks.configs import METHODS, read_checkpoint
 
 Batch = dict[str, Any]
@@ -144,12 +144,12 @@ def targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Callabl
 
 def save_weights(module: torch.nn.Module, folder: Path) -> None:
     """Write `model.safetensors`: every parameter and buffer, contiguous, on the CPU."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = {
         key: value.detach().clone(memory_format=torch.contiguous_format).cpu()
         for key, value in module.state_dict().items()
     }
-    save_file(state, folder / "model.safetensors")
+    with whole(folder / "model.safetensors") as partial:
+        save_file(state, partial)
 
 
 def make_task(config: Any, classes: Sequence[str], images: ImagesConfig) -> Task:

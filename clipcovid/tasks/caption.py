@@ -16,7 +16,7 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import retrieval
 from clipcovid.evaluate.captions import without_writing
-from clipcovid.files import write_json
+from clipcovid.files import whole, write_json
 from clipcovid.models.clip import Clip, load_clip
 from clipcovid.models.dual import Towers, build_dual
 from clipcovid.tasks.base import Batch, Examples, Predictor
@@ -174,7 +174,8 @@ class Caption(Contrastive):
         super().save(module, folder)
         assert self.gallery is not None, "made by final"
         arrays = {name: getattr(self.gallery, name) for name in ("texts", "images", "which")}
-        save_file(arrays, folder / f"{GALLERY}.safetensors")
+        with whole(folder / f"{GALLERY}.safetensors") as partial:
+            save_file(arrays, partial)
         write_json(folder / f"{GALLERY}.json", self.gallery.captions)
 
     def load(self, folder: Path) -> torch.nn.Module:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from clipcovid.config import UserError, first_line
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.captions import without_writing
-from clipcovid.files import write_json
+from clipcovid.files import whole, write_json
 from clipcovid.models.decoder import Decoder, build_decoder, skeleton_decoder, train_words
 from clipcovid.tasks.base import Batch, Examples, Predictor, Task
 
@@ -154,7 +154,8 @@ class Write(Task):
         super().save(module, folder)
         module.save(folder, self.tokenizer)
         assert self.known is not None
-        save_file(self.known, folder / f"{KNOWN}.safetensors")
+        with whole(folder / f"{KNOWN}.safetensors") as partial:
+            save_file(self.known, partial)
         write_json(folder / f"{KNOWN}.json", self.said)
 
     def load(self, folder: Path) -> torch.nn.Module:
