@@ -26,7 +26,7 @@ from clipcovid.cluster import connect
 from clipcovid.config import UserError, flatten, override, run_job
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.evaluate import plots
-from clipcovid.files import remove_own, write_json
+from clipcovid.files import release, remove_own, write_json
 from clipcovid.identity import sweep_identity
 from clipcovid.pipeline import embeddings_for
 from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
@@ -124,7 +124,10 @@ def attempt(params: dict[str, Any], report: Report, *, job: "_Job") -> dict[str,
 
         return told
 
-    done = launch(config, embeddings=job.embeddings, watch=watch, log=lambda text: None, adopt=params["adopt"])
+    try:
+        done = launch(config, embeddings=job.embeddings, watch=watch, log=lambda text: None, adopt=params["adopt"])
+    finally:
+        release(config.out / config.name)  # the next try may be another process's
     lines = [line for line in done.run.history() if key in line]
     best = (max if job.mode == "max" else min)(line[key] for line in lines)
     kept = done.run.metrics()["val"]["metrics"].get(job.metric, best)
