@@ -51,6 +51,7 @@ FLAGS = {  # what each job is asked; {folder} is the one with the files of other
     "jobs.compare": [f"{{run}} {RUN}", "{run} --out {folder}"],
     "jobs.coop": [f"--data {{data}} {TINY} {RUN}"],
     "jobs.crossval": [f"probe --data {{data}} {TINY} {RUN}"],
+    "jobs.embed": [f"--data {{data}} {TINY} --out {{folder}}"],
     "jobs.evaluate": [f"--predictions {{table}} --ground-truth {{table}} {RUN}"],
     "jobs.finetune": [f"--data {{data}} {TINY} {RUN}"],
     "jobs.hybrid": [f"--data {{data}} --weights none {TINY} {RUN}"],
@@ -69,7 +70,7 @@ FLAGS = {  # what each job is asked; {folder} is the one with the files of other
     "tune.hparams": [f"probe --data {{data}} {TINY} {RUN}"],
     "tune.prompts": [f"--data {{data}} {TINY} {RUN}"],
 }
-WITHOUT_OUT = {"jobs.classify", "jobs.embed", "jobs.generate_captions", "tune.spaces"}
+WITHOUT_OUT = {"jobs.classify", "jobs.generate_captions", "tune.spaces"}
 NAMES = (  # of files of others: any, and some that are called as ours are
     *(
         "a.txt",
