@@ -217,6 +217,9 @@ class TrainConfig:
         """The learning rate where none is given."""
         return 1e-3 if getattr(self, "weights", "") == "none" else 1e-4
 
+    def check_initial_weights(self) -> None:
+        """Raise `UserError` where weights that training starts from can't be had; what is known without loading them."""
+
     @property
     def needs(self) -> tuple[str, ...]:
         """The manifest's columns without which an image can't be scored."""

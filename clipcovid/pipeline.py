@@ -28,6 +28,7 @@ Part = tuple[Run, Any]
 
 def train(config: Any) -> Trained:
     """Train as the config says, print the test split's scores, and show the run in MLflow."""
+    training_manifest(config)  # what can't be learned from is known before it is embedded
     embeddings = embeddings_for(config)
     with live(config) as watch:
         trained = launch(config, embeddings=embeddings, watch=watch)
@@ -54,7 +55,7 @@ def few_shot(config: FewShotConfig) -> Run:
     """
     from clipcovid.evaluate import plots  # matplotlib: other trainings start without it
 
-    embeddings, manifest = embeddings_for(config), training_manifest(config)
+    manifest, embeddings = training_manifest(config), embeddings_for(config)
     run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest))
     config = keep_texts(config, manifest.classes, run.folder)
     if config.compute.workers is None:
@@ -111,6 +112,7 @@ def cross_validate(config: Any, folds: int) -> Run:
     everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.needs)[0])
     first = override(config, {"fold": f"1/{folds}"})
     config = override(sized_config(first, training_manifest(first)), {"fold": ""})  # all folds alike
+    config.check_initial_weights()
     run = start_run(config, method=config.title, identity=crossval_identity(config, everything, folds))
     config = keep_texts(config, manifest.classes, run.folder)
     embeddings, tables, bodies, learned = embeddings_for(config), [], [], set[str]()

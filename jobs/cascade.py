@@ -70,7 +70,7 @@ def show(seen: list[Seen], overlays: list[Path], config: CascadeConfig) -> None:
             | {"infected_share": one.infected_share, "overlay": str(overlay)}
             for one, overlay in zip(seen, overlays, strict=True)
         ]
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
         return
     table = Table(box=box.SIMPLE_HEAD)
     for head in ("image", "class", *seen[0].probabilities, "infected share"):

@@ -86,7 +86,7 @@ def show(images: list[str], probabilities: np.ndarray, config: Config) -> None:
     ]
     if config.json:
         found = [{"image": image, "probabilities": texts} for image, texts in zip(images, ranked, strict=True)]
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
         return
     table = Table("image", "text", box=box.SIMPLE_HEAD)
     table.add_column("probability", justify="right")

@@ -72,6 +72,15 @@ def phantoms(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_weights() -> Path:
+    """The folder of real pretrained weights that CLIPCOVID_REAL_WEIGHTS names."""
+    folder = os.environ.get("CLIPCOVID_REAL_WEIGHTS")
+    if not folder:
+        pytest.skip("CLIPCOVID_REAL_WEIGHTS names no folder of pretrained weights")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real X-rays that CLIPCOVID_REAL_DATA names."""
     folder = os.environ.get("CLIPCOVID_REAL_DATA")

@@ -19,7 +19,7 @@ from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.inference import predict as prediction
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.models.decoder import build_decoder, train_words
-from clipcovid.pipeline import embeddings_for
+from clipcovid.pipeline import embeddings_for, train
 from clipcovid.tasks.base import load_checkpoint, make_task
 from clipcovid.tasks.configs import NO_AUGMENT, CaptionConfig, CaptionerConfig
 from clipcovid.tasks.contrastive import contrastive_loss, soft_loss
@@ -194,6 +194,13 @@ def captioner(data, out, **settings):
 def written(phantoms, tmp_path_factory):
     config = captioner(phantoms, tmp_path_factory.mktemp("captioner"))
     return launch(config, embeddings=embeddings_for(config), log=quiet)
+
+
+def test_a_template_that_can_not_be_filled_is_known_before_images_are_embedded(phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr("clipcovid.pipeline.embed", lambda *_: pytest.fail("embedded first"))
+    config = captioner(phantoms, tmp_path, captions="template", caption_template="a scan of {nowhere}")
+    with pytest.raises(UserError, match=r"{nowhere}}, and this data set has no such column"):
+        train(config)
 
 
 def test_a_captioner_writes_sentences_by_both_searches(written, phantoms):

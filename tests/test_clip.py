@@ -7,7 +7,8 @@ import pytest
 import torch
 from conftest import Evil
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from test_state_dicts import scripted
 
 from clipcovid.config import ClipConfig, ImagesConfig, UserError
 from clipcovid.data.images import decode, fit_image
@@ -15,6 +16,7 @@ from clipcovid.identity import weights_of
 from clipcovid.inference.zeroshot import classify
 from clipcovid.models import clip as clip_module
 from clipcovid.models.clip import class_embeddings, load_clip, save_clip
+from clipcovid.models.state_dicts import note
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 TEXTS = ["a chest X-ray of COVID-19 pneumonia", "a normal chest X-ray", "a dog"]
@@ -70,6 +72,7 @@ def test_the_model_of_openais_weights_uses_their_activation(monkeypatch):
         raise RuntimeError("no network in tests")
 
     monkeypatch.setattr(open_clip, "create_model", create)
+    monkeypatch.setattr(clip_module, "check_clip", lambda config: None)
     with pytest.raises(UserError, match="can't be had"):
         load_clip(ClipConfig(model="ViT-B-32", pretrained="openai"))
     assert asked["force_quick_gelu"] is True
@@ -189,10 +192,87 @@ def test_damaged_or_foreign_weights_never_become_random_ones(damage, tmp_path, t
     assert not (tmp_path / "ran").exists()
 
 
+CLIP_WRAPPERS = {
+    "torch.compile": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+    "both": lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()},
+    "model_state_dict": lambda s: {"model_state_dict": s, "epoch": 3},
+    "open_clip's trainer": lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "best": np.float64(0.9)},
+    "Lightning": lambda s: {"state_dict": {f"clip.{k}": v for k, v in s.items()}, "hyper_parameters": {"lr": 1}},
+    "half precision": lambda s: {k: v.half() for k, v in s.items()},
+}
+
+
+@pytest.mark.parametrize("wrapper", CLIP_WRAPPERS)
+def test_wrapped_weights_give_the_features_of_the_plain_ones(wrapper, tmp_path):
+    other = load_clip(TINY, seed=5)
+    torch.save(CLIP_WRAPPERS[wrapper](dict(other.model.state_dict())), tmp_path / "weights.pt")
+    loaded = load_clip(ClipConfig(model="tiny", pretrained=str(tmp_path / "weights.pt")))
+    difference = (loaded.encode_images(images()) - other.encode_images(images())).abs().max()
+    assert difference <= (1e-2 if wrapper == "half precision" else 0)
+
+
+def test_openais_archive_is_loaded_without_being_run_and_with_its_activation(tmp_path, tiny, capsys, monkeypatch):
+    note.cache_clear()
+    sizes = {"input_resolution": 128, "context_length": 77, "vocab_size": 49408}
+    halves = {name: value.half() for name, value in load_clip(TINY, seed=5).model.state_dict().items()}
+    path = scripted(tmp_path / "tiny.pt", halves | {name: torch.tensor(value) for name, value in sizes.items()})
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("ran the archive"))
+    loaded = load_clip(ClipConfig(model="tiny", pretrained=str(path)))
+    assert torch.equal(loaded.model.visual.conv1.weight, halves["visual.conv1.weight"].float())
+    assert "QuickGELU" in type(loaded.model.visual.transformer.resblocks[0].mlp.gelu).__name__
+    assert loaded.model_cfg["quick_gelu"]
+    assert "gets QuickGELU" in capsys.readouterr().err
+
+
+def test_a_hugging_face_file_wants_its_folder(tmp_path):
+    save_clip(tmp_path, load_clip(TINY))
+    (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "hf.safetensors")
+    torch.save(load_file(tmp_path / "hf.safetensors"), tmp_path / "hf.bin")
+    for name in ("hf.safetensors", "hf.bin"):
+        with pytest.raises(UserError, match=r"weights file of a Hugging Face CLIPModel.*give its folder"):
+            load_clip(ClipConfig(model="tiny", pretrained=str(tmp_path / name)))
+
+
+def test_what_does_not_fit_says_what_it_looks_like(tmp_path, tiny):
+    save_clip(tmp_path, tiny)
+    with pytest.raises(
+        UserError, match=r"does not fit ViT-S-32: .*missing.*another shape.*looks like an open_clip tiny"
+    ):
+        load_clip(ClipConfig(model="ViT-S-32", pretrained=str(tmp_path / "model.safetensors")))
+
+
+def test_weights_with_nan_are_refused_wherever_they_come_from(tmp_path):
+    broken = load_clip(TINY, seed=1)
+    with torch.no_grad():
+        broken.model.visual.proj[0, 0] = float("nan")
+    save_clip(tmp_path, broken)
+    torch.save(broken.model.state_dict(), tmp_path / "weights.pt")
+    for place in (tmp_path, tmp_path / "model.safetensors", tmp_path / "weights.pt", tmp_path / "hf"):
+        with pytest.raises(UserError, match="1 numbers that are not finite in"):
+            load_clip(ClipConfig(model="tiny", pretrained=str(place)))
+
+
+def test_an_open_clip_folder_of_several_weights_is_ambiguous(tmp_path, tiny):
+    save_clip(tmp_path, tiny)
+    (tmp_path / "model.safetensors").rename(tmp_path / "epoch_1.safetensors")
+    (tmp_path / "epoch_2.pt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"several weights files \(epoch_1.safetensors, epoch_2.pt\)"):
+        load_clip(ClipConfig(pretrained=str(tmp_path)))
+
+
+def test_the_same_weights_of_another_architecture_are_another_encoder(tmp_path, tiny):
+    save_clip(tmp_path, tiny)
+    before = weights_of(ClipConfig(pretrained=str(tmp_path)), 0)
+    about = json.loads((tmp_path / "open_clip_config.json").read_text())
+    about["model_cfg"]["quick_gelu"] = True
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(about))
+    assert weights_of(ClipConfig(pretrained=str(tmp_path)), 0) != before
+
+
 def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"can't be had.*local \.safetensors.*none for random weights"):
+    with pytest.raises(UserError, match=r"can't be had.*HF_HUB_OFFLINE.*hf download nobody/.*a local file"):
         load_clip(ClipConfig(model="hf-hub:nobody/nothing-of-this-name"))
 
 

@@ -51,15 +51,23 @@ def test_a_colour_files_stem_is_summed_for_gray_and_the_rest_is_loaded_as_it_is(
 
 def test_a_file_that_lacks_weights_or_has_others_is_refused(tmp_path):
     state = timm.create_model("resnet18", num_classes=10).state_dict()
-    for name, broken in (
-        ("short", {key: value for key, value in state.items() if key != "layer2.0.conv1.weight"}),
-        ("other", timm.create_model("resnet34", num_classes=10).state_dict()),
+    for name, broken, says in (
+        (
+            "short",
+            {key: value for key, value in state.items() if key != "layer2.0.conv1.weight"},
+            "layer2.0.conv1.weight",
+        ),
+        (
+            "other",
+            timm.create_model("resnet34", num_classes=10).state_dict(),
+            "layer1.2.* first.*looks like a resnet34",
+        ),
     ):
         save_file(broken, tmp_path / f"{name}.safetensors")
-        with pytest.raises(UserError, match="can't be had"):
+        with pytest.raises(UserError, match=f"does not fit resnet18: .*{says}"):
             build(weights=str(tmp_path / f"{name}.safetensors"))
     (tmp_path / "text.pt").write_text("no weights")
-    with pytest.raises(UserError, match="can't be had"):
+    with pytest.raises(UserError, match=r"text\.pt is text"):
         build(weights=str(tmp_path / "text.pt"))
     with pytest.raises(UserError, match="no such file"):
         build(weights="nowhere.pt")

@@ -135,6 +135,25 @@ def test_fine_tuning_shows_what_it_changed(phantoms, tmp_path):
     assert before["macro_auroc"] != after["macro_auroc"]
 
 
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("pretrained", "HF_HUB_OFFLINE is set.*hf download timm/resnet18"),
+        ("gone.pt", "no such file"),
+        ("text.pt", "is text"),
+    ],
+)
+def test_weights_that_can_not_be_had_are_known_before_anything_starts(phantoms, tmp_path, monkeypatch, weights, says):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("clipcovid.train.launch.connect", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.chdir(tmp_path)
+    Path("text.pt").write_text("no weights")
+    config = dataclasses.replace(cnn(phantoms, tmp_path / "out", name="run"), weights=weights, compute=ComputeConfig())
+    with pytest.raises(UserError, match=says):
+        launch(config, log=quiet)
+    assert not (tmp_path / "out").exists()  # the corrected command may have the name
+
+
 def test_more_workers_than_there_is_room_for_are_refused_at_once(cluster, phantoms, tmp_path):
     began = time.time()
     with pytest.raises(UserError, match=r"64 workers of .* each do not fit: the cluster has"):

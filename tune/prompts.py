@@ -30,6 +30,7 @@ from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.io.mappings import read_mapping
 from clipcovid.labels import PHRASES, PromptsConfig, build_prompts, texts_of
+from clipcovid.models.recognition import clip_defaults
 from clipcovid.randomness import stream_seed
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tracking import Status, track, ui_command
@@ -91,6 +92,11 @@ class PromptSweepConfig(EmbeddingsConfig):
     """Seed of the search, and of random weights."""
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
+
+    @property
+    def derived_defaults(self) -> dict[str, Any]:
+        """The model is what a folder of weights says it is."""
+        return clip_defaults(self.clip)
 
     def __post_init__(self) -> None:
         for name in ("candidates", "batch", "ensemble"):

@@ -42,9 +42,17 @@ def write_predictions(
     if task == "classification" and table["image_id"].duplicated().any():
         twice = table["image_id"][table["image_id"].duplicated()].iloc[0]
         raise UserError(f"The predictions for {path} have image {twice!r} twice; an image is predicted once.")
+    if task == "classification" and (bad := _not_finite(table, classes)):
+        raise UserError(f"The predictions for {path} are not finite numbers for {bad} of {len(table)} images.")
     about = {"method": method, "task": task, "identity": identity, "manifest_hash": manifest_hash}
     about |= {"split_hash": split_hash, "split": split, "classes": list(classes)}
     write_parquet(Path(path), table, about)
+
+
+def _not_finite(table: pd.DataFrame, classes: Sequence[str]) -> int:
+    """How many images have a probability that is NaN or infinite."""
+    values = table[[PROBABILITY + name for name in classes]].to_numpy(np.float64)
+    return int((~np.isfinite(values)).any(axis=1).sum())
 
 
 def read_predictions(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -87,6 +87,8 @@ def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Seen]:
             batch = {"image": torch.from_numpy(np.stack(left)).to(next(head.parameters()).device)}
             outputs = predictor(batch)
             assert isinstance(outputs, torch.Tensor)
+            if not torch.isfinite(outputs).all():
+                raise UserError(f"{config.classify} gives probabilities that are not finite: train it anew.")
             for name, row in zip(names, outputs.float().cpu().numpy(), strict=True):
                 found.append(
                     Seen(

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.cluster import connect, nodes
-from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError
+from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError, resolved
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
 from clipcovid.data.manifest import Manifest, read_manifest
@@ -31,6 +31,8 @@ from clipcovid.data.training_images import known_rows
 from clipcovid.distribute import read_ahead, spread
 from clipcovid.files import METADATA_KEY, hold, release, whole, writable, write_json, write_text
 from clipcovid.identity import digest, encoder_identity
+from clipcovid.models.published import check_clip
+from clipcovid.models.recognition import clip_defaults
 from clipcovid.resources import Plan, plan, resolve_precision
 
 ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
@@ -56,6 +58,11 @@ class EmbedConfig(EmbeddingsConfig):
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
 
+    @property
+    def derived_defaults(self) -> dict[str, Any]:
+        """The model is what a folder of weights says it is."""
+        return clip_defaults(self.clip)
+
     @classmethod
     def of(cls, config: Any, **changes: Any) -> "EmbedConfig":
         """What a config with these fields needs embedded, but for `changes`."""
@@ -72,7 +79,7 @@ def embeddings_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, An
 
 def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings:
     """Embed every image of a prepared folder that is not embedded yet; where all are, Ray is not even started."""
-    manifest = read_manifest(config.data)
+    config, manifest = resolved(config), read_manifest(config.data)
     if config.input == "raw" and "masked" in manifest.info:
         raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
     identity = embeddings_identity(config, manifest)
@@ -80,6 +87,7 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     about = folder / ABOUT
     if (folder / DONE).exists():
         return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), fresh=False, cache=cache)
+    check_clip(config.clip)
     hold(folder)
     rows = len(manifest.table)
     connect(config.compute)
@@ -151,6 +159,7 @@ class Embedder:
 
         torch.set_num_threads(chosen.threads)
         self.clip = load_clip(config.clip, seed=config.seed, device=chosen.device, precision=encoder["precision"])
+        self.name, self.precision = config.clip.model, encoder["precision"]
         self.folder, self.batch_size = folder, chosen.batch_size
         self.packed = PackedImages(data)
         self.rows = self.packed.manifest.table
@@ -170,6 +179,10 @@ class Embedder:
             parts.append(self.clip.encode_images(pixels))
             first = first or time.time()
         features = torch.cat(parts).half().cpu().numpy()
+        if not np.isfinite(features).all():
+            raise UserError(
+                f"{self.name} gives embeddings that are not finite in {self.precision}: try --clip.precision fp32."
+            )
         column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
         ids = self.rows["image_id"].iloc[item["start"] : item["stop"]]
         times = {"worker": os.getpid(), "began": began, "first_batch": first, "ended": time.time()}

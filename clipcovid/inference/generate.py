@@ -20,6 +20,7 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.distribute import spread
 from clipcovid.files import hold, release, remove_own, whole, writable
 from clipcovid.identity import digest, generation_identity
+from clipcovid.models.published import check_hub_model
 from clipcovid.resources import Plan, plan
 
 SHARD = 64  # images that are captioned, and kept, at once
@@ -77,6 +78,7 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
         return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=False)
     if not writable(folder):
         raise UserError(f"{folder} can't be written: say with --out where the captions go.")
+    check_hub_model(config.model, "--model")
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     at = manifest.positions(rows["image_id"])

@@ -15,6 +15,7 @@ from clipcovid.files import write_json
 from clipcovid.identity import zeroshot_identity
 from clipcovid.inference.embed import EmbedConfig, embed, learned_by
 from clipcovid.labels import PromptsConfig, build_prompts
+from clipcovid.models.recognition import clip_defaults
 from clipcovid.runs import Run, finish_run, score_split, start_run
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class ZeroshotConfig(EmbeddingsConfig):
     """Seed of random weights."""
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster, where embeddings are missing."""
+
+    @property
+    def derived_defaults(self) -> dict[str, Any]:
+        """The model is what a folder of weights says it is."""
+        return clip_defaults(self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +113,10 @@ def classify(clip: "Clip", pixels: Sequence[np.ndarray], texts: Sequence[str]) -
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the last axis, float64."""
+    """Softmax over the last axis, float64; logits that are not finite are a `UserError`."""
+    if not np.isfinite(logits).all():
+        raise UserError(
+            "The encoder gives similarities that are not finite: try --clip.precision fp32, or other weights."
+        )
     raised = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)

@@ -12,10 +12,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clipcovid.config import ClipConfig, UserError, first_line
+from clipcovid.config import ClipConfig, UserError
 from clipcovid.files import whole, write_json
+from clipcovid.models.formats import is_openais_clip
 from clipcovid.models.pixels import Pixels
-from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf, locate
+from clipcovid.models.published import check_clip
+from clipcovid.models.state_dicts import State, check_finite, fitted, note, reason
+from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf, weights_file
 
 OWN_CONFIGS = Path(__file__).parent / "configs"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -111,42 +114,36 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
     `precision` is a resolved one (`fp32`, `bf16`, `fp16`). In bf16 and fp16 the weights are stored so, but for LayerNorm's.
     Random weights (`none`) follow from `seed`.
     """
-    locate(config)
+    check_clip(config)
     import open_clip  # seconds of import, spared to whoever only asks for an identity
 
     open_clip.add_model_config(OWN_CONFIGS)
-    random = config.pretrained == "none"
-    name, pretrained, quick_gelu = config.model, None if random else config.pretrained, False
+    place, published = Path(config.pretrained), config.pretrained != "none"
+    name, file, quick_gelu = config.model, None, False
     towers: dict[str, Any] = {}
-    if Path(config.pretrained).is_dir():
-        folder = checkpoint_folder(Path(config.pretrained)).resolve()
+    if place.is_dir():
+        folder = checkpoint_folder(place).resolve()
         if is_hf(folder):
             return _from_hf(folder, device=device, precision=precision)
-        name, pretrained, towers = f"local-dir:{folder}", None, _text_tower(folder)
-    elif name.startswith("hf-hub:"):
-        pretrained = None
-    elif name not in open_clip.list_models():
-        raise UserError(
-            f"--clip.model {name!r} is unknown: use {_close(name, open_clip.list_models())}, hf-hub:… or tiny."
-        )
-    elif pretrained and not Path(pretrained).is_file():
-        tag = open_clip.get_pretrained_cfg(name, pretrained)
-        if not tag:
-            tags = open_clip.list_pretrained_tags_by_model(name)
-            raise UserError(
-                f"--clip.pretrained {pretrained!r} is no weights tag of {name}: use {', '.join(tags)}, a path or none."
+        name, file, published, towers = f"local-dir:{folder}", weights_file(folder), False, _text_tower(folder)
+    elif place.is_file():
+        file, published, quick_gelu = place, False, is_openais_clip(place)
+        if quick_gelu and not open_clip.get_model_config(name).get("quick_gelu"):
+            note(
+                f"{place} is CLIP as OpenAI published it: {name} gets QuickGELU, the activation that it was trained with."
             )
-        quick_gelu = bool(tag.get("quick_gelu"))  # OpenAI's weights were trained with it; open_clip only warns
+    elif published and not name.startswith("hf-hub:"):  # OpenAI's were trained with it; open_clip only warns
+        quick_gelu = bool(open_clip.get_pretrained_cfg(name, config.pretrained).get("quick_gelu"))
     with quiet():
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(
                 name,
-                pretrained=pretrained,
+                pretrained=config.pretrained if published and not name.startswith("hf-hub:") else None,
                 precision=precision,
                 device=device,
-                load_weights=not random,
-                require_pretrained=not random,
+                load_weights=published,
+                require_pretrained=published,
                 pretrained_text=False,  # with the whole model's weights or with none, a tower needs none of its own
                 force_quick_gelu=quick_gelu,
                 **towers,
@@ -154,8 +151,25 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # the hub, pickle, JSON and torch each raise their own kinds
             raise UserError(_why_not(config, error)) from error
+    if file is not None:
+        _load_file(model, file, config.model if place.is_file() else "the model of its config")
+    check_finite(model.state_dict(), f"--clip.pretrained {config.pretrained}")
     model_cfg = dict(open_clip.get_model_config(name)) | ({"quick_gelu": True} if quick_gelu else {})
     return Clip(model, tokenizer, model_cfg, device=device, dtype=DTYPES[precision])
+
+
+def _load_file(model: Any, path: Path, name: str) -> None:
+    """Load a file that holds the whole model, as open_clip, its forerunners or MobileCLIP name the tensors."""
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    def convert(state: State) -> State:
+        state = convert_state_dict(model, dict(state))
+        return state if hasattr(model, "positional_embedding") else convert_to_custom_text_state_dict(state)
+
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    state = fitted(path, shapes, name, "--clip.pretrained", convert=convert)
+    model.load_state_dict(model.state_dict() | state)
 
 
 def _from_hf(folder: Path, *, device: str, precision: str) -> Clip:
@@ -269,17 +283,10 @@ def quiet() -> Iterator[None]:
 
 
 def _why_not(config: ClipConfig, error: Exception) -> str:
-    first = first_line(error)
     what = f"The weights {config.pretrained!r} for {config.model}" if config.pretrained != "none" else config.model
     if Path(config.pretrained).exists():
-        return f"{what} can't be loaded: {first}. Do they belong to that --clip.model?"
+        return f"{what} can't be loaded: {reason(error)}. Do they belong to that --clip.model?"
     return (
-        f"{what} can't be had ({first}): give --clip.pretrained a local .safetensors, .pt or checkpoint folder, or "
+        f"{what} can't be had ({reason(error)}): give --clip.pretrained a local .safetensors, .pt or checkpoint folder, or "
         "none for random weights."
     )
-
-
-def _close(name: str, known: Sequence[str]) -> str:
-    import difflib
-
-    return ", ".join(difflib.get_close_matches(name, known, n=4, cutoff=0.3) or list(known)[:4])

@@ -1,12 +1,15 @@
 """Image classifiers and feature extractors of timm, by name and weights."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError
+from clipcovid.models import published
 from clipcovid.models.pixels import Pixels
+from clipcovid.models.state_dicts import State, check_finite, fitted, reason
 
 
 class Network(torch.nn.Module):
@@ -32,26 +35,26 @@ def build_cnn(
     """
     import timm
 
+    published.check_timm(arch, weights)
     defaults = timm_defaults(arch, weights)
     size = image_size or (defaults.input_size[1] if defaults and defaults.fixed_input_size else packed_size)
     settings: dict[str, Any] = {"in_chans": channels}
     if defaults and defaults.fixed_input_size and size != defaults.input_size[1]:
         settings["img_size"] = size
-    if weights not in ("pretrained", "none"):
-        settings["pretrained_cfg_overlay"] = {"file": weights}
     torch.manual_seed(seed)
     try:
-        if "pretrained_cfg_overlay" in settings:
-            head = timm.models.load_state_dict(weights)[f"{defaults.classifier if defaults else None}.weight"]
-            settings["pretrained_cfg_overlay"]["num_classes"] = settings["num_classes"] = len(head)
-        # With the head of the weights timm loads strictly; asked for another head, it passes over what is missing.
-        body: Any = timm.create_model(arch, pretrained=weights != "none", **settings)
+        body: Any = timm.create_model(arch, pretrained=weights == "pretrained", **settings)
+        if weights not in ("pretrained", "none"):
+            load_backbone(body, arch, weights, channels=channels)
         body.reset_classifier(outputs)
+    except UserError:
+        raise
     except Exception as error:  # the hub, pickle and torch each raise their own kinds
         raise UserError(
-            f"The weights {weights!r} for {arch} can't be had ({first_line(error)}): give --weights a local file of this "
+            f"The weights {weights!r} for {arch} can't be had ({reason(error)}): give --weights a local file of this "
             "architecture, or none for random weights."
         ) from error
+    check_finite(body.state_dict(), f"--weights {weights}")
     mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
     if channels == 1:
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
@@ -73,18 +76,46 @@ def timm_defaults(arch: str, weights: str) -> Any:
     return defaults
 
 
-def load_backbone(encoder: torch.nn.Module, path: str) -> None:
-    """Load a classifier's weights (of timm or torchvision, say), or a whole segmenter's, without anything missing."""
+def load_backbone(body: Any, arch: str, path: str, *, channels: int = 3) -> None:
+    """Load a classifier's file into a timm model of the architecture `arch`, whatever head it was trained with.
+
+    A colour stem is summed where the model has one of its `channels`, and places are interpolated where it has another
+    input size, as timm does with its own weights. Whatever else differs is a `UserError`.
+    """
+    from timm.models import load_pretrained
+
+    rename = getattr(sys.modules[type(_unwrapped(arch)).__module__], "checkpoint_filter_fn", None)
+    state = _classifier_state(arch, Path(path), channels, rename)
+    about = body.pretrained_cfg | {"state_dict": state, "num_classes": -1}  # no head: the model's own stays
+    load_pretrained(body, about, in_chans=channels, filter_fn=rename, strict=False)
+
+
+def _classifier_state(arch: str, path: Path, channels: int, rename: Any) -> State:
+    """The file's tensors but for its head: of a colour model, or of one of as many channels as are asked for."""
+    refused: list[UserError] = []
+    for stem in dict.fromkeys((3, channels)):
+        plain = _unwrapped(arch, in_chans=stem)
+        heads = (
+            [plain.get_classifier()] if isinstance(plain.get_classifier(), torch.nn.Module) else plain.get_classifier()
+        )
+        ends = tuple(
+            f"{name}." for name, inner in plain.named_modules() if name and any(inner is head for head in heads)
+        )
+        shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items() if not name.startswith(ends)}
+        convert = (lambda state, plain=plain: rename(dict(state), plain)) if rename else None
+        try:
+            return fitted(path, shapes, arch, "--weights", part=True, convert=convert)
+        except UserError as error:
+            refused.append(error)
+    raise refused[0]
+
+
+def _unwrapped(arch: str, **settings: Any) -> Any:
+    """The classifier as timm publishes its weights, without memory for them where that can be."""
     import timm
 
-    state = timm.models.load_state_dict(path)
-    if inner := {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}:
-        state = inner
-    own = encoder.state_dict()
-    missing = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    if missing:
-        raise UserError(
-            f"--weights {path} are not of this encoder: {len(missing)} of its {len(own)} tensors are missing or of another "
-            f"shape, {missing[0]} for one."
-        )
-    encoder.load_state_dict({key: state[key] for key in own})
+    try:
+        with torch.device("meta"):
+            return timm.create_model(arch, **settings)
+    except (RuntimeError, NotImplementedError):  # some architectures compute with their weights as they are built
+        return timm.create_model(arch, **settings)

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError
+from clipcovid.models.presets import DECODERS
+from clipcovid.models.published import check_hub_model
+from clipcovid.models.state_dicts import check_finite, reason
 
-PRESETS = {"mini": (2, 256, 4), "small": (4, 512, 8)}  # layers, width, heads
 FOLDER = "decoder"  # of a checkpoint, as Hugging Face writes a config and a tokenizer
 END = "<|endoftext|>"
 
@@ -56,7 +58,7 @@ def train_words(decoder: str, texts: Sequence[str], vocabulary: int) -> Any:
     """A published decoder's tokenizer, or for a preset a byte-level BPE trained on `texts`, which knows every letter."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if decoder not in PRESETS:
+    if decoder not in DECODERS:
         found = AutoTokenizer.from_pretrained(decoder)
         if found.eos_token_id is None:
             raise UserError(f"--decoder {decoder} has a tokenizer without an end mark: captions would never end.")
@@ -84,8 +86,8 @@ def build_decoder(
 
     torch.manual_seed(seed)
     rates: dict[str, Any] = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
-    if decoder in PRESETS:
-        layers, width, heads = PRESETS[decoder]
+    if decoder in DECODERS:
+        layers, width, heads = DECODERS[decoder]
         ends: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         config = GPT2Config(
             vocab_size=len(tokenizer),
@@ -98,15 +100,17 @@ def build_decoder(
         )
         body: Any = GPT2LMHeadModel(config)
     else:
+        check_hub_model(decoder, "--decoder")
         loader: Any = GPT2LMHeadModel
         try:
             body, about = loader.from_pretrained(decoder, dtype=torch.float32, output_loading_info=True, **rates)
         except Exception as error:  # the hub and torch each raise their own kinds
             raise UserError(
-                f"--decoder {decoder} can't be had ({first_line(error)}): give mini, small, or a local folder of a GPT-2."
+                f"--decoder {decoder} can't be had ({reason(error)}): give mini, small, or a local folder of a GPT-2."
             ) from error
         if lacking := sorted(about["missing_keys"]):
             raise UserError(f"--decoder {decoder} holds not all weights of a GPT-2: {lacking[0]} is missing.")
+        check_finite(body.state_dict(), f"--decoder {decoder}")
         places = body.config.n_positions
         if places < prefix + context + 1:
             raise UserError(

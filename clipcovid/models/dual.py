@@ -9,17 +9,15 @@ from typing import Any
 
 import torch
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError
 from clipcovid.files import write_json
 from clipcovid.models.clip import Clip, quiet, skeleton_clip
 from clipcovid.models.cnn import load_backbone, timm_defaults
+from clipcovid.models.presets import TEXT_ENCODERS
+from clipcovid.models.published import check_hub_model, check_timm
+from clipcovid.models.state_dicts import check_finite, reason
 from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER
 
-PRESETS = {  # text encoders of BERT's make, from random weights: layers, width, heads
-    "mini": (2, 256, 4),
-    "small": (4, 512, 8),
-    "base": (12, 768, 12),
-}
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -54,8 +52,11 @@ def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
     """
     import open_clip
 
-    if towers.text in PRESETS and towers.text_weights != "none":
+    if towers.text in TEXT_ENCODERS and towers.text_weights != "none":
         raise UserError(f"--text {towers.text} has no published weights: add --text-weights none.")
+    check_timm(towers.arch, towers.weights)
+    if towers.text not in TEXT_ENCODERS:
+        check_hub_model(towers.text, "--text", weights=towers.text_weights != "none")
     defaults = timm_defaults(towers.arch, towers.weights)
     torch.manual_seed(seed)
     with TemporaryDirectory() as place, quiet():
@@ -68,7 +69,7 @@ def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
             write_json(folder / OPENCLIP_CONFIG, cfg)
             clip = skeleton_clip(folder, timm_weights=towers.weights == "pretrained")
             if towers.weights not in ("pretrained", "none"):
-                load_backbone(clip.model.visual.trunk, towers.weights)
+                load_backbone(clip.model.visual.trunk, towers.arch, towers.weights)
             if towers.text_weights != "none":
                 _load_text(clip.model.text.transformer, towers.text)
             if (longest := clip.model.text.context_length) and longest < towers.context:
@@ -78,8 +79,9 @@ def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
         except Exception as error:  # the hub, tokenizers, pickle and torch each raise their own kinds
             raise UserError(
                 f"{towers.arch} and {towers.text} with the weights {towers.weights!r} and {towers.text_weights!r} can't be "
-                f"had ({first_line(error)}): give local files or folders, or --weights none."
+                f"had ({reason(error)}): give local files or folders, or --weights none."
             ) from error
+    check_finite(clip.model.state_dict(), f"--weights {towers.weights} and --text {towers.text}")
     assert isinstance(clip.model, open_clip.CustomTextCLIP)
     return clip
 
@@ -108,11 +110,11 @@ def _write_text_tower(folder: Path, towers: Towers, texts: Sequence[str]) -> Non
     """Write the text encoder's config and its tokenizer, as a checkpoint has them."""
     from transformers import AutoConfig, AutoTokenizer, BertConfig
 
-    if towers.text not in PRESETS:
+    if towers.text not in TEXT_ENCODERS:
         AutoConfig.from_pretrained(towers.text).save_pretrained(folder / TEXT_TOWER)
         AutoTokenizer.from_pretrained(towers.text).save_pretrained(folder)
         return
-    layers, width, heads = PRESETS[towers.text]
+    layers, width, heads = TEXT_ENCODERS[towers.text]
     tokenizer = train_tokenizer(texts, towers.vocabulary)
     tokenizer.save_pretrained(folder)
     BertConfig(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from clipcovid.config import UserError
+from clipcovid.config import UserError, first_line
 from clipcovid.files import whole, write_json, write_text
+from clipcovid.models.state_dicts import check_finite, largest_state_dict
 from clipcovid.models.weights import HF_CONFIG, HF_IMAGES, hf_weights
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
     try:  # fills in defaults, and knows the ways in which older versions wrote it
         config = CLIPConfig.from_dict(json.loads((folder / HF_CONFIG).read_bytes()))
     except Exception as error:  # each version validates in its own way
-        raise UserError(f"{folder / HF_CONFIG} is no config of a CLIPModel ({_first(error)}).") from error
+        raise UserError(f"{folder / HF_CONFIG} is no config of a CLIPModel ({first_line(error)}).") from error
     vision, text = cast(Any, config.vision_config), cast(Any, config.text_config)
     image, patch = _square(vision.image_size), _square(vision.patch_size)
     acts = {vision.hidden_act, text.hidden_act}
@@ -264,18 +265,10 @@ def _square(size: Any) -> int | None:
 
 def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a Hugging Face folder, shards joined."""
-    from safetensors.torch import load_file
-
     tensors: dict[str, torch.Tensor] = {}
     for path in hf_weights(folder):
-        try:
-            tensors |= (
-                load_file(path)
-                if path.suffix == ".safetensors"
-                else torch.load(path, map_location="cpu", weights_only=True)  # code in a checkpoint is not run
-            )
-        except Exception as error:  # safetensors, zip and pickle each raise their own kinds
-            raise UserError(f"{path} can't be read ({_first(error)}): download it again.") from error
+        tensors |= largest_state_dict(path)
+    check_finite(tensors, str(folder))
     return tensors
 
 
@@ -364,7 +357,3 @@ def _check_tokenizer(folder: Path) -> None:
             raise UserError(f"{folder / name} is no vocabulary ({error}): download it again.") from error
         if not same:
             raise UserError(f"{folder / name} is not CLIP's vocabulary: use a checkpoint that kept CLIP's tokenizer.")
-
-
-def _first(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from clipcovid.config import UserError, first_line
-from clipcovid.models.cnn import load_backbone
+from clipcovid.config import UserError
+from clipcovid.models import published
 from clipcovid.models.pixels import Pixels
+from clipcovid.models.state_dicts import check_finite, fitted, reason
 
 STRIDE = 32  # of the encoders' last features: other sides are padded at the right and below, and cut again
 
@@ -48,8 +49,7 @@ def build_segmenter(
     from timm.data.constants import IMAGENET_DEFAULT_MEAN as MEAN
     from timm.data.constants import IMAGENET_DEFAULT_STD as STD
 
-    if weights not in ("imagenet", "none") and not Path(weights).is_file():
-        raise UserError(f"--weights {weights}: no such file; or use imagenet or none.")
+    published.check_encoder(encoder, weights)
     timm_model = encoder.startswith("tu-")
     if not timm_model and encoder not in smp.encoders.encoders:
         close = ", ".join(sorted(name for name in smp.encoders.encoders if name[:4] == encoder[:4])[:4])
@@ -57,21 +57,38 @@ def build_segmenter(
             f"--encoder {encoder!r} is none of segmentation-models-pytorch's: use {close or 'resnet18, efficientnet-b0'}, …, "
             "or tu- and the name of a timm model."
         )
-    torch.manual_seed(seed)
-    published: Any = (timm_model or "imagenet") if weights == "imagenet" else None
+    own: Any = (timm_model or "imagenet") if weights == "imagenet" else None
     try:
-        # A file's stem is a colour one: the network is made for colour first, then its stem is summed for gray.
-        made_for = channels if weights in ("imagenet", "none") else 3
-        body: Any = smp.create_model(arch, encoder, published, in_channels=made_for, classes=regions)
-        if weights not in ("imagenet", "none"):
-            load_backbone(body.encoder, weights)
-            body.encoder.set_in_channels(channels, pretrained=True)
+        state = None if weights in ("imagenet", "none") else _encoder_state(arch, encoder, Path(weights))
+        torch.manual_seed(seed)
+        body: Any = smp.create_model(arch, encoder, own, in_channels=channels, classes=regions)
+        if state is not None:
+            _load_encoder(body.encoder, state)
     except UserError:
         raise
     except Exception as error:  # the hub, pickle, torch and the decoders each raise their own kinds
         raise UserError(
-            f"{arch} with the encoder {encoder} and the weights {weights!r} can't be had ({first_line(error)}): give "
+            f"{arch} with the encoder {encoder} and the weights {weights!r} can't be had ({reason(error)}): give "
             "--weights a local file of this encoder or none, or another --encoder."
         ) from error
+    check_finite(body.encoder.state_dict(), f"--weights {weights}")
     mean, std = (list(MEAN), list(STD)) if channels == 3 else ([sum(MEAN) / 3], [sum(STD) / 3])
     return Segmenter(body.to(memory_format=torch.channels_last), Pixels(mean, std, size, torch.float32), regions)
+
+
+def _encoder_state(arch: str, encoder: str, path: Path) -> dict[str, torch.Tensor]:
+    """A file's tensors under the names of the encoder for colour images, for which files are made."""
+    import segmentation_models_pytorch as smp
+
+    colour: Any = smp.create_model(arch, encoder, None, in_channels=3, classes=1).encoder
+    shapes = {name: tuple(value.shape) for name, value in colour.state_dict().items()}
+    return fitted(path, shapes, f"--encoder {encoder}", "--weights", part=True)
+
+
+def _load_encoder(encoder: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load the tensors; a stem for gray images gets the colour stem's sum over its channels."""
+    own = encoder.state_dict()
+    for name, value in state.items():
+        gray = value.shape != own[name].shape and own[name].shape[1] == 1
+        own[name] = value.sum(dim=1, keepdim=True) if gray else value
+    encoder.load_state_dict(own)

@@ -9,7 +9,7 @@ OPENCLIP_CONFIG = "open_clip_config.json"
 TEXT_TOWER = "text"  # of a checkpoint's folder, where its text encoder is one of Hugging Face
 HF_CONFIG = "config.json"
 HF_IMAGES = ("preprocessor_config.json", "processor_config.json")  # the first as of old, the second of transformers 5
-_OPEN_CLIP_WEIGHTS = (  # what open_clip looks for first, in its order
+_OPENCLIP_WEIGHTS = (  # in the order in which open_clip looks for them
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -110,14 +110,20 @@ def open_clip_files(folder: Path) -> list[Path]:
     """An open_clip checkpoint's config, its text tower's and tokenizer's, and its weights."""
     texts = [path for place in (folder / TEXT_TOWER, folder) for path in sorted(place.glob("*token*.json"))]
     configs = [folder / OPENCLIP_CONFIG, *sorted((folder / TEXT_TOWER).glob(HF_CONFIG)), *texts]
-    return [*configs, _weights_file(folder)]
+    return [*configs, weights_file(folder)]
 
 
-def _weights_file(folder: Path) -> Path:
-    for name in _OPEN_CLIP_WEIGHTS:
+def weights_file(folder: Path) -> Path:
+    """The weights in an open_clip folder, by the names that open_clip writes; none, or one of several, is a `UserError`."""
+    for name in _OPENCLIP_WEIGHTS:
         if (folder / name).is_file():
             return folder / name
     files = [path for ending in ("safetensors", "bin", "pth", "pt") for path in sorted(folder.glob(f"*.{ending}"))]
     if not files:
         raise UserError(f"{folder} holds no weights (.safetensors, .bin, .pth or .pt).")
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:4])
+        raise UserError(
+            f"{folder} holds several weights files ({names}): leave one of them there, or name it model.safetensors."
+        )
     return files[0]

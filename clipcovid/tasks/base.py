@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from clipcovid.config import ImagesConfig
 from clipcovid.data.embeddings import Embeddings
@@ -19,6 +19,7 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import metrics
 from clipcovid.evaluate.predictions import probability_table
 from clipcovid.files import whole, write_json
+from clipcovid.models.state_dicts import load_weights
 from clipcovid.tasks.configs import METHODS, read_checkpoint
 
 Batch = dict[str, Any]
@@ -127,7 +128,7 @@ class Task(ABC):
     def load(self, folder: Path) -> torch.nn.Module:
         """The module as `save` left it."""
         module = self.skeleton(folder)
-        module.load_state_dict(load_file(folder / "model.safetensors"))
+        load_weights(module, folder / "model.safetensors", f"the {self.config.task} of its config", "the checkpoint")
         return module.eval()
 
 

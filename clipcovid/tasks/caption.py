@@ -64,7 +64,7 @@ class Caption(Contrastive):
                 arch=config.image_encoder,
                 weights=config.weights,
                 text=config.text_encoder,
-                text_weights=config.text_weights or ("none" if config.weights == "none" else "pretrained"),
+                text_weights=config.text_tower_weights,
                 width=config.width,
                 projection=config.projection,
                 image_size=config.image_size or self.images.size,

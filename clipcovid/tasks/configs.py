@@ -22,6 +22,9 @@ from clipcovid.data.captions import TEMPLATE, captioned, read_captions
 from clipcovid.files import read_object, write_json, write_parquet
 from clipcovid.identity import CAPTIONS
 from clipcovid.labels import PromptsConfig, build_prompts
+from clipcovid.models.presets import DECODERS, TEXT_ENCODERS
+from clipcovid.models.published import check_clip, check_encoder, check_file, check_hub_model, check_timm
+from clipcovid.models.recognition import clip_defaults
 
 PROMPTS, CAPTION_TABLE = "prompts.json", "captions.parquet"  # files of a checkpoint
 NO_AUGMENT = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
@@ -39,6 +42,23 @@ class ClassifyConfig(TrainConfig):
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label-smoothing {self.label_smoothing} must be from 0 to below 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTrainConfig(TrainConfig):
+    """What all that begin with a CLIP ask."""
+
+    clip: ClipConfig = ClipConfig()
+    """The CLIP."""
+
+    @property
+    def derived_defaults(self) -> dict[str, Any]:
+        """The model is what a folder of weights says it is."""
+        return super().derived_defaults | clip_defaults(self.clip)
+
+    def check_initial_weights(self) -> None:
+        """What can be known of the initial weights before anything starts."""
+        check_clip(self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +80,13 @@ class CnnConfig(ClassifyConfig):
         """What runs are named after."""
         return f"cnn-{self.arch}"
 
+    def check_initial_weights(self) -> None:
+        """What can be known of the initial weights before anything starts."""
+        check_timm(self.arch, self.weights)
+
 
 @dataclass(frozen=True, kw_only=True)
-class HybridConfig(ClassifyConfig):
+class HybridConfig(ClassifyConfig, ClipTrainConfig):
     """A CNN whose features are joined with those of a frozen CLIP."""
 
     task: ClassVar[str] = "hybrid"
@@ -82,9 +106,14 @@ class HybridConfig(ClassifyConfig):
         """What runs are named after."""
         return f"hybrid-{self.join}"
 
+    def check_initial_weights(self) -> None:
+        """What can be known of the initial weights before anything starts."""
+        check_clip(self.clip)
+        check_timm(self.arch, self.weights)
+
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotConfig(EmbeddingsConfig, ClassifyConfig):
+class FewShotConfig(EmbeddingsConfig, ClassifyConfig, ClipTrainConfig):
     """What all that learn from the embeddings of a frozen CLIP ask."""
 
     task: ClassVar[str]
@@ -189,7 +218,7 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(TrainConfig):
+class FinetuneConfig(ClipTrainConfig):
     """CLIP trained further on pairs of images and captions."""
 
     task: ClassVar[str] = "finetune"
@@ -314,6 +343,10 @@ class SegmentConfig(TrainConfig):
         """The masks, or the boxes."""
         return ("boxes",) if self.supervision == "boxes" else self.needs
 
+    def check_initial_weights(self) -> None:
+        """What can be known of the initial weights before anything starts."""
+        check_encoder(self.encoder, self.weights)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedConfig(TrainConfig):
@@ -336,7 +369,7 @@ class CaptionedConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig(CaptionedConfig):
+class CaptionConfig(CaptionedConfig, ClipTrainConfig):
     """Two encoders, of images and of captions, trained to find the one by the other."""
 
     task: ClassVar[str] = "caption"
@@ -404,17 +437,34 @@ class CaptionConfig(CaptionedConfig):
     @property
     def text_encoder(self) -> str:
         """Its name or folder."""
-        random = "none" in (self.text_weights, self.weights) and self.text_weights != "pretrained"
-        return self.text or ("mini" if random else "emilyalsentzer/Bio_ClinicalBERT")
+        return self.text or ("mini" if self.text_tower_weights == "none" else "emilyalsentzer/Bio_ClinicalBERT")
+
+    @property
+    def text_tower_weights(self) -> str:
+        """pretrained or none."""
+        return self.text_weights or ("none" if self.weights == "none" else "pretrained")
 
     @property
     def title(self) -> str:
         """What runs are named after."""
-        return f"caption-{self.clip.model if self.towers == 'clip' else self.image_encoder}"
+        if self.towers == "own":
+            return f"caption-{self.image_encoder}"
+        return f"caption-{clip_defaults(self.clip).get('clip.model', self.clip.model)}"
+
+    def check_initial_weights(self) -> None:
+        """What can be known of the initial weights before anything starts."""
+        if self.towers == "clip":
+            check_clip(self.clip)
+            return
+        check_timm(self.image_encoder, self.weights)
+        if self.text_encoder not in TEXT_ENCODERS:
+            check_hub_model(self.text_encoder, "--text", weights=self.text_tower_weights != "none")
+        elif self.text_tower_weights != "none":
+            raise UserError(f"--text {self.text_encoder} has no published weights: add --text-weights none.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionerConfig(EmbeddingsConfig, CaptionedConfig):
+class CaptionerConfig(EmbeddingsConfig, CaptionedConfig, ClipTrainConfig):
     """A decoder that writes a caption from the embedding of a frozen encoder."""
 
     task: ClassVar[str] = "captioner"
@@ -448,6 +498,12 @@ class CaptionerConfig(EmbeddingsConfig, CaptionedConfig):
     def title(self) -> str:
         """What runs are named after."""
         return f"captioner-{Path(self.decoder).name}"
+
+    def check_initial_weights(self) -> None:
+        """What can be known of the initial weights before anything starts."""
+        check_clip(self.clip)
+        if self.decoder not in DECODERS:
+            check_hub_model(self.decoder, "--decoder")
 
 
 @dataclass(frozen=True)
@@ -508,6 +564,7 @@ def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
     about = read_object(path)
     if about.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
         raise UserError(f"{run} holds no checkpoint: give the folder of a finished training run.")
+    check_file(folder / "model.safetensors")
     return own_texts(restore(METHODS[about["task"]].config, about.pop("config")), folder), about, folder
 
 

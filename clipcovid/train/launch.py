@@ -141,6 +141,7 @@ def launch(
     manifest = training_manifest(config)
     config = resolved(sized_config(config, manifest))
     inherited = check_weights(config, manifest, log)
+    config.check_initial_weights()
     run = start_run(config, method=config.title, identity=run_identity(config, manifest))
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")

@@ -1,0 +1,302 @@
+"""State dicts as people have them: whatever they are wrapped in, under the names that a model wants, or one sentence."""
+
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipcovid.config import UserError, first_line
+from clipcovid.models.formats import hugging_face_folder, weights_format
+from clipcovid.models.recognition import recognise
+
+State = dict[str, torch.Tensor]
+Convert = Callable[[State], State]
+
+_AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_model", "ema", "teacher")  # taken before the others
+_NOT_WEIGHTS = (
+    "optim",
+    "scheduler",
+    "scaler",
+    "args",
+    "config",
+    "hparams",
+    "hyper_parameters",
+    "callbacks",
+    "loops",
+    "rng",
+)
+_MAY_LACK = ("num_batches_tracked",)  # counters that files of before 2018 are without
+_MAY_HAVE = ("position_ids", "attn_mask", "num_batches_tracked")  # constants that models once kept
+_OPENAI = {"input_resolution", "context_length", "vocab_size"}  # numbers beside the weights in OpenAI's archives
+_PLAIN = (  # what older files, whose names can't be listed beforehand, hold beside their weights
+    "argparse.Namespace",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "pathlib.PosixPath",
+)
+
+
+class _Ignored:
+    """Stands for any object in a file that is no tensor: takes what it is given, and does nothing with it."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Weights under a model's names, and how they differ from what it wants."""
+
+    state: State
+    """Name in the model → tensor, of those that have its shape."""
+    source: str = ""
+    """Where in the file they were, and the prefix that was taken off; empty where the file is the plain state dict."""
+    missing: list[str] = field(default_factory=list)
+    """Names in the model that the file lacks."""
+    reshaped: list[str] = field(default_factory=list)
+    """Tensors of another shape, each with both shapes."""
+    unexpected: list[str] = field(default_factory=list)
+    """Names in the file that the model lacks."""
+    deeper: list[str] = field(default_factory=list)
+    """Those of them that are further members of a numbered row of the model's: layers of a larger model."""
+    outside: list[str] = field(default_factory=list)
+    """Names in the file that do not have the prefix."""
+
+    @property
+    def faults(self) -> int:
+        """How many of the model's tensors are not there, and how many there are of a larger one."""
+        return len(self.missing) + len(self.reshaped) + len(self.deeper)
+
+
+def load_weights(module: torch.nn.Module, path: Path, name: str, flag: str, *, part: bool = False) -> None:
+    """Load a file into a module, as `fitted` gives it; the shapes are the module's own."""
+    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    state = fitted(path, shapes, name, flag, part=part)
+    module.load_state_dict(module.state_dict() | state)
+
+
+def fitted(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    name: str,
+    flag: str,
+    *,
+    part: bool = False,
+    convert: Convert | None = None,
+) -> State:
+    """A file's tensors under the names of `shapes`, each of its shape and finite; what does not fit is a `UserError`.
+
+    `name` is the model's and `flag` what the file was given with, for the sentence. `part`: the file may hold more, a head
+    for one. `convert`: renames the tensors of other programs, tried where they do not fit as they are.
+    """
+    candidates = list(read_state_dicts(path))
+    fits = [fit(state, shapes, source) for source, state in candidates]
+    if convert is not None and not any(_good(one, part) for one in fits):
+        fits += [fit(convert(state), shapes, source) for source, state in candidates]
+    best = min(fits, key=lambda one: (one.faults, 0 if part else len(one.unexpected)))
+    if not _good(best, part):
+        raise UserError(_why_not(path, best, shapes, name, flag, max((s for _, s in candidates), key=len), part))
+    check_finite(best.state, f"{flag} {path}")
+    others = [one.source for one in fits if _good(one, part) and one is not best]
+    if others:
+        note(
+            f"{path} holds weights of {name} under {_and([best.source, *others])}: {best.source or 'the first'} is taken."
+        )
+    elif best.outside and not part:
+        under = f" under {best.source}" if best.source else ""
+        note(f"{path}: {name} is read{under}; {len(best.outside)} other tensors ({best.outside[0]} first) are not.")
+    return best.state
+
+
+def _good(one: Fit, part: bool) -> bool:
+    return not one.faults and (part or not one.unexpected)
+
+
+def read_state_dicts(path: Path) -> Iterator[tuple[str, State]]:
+    """Every state dict in a file with where it stands in it ("" at the top), running averages first; none: `UserError`."""
+    content = _content(path)
+    found = list(_state_dicts(content))
+    if not found:
+        raise UserError(
+            f"{path} holds no tensors by name{_instead(content)}: give what torch.save(model.state_dict(), …) wrote."
+        )
+    yield from sorted(found, key=lambda one: not any(part in _AVERAGES for part in one[0].split(".")))
+
+
+def largest_state_dict(path: Path) -> State:
+    """The file's state dict with the most tensors."""
+    return max((state for _, state in read_state_dicts(path)), key=len)
+
+
+def _content(path: Path) -> Any:
+    """What is in a file, read without running anything that is in it."""
+    kind = weights_format(path)
+    try:
+        if kind == "safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if kind == "torchscript":
+            from clipcovid.models.torchscript import read_torchscript
+
+            return read_torchscript(path)
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if kind == "torch" else _PLAIN
+        with torch.serialization.safe_globals([(_Ignored, name) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} holds objects that could run code when they are read, so it is not read: save the weights alone where "
+            "the model was trained, with torch.save(model.state_dict(), …), and give that."
+        ) from None
+    except Exception as error:  # safetensors, zip, pickle and torch each raise their own kinds
+        raise UserError(f"{path} is damaged and can't be read ({type(error).__name__}): download it again.") from error
+
+
+def _state_dicts(content: Any, place: str = "") -> Iterator[tuple[str, State]]:
+    """Each mapping that holds tensors by name, with its place."""
+    if not isinstance(content, Mapping):
+        return
+    tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, torch.Tensor)}
+    if tensors:
+        yield place, tensors
+    for key, value in content.items():
+        if isinstance(key, str) and not any(word in key for word in _NOT_WEIGHTS):
+            yield from _state_dicts(value, f"{place}.{key}" if place else key)
+
+
+def _instead(content: Any) -> str:
+    """What a file holds that has no state dict."""
+    if isinstance(content, Mapping):
+        return f", but {', '.join(map(str, list(content)[:4])) or 'nothing'}"
+    return ", but a whole model as an object" if isinstance(content, _Ignored) else f", but a {type(content).__name__}"
+
+
+def fit(state: State, shapes: Mapping[str, tuple[int, ...]], source: str = "") -> Fit:
+    """A state dict under the names of `shapes`: with the common prefix taken off, or put before, by which most of them match.
+
+    A dot and an underscore count as the same, for timm's feature extractors write stages.0 as stages_0.
+    """
+    names = {_flat(name): name for name in shapes} | {name: name for name in shapes}
+    prefix, before = _prefixes(state, names, shapes)
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith(prefix):
+            plain = before + key.removeprefix(prefix)
+            renamed[names.get(plain) or names.get(_flat(plain), plain)] = value
+    kept, reshaped = {}, []
+    for name, value in renamed.items():
+        if name in shapes and tuple(value.shape) == shapes[name]:
+            kept[name] = value
+        elif name in shapes and value.numel() == 1 and shapes[name] in ((), (1,)):
+            kept[name] = value.reshape(shapes[name])
+        elif name in shapes:
+            reshaped.append(f"{name}: {tuple(value.shape)} in the file, {shapes[name]} in the model")
+    unexpected = [
+        name for name in renamed if name not in shapes and not name.endswith(_MAY_HAVE) and name not in _OPENAI
+    ]
+    rows = {row for name in shapes for row in _rows(name)}
+    return Fit(
+        state=kept,
+        source=".".join(part for part in (source, prefix.removesuffix(".")) if part),
+        missing=[name for name in shapes if name not in renamed and not name.endswith(_MAY_LACK)],
+        reshaped=reshaped,
+        unexpected=unexpected,
+        deeper=[name for name in unexpected if not rows.isdisjoint(_rows(name))],
+        outside=[name for name in state if not name.startswith(prefix)],
+    )
+
+
+def _flat(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _rows(name: str) -> list[str]:
+    """The numbered rows that a tensor is in: layer1.0.conv1.weight is in layer1."""
+    parts = name.split(".")
+    return [".".join(parts[:at]) for at, part in enumerate(parts) if part.isdigit()]
+
+
+def _prefixes(state: State, names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str]:
+    """The prefix to take off the file's names, and the one to put before them."""
+    befores = [""]
+    first = next(iter(shapes), "").split(".")[:-1]
+    for at in range(1, len(first) + 1):
+        if all(name.startswith(common := ".".join(first[:at]) + ".") for name in shapes):
+            befores.append(common)
+    matches: dict[tuple[str, str], int] = {("", ""): 0}
+    for name, value in state.items():
+        cuts = [0, *(at + 1 for at, letter in enumerate(name) if letter == ".")]
+        for before in befores:
+            for cut in cuts:
+                plain = before + name[cut:]
+                if wanted := names.get(plain) or names.get(_flat(plain)):
+                    same = 2 if tuple(value.shape) == shapes[wanted] else 1
+                    matches[name[:cut], before] = matches.get((name[:cut], before), 0) + same
+    return max(matches, key=lambda both: (matches[both], any(word in both[0] for word in _AVERAGES), -len(both[0])))
+
+
+def reason(error: Exception) -> str:
+    """What an error of another library says first; torch's and timm's advice to read a file unsafely is not passed on."""
+    text = first_line(error)
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
+        return "its file holds objects that could run code when they are read"
+    return text
+
+
+def check_finite(state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Weights with NaN or infinity are a `UserError`: whatever is computed from them would be neither."""
+    for name, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            bad = int((~torch.isfinite(value)).sum())
+            raise UserError(
+                f"{what} holds {bad:,} numbers that are not finite in {name}: training diverged, or the file is damaged; "
+                "give other weights."
+            )
+
+
+def _why_not(
+    path: Path,
+    best: Fit,
+    shapes: Mapping[str, tuple[int, ...]],
+    name: str,
+    flag: str,
+    state: State,
+    part: bool,
+) -> str:
+    """One sentence that says how a file differs from the model."""
+    if folder := hugging_face_folder(path, state):
+        return folder
+    parts = []
+    if best.missing:
+        parts.append(f"{len(best.missing)} of its {len(shapes)} tensors are missing ({best.missing[0]} first)")
+    if best.reshaped:
+        parts.append(f"{len(best.reshaped)} have another shape ({best.reshaped[0]})")
+    if others := best.deeper if part else best.unexpected:
+        parts.append(f"{len(others)} in the file are not the model's ({others[0]} first)")
+    seems = recognise({key: tuple(value.shape) for key, value in state.items()})
+    guess = f"; it looks like {seems}" if seems else ""
+    way_out = "download it again" if name in seems else f"give weights of {name}, or name the model that they are of"
+    return f"{flag} {path} does not fit {name}: {', '.join(parts)}{guess}: {way_out}."
+
+
+def _and(words: list[str]) -> str:
+    named = [word or "the top" for word in words]
+    return f"{', '.join(named[:-1])} and {named[-1]}"
+
+
+@cache
+def note(text: str) -> None:
+    """Say once what was taken for granted; on stderr, for stdout may be read by a program."""
+    print(f"note: {text}", file=sys.stderr)
