@@ -199,7 +199,7 @@ def written(phantoms, tmp_path_factory):
 def test_a_template_that_can_not_be_filled_is_known_before_images_are_embedded(phantoms, tmp_path, monkeypatch):
     monkeypatch.setattr("clipcovid.pipeline.embed", lambda *_: pytest.fail("embedded first"))
     config = captioner(phantoms, tmp_path, captions="template", caption_template="a scan of {nowhere}")
-    with pytest.raises(UserError, match=r"{nowhere}}, and this data set has no such column"):
+    with pytest.raises(UserError, match=r"\{nowhere\}, and this data set has no such column"):
         train(config)
 
 
