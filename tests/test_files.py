@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import importlib
 import json
+import re
 import shutil
 import typing
 from pathlib import Path
@@ -16,7 +17,7 @@ from conftest import HERE
 
 from clipcovid.config import OptimConfig, UserError, from_cli
 from clipcovid.data.manifest import read_manifest
-from clipcovid.files import foreign_file, read_parquet, refuse_overlap, remove_own, write_json, write_parquet
+from clipcovid.files import foreign_file, read_parquet, refuse_overlap, remove_own, writable, write_json, write_parquet
 from clipcovid.tasks.configs import CnnConfig
 from clipcovid.train.launch import launch
 
@@ -33,6 +34,7 @@ FLAGS = {  # what each job is asked; {folder} is the one with the files of other
     "jobs.compare": [f"{{run}} {RUN}", "{run} --out {folder}"],
     "jobs.coop": [f"--data {{data}} {TINY} {RUN}"],
     "jobs.crossval": [f"probe --data {{data}} {TINY} {RUN}"],
+    "jobs.embed": [f"--data {{data}} {TINY} {place}" for place in ("--out {folder}", "--embeddings {folder}")],
     "jobs.evaluate": [f"--predictions {{table}} --ground-truth {{table}} {RUN}"],
     "jobs.finetune": [f"--data {{data}} {TINY} {RUN}"],
     "jobs.hybrid": [f"--data {{data}} --weights none {TINY} {RUN}"],
@@ -51,7 +53,7 @@ FLAGS = {  # what each job is asked; {folder} is the one with the files of other
     "tune.hparams": [f"probe --data {{data}} {TINY} {RUN}"],
     "tune.prompts": [f"--data {{data}} {TINY} {RUN}"],
 }
-WITHOUT_OUT = {"jobs.classify", "jobs.embed", "jobs.generate_captions", "tune.spaces"}
+WITHOUT_OUT = {"jobs.classify", "jobs.generate_captions", "tune.spaces"}
 NAMES = (  # of files of others: any, and some that are called as ours are
     *(
         "a.txt",
@@ -117,7 +119,11 @@ def test_no_job_touches_files_of_others(job, flags, inputs, tmp_path, monkeypatc
     before = contents(folder)
     module, kind = config_type(job)
     flags = flags.format(**inputs, folder=folder, parent=tmp_path, name="folder")
-    beside = f"--out {folder}" in flags and "--name" not in flags and job not in ("jobs.prepare", "jobs.apply_masks")
+    beside = (
+        re.search(f"--(out|embeddings) {folder}", flags)
+        and "--name" not in flags
+        and job not in ("jobs.prepare", "jobs.apply_masks")
+    )
     refused = pytest.raises(
         UserError, match=r"holds \S+, which was not written by this job: choose another --(out|name)"
     )
@@ -221,3 +227,11 @@ def test_what_json_has_no_form_for_is_refused_and_leaves_no_file(tmp_path, value
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"a": np.float32("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_written_is_known_without_a_trace(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert writable(tmp_path / "new" / "deeper")
+    assert not writable(tmp_path / "file")
+    assert not writable(tmp_path / "file" / "deeper")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
