@@ -53,10 +53,10 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be written into a folder, which is made where it is missing."""
+    """Whether files can be written into a folder, or the folder can be made; leaves nothing behind."""
+    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=there):
             return True
     except OSError:
         return False

@@ -23,6 +23,7 @@ LEFT_OUT = {  # fields in which two runs that are the same may differ, and why
     "data": "known by its images, their split, and how they were packed",
     "embeddings": "where they are kept; what made them is known",
     "out": "where the run goes",
+    "folder": "where the captions go",
     "name": "what the run is called",
 }
 WEIGHTS = {  # fields that may name a file or folder of weights, and the words that never do

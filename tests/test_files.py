@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import importlib
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from clipcovid.files import (
     refuse_overlap,
     release,
     remove_own,
+    writable,
     write_json,
     write_parquet,
 )
@@ -51,7 +53,7 @@ FLAGS = {  # what each job is asked; {folder} is the one with the files of other
     "jobs.compare": [f"{{run}} {RUN}", "{run} --out {folder}"],
     "jobs.coop": [f"--data {{data}} {TINY} {RUN}"],
     "jobs.crossval": [f"probe --data {{data}} {TINY} {RUN}"],
-    "jobs.embed": [f"--data {{data}} {TINY} --out {{folder}}"],
+    "jobs.embed": [f"--data {{data}} {TINY} {place}" for place in ("--out {folder}", "--embeddings {folder}")],
     "jobs.evaluate": [f"--predictions {{table}} --ground-truth {{table}} {RUN}"],
     "jobs.finetune": [f"--data {{data}} {TINY} {RUN}"],
     "jobs.hybrid": [f"--data {{data}} --weights none {TINY} {RUN}"],
@@ -136,7 +138,11 @@ def test_no_job_touches_files_of_others(job, flags, inputs, tmp_path, monkeypatc
     before = contents(folder)
     module, kind = config_type(job)
     flags = flags.format(**inputs, folder=folder, parent=tmp_path, name="folder")
-    beside = f"--out {folder}" in flags and "--name" not in flags and job not in ("jobs.prepare", "jobs.apply_masks")
+    beside = (
+        re.search(f"--(out|embeddings) {folder}", flags)
+        and "--name" not in flags
+        and job not in ("jobs.prepare", "jobs.apply_masks")
+    )
     refused = pytest.raises(
         UserError, match=r"holds \S+, which was not written by this job: choose another --(out|name)"
     )
@@ -316,3 +322,11 @@ def test_a_full_disk_is_a_sentence_whoever_writes(full_disk, tmp_path):
         with pytest.raises(UserError, match=rf"{name}.* can't be written .*make room"):
             write()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_can_be_written_is_known_without_a_trace(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert writable(tmp_path / "new" / "deeper")
+    assert not writable(tmp_path / "file")
+    assert not writable(tmp_path / "file" / "deeper")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

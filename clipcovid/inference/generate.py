@@ -32,7 +32,7 @@ class GenerateConfig:
 
     data: Path
     """A prepared folder."""
-    out: Path | None = None
+    folder: Path | None = None
     """The folder that the table is written into. Default: captions/ in --data."""
     model: str = "Salesforce/blip-image-captioning-base"
     """A BLIP of Hugging Face's hub, or a folder of one."""
@@ -71,13 +71,13 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     """Caption a split; a killed one goes on where it was, a finished one is not done again."""
     manifest = read_manifest(config.data)
     rows = manifest.rows(config.split)
-    folder = config.out or config.data / "captions"
+    folder = config.folder or config.data / "captions"
     path = folder / f"{config.split}-{digest(generation_identity(config, manifest), 8)}.parquet"
     if path.is_file():
         table = pd.read_parquet(path)
         return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=False)
     if not writable(folder):
-        raise UserError(f"{folder} can't be written: say with --out where the captions go.")
+        raise UserError(f"{folder} can't be written: say with --folder where the captions go.")
     check_hub_model(config.model, "--model")
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
