@@ -261,7 +261,6 @@ def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], descrip
             stream.reconfigure(errors="replace")  # a caption's odd character must not end a job on an ASCII terminal
     config = from_cli(config_type, description or "")
     environment.set_home()
-    environment.set_defaults(environment.THREADS)
     signal.signal(signal.SIGTERM, _stop)
     try:
         check_names(sys.argv[1:], "The argument")
