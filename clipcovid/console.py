@@ -6,9 +6,18 @@ import time
 from collections.abc import Sequence
 
 
+_columns = 0  # of the driver's terminal, where this process has none of its own
+
+
 def terminal_width() -> int:
-    """Columns of the terminal: COLUMNS, else what the terminal says, else 80."""
-    return shutil.get_terminal_size().columns
+    """Columns of the terminal: what `set_terminal_width` was told, else COLUMNS, else what the terminal says, else 80."""
+    return _columns or shutil.get_terminal_size().columns
+
+
+def set_terminal_width(columns: int) -> None:
+    """Fit lines to the driver's terminal: in a worker, whose lines are printed there."""
+    global _columns
+    _columns = columns
 
 
 def wrapped(text: str, width: int) -> str:

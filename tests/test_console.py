@@ -2,7 +2,8 @@
 
 import pytest
 
-from clipcovid.console import Countdown, clock, fitted_line, wrapped
+from clipcovid import console
+from clipcovid.console import Countdown, clock, fitted_line, set_terminal_width, wrapped
 
 DESCRIPTION = """Fine-tune CLIP on images and captions: all of it, low-rank adapters, or one tower; judged by its scores.
 
@@ -39,6 +40,14 @@ def test_what_must_be_said_is_said_on_any_terminal(monkeypatch):
     assert (
         fitted_line(["epoch 1/10", "train/loss 0.5"], ["more"], last=["best"]) == "epoch 1/10 · train/loss 0.5 · best"
     )
+
+
+def test_a_worker_fits_its_lines_to_the_drivers_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "_columns", 0)
+    assert fitted_line(["a"], ["b" * 60]).endswith("b")
+    set_terminal_width(52)
+    assert fitted_line(["a"], ["b" * 60]) == "a"
 
 
 def test_the_time_left_follows_from_the_pieces_of_this_start(monkeypatch):

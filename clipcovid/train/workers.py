@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from clipcovid.cluster import own_cluster
 from clipcovid.config import UserError
+from clipcovid.console import set_terminal_width, terminal_width
 from clipcovid.distribute import stand_in
 from clipcovid.files import write_text
 from clipcovid.resources import Plan
@@ -20,6 +21,7 @@ Report = Callable[[dict[str, float]], None]
 RESTARTS = 3  # of all workers, after one of them died
 STARTS = 1  # tried again where the cluster has no room for all of them any more; each is waited for a minute
 FAILED = "failed.txt"
+PREFIX = "(RayTrainWorker pid=123456) "  # of a worker's lines on the driver's terminal
 
 
 def train_on_workers(job: Any, train: Callable[..., None], report: Report | None) -> None:
@@ -37,7 +39,7 @@ def train_on_workers(job: Any, train: Callable[..., None], report: Report | None
     local = replace(
         job, run=replace(job.run, folder=folder), config=replace(job.config, data=job.config.data.resolve())
     )
-    settings = {"job": ray.put(local), "train": train, "place": Path.cwd()}
+    settings = {"job": ray.put(local), "train": train, "place": Path.cwd(), "columns": terminal_width() - len(PREFIX)}
     try:
         _trainer(settings, job.plan, folder / "state" / "ray", report).fit()
     except TrainingFailedError as error:
@@ -164,6 +166,7 @@ def _worker(settings: dict[str, Any]) -> None:
     if inner is not None:  # it logs every report of every worker, under its file's name
         logging.getLogger(inner.__file__).setLevel(logging.WARNING)
     stand_in(settings["place"])
+    set_terminal_width(settings["columns"])
     job = ray.get(settings["job"])
     failed = job.run.folder / "state" / FAILED
     if failed.exists():  # this is another try, and there is no use in it
