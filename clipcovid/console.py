@@ -5,7 +5,6 @@ import textwrap
 import time
 from collections.abc import Sequence
 
-
 _columns = 0  # of the driver's terminal, where this process has none of its own
 
 
