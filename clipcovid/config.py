@@ -29,6 +29,11 @@ class UserError(ValueError):
     """A user's mistake. Its text is one sentence that says what is wrong and the way out; jobs end with status 2."""
 
 
+def quoted(names: Iterable[str]) -> str:
+    """Names in quotes with commas between them: they may hold commas themselves."""
+    return ", ".join(map(repr, names))
+
+
 def first_line(error: Exception) -> str:
     """What an error of another library says first, at most 300 characters; its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]

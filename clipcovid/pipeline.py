@@ -56,7 +56,7 @@ def few_shot(config: FewShotConfig) -> Run:
     from clipcovid.evaluate import plots  # matplotlib: other trainings start without it
 
     manifest, embeddings = training_manifest(config), embeddings_for(config)
-    run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest))
+    run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest), job="few-shot")
     config = keep_texts(config, manifest.classes, run.folder)
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
@@ -113,7 +113,8 @@ def cross_validate(config: Any, folds: int) -> Run:
     first = override(config, {"fold": f"1/{folds}"})
     config = override(sized_config(first, training_manifest(first)), {"fold": ""})  # all folds alike
     config.check_initial_weights()
-    run = start_run(config, method=config.title, identity=crossval_identity(config, everything, folds))
+    named = crossval_identity(config, everything, folds)
+    run = start_run(config, method=config.title, identity=named, stem=f"{CROSSVAL}-{config.title}", job=CROSSVAL)
     config = keep_texts(config, manifest.classes, run.folder)
     embeddings, tables, bodies, learned = embeddings_for(config), [], [], set[str]()
     parts, countdown = list[Part](), Countdown("fold", folds)

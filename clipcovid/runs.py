@@ -39,6 +39,8 @@ class Run:
     folder: Path
     method: str
     identity: dict[str, Any]
+    job: str = ""
+    """What kind of job it is of: train, crossval, predict, …; "" where it is not known."""
 
     @property
     def name(self) -> str:
@@ -75,24 +77,24 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) and {"method", "identity"} <= about.keys() else {}
 
 
-def run_folder(config: Any, *, method: str, identity: dict[str, Any]) -> Path:
-    """The folder `config.name` in `config.out`, which by default is named after the method and the identity's hash.
+def run_folder(config: Any, *, method: str, identity: dict[str, Any], stem: str = "") -> Path:
+    """The folder `config.name` in `config.out`, by default named by `stem`, or else the method, and the identity's hash.
 
     Models have names with slashes and colons (hf-hub:org/name): folders get dashes. A --name that is a path is a `UserError`.
     """
     if config.name in (".", "..") or Path(config.name).name != config.name:
         raise UserError(f"--name {config.name} must be a plain name: the run's folder is made in --out {config.out}.")
-    default = f"{re.sub(r'[^a-zA-Z0-9_.+-]+', '-', method)}-{digest(identity, 8)}"
+    default = f"{re.sub(r'[^a-zA-Z0-9_.+-]+', '-', stem or method)}-{digest(identity, 8)}"
     return config.out / (config.name or default)
 
 
-def start_run(config: Any, *, method: str, identity: dict[str, Any]) -> Run:
+def start_run(config: Any, *, method: str, identity: dict[str, Any], stem: str = "", job: str = "") -> Run:
     """The run in its folder (see `run_folder`), which this process holds until `finish_run` or its end.
 
     A folder that holds another run, or files that no run wrote, or that another process writes to, is a `UserError`. A run
     that ended before it did anything is no other run: a corrected command takes its name.
     """
-    folder = run_folder(config, method=method, identity=identity)
+    folder = run_folder(config, method=method, identity=identity, stem=stem)
     if not read_about(folder):
         refuse_foreign(folder, "", "--name")
     hold(folder)
@@ -102,7 +104,7 @@ def start_run(config: Any, *, method: str, identity: dict[str, Any]) -> Run:
         differs = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
         raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
     write_json(folder / "config.json", {"method": method, "identity": identity, "config": flatten(config)})
-    return Run(folder=folder, method=method, identity=identity)
+    return Run(folder=folder, method=method, identity=identity, job=job or method)
 
 
 def score_split(

@@ -299,6 +299,7 @@ def _facts(run: Run) -> dict[str, str]:
     alarms = [f"{split}: {text}" for split, body in run.metrics().items() for text in body["alarms"]]
     return {
         "clipcovid.method": run.method,
+        **({"clipcovid.job": run.job} if run.job else {}),
         "mlflow.note.content": "\n\n".join([RESEARCH_ONLY, *alarms]),
         "mlflow.source.name": sys.argv[0],
         **_user(),

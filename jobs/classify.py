@@ -4,8 +4,10 @@ python jobs/classify.py scan.png --classes "a chest X-ray of pneumonia, a normal
 python jobs/classify.py photos/*.jpg --classes "a dog, a cat, a bird" --top 2 --json
 """
 
+import csv
 import dataclasses
 import json
+import re
 import sys
 from typing import Literal
 
@@ -30,7 +32,7 @@ class Config:
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files or URIs."""
     classes: str = ", ".join(TEMPLATE.replace("{}", PHRASES[name][0]) for name in CLASSES)
-    """The texts to choose among, with commas between them."""
+    """The texts to choose among, with commas between them; a text that holds a comma stands in double quotes."""
     top: int | None = None
     """How many of the likeliest texts to print. Default: all."""
     json: bool = False
@@ -53,7 +55,13 @@ class Config:
     @property
     def texts(self) -> list[str]:
         """The texts to choose among."""
-        return [text.strip() for text in self.classes.split(",") if text.strip()]
+        try:
+            texts = next(csv.reader([re.sub(r'"\s+,', '",', self.classes)], skipinitialspace=True, strict=True), [])
+        except csv.Error as error:
+            raise UserError(
+                f"--classes {self.classes!r} can't be read ({error}): quotes stand around a text."
+            ) from None
+        return [text.strip() for text in texts if text.strip()]
 
 
 def main(config: Config) -> None:

@@ -22,6 +22,8 @@ from clipcovid.files import whole
 from clipcovid.inference.search import Found, SearchConfig, asked_of, search
 from clipcovid.runs import finish_run, start_run
 
+LONGEST = 40  # letters of an image's name in the table
+
 
 def main(config: SearchConfig) -> None:
     """Search, print, and draw."""
@@ -46,8 +48,10 @@ def main(config: SearchConfig) -> None:
 def listed(one: Found) -> Table:
     """What a query found, for the terminal."""
     table = Table("", "cosine", "image", "class", "caption", title=escape(one.query), box=box.SIMPLE_HEAD)
+    table.columns[2].overflow = "fold"
     for row in rows(one):
-        texts = (row["image_id"], row["label"], row["caption"][:100])
+        name = row["image_id"]  # its end tells it from others
+        texts = (name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}", row["label"], row["caption"][:100])
         table.add_row(str(row["rank"]), f"{row['score']:.3f}", *map(escape, texts))
     return table
 

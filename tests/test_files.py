@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import HERE
+from rich.console import Console
 
 from clipcovid.config import OptimConfig, UserError, from_cli
-from clipcovid.data.manifest import read_manifest
+from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import MaskedConfig, apply_masks
 from clipcovid.evaluate import plots
 from clipcovid.files import (
@@ -36,9 +37,9 @@ from clipcovid.files import (
 )
 from clipcovid.runs import read_about, start_run
 from clipcovid.tasks.base import save_weights
-from clipcovid.tasks.configs import CnnConfig
+from clipcovid.tasks.configs import CnnConfig, SegmentConfig
 from clipcovid.train.checkpoint import Progress, States, trainable
-from clipcovid.train.launch import launch
+from clipcovid.train.launch import launch, training_manifest
 
 ROOT = Path(__file__).parents[1]
 JOBS = sorted(f"{path.parent.name}.{path.stem}" for folder in ("jobs", "tune") for path in (ROOT / folder).glob("*.py"))
@@ -330,3 +331,49 @@ def test_what_can_be_written_is_known_without_a_trace(tmp_path):
     assert not writable(tmp_path / "file")
     assert not writable(tmp_path / "file" / "deeper")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_runs_are_named_after_their_job(tmp_path):
+    config = CnnConfig(data=Path("data"), out=tmp_path)
+    run = start_run(config, method="cnn-resnet18", identity={"a": 1}, stem="crossval-cnn-resnet18", job="crossval")
+    assert run.name.startswith("crossval-cnn-resnet18-")
+    assert (run.method, run.job) == ("cnn-resnet18", "crossval")
+    assert start_run(config, method="compare", identity={"a": 1}).job == "compare"
+
+
+def test_masks_that_were_moved_are_known_before_a_training(phantoms, tmp_path):
+    manifest = read_manifest(phantoms)
+    row = manifest.rows("test").iloc[0]
+    table = manifest.table.replace({row["lung_mask"]: str(tmp_path / "gone.png")})
+    (tmp_path / "images").symlink_to(phantoms / "images")
+    write_manifest(tmp_path, dataclasses.replace(manifest, table=table))
+    config = SegmentConfig(data=tmp_path, out=tmp_path / "runs", target="lung", weights="none", compute=HERE)
+    with pytest.raises(UserError, match=r"1 masks are not where they were .*gone\.png first.* Put them back"):
+        launch(config, log=lambda text: None)
+    assert not (tmp_path / "runs").exists()
+    training_manifest(dataclasses.replace(config, data=phantoms))
+
+
+def test_texts_to_choose_among_may_hold_commas():
+    from jobs.classify import Config
+
+    assert Config(images=("x",), classes='a dog, "a cat, asleep" , 5" of rain').texts == [
+        "a dog",
+        "a cat, asleep",
+        '5" of rain',
+    ]
+    with pytest.raises(UserError, match="quotes stand around a text"):
+        Config(images=("x",), classes='a dog, "a cat, asleep')
+
+
+def test_a_search_keeps_the_one_before_it_and_shows_how_names_end(phantoms, tmp_path, capsys):
+    module, kind = config_type("jobs.search")
+    flags = f"--data {phantoms} {TINY} --out {tmp_path}".split()
+    for text in ("lungs", "heart"):
+        module.main(from_cli(kind, "", [*flags, "--text", text]))
+    assert len({path.parent for path in tmp_path.glob("search-*/found.csv")}) == 2
+    table = pd.DataFrame(
+        [{"rank": 1, "score": 1.0, "image_id": "site/" * 20 + "p1/view1.png", "label": "a", "caption": ""}]
+    )
+    Console(width=80).print(module.listed(module.Found(query="q", table=table)))
+    assert "p1/view1.png" in capsys.readouterr().out

@@ -155,7 +155,7 @@ def main(config: HparamsConfig) -> None:
     named: dict[str, Any] = {"method": f"sweep-{task.title}", "identity": identity}
     if config.resume and not read_about(folder := run_folder(task, **named)):
         raise UserError(f"--resume: there is no sweep in {folder}; leave --resume out to begin it.")
-    run = start_run(task, **named)
+    run = start_run(task, **named, job="sweep")
     if run.done:
         if config.confirm_seeds and not json.loads((run.folder / "best.json").read_text(encoding="utf-8"))["seeds"]:
             raise UserError(f"{run.folder} is finished, without other seeds: give a new --name to try some.")
@@ -241,20 +241,20 @@ def command(task: Any, values: dict[str, Any]) -> str:
                 place, _, last = name.rpartition(".")
                 flags.append(f"--{name}" if value else f"--{place + '.' if place else ''}no-{last}")
             else:
-                words = str(value).split(",") if key in several else [str(value)]
+                words = several.get(key, [str(value)])
                 flags.append(f"--{name} {shlex.join(words)}")
     return f"python jobs/{task.task}.py {' '.join(flags)}"
 
 
-def _tuples(config: Any, start: str = "") -> set[str]:
-    """The dotted keys whose values are tuples."""
-    found: set[str] = set()
+def _tuples(config: Any, start: str = "") -> dict[str, list[str]]:
+    """Dotted key → its words, of values that are tuples."""
+    found: dict[str, list[str]] = {}
     for one in fields(config):
         value = getattr(config, one.name)
         if is_dataclass(value):
             found |= _tuples(value, f"{start}{one.name}.")
         elif isinstance(value, tuple):
-            found.add(start + one.name)
+            found[start + one.name] = [str(part) for part in value]
     return found
 
 

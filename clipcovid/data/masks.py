@@ -1,8 +1,12 @@
 """Mask files to foreground and background: what was drawn, or a refusal where a file leaves that open."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 from PIL import Image
 
+from clipcovid.config import UserError
 from clipcovid.data.images import file_kind, flatten_opaque, is_transparent, read_stored, split_alpha
 from clipcovid.data.pixels import BadImage
 
@@ -194,3 +198,18 @@ def _not_binary(values: np.ndarray, counts: np.ndarray, name: str) -> str:
         return f"mask is not binary: {len(values)} distinct values"
     shares = [f"{name.format(value)} ({share:.0%})" for value, share in zip(values, counts / counts.sum(), strict=True)]
     return f"mask is not binary: {', '.join(shares)}; --mask-value says which values are foreground"
+
+
+def check_mask_files(rows: pd.DataFrame) -> None:
+    """A local mask file of these rows of a manifest that is not there is a `UserError`: scores are at their own size."""
+    gone = [
+        path
+        for kind in ("lung_mask", "infection_mask")
+        for path in rows[kind]
+        if path and "://" not in path and not Path(path).is_file()
+    ]
+    if gone:
+        raise UserError(
+            f"{len(gone)} masks are not where they were when the data set was prepared, {gone[0]} first: segmentations are "
+            "scored at the size of the masks' own files. Put them back, or prepare the data set anew from where they are."
+        )

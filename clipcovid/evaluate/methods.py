@@ -154,9 +154,11 @@ def _same(methods: Sequence[Method], key: str) -> None:
     told = [", ".join(sorted(value)) if isinstance(value, list) else str(value) for value in values]
     if found := _odd(told):
         odd, common = found
+        data = [_data(methods[at].path.parent.parent) for at in found]
+        of = f"; they predict {data[0]} and {data[1]}" if data[0] != data[1] else ""
         raise UserError(
             f"The {key.replace('_', ' ')} of {methods[odd].source} is {told[odd]}, but that of {methods[common].source} "
-            f"is {told[common]}: compare what predicts the same."
+            f"is {told[common]}{of}: compare what predicts the same."
         )
 
 

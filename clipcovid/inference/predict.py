@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.cluster import connect, nodes
-from clipcovid.config import ComputeConfig, EmbeddingsConfig, UserError
+from clipcovid.config import ComputeConfig, EmbeddingsConfig, UserError, quoted
 from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.masks import check_mask_files
 from clipcovid.data.training_images import known_rows
 from clipcovid.distribute import spread
 from clipcovid.files import remove_own, whole
@@ -79,10 +81,14 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
         told = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
         log(f"note: these images were prepared otherwise than those that the model learned from: {told}.")
     identity = prediction_identity(folder, task, about, manifest, config.split)
-    run = start_run(config, method=task.title, identity=identity)
+    named = folder.parent if folder.name == "checkpoint" else folder
+    stem = f"predict-{named.resolve().name}-{config.data.resolve().name}"
+    run = start_run(config, method=task.title, identity=identity, stem=stem, job="predict")
     rows = manifest.rows(config.split)
     if known := bool((rows[list(task.needs)] != "").all(axis=1).any()):
         rows, _ = manifest.eligible(config.split, task.needs)
+        if METHODS[task.task].kind == "segmentation":
+            check_mask_files(rows)
     trained_on = set(manifest.table.loc[learned, "image_id"]) & set(rows["image_id"])
     why = "" if known else "No image of this split has what its predictions could be scored by"
     if known and len(trained_on) == len(rows):
@@ -107,18 +113,19 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
     """The manifest with labels of the model's classes; one that is neither known nor mapped is a `UserError`."""
     chosen = {}
     for entry in mapping:
-        name, equals, meant = entry.partition("=")
-        if not equals or name not in manifest.classes or meant not in ("", *classes):
+        pairs = [(name, entry[len(name) + 1 :]) for name in manifest.classes if entry.startswith(f"{name}=")]
+        pair = next((pair for pair in pairs if pair[1] in ("", *classes)), None)
+        if pair is None:
             raise UserError(
-                f"--map {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {', '.join(manifest.classes)}, the model "
-                f"{', '.join(classes)}."
+                f"--map {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {quoted(manifest.classes)}, the model "
+                f"{quoted(classes)}."
             )
-        chosen[name] = meant
+        chosen[pair[0]] = pair[1]
     named = {name: name for name in classes} | chosen | {"": ""}
     if unknown := [name for name in manifest.classes if name not in named]:
         raise UserError(
-            f"The model knows {', '.join(classes)}, but not {', '.join(unknown)} of {manifest.dataset}: say what they are "
-            f"with --map {unknown[0]}=… (nothing after the = leaves them out)."
+            f"The model knows {quoted(classes)}, but not {quoted(unknown)} of {manifest.dataset}: say what each of them is "
+            f"with --map {' '.join(shlex.quote(f'{name}=…') for name in unknown)} (nothing after the = leaves it out)."
         )
     table = manifest.table.assign(label=manifest.table["label"].map(named))
     return dataclasses.replace(manifest, table=table, classes=tuple(classes))

@@ -15,6 +15,7 @@ from clipcovid.config import ImagesConfig, UserError, override, resolved, sized
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.masks import check_mask_files
 from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
 from clipcovid.files import remove_own, whole, write_json
 from clipcovid.identity import run_identity, weight_paths
@@ -62,6 +63,8 @@ def training_manifest(config: Any) -> Manifest:
         manifest = fold(manifest, config.fold, config.seed, config.needs)
     for split in ("train", *SCORED):
         rows, _ = manifest.eligible(split, config.learns_from if split == "train" else config.needs)
+        if split in SCORED and METHODS[config.task].kind == "segmentation":
+            check_mask_files(rows)
         if "label" in config.needs and split == "train" and rows["label"].nunique() < 2:
             raise UserError(
                 f"The train split of {config.data} has images of {rows['label'].nunique()} class: training needs labelled "
@@ -142,7 +145,7 @@ def launch(
     config = resolved(sized_config(config, manifest))
     inherited = check_weights(config, manifest, log)
     config.check_initial_weights()
-    run = start_run(config, method=config.title, identity=run_identity(config, manifest))
+    run = start_run(config, method=config.title, identity=run_identity(config, manifest), job="train")
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
         return Trained(run=run, manifest=manifest, scores=run.metrics()["test"], fresh=False)
