@@ -30,7 +30,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid import environment
 from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, ImagesConfig, OptimConfig, run_job
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
@@ -68,7 +67,7 @@ class Config:
     workers: bool = True
     """Also measure two processes against one."""
     beside: bool = False
-    """Also measure what two trainings at once leave one another, and what a job's thread settings cost one that is alone."""
+    """Also measure what two trainings at once leave one another, and what sharing cores costs one that is alone."""
     memory: bool = True
     """Also measure the peak memory of LoRA and of full fine-tuning of the largest model."""
     probe: bool = True
@@ -229,47 +228,51 @@ def two_workers(config: Config) -> float:
     return two / one
 
 
-def _trainee(config: Config, orders: Any) -> None:
+SETTLE = 6.0  # seconds that a training has to find out how many threads it has room for
+
+
+def _trainee(config: Config, fixed: bool, orders: Any) -> None:
     """Train for as many seconds as each order says, and answer with the images per second; an order of 0 ends it."""
     machine = Machine(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
-    train = contenders("resnet18", config, machine)["ours"]
-    train(0)
+    task, size = task_for("resnet18", config.batch_size)
+    threads = torch.get_num_threads() if fixed else None
+    settings = dataclasses.replace(task.config, compute=ComputeConfig(threads=threads))
+    images = examples_for(task, size, config.batch_size)
+    module = task.build().train()
+    optimizer, average = build_optimizer(module, settings.optim), Average(module, 0)
+    loop = Loop(task, module, module, images, settings, machine, optimizer, average, lambda text: None)
     epoch = 0
     while seconds := orders.recv():
         began = time.perf_counter()
-        done = 0
-        while time.perf_counter() - began < seconds:
+        ends = [began]  # of the last step before what is counted, and of those that are
+        while len(ends) < 2 or ends[-1] < began + SETTLE + seconds:
             epoch += 1
-            train(epoch)
-            done += config.batch_size * config.steps
-        orders.send(done / (time.perf_counter() - began))
+            loop.epoch(epoch)
+            now = time.perf_counter()
+            ends = [now] if ends[-1] < began + SETTLE else [*ends, now]
+        orders.send((len(ends) - 1) * config.batch_size / (ends[-1] - ends[0]))
 
 
-def beside(config: Config, seconds: float = 5.0) -> dict[str, dict[str, list[float]]]:
-    """Images per second of a ResNet18's training that is alone, and of each of two beside one another, in turns.
+def beside(config: Config, seconds: float = 8.0) -> dict[str, dict[str, list[float]]]:
+    """Images per second of a ResNet18's training that is alone, and of the slower of two beside one another, in turns.
 
-    Each trains with as many threads as there are cores: `ours` with the settings of every job of ours, `plain` without.
+    `ours` computes with a thread for each core or fewer, as there is room; `fixed` with a thread for each core.
     """
     context = torch.multiprocessing.get_context("spawn")
     found: dict[str, dict[str, list[float]]] = {}
-    trainees: dict[str, list[Any]] = {}
-    for name, settings in (("ours", environment.THREADS), ("plain", dict[str, str]())):
-        for variable in environment.THREADS:
-            os.environ.pop(variable, None)
-        os.environ.update(settings)  # what a child inherits
+    trainees: dict[str, list[Any]] = {"ours": [], "fixed": []}
+    for name, pipes in trainees.items():
         for _ in range(2):
             ours, theirs = context.Pipe()
-            context.Process(target=_trainee, args=(config, theirs), daemon=True).start()
-            trainees.setdefault(name, []).append(ours)
-    for turn in range(config.rounds + 1):
-        for name, both in list(trainees.items())[:: 1 if turn % 2 else -1]:
-            for what, some in (("alone", both[:1]), ("beside", both)):
-                for orders in some:
+            context.Process(target=_trainee, args=(config, name == "fixed", theirs), daemon=True).start()
+            pipes.append(ours)
+    for turn in range(config.rounds):
+        for name, both in list(trainees.items())[:: -1 if turn % 2 else 1]:
+            for what, working in (("alone", both[:1]), ("beside", both)):
+                for orders in working:
                     orders.send(seconds)
-                speeds = [orders.recv() for orders in some]
-                if turn:  # the first warms up
-                    found.setdefault(name, {}).setdefault(what, []).append(min(speeds))
-    for orders in [*trainees["ours"], *trainees["plain"]]:
+                found.setdefault(name, {}).setdefault(what, []).append(min(orders.recv() for orders in working))
+    for orders in [*trainees["ours"], *trainees["fixed"]]:
         orders.send(0)
     return found
 
@@ -424,9 +427,9 @@ def main(config: Config) -> None:
         for name, speeds in found["beside"].items():
             shares = [both / one for both, one in zip(speeds["beside"], speeds["alone"], strict=True)]
             console.print(f"{name}, the slower of two ÷ one alone: {statistics.median(shares):.2f} ({shares})")
-        ours, plain = (found["beside"][name]["alone"] for name in ("ours", "plain"))
-        shares = [one / other for one, other in zip(ours, plain, strict=True)]
-        console.print(f"alone, ours ÷ plain threads: {statistics.median(shares):.3f} ({shares})")
+        ours, fixed = (found["beside"][name]["alone"] for name in ("ours", "fixed"))
+        shares = [one / other for one, other in zip(ours, fixed, strict=True)]
+        console.print(f"alone, ours ÷ fixed threads: {statistics.median(shares):.3f} ({shares})")
     if config.memory:
         found["memory"] = lora_memory(config)
         console.print(f"LoRA ÷ full, peak memory: {found['memory']}")

@@ -83,7 +83,7 @@ class ComputeConfig:
     gpus_per_worker: float | None = None
     """GPUs reserved for a worker, fractions allowed. Default: 1 where the cluster has GPUs, else 0."""
     threads: int | None = None
-    """Compute threads in a worker. Default: its cores, rounded up."""
+    """Compute threads in a worker. Default: its cores, rounded up; in training fewer while other work wants the cores."""
     batch_size: int | None = None
     """Images in a forward pass without gradients. Default: 256 on a GPU, 32 on a CPU."""
 
@@ -255,7 +255,6 @@ def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], descrip
             stream.reconfigure(errors="replace")  # a caption's odd character must not end a job on an ASCII terminal
     config = from_cli(config_type, description or "")
     environment.set_home()
-    environment.set_defaults(environment.THREADS)
     signal.signal(signal.SIGTERM, _stop)
     try:
         check_names(sys.argv[1:], "The argument")

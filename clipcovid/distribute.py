@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipcovid import environment
 from clipcovid.config import UserError
 from clipcovid.resources import Plan
 
@@ -32,11 +31,10 @@ def read_ahead(read: Callable[[Any], Any], wanted: Sequence[Any]) -> Iterator[An
 
 
 def stand_in(place: Path) -> None:
-    """Work as the driver does: in its directory, where this machine has it, and with threads that wait as its own do.
+    """Work in the driver's directory, where this machine has it: a relative path means there what it meant to the user.
 
     (Ray's workers stand where the cluster was started, or in a folder of Ray Train's.)
     """
-    environment.set_defaults(environment.THREADS)
     if place.is_dir():
         os.chdir(place)
 

@@ -9,10 +9,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-THREADS = {  # of a job, before it imports torch: threads that wait give their core to whoever has work
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "GOMP_SPINCOUNT": "0",
-}
 RAY = {  # of any cluster that is started or joined
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning about GPU variables
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from clipcovid import environment
 from clipcovid.cluster import own_cluster
 from clipcovid.config import UserError
 from clipcovid.distribute import stand_in
@@ -113,8 +112,6 @@ def _trainer(settings: dict[str, Any], plan: Plan, folder: Path, report: Report 
                 max_failures=RESTARTS, max_preemption_failures=RESTARTS, controller_failure_limit=STARTS
             ),
             callbacks=cast(Any, [Reporter()]),
-            # Those of a cluster of ours inherit it; torch is there before `_worker` is.
-            worker_runtime_env=None if own_cluster() else {"env_vars": environment.THREADS},
             logging_config=LoggingConfig(log_level="CRITICAL"),  # what ends the training is raised
         ),
     )

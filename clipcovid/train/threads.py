@@ -1,0 +1,60 @@
+"""How many threads a training computes with, where it does not have the machine to itself."""
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+EVERY = 1.0  # seconds
+WAITED = 0.3  # share of the time that a thread waited for a core, above which others want the cores
+CROWDED = 2  # looks in a row at which they do
+IDLE = 0.7  # cores that were idle, above which another thread has room
+ROOMY = 3  # looks in a row at which it has
+
+
+class Threads:
+    """Fewer compute threads while other processes want the cores, and all of them again once cores are idle.
+
+    Inside of a convolution threads wait for one another without giving up their cores. Two trainings with a thread for each
+    core so spend most of their time waiting for threads that have no core; with one thread each is half as fast as alone.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = self.count = most
+        self.crowded = self.roomy = 0
+        self.times = _times() if most > 1 else None
+
+    def adapt(self) -> None:
+        """Look every second at how long this thread waited for a core, and at how long cores were idle."""
+        if self.times is None or time.monotonic() - self.times[0] < EVERY:
+            return
+        before, self.times = self.times, _times()
+        if self.times is None:
+            return
+        passed, waited, idle = (now - then for now, then in zip(self.times, before, strict=True))
+        self.crowded = self.crowded + 1 if waited > WAITED * passed else 0
+        self.roomy = self.roomy + 1 if idle > IDLE * passed else 0
+        if self.crowded >= CROWDED and self.count > 1:
+            self._set(self.count // 2)
+        elif self.roomy >= ROOMY and self.count < self.most:
+            self._set(min(self.most, self.count * 2))
+
+    def _set(self, count: int) -> None:
+        self.count, self.crowded, self.roomy = count, 0, 0
+        torch.set_num_threads(count)
+
+
+def _times() -> tuple[float, float, float] | None:
+    """Seconds: now, that this thread has waited for a core so far, and that cores were idle; None where no kernel says."""
+    try:
+        waited = int(
+            Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text(encoding="utf-8").split()[1]
+        )
+        ticks = (
+            Path("/proc/stat").read_text(encoding="utf-8").split(maxsplit=6)[4:6]
+        )  # idle, and idle while a disk works
+    except (OSError, IndexError):
+        return None
+    return time.monotonic(), waited / 1e9, sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")

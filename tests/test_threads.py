@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from clipcovid.train import threads
+from clipcovid.train.threads import Threads
+
+ALONE, BESIDE, LEFT = (0.05, 0.1), (0.5, 0.0), (0.0, 1.0)  # seconds waited and cores idle, in a second
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Plays a second of the machine at each look; gives how many threads the training had in each."""
+    clock = {"now": 0.0, "waited": 0.0, "idle": 0.0}
+    monkeypatch.setattr(threads, "_times", lambda: tuple(clock.values()))
+    monkeypatch.setattr(threads.time, "monotonic", lambda: clock["now"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+
+    def play(most, seconds):
+        training, counts = Threads(most), []
+        for waited, idle in seconds:
+            clock["now"] += 1.0
+            clock["waited"] += waited
+            clock["idle"] += idle
+            training.adapt()
+            counts.append(training.count)
+        return counts
+
+    return play
+
+
+def test_alone_a_training_keeps_its_threads(machine):
+    assert machine(2, [ALONE] * 50) == [2] * 50
+
+
+def test_beside_another_it_has_fewer_and_alone_again_all(machine):
+    assert machine(2, [BESIDE] * 3 + [(0.0, 0.1)] * 5 + [LEFT] * 4) == [2, 1, 1] + [1] * 5 + [1, 1, 2, 2]
+
+
+def test_a_moment_without_a_core_changes_nothing(machine):
+    assert machine(4, [BESIDE, ALONE] * 5 + [LEFT]) == [4] * 11
+
+
+def test_threads_are_halved_down_to_one(machine):
+    assert machine(6, [BESIDE] * 8) == [6, 3, 3, 1, 1, 1, 1, 1]
+
+
+def test_the_kernel_tells_the_times_where_it_can():
+    before = threads._times()
+    sum(range(10**6))
+    after = threads._times()
+    assert before is None or all(now >= then for now, then in zip(after, before, strict=True))
+
+
+def test_where_no_kernel_tells_nothing_changes(monkeypatch):
+    monkeypatch.setattr(threads, "_times", lambda: None)
+    training = Threads(2)
+    training.adapt()
+    assert training.count == 2
