@@ -243,14 +243,14 @@ def _trainee(config: Config, fixed: bool, orders: Any) -> None:
     loop = Loop(task, module, module, images, settings, machine, optimizer, average, lambda text: None)
     epoch = 0
     while seconds := orders.recv():
-        began, counted, steps = time.perf_counter(), 0.0, 0
-        while time.perf_counter() - began < SETTLE + seconds:
+        began = time.perf_counter()
+        ends = [began]  # of the last step before what is counted, and of those that are
+        while len(ends) < 2 or ends[-1] < began + SETTLE + seconds:
             epoch += 1
             loop.epoch(epoch)
-            if time.perf_counter() - began > SETTLE:
-                counted = counted or time.perf_counter()
-                steps += 1
-        orders.send((steps - 1) * config.batch_size / (time.perf_counter() - counted))
+            now = time.perf_counter()
+            ends = [now] if ends[-1] < began + SETTLE else [*ends, now]
+        orders.send((len(ends) - 1) * config.batch_size / (ends[-1] - ends[0]))
 
 
 def beside(config: Config, seconds: float = 8.0) -> dict[str, dict[str, list[float]]]:

@@ -91,7 +91,7 @@ class ComputeConfig:
     gpus_per_worker: float | None = None
     """GPUs reserved for a worker, fractions allowed. Default: 1 where the cluster has GPUs, else 0."""
     threads: int | None = None
-    """Compute threads in a worker. Default: its cores, rounded up."""
+    """Compute threads in a worker. Default: its cores, rounded up; in training fewer while other work wants the cores."""
     batch_size: int | None = None
     """Images in a forward pass without gradients. Default: 256 on a GPU, 32 on a CPU."""
 

@@ -21,6 +21,7 @@ from clipcovid.tasks.base import Batch, Examples, Output, Predictor, Task
 from clipcovid.train.batches import epoch_batches, parts, stream
 from clipcovid.train.checkpoint import Progress, States, trainable
 from clipcovid.train.optimizer import Average, build_optimizer, set_lr
+from clipcovid.train.threads import Threads
 
 Report = Callable[[dict[str, float]], None]
 SAY_EVERY = 10.0  # seconds
@@ -130,6 +131,8 @@ class Loop:
         self.config, self.machine, self.optimizer, self.average, self.say = config, machine, optimizer, average, say
         self.augment = Augment(config.augment, config.seed)
         self.weights = [weight for weight in module.parameters() if weight.requires_grad]
+        fixed = config.compute.threads or machine.device.type != "cpu"
+        self.threads = Threads(1 if fixed else torch.get_num_threads())
         self.said, self.began = time.time(), time.time()
 
     def epoch(self, epoch: int) -> dict[str, float]:
@@ -145,6 +148,7 @@ class Loop:
         for step, batch in enumerate(stream(self.train, takes, self.machine.device)):
             total = epoch * len(takes) + step
             lr = set_lr(self.optimizer, optim, total, optim.epochs * len(takes))
+            self.threads.adapt()
             found = self.step(batch, epoch)
             self.average.update(self.module, total)
             for name, value in found.items():
