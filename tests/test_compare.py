@@ -274,16 +274,15 @@ REFUSED = {
     ),
     "task": (GOOD[["image_id"]], {"task": "segmentation"}, r"task of .*b\.parquet is segmentation"),
     "no labels": (GOOD.assign(label=""), {}, r"90 of 90 images in .*b\.parquet have no label"),
-    "NaN": (GOOD.assign(**{"prob_Normal": np.nan}), {}, r"b\.parquet: The scores of 90 of 90 rows are not finite"),
+    "NaN": (GOOD.assign(**{"prob_Normal": np.nan}), {}, r"b\.parquet are not finite numbers for 90 of 90"),
 }
 
 
 @pytest.mark.parametrize("why", REFUSED)
 def test_what_does_not_fit_is_refused_by_name(tmp_path, why):
     table, about, words = REFUSED[why]
-    paths = files_of(tmp_path, (GOOD, {}), (table, about), (GOOD, {}))  # two against one: b is the one that differs
-    with pytest.raises(UserError, match=words) as error:
-        compared(paths)
+    with pytest.raises(UserError, match=words) as error:  # two against one: b is the one that differs
+        compared(files_of(tmp_path, (GOOD, {}), (table, about), (GOOD, {})))
     assert "\n" not in str(error.value)
     assert "c.parquet" not in str(error.value)
 
