@@ -76,7 +76,7 @@ def test_classes_that_captions_name_are_counted(phantoms):
 
 
 def test_what_is_no_blip_is_a_sentence(phantoms, tmp_path):
-    with pytest.raises(UserError, match="local folder of a BLIP"):
+    with pytest.raises(UserError, match="there is no such folder; give a local folder"):
         made(phantoms, tmp_path / "nowhere")
 
 

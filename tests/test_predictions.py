@@ -70,6 +70,15 @@ def test_tables_that_break_the_contract_are_refused(tmp_path):
     write_predictions(tmp_path / "x.parquet", masks, **{**ABOUT, "task": "segmentation", "classes": []})
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_probabilities_that_are_not_finite_are_not_written(tmp_path, value):
+    table = table_of()
+    table.iloc[3, table.columns.get_loc(f"prob_{CLASSES[0]}")] = value
+    with pytest.raises(UserError, match="not finite numbers for 1 of 60 images"):
+        write_predictions(tmp_path / "a.parquet", table, **ABOUT)
+    assert not (tmp_path / "a.parquet").exists()
+
+
 def test_files_of_another_make_are_refused(tmp_path):
     with pytest.raises(UserError, match="There is no file"):
         read_predictions(tmp_path / "no.parquet")

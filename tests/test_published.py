@@ -111,6 +111,10 @@ def test_a_model_that_the_hub_does_not_have(hub):
         (lambda: published.check_clip(ClipConfig(model="ViT-B-31")), "is unknown: use ViT-B-32"),
         (lambda: published.check_timm("resnet_18", "none"), "is not a timm architecture: use resnet18"),
         (lambda: published.check_timm("resnet18", "gone.pt"), "gone.pt: no such file; or use pretrained or none"),
+        (
+            lambda: published.check_hub_model("/data/bert", "--text"),
+            "--text /data/bert can't be had: there is no such folder",
+        ),
         (lambda: published.check_encoder("resnet18", "gone.pt"), "gone.pt: no such file; or use imagenet or none"),
     ],
 )

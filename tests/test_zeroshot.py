@@ -132,6 +132,12 @@ def test_softmax_is_stable():
     np.testing.assert_allclose(softmax(np.array([[1000.0, 1000.0, -1000.0]])), [[0.5, 0.5, 0.0]])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_similarities_that_are_not_finite_are_no_probabilities(value):
+    with pytest.raises(UserError, match=r"not finite: try --clip\.precision fp32"):
+        softmax(np.array([[1.0, value]]))
+
+
 # Prompt files
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.cluster import connect, nodes
-from clipcovid.config import ComputeConfig, UserError, first_line
+from clipcovid.config import ComputeConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.distribute import spread
@@ -129,6 +129,8 @@ class Captioning:
         import torch
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
+        from clipcovid.models.state_dicts import check_finite, reason
+
         torch.set_num_threads(chosen.threads)
         loader: Any = BlipForConditionalGeneration
         try:
@@ -136,10 +138,11 @@ class Captioning:
             model, about = loader.from_pretrained(config.model, dtype=torch.float32, output_loading_info=True)
         except Exception as error:  # the hub, JSON and torch each raise their own kinds
             raise UserError(
-                f"--model {config.model} can't be had ({first_line(error)}): give a local folder of a BLIP."
+                f"--model {config.model} can't be had ({reason(error)}): give a local folder of a BLIP."
             ) from error
         if lacking := sorted(about["missing_keys"]):
             raise UserError(f"--model {config.model} holds not all weights of a BLIP: {lacking[0]} is missing.")
+        check_finite(model.state_dict(), f"--model {config.model}")
         self.model, self.config, self.chosen = model.eval().to(chosen.device), config, chosen
         self.packed = PackedImages(data)
 

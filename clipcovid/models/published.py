@@ -75,6 +75,10 @@ def check_hub_model(name: str, flag: str, weights: bool = True) -> None:
         for file in places.hf_weights(Path(name)) if weights else ():
             check_file(file)
         return
+    if name.count("/") > 1 or name.startswith(("/", ".", "~")):
+        raise UserError(
+            f"{flag} {name} can't be had: there is no such folder; give a local folder, or org/name of the hub."
+        )
     _check_hub(name, _FILES if weights else ("config.json",), f"{flag} {name}", f"{flag} a local folder")
 
 
