@@ -179,9 +179,10 @@ def finished(cluster, phantoms, tmp_path_factory):
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             main(config)
-    ends = [line.split(" · ") for line in said.getvalue().splitlines() if line.startswith("trial ")]
-    assert [end[0] for end in ends if end[1].startswith("score")] == [f"trial {n} of 5" for n in range(1, 6)]
-    assert all("best" in end[2] for end in ends)
+    lines = [line.split(" · ") for line in said.getvalue().splitlines() if line.startswith("trial ")]
+    ends = [line for line in lines if line[1].startswith("score")]
+    assert [end[0] for end in ends] == [f"trial {n} of 5" for n in range(1, 6)]
+    assert all(end[2].startswith("best") for end in ends)
     return replace(config, task=probe(out / "data", out / "out", name="sweep")), out / "out" / "sweep"
 
 
