@@ -88,10 +88,10 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
     if (folder / DONE).exists():
         return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), fresh=False, cache=cache)
     check_clip(config.clip)
-    hold(folder)
     rows = len(manifest.table)
     connect(config.compute)
     chosen = plan(config.compute, nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
+    hold(folder)
     if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
         encoder = json.loads(about.read_bytes())
     else:
