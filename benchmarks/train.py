@@ -245,11 +245,13 @@ def _trainee(config: Config, fixed: bool, orders: Any) -> None:
     while seconds := orders.recv():
         began = time.perf_counter()
         ends = [began]  # of the last step before what is counted, and of those that are
+        steps = 0
         while len(ends) < 2 or ends[-1] < began + SETTLE + seconds:
             epoch += 1
             loop.epoch(epoch)
             now = time.perf_counter()
-            ends = [now] if ends[-1] < began + SETTLE else [*ends, now]
+            steps += 1
+            ends = [now] if steps < 5 or ends[-1] < began + SETTLE else [*ends, now]
         orders.send((len(ends) - 1) * config.batch_size / (ends[-1] - ends[0]))
 
 

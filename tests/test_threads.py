@@ -4,12 +4,12 @@ import torch
 from clipcovid.train import threads
 from clipcovid.train.threads import Threads
 
-ALONE, BESIDE, LEFT = (0.05, 0.1), (0.5, 0.0), (0.0, 1.0)  # seconds waited and cores idle, in a second
+ALONE, BESIDE, LEFT = (0.1, 0.2), (1.0, 0.0), (0.0, 2.0)  # seconds waited and cores idle, in two
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Plays a second of the machine at each look; gives how many threads the training had in each."""
+    """Plays two seconds of the machine at each look; gives how many threads the training had in each."""
     clock = {"now": 0.0, "waited": 0.0, "idle": 0.0}
     monkeypatch.setattr(threads, "_times", lambda: tuple(clock.values()))
     monkeypatch.setattr(threads.time, "monotonic", lambda: clock["now"])
@@ -18,7 +18,7 @@ def machine(monkeypatch):
     def play(most, seconds):
         training, counts = Threads(most), []
         for waited, idle in seconds:
-            clock["now"] += 1.0
+            clock["now"] += threads.EVERY
             clock["waited"] += waited
             clock["idle"] += idle
             training.adapt()
@@ -33,15 +33,15 @@ def test_alone_a_training_keeps_its_threads(machine):
 
 
 def test_beside_another_it_has_fewer_and_alone_again_all(machine):
-    assert machine(2, [BESIDE] * 3 + [(0.0, 0.1)] * 5 + [LEFT] * 4) == [2, 1, 1] + [1] * 5 + [1, 1, 2, 2]
+    assert machine(2, [BESIDE] * 2 + [(0.0, 0.2)] * 5 + [LEFT] * 3) == [1] * 2 + [1] * 5 + [1, 2, 2]
 
 
-def test_a_moment_without_a_core_changes_nothing(machine):
-    assert machine(4, [BESIDE, ALONE] * 5 + [LEFT]) == [4] * 11
+def test_cores_that_are_idle_for_a_moment_are_left_to_others(machine):
+    assert machine(2, [BESIDE] + [LEFT, ALONE] * 4) == [1] * 9
 
 
 def test_threads_are_halved_down_to_one(machine):
-    assert machine(6, [BESIDE] * 8) == [6, 3, 3, 1, 1, 1, 1, 1]
+    assert machine(6, [BESIDE] * 8) == [3, 1, 1, 1, 1, 1, 1, 1]
 
 
 def test_the_kernel_tells_the_times_where_it_can():

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-EVERY = 1.0  # seconds
+EVERY = 2.0  # seconds between looks, or a step, where that takes longer
 WAITED = 0.3  # share of the time that a thread waited for a core, above which others want the cores
-CROWDED = 2  # looks in a row at which they do
 IDLE = 0.7  # cores that were idle, above which another thread has room
-ROOMY = 3  # looks in a row at which it has
+ROOMY = 2  # looks in a row at which it has
 
 
 class Threads:
@@ -23,26 +22,25 @@ class Threads:
 
     def __init__(self, most: int) -> None:
         self.most = self.count = most
-        self.crowded = self.roomy = 0
+        self.roomy = 0
         self.times = _times() if most > 1 else None
 
     def adapt(self) -> None:
-        """Look every second at how long this thread waited for a core, and at how long cores were idle."""
+        """Look now and then at how long this thread waited for a core, and at how long cores were idle."""
         if self.times is None or time.monotonic() - self.times[0] < EVERY:
             return
         before, self.times = self.times, _times()
         if self.times is None:
             return
         passed, waited, idle = (now - then for now, then in zip(self.times, before, strict=True))
-        self.crowded = self.crowded + 1 if waited > WAITED * passed else 0
         self.roomy = self.roomy + 1 if idle > IDLE * passed else 0
-        if self.crowded >= CROWDED and self.count > 1:
+        if waited > WAITED * passed and self.count > 1:
             self._set(self.count // 2)
         elif self.roomy >= ROOMY and self.count < self.most:
             self._set(min(self.most, self.count * 2))
 
     def _set(self, count: int) -> None:
-        self.count, self.crowded, self.roomy = count, 0, 0
+        self.count, self.roomy = count, 0
         torch.set_num_threads(count)
 
 
