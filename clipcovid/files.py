@@ -39,6 +39,8 @@ def whole(path: Path) -> Iterator[Path]:
             yield partial
             partial.replace(path)
         finally:
+            if partial.is_file():
+                os.truncate(partial, 0)  # what failed may still have it open, and would keep its room on a full disk
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import importlib
 import json
+import os
 import re
 import resource
 import shutil
@@ -31,6 +33,7 @@ from clipcovid.files import (
     refuse_overlap,
     release,
     remove_own,
+    whole,
     writable,
     write_json,
     write_parquet,
@@ -331,6 +334,16 @@ def test_what_can_be_written_is_known_without_a_trace(tmp_path):
     assert not writable(tmp_path / "file")
     assert not writable(tmp_path / "file" / "deeper")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_could_not_be_written_gives_its_room_back_while_it_is_open(tmp_path):
+    with contextlib.suppress(UserError), whole(tmp_path / "a") as partial:
+        file = partial.open("wb")
+        file.write(bytes(10_000))
+        file.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.fstat(file.fileno()).st_blocks == 0
+    file.close()
 
 
 def test_runs_are_named_after_their_job(tmp_path):
