@@ -19,7 +19,7 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import captions, predictions, segmentation
 from clipcovid.evaluate.predictions import TRAINED_ON
-from clipcovid.files import foreign_file, hold, refuse_foreign, release, write_json, write_text
+from clipcovid.files import foreign_file, hold, read_object, refuse_foreign, release, write_json, write_text
 from clipcovid.identity import digest
 from clipcovid.tasks.configs import METHODS
 
@@ -70,11 +70,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def read_about(folder: Path) -> dict[str, Any]:
     """method, identity and config of the run in a folder; empty where its `config.json` is missing, or no run's."""
-    try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) and {"method", "identity"} <= about.keys() else {}
+    about = read_object(folder / "config.json")
+    return about if {"method", "identity"} <= about.keys() else {}
 
 
 def run_folder(config: Any, *, method: str, identity: dict[str, Any], stem: str = "") -> Path:
