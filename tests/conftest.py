@@ -71,19 +71,21 @@ def phantoms(tmp_path_factory) -> Path:
     return out
 
 
+def named_folder(variable, what) -> Path:
+    """The folder that an environment variable names; the test is skipped where it names none."""
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} names no folder of {what}")
+    return Path(folder)
+
+
 @pytest.fixture(scope="session")
 def real_weights() -> Path:
     """The folder of real pretrained weights that CLIPCOVID_REAL_WEIGHTS names."""
-    folder = os.environ.get("CLIPCOVID_REAL_WEIGHTS")
-    if not folder:
-        pytest.skip("CLIPCOVID_REAL_WEIGHTS names no folder of pretrained weights")
-    return Path(folder)
+    return named_folder("CLIPCOVID_REAL_WEIGHTS", "pretrained weights")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real X-rays that CLIPCOVID_REAL_DATA names."""
-    folder = os.environ.get("CLIPCOVID_REAL_DATA")
-    if not folder:
-        pytest.skip("CLIPCOVID_REAL_DATA names no folder of real X-rays")
-    return Path(folder)
+    return named_folder("CLIPCOVID_REAL_DATA", "real X-rays")
