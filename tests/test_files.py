@@ -300,16 +300,18 @@ def test_a_run_that_ended_before_it_did_anything_gives_up_its_name(tmp_path):
     release(folder)
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file of this process can be longer than 10,000 bytes."""
+    """Within it no file of this process can be longer than 10,000 bytes: pytest's own output neither, so not a fixture."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_a_sentence_whoever_writes(full_disk, tmp_path):
+def test_a_full_disk_is_a_sentence_whoever_writes(tmp_path):
     module = torch.nn.Linear(200, 200)
     optimizer = torch.optim.AdamW(module.parameters())
     states = States(tmp_path / "state", {"a": 1})
@@ -323,7 +325,7 @@ def test_a_full_disk_is_a_sentence_whoever_writes(full_disk, tmp_path):
         ),
         (lambda: write_parquet(tmp_path / "a.parquet", pd.DataFrame({"x": np.arange(1e5)}), {}), r"a\.parquet"),
     ):
-        with pytest.raises(UserError, match=rf"{name}.* can't be written .*make room"):
+        with pytest.raises(UserError, match=rf"{name}.* can't be written .*make room"), full_disk():
             write()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
