@@ -30,8 +30,8 @@ from rich.table import Table
 
 from clipcovid.config import ClipConfig, run_job
 from clipcovid.data.manifest import read_manifest
-from clipcovid.files import METADATA_KEY, write_json
-from clipcovid.resources import resolve_precision
+from clipcovid.io.files import METADATA_KEY, write_json
+from clipcovid.ray_backend.resources import resolve_precision
 
 JOBS = Path(__file__).parents[1] / "jobs"
 

@@ -30,16 +30,16 @@ from clipcovid.config import ImagesConfig, OptimConfig, UserError, run_job
 from clipcovid.data.folds import fold
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
+from clipcovid.evaluate import bootstrap, predictions, segmentation
 from clipcovid.evaluate import captions as caption_scores
-from clipcovid.evaluate import predictions, segmentation, statistics
 from clipcovid.evaluate.compare import differences
+from clipcovid.evaluate.console import print_scores
 from clipcovid.evaluate.predictions import class_probabilities, probability_table, read_predictions
-from clipcovid.evaluate.tables import print_scores
-from clipcovid.files import write_json
-from clipcovid.tasks.base import make_task
-from clipcovid.tasks.configs import NO_AUGMENT, CaptionConfig, SegmentConfig
-from clipcovid.train.checkpoint import States
-from clipcovid.train.loop import Machine, fit, predict
+from clipcovid.io.files import write_json
+from clipcovid.methods.registry import NO_AUGMENT, CaptionConfig, SegmentConfig
+from clipcovid.methods.task import make_task
+from clipcovid.training.checkpoint import States
+from clipcovid.training.loop import Machine, fit, predict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ def classify(config: Classifying) -> None:
     print_scores(scores, Console())
     found = {"naive": theirs, name: ours}
     chosen = {key: class_probabilities(table, classes).argmax(axis=1) for key, table in found.items()}
-    pair = differences(ours["label"].tolist(), chosen, classes, statistics.patients(ours))[name]
+    pair = differences(ours["label"].tolist(), chosen, classes, bootstrap.patients(ours))[name]
     for key in ("accuracy", "macro_f1"):
         print(f"{name} − naive, {key}: {pair[key]['value']:+.3f} ({pair[key]['low']:+.3f} to {pair[key]['high']:+.3f})")
     write_json(config.run / "naive.json", {"pairs": pair, "seconds": seconds, "naive": scores})

@@ -22,9 +22,9 @@ import numpy as np
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, run_job
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
+from clipcovid.methods.registry import CnnConfig
 from clipcovid.models.clip import load_clip
-from clipcovid.tasks.configs import CnnConfig
-from clipcovid.trials import run_trials
+from clipcovid.ray_backend.tune import run_trials
 from tune import hparams, prompts
 
 TINY = ClipConfig(model="tiny", pretrained="none")

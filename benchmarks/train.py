@@ -34,17 +34,17 @@ from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, ImagesCon
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
-from clipcovid.files import write_json
 from clipcovid.inference.predict import Predicting
-from clipcovid.resources import Plan, resolve_precision
-from clipcovid.tasks.base import Batch, Examples, Task, make_task, save_checkpoint, targets
-from clipcovid.tasks.configs import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
-from clipcovid.tasks.contrastive import Contrastive
-from clipcovid.tasks.probe import Probe
-from clipcovid.tasks.segment import Segment
-from clipcovid.train.batches import on_device
-from clipcovid.train.loop import Loop, Machine
-from clipcovid.train.optimizer import Average, build_optimizer
+from clipcovid.io.files import write_json
+from clipcovid.methods.contrastive import Contrastive
+from clipcovid.methods.probe import Probe
+from clipcovid.methods.registry import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
+from clipcovid.methods.segment import Segment
+from clipcovid.methods.task import Batch, Examples, Task, make_task, save_checkpoint, targets
+from clipcovid.ray_backend.resources import Plan, resolve_precision
+from clipcovid.training.batches import on_device
+from clipcovid.training.loop import Loop, Machine
+from clipcovid.training.optimizer import Average, build_optimizer
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import tyro
 
 from clipcovid import environment
-from clipcovid.console import terminal_width, wrapped
+from clipcovid.terminal import terminal_width, wrapped
 
 Scalar = str | int | float | bool | None
 ConfigT = TypeVar("ConfigT")

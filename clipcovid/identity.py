@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import pandas as pd
 
 from clipcovid.config import ClipConfig, fields_of, resolved
-from clipcovid.files import plain, read_object
-from clipcovid.labels import PromptsConfig, build_prompts
+from clipcovid.io.files import plain, read_object
 from clipcovid.models.weights import locate
+from clipcovid.prompts import PromptsConfig, build_prompts
 
 LEFT_OUT = {  # fields in which two runs that are the same may differ, and why
     "compute": "what computes, not what is computed",

@@ -19,9 +19,9 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import captions, predictions, segmentation
 from clipcovid.evaluate.predictions import TRAINED_ON
-from clipcovid.files import foreign_file, hold, read_object, refuse_foreign, release, write_json, write_text
 from clipcovid.identity import digest
-from clipcovid.tasks.configs import METHODS
+from clipcovid.io.files import foreign_file, hold, read_object, refuse_foreign, release, write_json, write_text
+from clipcovid.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,8 @@ test split's own, as the published system does. Killed and run again, it goes on
 
 from clipcovid.config import run_job
 from clipcovid.evaluate.captions import java_note
-from clipcovid.pipeline import train
-from clipcovid.tasks.configs import CaptionConfig
+from clipcovid.methods.registry import CaptionConfig
+from clipcovid.workflows.train import train
 
 
 def main(config: CaptionConfig) -> None:

@@ -9,8 +9,8 @@ search, and beside it by greedy search; jobs/predict.py captions other data with
 
 from clipcovid.config import run_job
 from clipcovid.evaluate.captions import java_note
-from clipcovid.pipeline import train
-from clipcovid.tasks.configs import CaptionerConfig
+from clipcovid.methods.registry import CaptionerConfig
+from clipcovid.workflows.train import train
 
 
 def main(config: CaptionerConfig) -> None:

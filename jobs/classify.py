@@ -21,8 +21,8 @@ from rich.table import Table
 from clipcovid.config import RESEARCH_ONLY, ClipConfig, ImagesConfig, UserError, run_job
 from clipcovid.data.images import BadImage, fit_image, open_image
 from clipcovid.inference.zeroshot import classify
-from clipcovid.labels import CLASSES, PHRASES, TEMPLATE
-from clipcovid.resources import resolve_precision
+from clipcovid.prompts import CLASSES, PHRASES, TEMPLATE
+from clipcovid.ray_backend.resources import resolve_precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

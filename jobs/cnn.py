@@ -7,8 +7,8 @@ Killed and run again, it goes on after the last epoch that it finished.
 """
 
 from clipcovid.config import run_job
-from clipcovid.pipeline import train
-from clipcovid.tasks.configs import CnnConfig
+from clipcovid.methods.registry import CnnConfig
+from clipcovid.workflows.train import train
 
 
 def main(config: CnnConfig) -> None:

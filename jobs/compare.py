@@ -13,8 +13,8 @@ import dataclasses
 from rich.console import Console
 
 from clipcovid.config import run_job
-from clipcovid.evaluate import compare, methods
-from clipcovid.evaluate.tables import print_comparison
+from clipcovid.evaluate import compare, load_predictions
+from clipcovid.evaluate.console import print_comparison
 from clipcovid.identity import comparison_identity
 from clipcovid.runs import DONE, finish_run, start_run
 from clipcovid.tracking import track, ui_command
@@ -22,8 +22,10 @@ from clipcovid.tracking import track, ui_command
 
 def main(config: compare.CompareConfig) -> None:
     """Compare, print, write, show in MLflow."""
-    config = dataclasses.replace(config, runs=config.runs or tuple(methods.find(config.out, config.split, DONE)))
-    found = methods.read(config.runs, config.split)
+    config = dataclasses.replace(
+        config, runs=config.runs or tuple(load_predictions.find(config.out, config.split, DONE))
+    )
+    found = load_predictions.read(config.runs, config.split)
     comparison = compare.compare(found)
     run = start_run(config, method="compare", identity=comparison_identity({one.name: one.about for one in found}))
     (run.folder / DONE).unlink(missing_ok=True)

@@ -7,8 +7,8 @@ No image is encoded in training. Several numbers of shots train a run for each, 
 """
 
 from clipcovid.config import run_job
-from clipcovid.pipeline import train_or_curve
-from clipcovid.tasks.configs import CoopConfig
+from clipcovid.methods.registry import CoopConfig
+from clipcovid.workflows.train import train_or_curve
 
 
 def main(config: CoopConfig) -> None:

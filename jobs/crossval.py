@@ -9,8 +9,8 @@ Each fold chooses its epoch and settings on patients of its own. Killed and run 
 from dataclasses import dataclass
 
 from clipcovid.config import run_job
-from clipcovid.pipeline import cross_validate
-from clipcovid.tasks.configs import AnyMethod
+from clipcovid.methods.registry import AnyMethod
+from clipcovid.workflows.train import cross_validate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from rich.console import Console
 
 from clipcovid.config import run_job
 from clipcovid.evaluate import plots, predictions
-from clipcovid.evaluate.foreign import read_foreign
-from clipcovid.evaluate.tables import print_scores
-from clipcovid.files import refuse_foreign, write_json
+from clipcovid.evaluate.console import print_scores
+from clipcovid.evaluate.external_predictions import read_foreign
+from clipcovid.io.files import refuse_foreign, write_json
 
 OWN = r"metrics\.json|(confusion|classes|roc)\.png"  # what an evaluation writes into its folder
 

@@ -11,9 +11,9 @@ and the third is poor, the image tower has drifted away from the words. Killed a
 from rich.console import Console
 
 from clipcovid.config import run_job
-from clipcovid.evaluate.tables import print_variants
-from clipcovid.pipeline import train
-from clipcovid.tasks.configs import FinetuneConfig
+from clipcovid.evaluate.console import print_variants
+from clipcovid.methods.registry import FinetuneConfig
+from clipcovid.workflows.train import train
 
 
 def main(config: FinetuneConfig) -> None:

@@ -8,7 +8,7 @@ Killed and run again, it goes on where it stopped. Labels are needed only to sco
 
 from clipcovid.config import run_job
 from clipcovid.inference.predict import PredictConfig, predict_split
-from clipcovid.pipeline import show, track_run
+from clipcovid.workflows.train import show, track_run
 
 
 def main(config: PredictConfig) -> None:

@@ -8,8 +8,8 @@ The penalty is chosen on the validation split. Several numbers of shots train a 
 """
 
 from clipcovid.config import run_job
-from clipcovid.pipeline import train_or_curve
-from clipcovid.tasks.configs import ProbeConfig
+from clipcovid.methods.registry import ProbeConfig
+from clipcovid.workflows.train import train_or_curve
 
 
 def main(config: ProbeConfig) -> None:

@@ -18,8 +18,8 @@ from rich.table import Table
 from clipcovid.config import RESEARCH_ONLY, run_job
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import plots
-from clipcovid.files import whole
 from clipcovid.inference.search import Found, SearchConfig, asked_of, search
+from clipcovid.io.files import whole
 from clipcovid.runs import finish_run, start_run
 
 LONGEST = 40  # letters of an image's name in the table

@@ -8,8 +8,8 @@ Only images that have the masks are used. Killed and run again, it goes on after
 """
 
 from clipcovid.config import run_job
-from clipcovid.pipeline import train
-from clipcovid.tasks.configs import SegmentConfig
+from clipcovid.methods.registry import SegmentConfig
+from clipcovid.workflows.train import train
 
 
 def main(config: SegmentConfig) -> None:

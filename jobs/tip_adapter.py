@@ -8,8 +8,8 @@ near an image has to be, is chosen on the validation split. Several numbers of s
 """
 
 from clipcovid.config import run_job
-from clipcovid.pipeline import train_or_curve
-from clipcovid.tasks.configs import TipAdapterConfig
+from clipcovid.methods.registry import TipAdapterConfig
+from clipcovid.workflows.train import train_or_curve
 
 
 def main(config: TipAdapterConfig) -> None:

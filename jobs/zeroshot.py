@@ -10,7 +10,7 @@ What is not embedded yet is embedded first.
 from clipcovid.config import run_job
 from clipcovid.data.manifest import read_manifest
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.pipeline import show, track_run
+from clipcovid.workflows.train import show, track_run
 
 
 def main(config: ZeroshotConfig) -> None:

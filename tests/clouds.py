@@ -6,10 +6,10 @@ import torch
 
 from clipcovid.config import ImagesConfig, resolved, sized
 from clipcovid.data.manifest import Manifest, conform
-from clipcovid.tasks.base import make_task
-from clipcovid.tasks.configs import ProbeConfig
-from clipcovid.train.checkpoint import States
-from clipcovid.train.loop import Machine, fit, predict
+from clipcovid.methods.registry import ProbeConfig
+from clipcovid.methods.task import make_task
+from clipcovid.training.checkpoint import States
+from clipcovid.training.loop import Machine, fit, predict
 
 CLASSES = ("a", "b", "c")
 MACHINE = Machine(device=torch.device("cpu"), precision="fp32")

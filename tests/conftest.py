@@ -11,10 +11,10 @@ import pytest
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["MPLBACKEND"] = "Agg"
 
-from clipcovid.cluster import connect
 from clipcovid.config import ComputeConfig, ImagesConfig
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
+from clipcovid.ray_backend.cluster import connect
 
 LOCAL = ComputeConfig(address="local")
 HERE = ComputeConfig(workers=0)  # no Ray, whose workers import everything anew

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipcovid.collective import rank
 from clipcovid.config import ImagesConfig, OptimConfig, TrainConfig
-from clipcovid.tasks.base import Examples, targets
-from clipcovid.tasks.classify import Classify
-from clipcovid.tasks.configs import NO_AUGMENT
-from clipcovid.train.checkpoint import States
-from clipcovid.train.loop import Machine, fit
+from clipcovid.distributed import rank
+from clipcovid.methods.classifier import Classify
+from clipcovid.methods.registry import NO_AUGMENT
+from clipcovid.methods.task import Examples, targets
+from clipcovid.training.checkpoint import States
+from clipcovid.training.loop import Machine, fit
 
 CLASSES = ("a", "b")
 MACHINE = Machine(device=torch.device("cpu"), precision="fp32", batch_size=7)

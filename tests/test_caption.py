@@ -18,12 +18,12 @@ from clipcovid.evaluate.captions import BASELINES
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.inference import predict as prediction
 from clipcovid.inference.predict import PredictConfig, predict_split
+from clipcovid.methods.contrastive import contrastive_loss, soft_loss
+from clipcovid.methods.registry import NO_AUGMENT, CaptionConfig, CaptionerConfig
+from clipcovid.methods.task import load_checkpoint, make_task
 from clipcovid.models.decoder import build_decoder, train_words
-from clipcovid.pipeline import embeddings_for, train
-from clipcovid.tasks.base import load_checkpoint, make_task
-from clipcovid.tasks.configs import NO_AUGMENT, CaptionConfig, CaptionerConfig
-from clipcovid.tasks.contrastive import contrastive_loss, soft_loss
-from clipcovid.train.launch import launch
+from clipcovid.training.trainer import launch
+from clipcovid.workflows.train import embeddings_for, train
 
 OTHERS = {"hypothesis_frequent", "hypothesis_random", "hypothesis_nearest"}
 
@@ -197,7 +197,7 @@ def written(phantoms, tmp_path_factory):
 
 
 def test_a_template_that_can_not_be_filled_is_known_before_images_are_embedded(phantoms, tmp_path, monkeypatch):
-    monkeypatch.setattr("clipcovid.pipeline.embed", lambda *_: pytest.fail("embedded first"))
+    monkeypatch.setattr("clipcovid.workflows.train.embed", lambda *_: pytest.fail("embedded first"))
     config = captioner(phantoms, tmp_path, captions="template", caption_template="a scan of {nowhere}")
     with pytest.raises(UserError, match=r"\{nowhere\}, and this data set has no such column"):
         train(config)

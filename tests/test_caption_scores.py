@@ -10,7 +10,7 @@ from rich.console import Console
 
 from clipcovid.evaluate import captions, retrieval
 from clipcovid.evaluate.captions import METRICS, compare_texts, score, tokenize
-from clipcovid.evaluate.tables import print_scores
+from clipcovid.evaluate.console import print_scores
 
 REFERENCES = [
     "a man riding a wave on top of a surfboard .",

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from clipcovid import cluster
-from clipcovid.cluster import MODE, TOKEN, TOKEN_PATH, authenticate, find_cluster
 from clipcovid.config import ComputeConfig, UserError
+from clipcovid.ray_backend import cluster
+from clipcovid.ray_backend.cluster import MODE, TOKEN, TOKEN_PATH, authenticate, find_cluster
 
 
 class Head(grpc.GenericRpcHandler):
@@ -152,8 +152,9 @@ def test_a_missing_or_wrong_token_is_one_sentence_and_soon(head, given, says, mo
 def test_no_import_sets_an_environment_variable():
     code = (
         "import os; before = dict(os.environ)\n"
-        "import clipcovid.cluster, clipcovid.pipeline, clipcovid.tracking, clipcovid.trials, clipcovid.distribute\n"
-        "import clipcovid.train.workers, clipcovid.inference.predict, clipcovid.data.prepare\n"
+        "import clipcovid.ray_backend.cluster, clipcovid.ray_backend.tune, clipcovid.ray_backend.map\n"
+        "import clipcovid.ray_backend.train, clipcovid.inference.predict, clipcovid.data.prepare\n"
+        "import clipcovid.workflows.train, clipcovid.tracking\n"
         "assert os.environ == before, set(os.environ.items()) - set(before.items())"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

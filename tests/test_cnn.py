@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from clipcovid.config import UserError
 from clipcovid.models.cnn import build_cnn
-from clipcovid.models.pixels import Pixels
+from clipcovid.models.normalization import Pixels
 
 ARCHS = {
     "resnet18": 32,

@@ -21,9 +21,9 @@ from test_metrics import CLASSES, make
 
 from clipcovid.config import RESEARCH_ONLY, UserError
 from clipcovid.data.manifest import Manifest, conform
-from clipcovid.evaluate import plots, statistics, tables
+from clipcovid.evaluate import bootstrap, console, plots
 from clipcovid.evaluate.compare import CompareConfig, compare, differences, holm, mcnemar, write
-from clipcovid.evaluate.methods import find, read
+from clipcovid.evaluate.load_predictions import find, read
 from clipcovid.evaluate.predictions import class_probabilities, read_predictions, score, write_predictions
 from clipcovid.identity import comparison_identity
 from clipcovid.runs import DONE, finish_run, score_split, start_run
@@ -196,7 +196,7 @@ def test_differences_are_those_of_the_paired_draws(patients):
     labels, groups = ours["label"].tolist(), ours["patient_id"].tolist()
     first, second = (class_probabilities(table, CLASSES) for table in (ours, theirs))
     gap = differences(labels, {"best": first.argmax(1), "other": second.argmax(1)}, CLASSES, groups)["other"]
-    one, two = (statistics.classification_draws(labels, scores, CLASSES, groups) for scores in (first, second))
+    one, two = (bootstrap.classification_draws(labels, scores, CLASSES, groups) for scores in (first, second))
     for key in ("macro_f1", "accuracy"):
         low, high = np.percentile(two[key] - one[key], [2.5, 97.5])
         assert (gap[key]["low"], gap[key]["high"]) == pytest.approx((low, high), abs=1e-12)
@@ -367,11 +367,11 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
     entries = [(table_of(seed=i, signal=i), {"method": name}) for i, name in enumerate(names)]
     comparison = compared(files_of(tmp_path, *entries))
     console = Console(file=io.StringIO(), width=100)
-    tables.print_comparison(comparison, console)
+    console.print_comparison(comparison, console)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 100
     small = Console(file=io.StringIO(), width=80)
-    tables.print_comparison(comparison, small)
+    console.print_comparison(comparison, small)
     assert "thresholds" in small.file.getvalue()
     assert text.rstrip().endswith(RESEARCH_ONLY)
     values = comparison["methods"]["c"]
@@ -379,7 +379,7 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
     cell = f"{values['metrics']['macro_f1']:.3f} ({low:.2f}–{high:.2f})".replace("0.", ".")
     for word in ("[red]odd[/] | name", "majority", "prior", "(Holm)", cell):
         assert word in text, word
-    markdown = tables.comparison_markdown(comparison)
+    markdown = console.comparison_markdown(comparison)
     assert cell in markdown
     rows = [line.replace("\\|", "") for line in markdown.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {7, 8}
@@ -387,11 +387,11 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
 
 
 def test_numbers_are_short():
-    assert tables._cell(0.9134, (0.891, 0.929)) == ".913 (.89–.93)"
-    assert tables._cell(1.0, (0.98, 1.0)) == "1.000 (.98–1.00)"
-    assert tables._cell(-0.021, (-0.05, 0.01), 3) == "-.021 (-.050 to .010)"
-    assert tables._cell(-1e-9) == ".000"
-    assert tables._cell(None) == ""
+    assert console._cell(0.9134, (0.891, 0.929)) == ".913 (.89–.93)"
+    assert console._cell(1.0, (0.98, 1.0)) == "1.000 (.98–1.00)"
+    assert console._cell(-0.021, (-0.05, 0.01), 3) == "-.021 (-.050 to .010)"
+    assert console._cell(-1e-9) == ".000"
+    assert console._cell(None) == ""
 
 
 def drawn(figure):

@@ -23,7 +23,7 @@ from clipcovid.config import (
     sized,
 )
 from clipcovid.identity import config_identity
-from clipcovid.tasks.configs import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
+from clipcovid.methods.registry import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
 
 JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.py"))
 

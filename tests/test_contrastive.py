@@ -4,18 +4,18 @@ import torch
 import torch.nn.functional as F
 from parallel import run_ranks
 
-from clipcovid.collective import gather, rank, world
 from clipcovid.config import ClipConfig, ImagesConfig, OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest
-from clipcovid.tasks.base import make_task
-from clipcovid.tasks.configs import FinetuneConfig, LoraConfig
-from clipcovid.tasks.contrastive import (
+from clipcovid.distributed import gather, rank, world
+from clipcovid.methods.contrastive import (
     clip_loss,
     contrastive_loss,
     matching,
     multi_positive_loss,
     siglip_loss,
 )
+from clipcovid.methods.registry import FinetuneConfig, LoraConfig
+from clipcovid.methods.task import make_task
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 KINDS = ["clip", "multi-positive", "siglip"]

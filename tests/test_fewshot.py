@@ -7,16 +7,16 @@ from conftest import HERE, shown_below
 
 from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.evaluate.predictions import read_predictions
-from clipcovid.labels import PromptsConfig, build_prompts
+from clipcovid.methods import coop, tip_adapter
+from clipcovid.methods.coop import Prompter
+from clipcovid.methods.registry import CoopConfig, TipAdapterConfig
+from clipcovid.methods.task import load_checkpoint
 from clipcovid.models.clip import class_embeddings, load_clip
-from clipcovid.models.dual import Towers, build_dual
-from clipcovid.pipeline import embeddings_for, train_or_curve
-from clipcovid.tasks import coop, tip_adapter
-from clipcovid.tasks.base import load_checkpoint
-from clipcovid.tasks.configs import CoopConfig, TipAdapterConfig
-from clipcovid.tasks.coop import Prompter
-from clipcovid.train.launch import launch
-from clipcovid.train.loop import predict
+from clipcovid.models.dual_encoder import Towers, build_dual
+from clipcovid.prompts import PromptsConfig, build_prompts
+from clipcovid.training.loop import predict
+from clipcovid.training.trainer import launch
+from clipcovid.workflows.train import embeddings_for, train_or_curve
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 FAST = OptimConfig(epochs=10, batch_size=64, lr=0.02, weight_decay=0, precision="fp32")
@@ -108,7 +108,7 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
     embeddings = embeddings_for(config)
     done = launch(config, embeddings=embeddings, log=quiet)
     table, _ = read_predictions(done.run.folder / "predictions" / "test.parquet")
-    monkeypatch.setattr(f"clipcovid.tasks.{kind.task}.load_clip", None)
+    monkeypatch.setattr(f"clipcovid.methods.{kind.task}.load_clip", None)
     task, module = load_checkpoint(done.run.folder)
     task.embeddings = embeddings
     examples = task.examples(phantoms, done.manifest, "test")

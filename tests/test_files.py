@@ -26,7 +26,7 @@ from clipcovid.config import OptimConfig, UserError, from_cli
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import MaskedConfig, apply_masks
 from clipcovid.evaluate import plots
-from clipcovid.files import (
+from clipcovid.io.files import (
     LOCK,
     foreign_file,
     read_parquet,
@@ -38,11 +38,11 @@ from clipcovid.files import (
     write_json,
     write_parquet,
 )
+from clipcovid.methods.registry import CnnConfig, SegmentConfig
+from clipcovid.methods.task import save_weights
 from clipcovid.runs import read_about, start_run
-from clipcovid.tasks.base import save_weights
-from clipcovid.tasks.configs import CnnConfig, SegmentConfig
-from clipcovid.train.checkpoint import Progress, States, trainable
-from clipcovid.train.launch import launch, training_manifest
+from clipcovid.training.checkpoint import Progress, States, trainable
+from clipcovid.training.trainer import launch, training_manifest
 
 ROOT = Path(__file__).parents[1]
 JOBS = sorted(f"{path.parent.name}.{path.stem}" for folder in ("jobs", "tune") for path in (ROOT / folder).glob("*.py"))
@@ -76,7 +76,7 @@ FLAGS = {  # what each job is asked; {folder} is the one with the files of other
     "tune.hparams": [f"probe --data {{data}} {TINY} {RUN}"],
     "tune.prompts": [f"--data {{data}} {TINY} {RUN}"],
 }
-WITHOUT_OUT = {"jobs.classify", "jobs.generate_captions", "tune.spaces"}
+WITHOUT_OUT = {"jobs.classify", "jobs.generate_captions", "clipcovid.search_space"}
 NAMES = (  # of files of others: any, and some that are called as ours are
     *(
         "a.txt",
@@ -130,7 +130,7 @@ def config_type(job):
 
 def test_every_job_that_has_an_out_is_tried():
     assert set(JOBS) == FLAGS.keys() | WITHOUT_OUT
-    for job in WITHOUT_OUT - {"tune.spaces"}:
+    for job in WITHOUT_OUT - {"clipcovid.search_space"}:
         assert "out" not in {field.name for field in dataclasses.fields(config_type(job)[1])}
 
 
@@ -253,11 +253,11 @@ def test_what_json_has_no_form_for_is_refused_and_leaves_no_file(tmp_path, value
 @contextlib.contextmanager
 def held_elsewhere(folder):
     """A process that holds a folder; given, to be ended."""
-    code = "import sys, pathlib, clipcovid.files as f; f.hold(pathlib.Path(sys.argv[1])); print('held', flush=True); input()"
+    code = "import sys, pathlib, clipcovid.io.files as f; f.hold(pathlib.Path(sys.argv[1])); print('ok', flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
-    assert process.stdout.readline() == "held\n"
+    assert process.stdout.readline() == "ok\n"
     try:
         yield process
     finally:

@@ -9,7 +9,7 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest, conform, read_manifest
 from clipcovid.inference.generate import GenerateConfig, generate, leaks
-from clipcovid.models.dual import train_tokenizer
+from clipcovid.models.dual_encoder import train_tokenizer
 
 
 def quiet(text):

@@ -17,10 +17,10 @@ import pytest
 from conftest import LOCAL, run_and_list_imports
 
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten, from_cli, override
-from clipcovid.tasks.configs import METHODS, CaptionConfig, CnnConfig, CoopConfig, FinetuneConfig, ProbeConfig
-from clipcovid.trials import Trial, importance, search
+from clipcovid.methods.registry import METHODS, CaptionConfig, CnnConfig, CoopConfig, FinetuneConfig, ProbeConfig
+from clipcovid.ray_backend.tune import Trial, importance, search
+from clipcovid.search_space import SPACES, Choice, Int, Log, Uniform, read_space
 from tune.hparams import HparamsConfig, checked_metric, checked_space, command, main
-from tune.spaces import SPACES, Choice, Int, Log, Uniform, read_space
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 

@@ -10,7 +10,6 @@ import pytest
 
 from clipcovid.config import ClipConfig, override
 from clipcovid.data.manifest import Manifest, conform
-from clipcovid.files import write_json
 from clipcovid.identity import (
     cascade_identity,
     digest,
@@ -23,8 +22,8 @@ from clipcovid.identity import (
     zeroshot_identity,
 )
 from clipcovid.inference.zeroshot import ZeroshotConfig
-from clipcovid.labels import PromptsConfig
-from clipcovid.tasks.configs import (
+from clipcovid.io.files import write_json
+from clipcovid.methods.registry import (
     CaptionConfig,
     CaptionerConfig,
     CnnConfig,
@@ -35,6 +34,7 @@ from clipcovid.tasks.configs import (
     SegmentConfig,
     TipAdapterConfig,
 )
+from clipcovid.prompts import PromptsConfig
 from tune.prompts import PromptSweepConfig, read_space
 
 DATA = Path("unused")

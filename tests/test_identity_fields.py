@@ -32,7 +32,7 @@ from clipcovid.inference.generate import GenerateConfig
 from clipcovid.inference.predict import PredictConfig
 from clipcovid.inference.search import SearchConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
-from clipcovid.tasks.configs import METHODS
+from clipcovid.methods.registry import METHODS
 from tune.hparams import HparamsConfig
 from tune.prompts import PromptSweepConfig, read_space
 

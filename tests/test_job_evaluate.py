@@ -12,8 +12,8 @@ from rich.console import Console
 from test_predictions import CLASSES, KINDS, OWN, TABLE, TRUTH, write
 
 from clipcovid.config import UserError
+from clipcovid.evaluate.console import print_scores
 from clipcovid.evaluate.predictions import score
-from clipcovid.evaluate.tables import print_scores
 
 JOB = Path(__file__).parents[1] / "jobs" / "evaluate.py"
 

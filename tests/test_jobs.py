@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipcovid.cluster import OWN
+from clipcovid.ray_backend.cluster import OWN
 from clipcovid.tracking import REVISION
 
 ROOT = Path(__file__).parents[1]

@@ -18,10 +18,10 @@ from stubs import (
 )
 
 from clipcovid.config import ImagesConfig, OptimConfig, UserError
-from clipcovid.train.batches import epoch_batches, parts, stream
-from clipcovid.train.checkpoint import States
-from clipcovid.train.loop import TrainingStopped, fit, predict
-from clipcovid.train.optimizer import Average, build_optimizer, layer_of, set_lr
+from clipcovid.training.batches import epoch_batches, parts, stream
+from clipcovid.training.checkpoint import States
+from clipcovid.training.loop import TrainingStopped, fit, predict
+from clipcovid.training.optimizer import Average, build_optimizer, layer_of, set_lr
 
 
 class Killed(Exception):

@@ -18,13 +18,13 @@ from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import MaskedConfig, apply_masks, lung_box, mask_image
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate.segmentation import UNTESTED
-from clipcovid.files import write_json
 from clipcovid.inference.cascade import CascadeConfig, cascade, read_image
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.predict import PredictConfig, predict_split
+from clipcovid.io.files import write_json
+from clipcovid.methods.registry import CnnConfig, SegmentConfig
 from clipcovid.runs import read_metrics
-from clipcovid.tasks.configs import CnnConfig, SegmentConfig
-from clipcovid.train.launch import launch
+from clipcovid.training.trainer import launch
 
 ROOT = Path(__file__).parents[1]
 

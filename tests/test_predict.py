@@ -12,13 +12,13 @@ from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.evaluate.predictions import read_predictions
-from clipcovid.files import write_json
 from clipcovid.inference import predict as module
 from clipcovid.inference.predict import PredictConfig, predict_split
-from clipcovid.labels import PromptsConfig
-from clipcovid.pipeline import embeddings_for
-from clipcovid.tasks.configs import CnnConfig, FinetuneConfig, HybridConfig, ProbeConfig
-from clipcovid.train.launch import launch
+from clipcovid.io.files import write_json
+from clipcovid.methods.registry import CnnConfig, FinetuneConfig, HybridConfig, ProbeConfig
+from clipcovid.prompts import PromptsConfig
+from clipcovid.training.trainer import launch
+from clipcovid.workflows.train import embeddings_for
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 

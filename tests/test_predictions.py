@@ -12,7 +12,7 @@ from test_metrics import CLASSES, make
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import metrics
-from clipcovid.evaluate.foreign import read_foreign
+from clipcovid.evaluate.external_predictions import read_foreign
 from clipcovid.evaluate.predictions import class_probabilities, predicted, read_predictions, score, write_predictions
 
 ABOUT = {

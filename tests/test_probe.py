@@ -6,9 +6,9 @@ from sklearn.preprocessing import StandardScaler
 
 from clipcovid.config import ImagesConfig, OptimConfig, UserError, override
 from clipcovid.data.manifest import Manifest
-from clipcovid.tasks.base import make_task
-from clipcovid.tasks.configs import NO_AUGMENT, ProbeConfig
-from clipcovid.train.loop import predict
+from clipcovid.methods.registry import NO_AUGMENT, ProbeConfig
+from clipcovid.methods.task import make_task
+from clipcovid.training.loop import predict
 
 
 @pytest.mark.parametrize(("penalty", "weights"), [(1e-3, "none"), (1.0, "none"), (1e-1, "balanced")])

@@ -10,7 +10,7 @@ from conftest import HERE, LOCAL
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.data.manifest import read_manifest
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.labels import PromptsConfig
+from clipcovid.prompts import PromptsConfig
 from tune.prompts import (
     SEARCHES,
     Candidate,

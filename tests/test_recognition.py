@@ -11,10 +11,10 @@ from segmentation_models_pytorch import Unet
 from clipcovid.config import ClipConfig, UserError, flatten, resolved
 from clipcovid.inference.embed import EmbedConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
+from clipcovid.methods.registry import CaptionConfig, CaptionerConfig, FinetuneConfig, HybridConfig, ProbeConfig
 from clipcovid.models.clip import load_clip, save_clip
-from clipcovid.models.dual import Towers, build_dual
+from clipcovid.models.dual_encoder import Towers, build_dual
 from clipcovid.models.recognition import architecture, open_clip_configs, recognise
-from clipcovid.tasks.configs import CaptionConfig, CaptionerConfig, FinetuneConfig, HybridConfig, ProbeConfig
 
 
 def shapes(model, prefix=""):

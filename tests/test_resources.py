@@ -5,8 +5,8 @@ import pytest
 import ray
 
 from clipcovid.config import ComputeConfig, UserError
-from clipcovid.distribute import spread
-from clipcovid.resources import Plan, plan, resolve_precision
+from clipcovid.ray_backend.map import spread
+from clipcovid.ray_backend.resources import Plan, plan, resolve_precision
 
 LAPTOP = [(2.0, 0.0)]
 SERVER = [(16.0, 1.0)]

@@ -22,13 +22,13 @@ from clipcovid.data.sources import PhantomConfig
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.segmentation import decode_mask, per_image
 from clipcovid.inference.predict import PredictConfig, predict_split
-from clipcovid.models.pixels import unfit
+from clipcovid.methods.registry import NO_AUGMENT, SegmentConfig
+from clipcovid.methods.segment import BINS, _histograms, boundary_loss, box_loss, largest, segmentation_loss
+from clipcovid.methods.task import make_task
+from clipcovid.models.normalization import unfit
 from clipcovid.models.unet import build_segmenter
-from clipcovid.pipeline import cross_validate
-from clipcovid.tasks.base import make_task
-from clipcovid.tasks.configs import NO_AUGMENT, SegmentConfig
-from clipcovid.tasks.segment import BINS, _histograms, boundary_loss, box_loss, largest, segmentation_loss
-from clipcovid.train.launch import launch
+from clipcovid.training.trainer import launch
+from clipcovid.workflows.train import cross_validate
 
 LOSSES = ("dice-bce", "dice-focal", "tversky", "dice-boundary")
 

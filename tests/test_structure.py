@@ -11,14 +11,8 @@ MODULES = {
     for folder in ("clipcovid", "jobs", "tune")
     for path in (ROOT / folder).rglob("*.py")
 }
-RAY = {
-    "clipcovid.cluster",
-    "clipcovid.distribute",
-    "clipcovid.train.workers",
-    "clipcovid.trials",
-}
 LIBRARIES_ALLOWED = {
-    "ray": lambda name: name in RAY or name.startswith(("clipcovid.inference", "jobs.", "tune.")),
+    "ray": lambda name: name.startswith("clipcovid.ray_backend."),
     "mlflow": lambda name: name == "clipcovid.tracking",
     "torch": lambda name: (
         name == "clipcovid.data.augment"  # which works on the device that a batch is on
@@ -27,19 +21,18 @@ LIBRARIES_ALLOWED = {
     "streamlit": lambda name: name == "clipcovid.app",
 }
 LAYERS = [
-    ("clipcovid.console", "clipcovid.environment"),
+    ("clipcovid.terminal", "clipcovid.environment"),
     ("clipcovid.config",),
-    ("clipcovid.files", "clipcovid.io", "clipcovid.labels", "clipcovid.collective", "clipcovid.randomness"),
-    ("clipcovid.cluster", "clipcovid.resources", "clipcovid.models.weights"),
+    ("clipcovid.io", "clipcovid.prompts", "clipcovid.distributed", "clipcovid.randomness", "clipcovid.search_space"),
+    ("clipcovid.ray_backend.cluster", "clipcovid.ray_backend.resources", "clipcovid.models.weights"),
     ("clipcovid.identity",),
-    ("clipcovid.distribute", "clipcovid.trials", "clipcovid.models"),
+    ("clipcovid.ray_backend", "clipcovid.models"),
     ("clipcovid.evaluate",),
     ("clipcovid.data",),
-    ("clipcovid.tasks", "clipcovid.runs"),
-    ("clipcovid.train",),
+    ("clipcovid.methods", "clipcovid.runs"),
+    ("clipcovid.training", "clipcovid.ray_backend.train"),
     ("clipcovid.tracking", "clipcovid.inference"),
-    ("clipcovid.pipeline",),
-    ("clipcovid.app",),
+    ("clipcovid.workflows",),
     ("jobs", "tune"),
 ]
 
@@ -82,8 +75,8 @@ def test_no_module_imports_from_above(name):
         "clipcovid.config",
         "clipcovid.data.manifest",
         "clipcovid.inference.embed",
-        "clipcovid.pipeline",
-        "clipcovid.train.launch",
+        "clipcovid.workflows.train",
+        "clipcovid.training.trainer",
     ],
 )
 def test_a_driver_starts_without_what_it_needs_later(name):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from clipcovid.evaluate import predictions
-from clipcovid.evaluate.tables import FOLDED, print_folds, print_scores
+from clipcovid.evaluate.console import FOLDED, print_folds, print_scores
 
 CLASSES = ("COVID-19 pneumonia", "Non-COVID viral or bacterial", "Normal")
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from clipcovid.train import threads
-from clipcovid.train.threads import Threads
+from clipcovid.training import threads
+from clipcovid.training.threads import Threads
 
 ALONE, BESIDE, LEFT = (0.1, 0.2), (1.0, 0.0), (0.0, 2.0)  # seconds waited and cores idle, in two
 

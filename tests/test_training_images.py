@@ -7,7 +7,7 @@ import pytest
 
 from clipcovid.data.manifest import Manifest, conform
 from clipcovid.data.training_images import TrainingImages, known_rows, read_training_images
-from clipcovid.files import write_json
+from clipcovid.io.files import write_json
 
 
 def rows(*names):

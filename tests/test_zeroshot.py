@@ -10,7 +10,7 @@ from clipcovid.config import ClipConfig, UserError, override
 from clipcovid.data.manifest import Manifest, read_manifest, write_manifest
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.inference.zeroshot import ZeroshotConfig, softmax, zeroshot
-from clipcovid.labels import PHRASES, PromptsConfig, build_prompts
+from clipcovid.prompts import PHRASES, PromptsConfig, build_prompts
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 TINY = ClipConfig(model="tiny", pretrained="none")

@@ -22,19 +22,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.cluster import connect
 from clipcovid.config import UserError, flatten, override, run_job
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.evaluate import plots
-from clipcovid.files import release, remove_own, write_json
 from clipcovid.identity import sweep_identity
-from clipcovid.pipeline import embeddings_for
+from clipcovid.io.files import release, remove_own, write_json
+from clipcovid.methods.registry import CHECKPOINT, METHODS, AnyMethod, keep_texts
+from clipcovid.ray_backend.cluster import connect
+from clipcovid.ray_backend.tune import Report, Trial, importance, places, search
 from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
-from clipcovid.tasks.configs import CHECKPOINT, METHODS, AnyMethod, keep_texts
+from clipcovid.search_space import ENCODER, MUTABLE, SPACES, Space, read_space
 from clipcovid.tracking import Status, track, ui_command
-from clipcovid.train.launch import STATE, launch, sized_config, training_manifest
-from clipcovid.trials import Report, Trial, importance, places, search
-from tune.spaces import ENCODER, MUTABLE, SPACES, Space, read_space
+from clipcovid.training.trainer import STATE, launch, sized_config, training_manifest
+from clipcovid.workflows.train import embeddings_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class HparamsConfig:
     """Stop trials that are worse than the others were after as many epochs (ASHA, Li et al. 2020); none with
     --compute.workers 1 or more, whose epochs are known only in the end."""
     space: Path | None = None
-    """A YAML file of what to search. Default: the task's own (tune/spaces.py)."""
+    """A YAML file of what to search. Default: the task's own (clipcovid/search_space.py)."""
     max_concurrent: int = 0
     """The most trials at once. 0: as many as the cluster has room for."""
     confirm_seeds: int = 0

@@ -22,19 +22,19 @@ from rich.console import Console
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError, run_job
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import plots
-from clipcovid.evaluate.candidates import Objective, score_candidates
-from clipcovid.evaluate.tables import print_scores
-from clipcovid.files import whole, write_json
+from clipcovid.evaluate.console import print_scores
+from clipcovid.evaluate.prompt_scoring import Objective, score_candidates
 from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
+from clipcovid.io.files import whole, write_json
 from clipcovid.io.mappings import read_mapping
-from clipcovid.labels import PHRASES, PromptsConfig, build_prompts, texts_of
 from clipcovid.models.recognition import clip_defaults
+from clipcovid.prompts import PHRASES, PromptsConfig, build_prompts, texts_of
 from clipcovid.randomness import stream_seed
+from clipcovid.ray_backend.tune import Trial, run_trials
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.tracking import Status, track, ui_command
-from clipcovid.trials import Trial, run_trials
 
 OPENINGS = ("", "a ", "an image of a ", "findings of a ")
 KINDS = ("chest X-ray", "chest radiograph", "frontal chest X-ray", "PA chest radiograph", "X-ray of the lungs", "photo")

@@ -10,7 +10,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.io.tables import MISSING_WORDS
-from clipcovid.labels import CLASSES
+from clipcovid.prompts import CLASSES
 
 DASHES = re.compile("[\u2010-\u2015\u2212]")
 QUOTES = "'\"`\u2018\u2019\u201c\u201d"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.files import LOCK, METADATA_KEY, hold, refuse_foreign, remove_own
+from clipcovid.io.files import LOCK, METADATA_KEY, hold, refuse_foreign, remove_own
 
 LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
 READINGS = "readings"  # DICOM headers and notes, a file a shard; there only while a preparation is unfinished

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.files import read_parquet, write_parquet
+from clipcovid.io.files import read_parquet, write_parquet
 from clipcovid.io.tables import MISSING_WORDS
 
 TEXT_COLUMNS = (

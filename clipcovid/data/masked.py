@@ -17,8 +17,8 @@ from clipcovid.data.manifest import MASKS, Manifest, read_manifest, write_manife
 from clipcovid.data.packed import PackedImages, write_shard
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.segmentation import decode_mask
-from clipcovid.files import refuse_overlap, release, write_parquet
 from clipcovid.identity import digest, masked_identity
+from clipcovid.io.files import refuse_overlap, release, write_parquet
 
 Keep = Literal["lungs", "lungs-black", "infection", "crop"]
 SHARD = 1024

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS, Manifest, read_manifest
-from clipcovid.files import whole
 from clipcovid.identity import contents_hash
+from clipcovid.io.files import whole
 
 SCHEMA = pa.schema(
     [

@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import tyro
 
-from clipcovid.cluster import connect, nodes
 from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten
 from clipcovid.data import images
 from clipcovid.data.classes import clean_labels, keep_classes
@@ -22,10 +21,11 @@ from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import masks_hash, read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import duplicates, make_splits, split_patients
-from clipcovid.distribute import spread
-from clipcovid.files import hold, read_parquet, refuse_overlap, release, write_json, write_parquet
 from clipcovid.identity import digest
-from clipcovid.resources import plan
+from clipcovid.io.files import hold, read_parquet, refuse_overlap, release, write_json, write_parquet
+from clipcovid.ray_backend.cluster import connect, nodes
+from clipcovid.ray_backend.map import spread
+from clipcovid.ray_backend.resources import plan
 
 DECODER = 1  # to be raised when the same file would give other pixels
 RULES = 2  # to be raised when the same files would give other rows, columns or splits

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.data.manifest import Manifest
-from clipcovid.files import read_object, read_parquet, write_parquet
+from clipcovid.io.files import read_object, read_parquet, write_parquet
 
 FILE = "training_images.parquet"
 LEARNED = ("train", "val")

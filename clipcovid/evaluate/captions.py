@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from clipcovid.evaluate import statistics
+from clipcovid.evaluate import bootstrap
 from clipcovid.evaluate.retrieval import nearest, summary
 
 HYPOTHESIS = "hypothesis"
@@ -162,7 +162,7 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
     `BASELINES`, which are scored by the same code. `differences` are of the hypothesis minus each of them, in paired
     resamples of patients.
     """
-    patients = statistics.patients(table)
+    patients = bootstrap.patients(table)
     columns = [HYPOTHESIS, *(name for name in BASELINES if name in table)]
     texts = tokenize([*table["reference"], *(text for name in columns for text in table[name])])
     parts = [texts[start : start + len(table)] for start in range(0, len(texts), len(table))]
@@ -183,7 +183,7 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
             own |= {f"{name} {metric}": own[metric] - other[metric] for metric in other}
         return own
 
-    intervals = statistics.bootstrap(draw, patients)
+    intervals = bootstrap.bootstrap(draw, patients)
     differences = {
         BASELINES[name]: {
             metric: {

@@ -17,11 +17,11 @@ import tyro
 from scipy.stats import binomtest
 
 from clipcovid.config import UserError
-from clipcovid.evaluate import metrics, plots, statistics
-from clipcovid.evaluate.methods import Method
+from clipcovid.evaluate import bootstrap, metrics, plots
+from clipcovid.evaluate.console import comparison_markdown
+from clipcovid.evaluate.load_predictions import Method
 from clipcovid.evaluate.predictions import class_probabilities, score
-from clipcovid.evaluate.tables import comparison_markdown
-from clipcovid.files import write_json, write_text
+from clipcovid.io.files import write_json, write_text
 
 DIFFERENCES = ("macro_f1", "accuracy")
 
@@ -108,7 +108,7 @@ def differences(
         }
 
     values = minus_first(np.arange(len(truth)))
-    drawn = statistics.bootstrap(minus_first, groups, samples=samples, seed=seed)["intervals"] if len(names) > 1 else {}
+    drawn = bootstrap.bootstrap(minus_first, groups, samples=samples, seed=seed)["intervals"] if len(names) > 1 else {}
     right = [predicted[name] == truth for name in names]
     pairs = [(int((right[0] & ~other).sum()), int((other & ~right[0]).sum())) for other in right[1:]]
     p_values = [mcnemar(*pair) for pair in pairs]

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.fonts import save_figure, say_missing
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
-from clipcovid.files import whole
+from clipcovid.io.files import whole
 
 LONGEST_NAME = 40
 NOT_SCORES = ("logit_scale", "_threshold", "median_rank")  # of a training's line, and on no scale of theirs

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate import metrics, statistics
-from clipcovid.files import read_parquet, write_parquet
+from clipcovid.evaluate import bootstrap, metrics
+from clipcovid.io.files import read_parquet, write_parquet
 
 PROBABILITY = "prob_"
 SIMILARITY = "sim_"
@@ -106,7 +106,7 @@ def score(
 
     `table`: label, prob_<class> (or sim_<class>, a ranking of class names, or predicted), and patient_id where known.
     `similarities` (n, k) to the classes' texts add mean_true_similarity, and so do sim_<class> columns. Gives n,
-    classes, metrics (see `metrics.classification`), confusion (k, k), intervals (see `statistics.Intervals`),
+    classes, metrics (see `metrics.classification`), confusion (k, k), intervals (see `bootstrap.Intervals`),
     baselines (see `metrics.baselines`), and alarms and notes, which are sentences. Errors as in `metrics`.
     """
     labels, classes = table["label"].tolist(), list(classes)
@@ -122,14 +122,14 @@ def score(
         similarities = class_probabilities(table, classes, SIMILARITY)
     if similarities is not None:
         scores |= metrics.similarity(labels, similarities, classes)
-    patients = statistics.patients(table)
+    patients = bootstrap.patients(table)
     alarm = metrics.collapse_alarm(predictions, labels, classes)
     return {
         "n": len(labels),
         "classes": classes,
         "metrics": scores,
         "confusion": metrics.confusion(labels, predictions, classes).tolist(),
-        "intervals": statistics.classification_intervals(labels, predictions, classes, patients),
+        "intervals": bootstrap.classification_intervals(labels, predictions, classes, patients),
         "baselines": metrics.baselines(train_labels, labels, classes),
         "alarms": [alarm] if alarm else [],
         "notes": _notes(patients, labels, classes),

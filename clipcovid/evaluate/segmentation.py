@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco
 
-from clipcovid.evaluate import statistics
+from clipcovid.evaluate import bootstrap
 
 REGIONS = ("lung", "infection")
 COUNTS = ("tp", "fp", "fn", "tn")
@@ -128,7 +128,7 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
             )
         if not (rows["tp"] + rows["fp"]).any():
             alarms.append(f"No {region} was predicted in any of the {len(rows)} images.")
-        found = statistics.bootstrap(functools.partial(_resampled, _numbers(rows)), statistics.patients(rows))
+        found = bootstrap.bootstrap(functools.partial(_resampled, _numbers(rows)), bootstrap.patients(rows))
         draws |= {f"{region}/{name}": interval for name, interval in found["intervals"].items()}
         intervals = intervals or found
     shares = infected_share(table)
@@ -136,7 +136,7 @@ def score(table: pd.DataFrame) -> dict[str, Any]:
         both = shares[["predicted", "true"]].to_numpy()
         metrics |= _severity(both, np.arange(len(both)))
         known = table.drop_duplicates("image_id").set_index("image_id").reindex(shares.index)
-        found = statistics.bootstrap(functools.partial(_severity, both), statistics.patients(known))
+        found = bootstrap.bootstrap(functools.partial(_severity, both), bootstrap.patients(known))
         draws |= found["intervals"]
     assert intervals is not None, "a table without regions"
     return {
@@ -189,10 +189,10 @@ def compare_pairs(ours: pd.DataFrame, theirs: pd.DataFrame, region: str, patient
     )
     assert one["image_id"].tolist() == other["image_id"].tolist(), "tables of other images"
     mine, yours = _numbers(one), _numbers(other)
-    groups = patients or statistics.patients(one)
+    groups = patients or bootstrap.patients(one)
 
     def difference(take: np.ndarray) -> dict[str, float]:
         here, there = _resampled(mine, take), _resampled(yours, take)
         return {name: here[name] - there[name] for name in here}
 
-    return {"difference": difference(np.arange(len(one))), **statistics.bootstrap(difference, groups)}
+    return {"difference": difference(np.arange(len(one))), **bootstrap.bootstrap(difference, groups)}

@@ -11,7 +11,7 @@ import tyro
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.images import fit_image, fit_mask, open_image
 from clipcovid.data.masked import Keep, mask_image
-from clipcovid.tasks.configs import METHODS, read_checkpoint
+from clipcovid.methods.registry import METHODS, read_checkpoint
 
 BATCH = 32
 
@@ -113,7 +113,7 @@ def _load(run: Path, kind: str) -> tuple[Any, Any]:
         raise UserError(f"{run} is a {config.title} run; this wants one of {kind} from images.")
     import torch
 
-    from clipcovid.tasks.base import load_checkpoint
+    from clipcovid.methods.task import load_checkpoint
 
     task, module = load_checkpoint(run)
     device = "cuda" if torch.cuda.is_available() else "cpu"

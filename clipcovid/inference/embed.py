@@ -20,7 +20,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.cluster import connect, nodes
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError, resolved
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
@@ -28,12 +27,13 @@ from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
 from clipcovid.data.training_images import known_rows
-from clipcovid.distribute import read_ahead, spread
-from clipcovid.files import METADATA_KEY, hold, release, whole, writable, write_json, write_text
 from clipcovid.identity import digest, encoder_identity
+from clipcovid.io.files import METADATA_KEY, hold, release, whole, writable, write_json, write_text
 from clipcovid.models.published import check_clip
 from clipcovid.models.recognition import clip_defaults
-from clipcovid.resources import Plan, plan, resolve_precision
+from clipcovid.ray_backend.cluster import connect, nodes
+from clipcovid.ray_backend.map import read_ahead, spread
+from clipcovid.ray_backend.resources import Plan, plan, resolve_precision
 
 ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
 DONE = "_SUCCESS"

@@ -13,15 +13,15 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clipcovid.cluster import connect, nodes
 from clipcovid.config import ComputeConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.distribute import spread
-from clipcovid.files import hold, release, remove_own, whole, writable
 from clipcovid.identity import digest, generation_identity
+from clipcovid.io.files import hold, release, remove_own, whole, writable
 from clipcovid.models.published import check_hub_model
-from clipcovid.resources import Plan, plan
+from clipcovid.ray_backend.cluster import connect, nodes
+from clipcovid.ray_backend.map import spread
+from clipcovid.ray_backend.resources import Plan, plan
 
 SHARD = 64  # images that are captioned, and kept, at once
 

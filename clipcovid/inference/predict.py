@@ -12,18 +12,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from clipcovid.cluster import connect, nodes
 from clipcovid.config import ComputeConfig, EmbeddingsConfig, UserError, quoted
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.masks import check_mask_files
 from clipcovid.data.training_images import known_rows
-from clipcovid.distribute import spread
-from clipcovid.files import remove_own, whole
 from clipcovid.identity import prediction_identity, weights_of
 from clipcovid.inference.embed import EmbedConfig, embed
-from clipcovid.resources import Plan, plan, resolve_precision
+from clipcovid.io.files import remove_own, whole
+from clipcovid.methods.registry import METHODS, read_checkpoint
+from clipcovid.ray_backend.cluster import connect, nodes
+from clipcovid.ray_backend.map import spread
+from clipcovid.ray_backend.resources import Plan, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
-from clipcovid.tasks.configs import METHODS, read_checkpoint
 
 SHARD = 256  # images that are predicted, and kept, at once
 
@@ -166,7 +166,7 @@ def _table(
         pass
     if not pooled:
         return pd.concat([pd.read_parquet(part(number)) for number in range(len(starts))], ignore_index=True)
-    from clipcovid.tasks.base import Examples, load_checkpoint
+    from clipcovid.methods.task import Examples, load_checkpoint
 
     outputs = np.concatenate([np.load(part(number)) for number in range(len(starts))])
     return load_checkpoint(config.run)[0].table(Examples(rows=rows, read=lambda take: {}), outputs)
@@ -190,9 +190,9 @@ def _of_embeddings(run: Path, rows: pd.DataFrame, embeddings: np.ndarray) -> pd.
     """The predictions table of what reads embeddings: small heads and decoders, so it is done here."""
     import torch
 
+    from clipcovid.methods.task import Examples, load_checkpoint
     from clipcovid.models.clip import default_device
-    from clipcovid.tasks.base import Examples, load_checkpoint
-    from clipcovid.train.loop import Machine, predict
+    from clipcovid.training.loop import Machine, predict
 
     task, module = load_checkpoint(run)
     device, values = default_device(), embeddings.astype(np.float32)
@@ -208,8 +208,8 @@ class Predicting:
         import torch
 
         from clipcovid.data.packed import PackedImages
-        from clipcovid.tasks.base import load_checkpoint
-        from clipcovid.train.loop import Machine
+        from clipcovid.methods.task import load_checkpoint
+        from clipcovid.training.loop import Machine
 
         torch.set_num_threads(chosen.threads)
         self.task, module = load_checkpoint(run)
@@ -221,8 +221,8 @@ class Predicting:
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Predict the rows of an item, and keep their part of the table in its file."""
-        from clipcovid.tasks.base import Examples
-        from clipcovid.train.loop import predict
+        from clipcovid.methods.task import Examples
+        from clipcovid.training.loop import predict
 
         rows = self.packed.manifest.table.iloc[item["rows"]].reset_index(drop=True)
         examples = Examples(rows=rows, read=self.task.reader(self.packed, rows))

@@ -21,9 +21,9 @@ from clipcovid.data.captions import TEMPLATE, captions_of
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, fit_image, open_image, pixel_hash
 from clipcovid.data.manifest import Manifest, read_manifest
-from clipcovid.files import whole, write_json
 from clipcovid.identity import digest, search_identity
 from clipcovid.inference.embed import EmbedConfig, embed, embeddings_identity
+from clipcovid.io.files import whole, write_json
 from clipcovid.models.clip import Clip, default_device, load_clip
 
 RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find

@@ -11,11 +11,11 @@ import tyro
 
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError
 from clipcovid.data.manifest import read_manifest
-from clipcovid.files import write_json
 from clipcovid.identity import zeroshot_identity
 from clipcovid.inference.embed import EmbedConfig, embed, learned_by
-from clipcovid.labels import PromptsConfig, build_prompts
+from clipcovid.io.files import write_json
 from clipcovid.models.recognition import clip_defaults
+from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.runs import Run, finish_run, score_split, start_run
 
 if TYPE_CHECKING:

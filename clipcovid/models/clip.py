@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.config import ClipConfig, UserError
-from clipcovid.files import whole, write_json
+from clipcovid.io.files import whole, write_json
 from clipcovid.models.formats import is_openais_clip
-from clipcovid.models.pixels import Pixels
+from clipcovid.models.normalization import Pixels
 from clipcovid.models.published import check_clip
 from clipcovid.models.state_dicts import State, check_finite, fitted, note, reason
 from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf, weights_file
@@ -174,7 +174,7 @@ def _load_file(model: Any, path: Path, name: str) -> None:
 
 def _from_hf(folder: Path, *, device: str, precision: str) -> Clip:
     """The model in a Hugging Face CLIPModel folder."""
-    from clipcovid.models.hf import from_hf
+    from clipcovid.models.hugging_face import from_hf
 
     model_cfg, state, preprocess_cfg = from_hf(folder)
     try:
@@ -194,8 +194,8 @@ def save_clip(folder: Path, clip: Clip, hf: bool = True) -> None:
     """
     from safetensors.torch import save_file
 
-    from clipcovid.models.dual import write_text_tower
-    from clipcovid.models.hf import inconvertible, save_hf
+    from clipcovid.models.dual_encoder import write_text_tower
+    from clipcovid.models.hugging_face import inconvertible, save_hf
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().float().contiguous().cpu() for key, value in clip.model.state_dict().items()}

@@ -8,7 +8,7 @@ import torch
 
 from clipcovid.config import UserError
 from clipcovid.models import published
-from clipcovid.models.pixels import Pixels
+from clipcovid.models.normalization import Pixels
 from clipcovid.models.state_dicts import State, check_finite, fitted, reason
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from clipcovid.config import UserError
 from clipcovid.models import published
-from clipcovid.models.pixels import Pixels
+from clipcovid.models.normalization import Pixels
 from clipcovid.models.state_dicts import check_finite, fitted, reason
 
 STRIDE = 32  # of the encoders' last features: other sides are padded at the right and below, and cut again

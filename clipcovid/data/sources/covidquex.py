@@ -13,7 +13,7 @@ from clipcovid.data.sources.matching import stem
 from clipcovid.data.sources.registry import PARTS, source
 from clipcovid.data.sources.root import Root
 from clipcovid.data.splits import strictest
-from clipcovid.labels import CLASSES
+from clipcovid.prompts import CLASSES
 
 
 @source("covidquex")

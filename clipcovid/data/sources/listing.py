@@ -9,7 +9,7 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.captions import PLACEHOLDER
 from clipcovid.data.manifest import MASKS, SPLIT_NAMES, conform
-from clipcovid.data.phantom import write_phantoms
+from clipcovid.data.phantoms import write_phantoms
 from clipcovid.data.repeats import merge_repeats
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate

@@ -1,0 +1,179 @@
+"""What the loop asks of a task: its examples, its model, its loss, and its predictions."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save_file
+
+from clipcovid.config import ImagesConfig
+from clipcovid.data.embeddings import Embeddings
+from clipcovid.data.manifest import Manifest
+from clipcovid.data.packed import PackedImages
+from clipcovid.evaluate import metrics
+from clipcovid.evaluate.predictions import probability_table
+from clipcovid.io.files import whole, write_json
+from clipcovid.methods.registry import METHODS, read_checkpoint
+from clipcovid.models.state_dicts import load_weights
+
+Batch = dict[str, Any]
+"""`image` uint8 (n, h, w) or (n, h, w, 3), or `embedding` (n, d); `label` int64 (n,), -1 unknown; `weight` float32 (n,);
+`row`, positions among the examples. Tensors on the model's device, texts and rows as lists."""
+Output = torch.Tensor | np.ndarray | Future[np.ndarray]
+Predictor = Callable[[Batch], Output]
+"""From a batch to probabilities (n, k), or to what else the task scores, a row an image; in a future, if it still is made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """The images of a split that a task can use, in the manifest's order, and how to read some of them."""
+
+    rows: pd.DataFrame
+    """Their manifest rows."""
+    read: Callable[[np.ndarray], Batch]
+    """Positions (n,) in `rows` → a batch of NumPy arrays and lists."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What a reader should know, and how many images it is true of."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Task(ABC):
+    """A kind of learning. Built anew in every process from a config, the class names and how the images were packed."""
+
+    monitor: ClassVar[tuple[str, str]] = ("macro_f1", "max")
+    """The validation score that says which epoch is best, and which way is better."""
+    scored: ClassVar[dict[str, str]] = {"macro_f1": "max", "accuracy": "max", "macro_auroc": "max", "loss": "min"}
+    """The validation scores that every epoch has, and which way each is better."""
+
+    every: int = 1
+    """Epochs from one validation to the next."""
+    embeddings: Embeddings | None = None
+    """The images' embeddings, for a task that reads them; whoever asks for examples sets it before."""
+
+    def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
+        self.config, self.classes, self.images = config, tuple(classes), images
+
+    @abstractmethod
+    def build(self) -> torch.nn.Module:
+        """The module to train, on the CPU, its weights loaded as the config says or drawn from its seed."""
+
+    @abstractmethod
+    def skeleton(self, folder: Path) -> torch.nn.Module:
+        """The module that the checkpoint in `folder` fits into; loads no other weights."""
+
+    @abstractmethod
+    def loss(self, module: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """`loss`, a mean over the batch, and further scalars to show. Calls `module(…)` itself, for DDP's sake."""
+
+    @abstractmethod
+    def predictor(self, module: torch.nn.Module) -> Predictor:
+        """What predicts with the module as it is now; what is the same for all batches is computed here, once."""
+
+    def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
+        """The split's eligible images, decoded and packed before. `training`: to learn from, not to predict."""
+        rows, notes = manifest.eligible(split, self.config.learns_from if training else self.config.needs)
+        read = self.reader(PackedImages(data, manifest), rows, training=training)
+        return Examples(rows=rows, notes=notes, read=read)
+
+    def reader(
+        self, packed: PackedImages, rows: pd.DataFrame, *, training: bool = False
+    ) -> Callable[[np.ndarray], Batch]:
+        """What reads batches of these rows of the manifest, by their positions among them."""
+        at = packed.manifest.positions(rows["image_id"])
+        about = targets(rows, self.classes, self.balance if training else "none")
+        return lambda take: {"image": packed.images(at[take])} | about(take)
+
+    @property
+    def balance(self) -> str:
+        """How classes weigh in the loss."""
+        return str(getattr(self.config, "class_weights", "none"))
+
+    def scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
+        """Validation scores of predictions (n, k); the same code as the test's."""
+        labels = examples.rows["label"].tolist()
+        found = metrics.classification(labels, outputs.astype(np.float64), list(self.classes))
+        truth = [self.classes.index(label) for label in labels]
+        likelihood = np.clip(outputs[np.arange(len(truth)), truth], 1e-12, 1)
+        shown = {name: found[name] for name in ("macro_f1", "accuracy", "macro_auroc") if name in found}
+        return shown | {"loss": float(-np.log(likelihood).mean())}
+
+    def table(self, examples: Examples, outputs: np.ndarray) -> pd.DataFrame:
+        """The predictions table's columns of predictions (n, k)."""
+        return probability_table(examples.rows["image_id"], outputs, self.classes)
+
+    def finish(self, module: torch.nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+        """Last choices on the validation split, once trained; `evaluate` scores the module as it is."""
+        return {}
+
+    def final(self, module: torch.nn.Module) -> Predictor:
+        """What predicts what `table` takes, once trained."""
+        return self.predictor(module)
+
+    def variants(self, module: torch.nn.Module) -> dict[str, Predictor]:
+        """What to predict with at the end, by name; "" is the method itself, the others are shown beside it."""
+        return {"": self.final(module)}
+
+    def save(self, module: torch.nn.Module, folder: Path) -> None:
+        """Write the checkpoint's weights."""
+        save_weights(module, folder)
+
+    def load(self, folder: Path) -> torch.nn.Module:
+        """The module as `save` left it."""
+        module = self.skeleton(folder)
+        load_weights(module, folder / "model.safetensors", f"the {self.config.task} of its config", "the checkpoint")
+        return module.eval()
+
+
+def targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Callable[[np.ndarray], Batch]:
+    """A reader of `label`, `weight` and `row`. Weights average to 1: their loss is a plain mean on any number of workers."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.array([numbers.get(label, -1) for label in rows["label"]], np.int64)
+    weights = np.ones(len(rows), np.float32)
+    if balance == "balanced":
+        counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+        weights = (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[labels].astype(np.float32)
+    return lambda take: {"label": labels[take], "weight": weights[take], "row": [int(row) for row in take]}
+
+
+def save_weights(module: torch.nn.Module, folder: Path) -> None:
+    """Write `model.safetensors`: every parameter and buffer, contiguous, on the CPU."""
+    state = {
+        key: value.detach().clone(memory_format=torch.contiguous_format).cpu()
+        for key, value in module.state_dict().items()
+    }
+    with whole(folder / "model.safetensors") as partial:
+        save_file(state, partial)
+
+
+def make_task(config: Any, classes: Sequence[str], images: ImagesConfig) -> Task:
+    """The task of a config, by its type."""
+    task: Task = METHODS[config.task].load()(config, classes, images)
+    return task
+
+
+def save_checkpoint(
+    task: Task, module: torch.nn.Module, folder: Path, chosen: dict[str, Any], encoder: dict[str, Any] | None = None
+) -> None:
+    """Write the weights, and `config.json` with all that is needed to load and to judge them.
+
+    `encoder`: what tells the encoder whose embeddings the task reads from others.
+    """
+    task.save(module, folder)
+    about = {"task": task.config.task, "classes": list(task.classes), "images": asdict(task.images), "chosen": chosen}
+    about |= {"encoder": encoder} if encoder else {}
+    write_json(folder / "config.json", about | {"config": asdict(task.config)})
+
+
+def load_checkpoint(run: Path) -> tuple[Task, torch.nn.Module]:
+    """The task and module of a run folder, or of its `checkpoint/`; what is none is a `UserError`."""
+    config, about, folder = read_checkpoint(run)
+    task = make_task(config, about["classes"], ImagesConfig(**about["images"]))
+    return task, task.load(folder)

@@ -1,0 +1,107 @@
+"""Tip-Adapter: zero-shot CLIP and a memory of training images, by the nearness of their embeddings."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from clipcovid.methods.classifier import Classify
+from clipcovid.methods.few_shot import FewShot
+from clipcovid.methods.task import Batch, Predictor
+from clipcovid.models.clip import class_embeddings, load_clip
+from clipcovid.prompts import build_prompts
+
+WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+SHARPNESSES = (1.0, 2.0, 5.5, 10.0, 20.0, 50.0)
+START = 1.0, 5.5  # the paper's
+
+
+class Memory(torch.nn.Module):
+    """Logits (n, k) of image embeddings (n, d): CLIP's own, plus `weight` · Σ exp(−`sharpness` · (1 − cosine)) over the
+    memory's images of each class.
+
+    Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification", 2022; the keys are learned
+    (Tip-Adapter-F), and `plain` are those before. Each class's sum is divided by its number of images and multiplied by
+    their mean, so that classes of which the memory has more weigh no more.
+    """
+
+    plain: torch.Tensor
+    values: torch.Tensor
+    texts: torch.Tensor
+    logit_scale: torch.Tensor
+    weight: torch.Tensor
+    sharpness: torch.Tensor
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, texts: torch.Tensor, logit_scale: float) -> None:
+        """`keys` (m, d) and `texts` (k, d): rows of L2 norm 1. `values` (m, k): one-hot."""
+        super().__init__()
+        self.keys = torch.nn.Parameter(keys.clone())
+        self.register_buffer("plain", keys)
+        self.register_buffer("values", values)
+        self.register_buffer("texts", texts)
+        self.register_buffer("logit_scale", torch.tensor(logit_scale))
+        for name, value in zip(("weight", "sharpness"), START, strict=True):
+            self.register_buffer(name, torch.tensor([value, value]))
+
+    def forward(self, features: torch.Tensor, plain: bool = False) -> torch.Tensor:
+        """Logits (n, k); `plain`: with the keys as they were before training, which have a weight and sharpness too."""
+        seen, number = F.normalize(features.float(), dim=-1), int(plain)
+        with torch.autocast(seen.device.type, enabled=False):  # see cosine_logits
+            near = torch.exp(-self.sharpness[number] * (1 - seen @ (self.plain if plain else self.keys).T))
+            return self.logit_scale * seen @ self.texts.T + self.weight[number] * near @ self.values
+
+
+class TipAdapter(Classify, FewShot):
+    """Cross entropy of CLIP with a memory, whose keys are learned."""
+
+    column = "embedding"
+    plain = False
+    """Whether the predictor leaves training out."""
+
+    def build(self) -> Memory:
+        """A memory of the training examples, which must be made before, beside the CLIP that the config names."""
+        assert self.features is not None
+        assert self.labels is not None
+        clip = load_clip(self.config.clip, seed=self.config.seed)
+        texts = torch.from_numpy(class_embeddings(clip, build_prompts(self.config.prompts, self.classes)))
+        keys = F.normalize(torch.from_numpy(self.features), dim=-1)
+        values = F.one_hot(torch.from_numpy(self.labels), len(self.classes)).float()
+        counts = values.sum(dim=0)
+        values = values * (counts[counts > 0].mean() / counts.clamp(min=1))
+        return Memory(keys, values, texts, clip.logit_scale)
+
+    def skeleton(self, folder: Path) -> torch.nn.Module:
+        """A memory as large as the checkpoint's."""
+        found = load_file(folder / "model.safetensors")
+        keys, values, texts = (torch.zeros_like(found[name]) for name in ("keys", "values", "texts"))
+        return Memory(keys, values, texts, 0.0)
+
+    def predictor(self, module: Any) -> Predictor:
+        """The softmax of the logits."""
+        return lambda batch: module(batch["embedding"], plain=self.plain).softmax(dim=-1)
+
+    def finish(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+        """Choose weight and sharpness, before and after training, by the validation split; of equal ones the least."""
+        chosen = {}
+        for self.plain, name in ((True, "training-free"), (False, "trained")):
+            found = {}
+            for pair in itertools.product(WEIGHTS, SHARPNESSES):
+                module.weight[int(self.plain)], module.sharpness[int(self.plain)] = pair
+                found[pair] = evaluate()[self.monitor[0]]
+            best = max(found, key=lambda pair: (found[pair], -pair[0], -pair[1]))
+            module.weight[int(self.plain)], module.sharpness[int(self.plain)] = best
+            chosen[name] = {"weight": best[0], "sharpness": best[1]}
+        return chosen
+
+    def variants(self, module: Any) -> dict[str, Predictor]:
+        """Trained, and as it was before training."""
+
+        def before(batch: Batch) -> torch.Tensor:
+            logits: torch.Tensor = module(batch["embedding"], plain=True)
+            return logits.softmax(dim=-1)
+
+        return {"": self.predictor(module), "training-free": before}

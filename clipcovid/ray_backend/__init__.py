@@ -1,0 +1,1 @@
+"""Ray stands only here: the cluster, Ray Data, Ray Train, Ray Tune."""

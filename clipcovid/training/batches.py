@@ -1,0 +1,46 @@
+"""Which images are in which batch, and their way to the device."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from clipcovid.config import UserError
+from clipcovid.methods.task import Batch, Examples
+from clipcovid.ray_backend.map import read_ahead
+
+
+def epoch_batches(count: int, size: int, seed: int, epoch: int, rank: int, world: int) -> list[np.ndarray]:
+    """This process's share of each batch of an epoch: positions, (size / world,) int64 each.
+
+    The order is a permutation drawn from (seed, epoch): it can be replayed, and the batches are the same for any number of
+    processes. What is left over at the end is left out, another rest in each epoch; fewer images than a batch are one.
+    """
+    size = min(size, count)
+    if size // world == 0:
+        raise UserError(f"{count} training images are too few for {world} workers: use fewer --compute.workers.")
+    size -= size % world
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    return [order[start : start + size][rank::world] for start in range(0, count - size + 1, size)]
+
+
+def stream(examples: Examples, takes: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
+    """Batches on the device, each read while the one before is worked on."""
+    for batch in read_ahead(examples.read, takes):
+        yield {name: on_device(value, device) for name, value in batch.items()}
+
+
+def on_device(value: object, device: torch.device) -> object:
+    """Arrays become tensors on the device; lists stay."""
+    if not isinstance(value, np.ndarray):
+        return value
+    tensor = torch.from_numpy(value)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def parts(batch: Batch, count: int) -> list[Batch]:
+    """The batch in `count` parts of nearly equal size."""
+    if count == 1:
+        return [batch]
+    cuts = np.array_split(np.arange(len(batch["row"])), count)
+    return [{name: value[cut[0] : cut[-1] + 1] for name, value in batch.items()} for cut in cuts if len(cut)]

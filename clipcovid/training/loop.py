@@ -1,0 +1,254 @@
+"""The training loop: every task's, on one process or on many. No Ray and no MLflow here."""
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from clipcovid.config import TrainConfig, UserError
+from clipcovid.data.augment import Augment
+from clipcovid.distributed import align, gather_objects, mean, rank, world
+from clipcovid.methods.task import Batch, Examples, Output, Predictor, Task
+from clipcovid.randomness import stream_seed
+from clipcovid.terminal import Countdown, clock, fitted_line
+from clipcovid.training.batches import epoch_batches, parts, stream
+from clipcovid.training.checkpoint import Progress, States, trainable
+from clipcovid.training.optimizer import Average, build_optimizer, set_lr
+from clipcovid.training.threads import Threads
+
+Report = Callable[[dict[str, float]], None]
+SAY_EVERY = 10.0  # seconds
+
+
+class TrainingStopped(UserError):
+    """Training can't go on, and all processes know it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What a process computes on."""
+
+    device: torch.device
+    precision: str
+    """`fp32`, or `bf16` for autocast."""
+    batch_size: int = 64
+    """Images in a forward pass without gradients."""
+
+    def autocast(self) -> Any:
+        """The context that forward passes run in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def fit(
+    task: Task,
+    module: torch.nn.Module,
+    train: Examples,
+    val: Examples,
+    *,
+    config: TrainConfig,
+    machine: Machine,
+    states: States,
+    report: Report,
+    log: Callable[[str], None] = print,
+) -> Progress:
+    """Train `module` (on the machine's device), going on where `states` says it was; it ends with the weights to keep.
+
+    At each validation the state is written and `report` gets its line, on all processes. A loss or gradient that is not
+    finite stops before the weights change, with the batch's images named.
+    """
+    assert config.optim.lr > 0, "the config is to be resolved before"
+    assert config.optim.epochs > 0, "the config is to be sized before"
+    optim, say = config.optim, log if rank() == 0 else _silent
+    optimizer, average = build_optimizer(module, optim), Average(module, optim.ema)
+    progress = states.restore(module, optimizer, average.weights)
+    if progress.epoch:
+        say(f"Going on after epoch {progress.epoch} of {optim.epochs}.")
+    net = module
+    if world() > 1:
+        net = DistributedDataParallel(module, gradient_as_bucket_view=True, static_graph=optim.accumulate == 1)
+    loop = Loop(task, net, module, train, config, machine, optimizer, average, say)
+    better = max if task.monitor[1] == "max" else min
+    while progress.epoch < optim.epochs and not progress.stopped:
+        line = loop.epoch(progress.epoch)
+        progress.epoch += 1
+        if progress.epoch % task.every and progress.epoch < optim.epochs:
+            continue
+        with average.applied(module):
+            align(module.buffers())  # each process's batch norms saw its own share
+            outputs = predict(task.predictor(module.eval()), val, machine, say)
+            found = task.scores(val, outputs)
+            line |= {f"val/{name}": value for name, value in found.items()}
+            score = found[task.monitor[0]]
+            improved = progress.best is None or (score != progress.best and better(score, progress.best) == score)
+            if improved:
+                progress.best, progress.best_epoch, progress.stale = score, progress.epoch, 0
+                if rank() == 0:
+                    states.save_best(trainable(module))
+            else:
+                progress.stale += 1
+        progress.stopped = bool(optim.patience) and progress.stale >= optim.patience
+        progress.history.append(line)
+        if rank() == 0:
+            states.save(module, optimizer, average.weights, progress)
+        say(epoch_line(line, optim.epochs, task.monitor[0], improved))
+        report(line)
+    if progress.stopped:
+        say(f"Stopped early: no better {task.monitor[0]} since epoch {progress.best_epoch}.")
+    gather_objects(None)  # what rank 0 wrote is there
+    if optim.keep == "best":
+        states.restore_best(module)
+    elif optim.ema:
+        for name, value in trainable(module).items():
+            value.copy_(average.weights[name])
+    align(module.buffers())
+    module.eval()
+    return progress
+
+
+class Loop:
+    """What stays the same from epoch to epoch."""
+
+    def __init__(
+        self,
+        task: Task,
+        net: torch.nn.Module,
+        module: torch.nn.Module,
+        train: Examples,
+        config: TrainConfig,
+        machine: Machine,
+        optimizer: torch.optim.Optimizer,
+        average: Average,
+        say: Callable[[str], None],
+    ) -> None:
+        self.task, self.net, self.module, self.train = task, net, module, train
+        self.config, self.machine, self.optimizer, self.average, self.say = config, machine, optimizer, average, say
+        self.augment = Augment(config.augment, config.seed)
+        self.weights = [weight for weight in module.parameters() if weight.requires_grad]
+        fixed = config.compute.threads or machine.device.type != "cpu"
+        self.threads = Threads(1 if fixed else torch.get_num_threads())
+        self.said, self.began = time.time(), time.time()
+
+    def epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training images; means over all of them, and how fast it was."""
+        optim = self.config.optim
+        if optim.batch_size % world():
+            raise UserError(f"--optim.batch-size {optim.batch_size} can't be shared evenly among {world()} workers.")
+        torch.manual_seed(stream_seed("dropout", self.config.seed, epoch, rank()))
+        takes = epoch_batches(len(self.train), optim.batch_size, self.config.seed, epoch, rank(), world())
+        self.net.train()
+        sums: dict[str, torch.Tensor] = {}
+        started, seen, lr = time.time(), 0, 0.0
+        for step, batch in enumerate(stream(self.train, takes, self.machine.device)):
+            total = epoch * len(takes) + step
+            lr = set_lr(self.optimizer, optim, total, optim.epochs * len(takes))
+            self.threads.adapt()
+            found = self.step(batch, epoch)
+            self.average.update(self.module, total)
+            for name, value in found.items():
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
+            seen += len(batch["row"]) * world()
+            if time.time() - self.said > SAY_EVERY or total == 0:
+                self.progress(epoch, step + 1, len(takes), float(found["loss"]), lr, seen / (time.time() - started))
+        names = sorted(sums)
+        means = mean(torch.stack([sums[name] for name in names]).float() / len(takes)).tolist()
+        seconds = time.time() - started
+        line = {"epoch": float(epoch + 1), "lr": lr, "seconds": seconds, "images_per_s": seen / seconds}
+        return line | {f"train/{name}": value for name, value in zip(names, means, strict=True)}
+
+    def step(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
+        """One step of the optimizer; the batch's scalars."""
+        optim = self.config.optim
+        if "image" in batch:
+            batch["image"] = self.augment(batch["image"], epoch, batch["row"])
+        if "masks" in batch:
+            batch["masks"] = self.augment.masks(batch["masks"], epoch, batch["row"])
+        micro = parts(batch, optim.accumulate)
+        found: dict[str, torch.Tensor] = {}
+        for number, part in enumerate(micro):
+            last = number == len(micro) - 1
+            with nullcontext() if last or world() == 1 else cast(Any, self.net).no_sync():
+                with self.machine.autocast():
+                    scalars = self.task.loss(self.net, part)
+                share = len(part["row"]) / len(batch["row"])
+                (scalars["loss"] * share).backward()
+                for name, value in scalars.items():
+                    found[name] = found.get(name, torch.zeros_like(value)) + value.detach() * share
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, optim.clip_norm or math.inf)
+        if not torch.isfinite(norm + found["loss"]):  # gradients are shared, so all processes come to the same answer
+            self.stop(batch, found["loss"])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return found
+
+    def stop(self, batch: Batch, loss: torch.Tensor) -> None:
+        """Raise `TrainingStopped`, naming the images of the batches whose loss is not finite, or of all where it is."""
+        ids = self.train.rows["image_id"].iloc[batch["row"]].tolist()
+        told = gather_objects((bool(torch.isfinite(loss)), ids))
+        guilty = [name for finite, names in told if not finite for name in names] or [
+            n for _, names in told for n in names
+        ]
+        what = "The loss" if not all(finite for finite, _ in told) else "The gradient"
+        more = f" and {len(guilty) - 10} more" if len(guilty) > 10 else ""
+        raise TrainingStopped(
+            f"{what} is not finite: training stopped before the weights changed. The batch: {', '.join(guilty[:10])}{more}. "
+            "Look at these images, or lower --optim.lr."
+        )
+
+    def progress(self, epoch: int, step: int, steps: int, loss: float, lr: float, speed: float) -> None:
+        """Say where training is."""
+        epochs, size = self.config.optim.epochs, len(self.train) / steps
+        left = ((epochs - epoch) * steps - step) * size / speed
+        self.said = time.time()
+        place = [f"epoch {epoch + 1}/{epochs}", f"step {step}/{steps}", f"loss {loss:.4f}"]
+        self.say(fitted_line(place, [f"{speed:.0f} img/s", f"lr {lr:.2e}"], last=[f"{clock(left)} left"]))
+
+
+def predict(
+    predictor: Predictor, examples: Examples, machine: Machine, log: Callable[[str], None] | None = None
+) -> np.ndarray:
+    """Outputs (n, …) of all examples in their order, on every process: each predicts its share, none is lost.
+
+    They are float32, or what arrays the predictor gives, at once or in a future. `log` hears every `SAY_EVERY` seconds how
+    far it is.
+    """
+    own = np.arange(len(examples))[rank() :: world()]
+    takes = [own[start : start + machine.batch_size] for start in range(0, len(own), machine.batch_size)]
+    countdown, reported, given = Countdown("predicting · batch", len(takes)), time.monotonic(), []
+    with torch.no_grad(), machine.autocast():
+        for done, batch in enumerate(stream(examples, takes, machine.device), 1):
+            given.append(_array(predictor(batch)))
+            if log and time.monotonic() - reported > SAY_EVERY:
+                reported = time.monotonic()
+                log(countdown.line(done))
+    found = [one.result() if isinstance(one, Future) else one for one in given]
+    shares = gather_objects(np.concatenate(found) if found else None)
+    some = next(share for share in shares if share is not None)
+    outputs = np.empty((len(examples), *some.shape[1:]), some.dtype)
+    for number, share in enumerate(shares):
+        if share is not None:
+            outputs[number :: world()] = share
+    return outputs
+
+
+def _array(output: Output) -> np.ndarray | Future[np.ndarray]:
+    return output.float().cpu().numpy() if isinstance(output, torch.Tensor) else output
+
+
+def epoch_line(line: dict[str, float], epochs: int, monitor: str, improved: bool) -> str:
+    """An epoch's loss and monitored score, and what else the terminal is wide enough for; `history.json` has all of it."""
+    texts = {name: f"{name} {value:.4f}" for name, value in line.items() if name.startswith(("train/", "val/"))}
+    first = [texts.pop(name) for name in ("train/loss", f"val/{monitor}") if name in texts]
+    others = [texts[name] for name in sorted(texts, key=lambda name: not name.startswith("val/"))]
+    last = [f"{line['images_per_s']:.0f} img/s", *["best"] * improved]
+    return fitted_line([f"epoch {line['epoch']:.0f}/{epochs}", *first], others, last=last)
+
+
+def _silent(text: str) -> None:
+    """Other processes than the first say nothing."""

@@ -1,0 +1,279 @@
+"""From a training config to a finished run folder: the loop in this process, or on Ray Train's workers."""
+
+import importlib
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipcovid.config import ImagesConfig, UserError, override, resolved, sized
+from clipcovid.data.embeddings import Embeddings
+from clipcovid.data.folds import fold
+from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.masks import check_mask_files
+from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
+from clipcovid.identity import run_identity, weight_paths
+from clipcovid.io.files import remove_own, whole, write_json
+from clipcovid.methods.registry import METHODS, keep_texts
+from clipcovid.ray_backend.cluster import connect, nodes
+from clipcovid.ray_backend.resources import Plan, plan, resolve_precision
+from clipcovid.ray_backend.train import train_on_workers
+from clipcovid.runs import Run, finish_run, score_split, start_run
+
+Watch = Callable[[dict[str, float]], None]
+SCORED = ("val", "test")
+STATE = r"state/((state|best)\.pt|(val|test)(-[^/]+)?\.parquet|failed\.txt|ray/try-\d+(/.*)?)"  # of an unfinished run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A training run and what came of it."""
+
+    run: Run
+    manifest: Manifest
+    """The data's, with the splits that were used."""
+    scores: dict[str, Any]
+    """The test split's."""
+    fresh: bool
+    """False where it had been finished before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """All that a worker needs to know."""
+
+    config: Any
+    run: Run
+    manifest: Manifest
+    plan: Plan
+    embeddings: Embeddings | None
+    inherited: TrainingImages | None
+    """The images that the weights it starts from learned from."""
+    began: float
+
+
+def training_manifest(config: Any) -> Manifest:
+    """The data's manifest, with the config's fold as its splits where one is asked for; too few classes: `UserError`."""
+    manifest = config.prepared(read_manifest(config.data))
+    if config.fold:
+        manifest = fold(manifest, config.fold, config.seed, config.needs)
+    for split in ("train", *SCORED):
+        rows, _ = manifest.eligible(split, config.learns_from if split == "train" else config.needs)
+        if split in SCORED and METHODS[config.task].kind == "segmentation":
+            check_mask_files(rows)
+        if "label" in config.needs and split == "train" and rows["label"].nunique() < 2:
+            raise UserError(
+                f"The train split of {config.data} has images of {rows['label'].nunique()} class: training needs labelled "
+                "ones of two or more to learn from."
+            )
+    return manifest
+
+
+def check_weights(config: Any, manifest: Manifest, log: Callable[[str], None] = print) -> TrainingImages | None:
+    """The images that the weights which a config starts from have learned from, together; None where no list is kept.
+
+    Weights that know images by which this run chooses or is tested (but for those whose pixels it learns from itself) are
+    a `UserError`. Lists are kept by our own runs; for those of older versions the split has to tell.
+    """
+    train, val, test = (manifest.table[manifest.table["split"] == split] for split in ("train", *SCORED))
+    own, lists = TrainingImages.of({"train": train, "val": val}), list[TrainingImages]()
+    if len(test) and own.hold(test).all():
+        raise UserError(
+            f"All {len(test)} test images of {config.data} have the pixels of images to learn from: prepare it so that equal "
+            "images are in one split."
+        )
+    for place in weight_paths(config).values():
+        images = read_training_images(place)
+        if images is None:
+            _check_split(place, config, manifest, log)
+            continue
+        lists.append(images)
+        tested = int((images.hold(test) & ~own.hold(test)).sum())
+        chosen = int((images.hold(val, ["train"]) & ~own.hold(val, ["train"])).sum())
+        if tested or chosen:
+            raise UserError(
+                f"{place} learned from another split of these X-rays: by their pixels, {tested} of this run's {len(test)} "
+                f"test images and {chosen} of its {len(val)} validation images were among its training images. Train it on "
+                f"the same split (--fold {config.fold or 'none'}, --seed {config.seed}), and give that."
+            )
+    return TrainingImages.together(lists) if lists else None
+
+
+def _check_split(place: Path, config: Any, manifest: Manifest, log: Callable[[str], None]) -> None:
+    """What the split's hash can tell of the weights of an older version, which kept no list of images."""
+    about = run_identity_of(place)
+    if not about:
+        return
+    told = f"{place} is of an older version and keeps no list of the images that it learned from"
+    if about.get("split_hash") == manifest.split_hash:
+        log(f"note: {told}; it learned from this very split.")
+    elif about.get("pack_hash") == manifest.info["pack_hash"]:
+        raise UserError(
+            f"{told}; its split is another, and if it was one of these X-rays, some of this run's test images were among its "
+            f"training images. Train it anew on the same split (--fold {config.fold or 'none'}, --seed {config.seed})."
+        )
+    else:
+        log(f"note: {told}; whether some of these are among them is not known.")
+
+
+def sized_config(config: Any, manifest: Manifest) -> Any:
+    """The config with the epochs and the batch size that follow from the number of images it learns from."""
+    rows, _ = manifest.eligible("train", config.learns_from)
+    return sized(config, len(rows))
+
+
+def launch(
+    config: Any,
+    *,
+    embeddings: Embeddings | None = None,
+    watch: Callable[[Run], Watch] | None = None,
+    log: Callable[[str], None] = print,
+    adopt: Path | None = None,
+) -> Trained:
+    """Train as the config says, going on where a killed run was; predict and score the val and test splits.
+
+    `watch` makes, for the run, what is told each validation's line as it comes; its failures are warnings. A finished run
+    is not done again. Errors of the user's, the workers' too, are `UserError`s. `adopt`: the `state/` of another training of
+    the same model, which a new run goes on from.
+    """
+    began, given = time.time(), config.optim
+    manifest = training_manifest(config)
+    config = resolved(sized_config(config, manifest))
+    inherited = check_weights(config, manifest, log)
+    config.check_initial_weights()
+    run = start_run(config, method=config.title, identity=run_identity(config, manifest), job="train")
+    if run.done:
+        log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
+        return Trained(run=run, manifest=manifest, scores=run.metrics()["test"], fresh=False)
+    config = keep_texts(config, manifest.classes, run.folder / "checkpoint")
+    config = override(config, {field: str(path.resolve()) for field, path in weight_paths(config).items()})
+    if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
+        threading.Thread(target=importlib.import_module, args=("torch",)).start()
+    connect(config.compute)
+    chosen = plan(config.compute, nodes(), gpu=True, per_node=1, shared=False)
+    if chosen.workers and config.optim.batch_size % chosen.workers:
+        raise UserError(
+            f"--optim.batch-size {config.optim.batch_size} can't be shared evenly among {chosen.workers} workers: make it "
+            "a multiple of --compute.workers."
+        )
+    log(f"Training {run.name}: {chosen}.")
+    if not (given.epochs and given.batch_size):
+        log(
+            f"note: {config.optim.epochs} epochs of batches of {config.optim.batch_size}, by the number of training images; "
+            "--optim.epochs and --optim.batch-size set others."
+        )
+    if adopt and not (run.folder / "state" / "state.pt").exists():
+        from clipcovid.training.checkpoint import States
+
+        States(run.folder / "state", run.identity).adopt(adopt)
+    job = _Job(
+        config=config, run=run, manifest=manifest, plan=chosen, embeddings=embeddings, inherited=inherited, began=began
+    )
+    watcher = _careful(watch(run)) if watch else None
+    if chosen.workers:
+        train_on_workers(job, _train, watcher)
+    else:
+        _train(job, report=lambda line: watcher(line) if watcher else None, log=log)
+    return Trained(run=run, manifest=manifest, scores=_score(config, run, manifest), fresh=True)
+
+
+def _careful(watch: Watch) -> Watch:
+    """A watcher whose failures are warnings."""
+
+    def told(line: dict[str, float]) -> None:
+        try:
+            watch(line)
+        except Exception as error:  # whatever a tracking server does, training goes on
+            print(f"warning: an epoch could not be tracked ({type(error).__name__}: {str(error)[:200]}).")
+
+    return told
+
+
+def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
+    """What every worker does: train, then predict the splits that are scored; the first one writes."""
+    import torch
+
+    from clipcovid.distributed import gather_objects, rank
+    from clipcovid.methods.task import make_task, save_checkpoint
+    from clipcovid.training.checkpoint import States
+    from clipcovid.training.loop import Machine, TrainingStopped, fit, predict
+
+    config, folder = job.config, job.run.folder
+    if not (folder / "config.json").exists():
+        raise UserError(f"A worker does not see {folder}: --out must be a folder that all nodes share.")
+    torch.set_num_threads(job.plan.threads)
+    device = torch.device(job.plan.device)
+    precision = resolve_precision(config.optim.precision, job.plan.device)
+    machine = Machine(device=device, precision=precision, batch_size=job.plan.batch_size)
+    task = make_task(config, job.manifest.classes, ImagesConfig(**job.manifest.info["images"]))
+    task.embeddings, problem = job.embeddings, ""
+    try:
+        train = task.examples(config.data, job.manifest, "train", training=True)
+        examples = {split: task.examples(config.data, job.manifest, split) for split in SCORED}
+        module = task.build().to(device)
+    except UserError as error:
+        problem = str(error)
+    if told := [text for text in gather_objects(problem) if text]:  # whoever has none would wait for the others
+        raise TrainingStopped(told[0])
+    if rank() == 0:
+        for note, images in train.notes.items():
+            log(f"{images} training {note}.")
+        log(f"Ready to train after {time.time() - job.began:.1f} s, in {precision}.")
+    states = States(folder / "state", job.run.identity)
+    progress = fit(
+        task, module, train, examples["val"], config=config, machine=machine, states=states, report=report, log=log
+    )
+
+    say = log if rank() == 0 else None
+
+    def evaluate() -> dict[str, float]:
+        return task.scores(examples["val"], predict(task.predictor(module), examples["val"], machine, say))
+
+    chosen = task.finish(module, evaluate)
+    for variant, predictor in task.variants(module).items():
+        for split in SCORED:
+            outputs = predict(predictor, examples[split], machine, say)
+            if rank() == 0:
+                name = f"{split}-{variant}" if variant else split
+                with whole(folder / "state" / f"{name}.parquet") as partial:
+                    task.table(examples[split], outputs).to_parquet(partial)
+    if rank() == 0:
+        save_checkpoint(task, module, folder / "checkpoint", chosen, _encoder(job))
+        learned = TrainingImages.of({"train": train.rows, "val": examples["val"].rows})
+        TrainingImages.together([learned, *([job.inherited] if job.inherited else [])]).write(folder / "checkpoint")
+        about = {"best_epoch": progress.best_epoch, "best": progress.best, "monitor": task.monitor[0], "chosen": chosen}
+        write_json(folder / "history.json", about | {"epochs": progress.history})
+    gather_objects(None)  # all are done
+
+
+def _encoder(job: _Job) -> dict[str, Any]:
+    """What tells the encoder whose embeddings are read from others; nothing for what reads images."""
+    if not METHODS[job.config.task].embedded:
+        return {}
+    return {key: value for key, value in job.run.identity.items() if key in ("clip.weights", "clip.seed")}
+
+
+def _score(config: Any, run: Run, manifest: Manifest) -> dict[str, Any]:
+    """Score what the workers predicted, and finish the run; the test split's scores.
+
+    Test images that have the pixels of one that was learned from are not scored.
+    """
+    from clipcovid.evaluate import plots
+
+    images = read_training_images(run.folder)
+    test = manifest.table[manifest.table["split"] == "test"]
+    learned = set(test.loc[images.hold(test), "image_id"]) if images else set()
+    plots.save({"curves": plots.curves(run.history())}, run.folder / "figures")
+    for path in sorted((run.folder / "state").glob("*.parquet")):
+        split, _, variant = path.stem.partition("-")
+        if split in SCORED:
+            seen = learned if split == "test" else ()
+            table = pd.read_parquet(path)
+            score_split(run, manifest, table, config, split=split, variant=variant, trained_on=seen)
+    finish_run(run)
+    remove_own(run.folder, STATE)  # a finished run goes on no more
+    return run.metrics()["test"]

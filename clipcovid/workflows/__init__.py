@@ -1,0 +1,1 @@
+"""What a job does from its config to its report in MLflow."""
