@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 
 from clipcovid.config import ImagesConfig, OptimConfig, UserError, run_job
-from clipcovid.data.folds import fold
+from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import bootstrap, predictions, segmentation
@@ -38,8 +38,8 @@ from clipcovid.evaluate.predictions import class_probabilities, probability_tabl
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import NO_AUGMENT, CaptionConfig, SegmentConfig
 from clipcovid.methods.task import make_task
-from clipcovid.training.checkpoint import States
-from clipcovid.training.loop import Machine, fit, predict
+from clipcovid.training.checkpoint import TrainingCheckpoint
+from clipcovid.training.loop import DeviceContext, fit, predict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def _each_fold(config: Folds, train: Callable[..., pd.DataFrame], needs: Sequenc
     manifest, tables, seconds = read_manifest(config.data), [], []
     for number in range(1, config.folds + 1):
         began = time.time()
-        tables.append(train(config, fold(manifest, f"{number}/{config.folds}", 0, needs)))
+        tables.append(train(config, split_into_folds(manifest, f"{number}/{config.folds}", 0, needs)))
         seconds.append(time.time() - began)
         print(f"fold {number}: {seconds[-1]:.0f} s", flush=True)
     return pd.concat(tables, ignore_index=True), seconds
@@ -171,7 +171,7 @@ def segment(config: Segmenting) -> None:
     target = "both" if len(regions) == 2 else regions[0]
     settings: Any = {"target": target, "weights": "none", "image_size": config.size, "augment": NO_AUGMENT}
     task_config = SegmentConfig(data=config.data, **settings)
-    theirs, seconds = _each_fold(config, partial(_masks, task_config=task_config), task_config.needs)
+    theirs, seconds = _each_fold(config, partial(_masks, task_config=task_config), task_config.required_columns)
     theirs["patient_id"] = theirs["image_id"].map(read_manifest(config.data).table.set_index("image_id")["patient_id"])
     console, found = Console(), {}
     print_scores(segmentation.score(theirs), console)
@@ -189,7 +189,9 @@ def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.
 
     task: Any = make_task(task_config, manifest.classes, ImagesConfig(**manifest.info["images"]))
     packed = PackedImages(config.data, manifest)
-    rows = pd.concat([manifest.eligible(split, task_config.needs)[0] for split in ("train", "val")], ignore_index=True)
+    rows = pd.concat(
+        [manifest.eligible(split, task_config.required_columns)[0] for split in ("train", "val")], ignore_index=True
+    )
     read = task.reader(packed, rows)
     torch.manual_seed(config.seed)
     net = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=len(task_config.regions))
@@ -213,7 +215,7 @@ def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.
             loss.backward()
             optimizer.step()
     net.eval()
-    tested, _ = manifest.eligible("test", task_config.needs)
+    tested, _ = manifest.eligible("test", task_config.required_columns)
     last = task.reader(packed, tested)
     thresholds = [0.5] * len(task_config.regions)
     found = []
@@ -245,16 +247,16 @@ def caption(config: Captioning) -> None:
 
 
 def _captions(config: CaptionConfig) -> dict[str, Any]:
-    manifest = config.prepared(read_manifest(config.data))
+    manifest = config.resolve_manifest(read_manifest(config.data))
     task: Any = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
-    machine = Machine(device=torch.device("cpu"), precision="fp32")
+    machine = DeviceContext(device=torch.device("cpu"), precision="fp32")
     train = task.examples(config.data, manifest, "train", training=True)
     val, test = (task.examples(config.data, manifest, split) for split in ("val", "test"))
     module = task.build()
     with TemporaryDirectory() as folder:
-        states = States(Path(folder), {"naive": config.seed})
+        states = TrainingCheckpoint(Path(folder), {"naive": config.seed})
         fit(task, module, train, val, config=config, machine=machine, states=states, report=lambda line: None)
-    table = task.table(test, predict(task.final(module), test, machine))
+    table = task.table(test, predict(task.test_predictor(module), test, machine))
     patients = test.rows.set_index("image_id")["patient_id"]
     return caption_scores.score(table.assign(patient_id=table["image_id"].map(patients)))
 

@@ -40,11 +40,11 @@ from clipcovid.methods.contrastive import Contrastive
 from clipcovid.methods.probe import Probe
 from clipcovid.methods.registry import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
 from clipcovid.methods.segment import Segment
-from clipcovid.methods.task import Batch, Examples, Task, make_task, save_checkpoint, targets
-from clipcovid.ray_backend.resources import Plan, resolve_precision
-from clipcovid.training.batches import on_device
-from clipcovid.training.loop import Loop, Machine
-from clipcovid.training.optimizer import Average, build_optimizer
+from clipcovid.methods.task import Batch, Examples, Task, get_targets, make_task, save_checkpoint
+from clipcovid.ray_backend.resources import ResourcePlan, resolve_precision
+from clipcovid.training.batches import to_device
+from clipcovid.training.loop import DeviceContext, Loop
+from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 ROOT = Path(__file__).parents[1]
@@ -95,7 +95,7 @@ def examples_for(task: Task, size: int, count: int) -> Examples:
     images = rng.integers(0, 256, (count, size, size), dtype=np.uint8)
     labels = [CLASSES[number % 3] for number in range(count)]
     rows = pd.DataFrame({"image_id": [str(number) for number in range(count)], "label": labels})
-    about = targets(rows, CLASSES, "none")
+    about = get_targets(rows, CLASSES, "none")
     if isinstance(task, Segment):
         masks = np.where(rng.random((count, 1, size, size)) > 0.7, 255, 0).astype(np.uint8)
         return Examples(rows=rows, read=lambda take: {"image": images[take], "masks": masks[take]} | about(take))
@@ -110,7 +110,7 @@ def examples_for(task: Task, size: int, count: int) -> Examples:
     return Examples(rows=rows, read=read)
 
 
-def contenders(model: str, config: Config, machine: Machine) -> dict[str, Callable[[int], None]]:
+def contenders(model: str, config: Config, machine: DeviceContext) -> dict[str, Callable[[int], None]]:
     """What takes turns, each a function of how many steps to do."""
     task, size = task_for(model, config.batch_size)
     some = examples_for(task, size, config.batch_size * config.steps)
@@ -118,14 +118,14 @@ def contenders(model: str, config: Config, machine: Machine) -> dict[str, Callab
     for name, augment in (("ours", NO_AUGMENT), ("ours, augmenting", AugmentConfig())):
         module = task.build().to(machine.device).train()
         settings = dataclasses.replace(task.config, augment=augment)
-        optimizer, average = build_optimizer(module, settings.optim), Average(module, 0)
+        optimizer, average = build_optimizer(module, settings.optim), ExponentialMovingAverage(module, 0)
         loop = Loop(task, module, module, some, settings, machine, optimizer, average, lambda text: None)
         made[name] = lambda epoch, loop=loop: loop.epoch(epoch)
     module = task.build().to(machine.device).train()
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     takes = np.split(np.arange(len(some)), config.steps)
-    batches = [{k: on_device(v, machine.device) for k, v in some.read(take).items()} for take in takes]
+    batches = [{k: to_device(v, machine.device) for k, v in some.read(take).items()} for take in takes]
 
     def bare(epoch: int) -> None:
         for batch in batches:
@@ -138,7 +138,7 @@ def contenders(model: str, config: Config, machine: Machine) -> dict[str, Callab
     return {"bare": bare, **made}
 
 
-def step_ratios(model: str, config: Config, machine: Machine) -> dict[str, Any]:
+def step_ratios(model: str, config: Config, machine: DeviceContext) -> dict[str, Any]:
     """Images per second of each contender, and the medians of the rounds' ratios to the bare loop."""
     turns = contenders(model, config, machine)
     speeds: dict[str, list[float]] = {name: [] for name in turns}
@@ -159,13 +159,15 @@ def step_ratios(model: str, config: Config, machine: Machine) -> dict[str, Any]:
     return found
 
 
-def predicted_masks(config: Config, machine: Machine, images: int = 200) -> dict[str, list[float]]:
+def predicted_masks(config: Config, machine: DeviceContext, images: int = 200) -> dict[str, list[float]]:
     """Of each round, images per second of a prediction worker ÷ those of the model alone on batches in memory.
 
     `masks`: of images whose truth is unknown. `masks, scored`: each is also counted against its truth, with distances.
     """
     gpus, threads = float(machine.device.type == "cuda"), torch.get_num_threads()
-    chosen = Plan(workers=0, cpus_per_worker=1, gpus_per_worker=gpus, threads=threads, batch_size=config.batch_size)
+    chosen = ResourcePlan(
+        workers=0, cpus_per_worker=1, gpus_per_worker=gpus, threads=threads, batch_size=config.batch_size
+    )
     ratios: dict[str, list[float]] = {"masks": [], "masks, scored": []}
     with tempfile.TemporaryDirectory() as folder:
         data, run = Path(folder, "data"), Path(folder, "run")
@@ -211,9 +213,11 @@ def _ranked(rank: int, world: int, config: Config, folder: str) -> None:
     module = task.build().train()
     net: Any = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True) if world > 1 else module
     some = examples_for(task, size, config.batch_size * 2 * config.steps)
-    machine = Machine(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
+    machine = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
     optimizer = build_optimizer(module, task.config.optim)
-    loop = Loop(task, net, module, some, task.config, machine, optimizer, Average(module, 0), lambda text: None)
+    loop = Loop(
+        task, net, module, some, task.config, machine, optimizer, ExponentialMovingAverage(module, 0), lambda text: None
+    )
     speeds = [loop.epoch(epoch)["images_per_s"] for epoch in range(config.rounds + 1)][1:]
     if rank == 0:
         Path(folder, f"speed-{world}").write_text(str(statistics.median(speeds)))
@@ -233,13 +237,13 @@ SETTLE = 6.0  # seconds that a training has to find out how many threads it has 
 
 def _trainee(config: Config, fixed: bool, orders: Any) -> None:
     """Train for as many seconds as each order says, and answer with the images per second; an order of 0 ends it."""
-    machine = Machine(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
+    machine = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
     task, size = task_for("resnet18", config.batch_size)
     threads = torch.get_num_threads() if fixed else None
     settings = dataclasses.replace(task.config, compute=ComputeConfig(threads=threads))
     images = examples_for(task, size, config.batch_size)
     module = task.build().train()
-    optimizer, average = build_optimizer(module, settings.optim), Average(module, 0)
+    optimizer, average = build_optimizer(module, settings.optim), ExponentialMovingAverage(module, 0)
     loop = Loop(task, module, module, images, settings, machine, optimizer, average, lambda text: None)
     epoch = 0
     while seconds := orders.recv():
@@ -284,7 +288,7 @@ def _peak(model: str, method: Literal["full", "lora"], batch_size: int, folder: 
     module = task.build().train()
     optimizer = build_optimizer(module, task.config.optim)
     some = examples_for(task, size, batch_size)
-    batch = {name: on_device(value, torch.device("cpu")) for name, value in some.read(np.arange(batch_size)).items()}
+    batch = {name: to_device(value, torch.device("cpu")) for name, value in some.read(np.arange(batch_size)).items()}
     for _ in range(2):
         task.loss(module, batch)["loss"].backward()
         optimizer.step()
@@ -311,7 +315,7 @@ def lora_memory(config: Config) -> dict[str, Any]:
     return found | {"model": model, "ratio": found["lora"]["peak_gb"] / found["full"]["peak_gb"]}
 
 
-def probe_speed(config: Config, machine: Machine, images: int = 300) -> dict[str, float]:
+def probe_speed(config: Config, machine: DeviceContext, images: int = 300) -> dict[str, float]:
     """Seconds of a linear probe on cached embeddings, and of the same head trained through the encoder for as many epochs
     as the cached one needs to come within one image of its final training accuracy."""
     task, size = task_for("tiny", config.batch_size)
@@ -405,7 +409,7 @@ def main(config: Config) -> None:
     """Measure, and print."""
     console, found = Console(), dict[str, Any]()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    machine = Machine(device=torch.device(device), precision=resolve_precision("auto", device))
+    machine = DeviceContext(device=torch.device(device), precision=resolve_precision("auto", device))
     console.print(f"{device}, {machine.precision}, {torch.get_num_threads()} threads")
     table = Table("model", "bare img/s", "ours ÷ bare", "augmenting ÷ bare")
     for model in config.models:

@@ -34,7 +34,7 @@ def quoted(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def first_line(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     """What an error of another library says first, at most 300 characters; its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
@@ -209,8 +209,8 @@ class TrainConfig:
 
     @property
     def derived_defaults(self) -> dict[str, Any]:
-        """What `resolved` fills in."""
-        return {} if self.optim.lr else {"optim.lr": self.usual_lr}
+        """What `resolve_defaults` fills in."""
+        return {} if self.optim.lr else {"optim.lr": self.default_lr}
 
     @property
     def smallest_batch(self) -> int:
@@ -218,7 +218,7 @@ class TrainConfig:
         return 8
 
     @property
-    def usual_lr(self) -> float:
+    def default_lr(self) -> float:
         """The learning rate where none is given."""
         return 1e-3 if getattr(self, "weights", "") == "none" else 1e-4
 
@@ -226,21 +226,21 @@ class TrainConfig:
         """Raise `UserError` where weights that training starts from can't be had; what is known without loading them."""
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_columns(self) -> tuple[str, ...]:
         """The manifest's columns without which an image can't be scored."""
         return ("label",)
 
     @property
-    def learns_from(self) -> tuple[str, ...]:
+    def train_columns(self) -> tuple[str, ...]:
         """The columns without which an image can't be learned from."""
-        return self.needs
+        return self.required_columns
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def text_columns(self) -> tuple[str, ...]:
         """The columns that a training depends on."""
-        return (*self.needs, *self.learns_from)
+        return (*self.required_columns, *self.train_columns)
 
-    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
+    def resolve_manifest(self, manifest: Any, *, learning: bool = True) -> Any:
         """The manifest as the method reads it. `learning`: what it can't learn from is an error."""
         return manifest
 
@@ -350,7 +350,7 @@ def _in_ray_copy(place: Path) -> bool:
     return "working_dir_files" in place.parts and "runtime_resources" in place.parts
 
 
-def resolved(config: ConfigT) -> ConfigT:
+def resolve_defaults(config: ConfigT) -> ConfigT:
     """A copy with the defaults that follow from other fields: its `derived_defaults`, dotted key → value.
 
     Whoever uses or records a config resolves it last: a default that was filled in before would stay when `override` changes
@@ -360,7 +360,7 @@ def resolved(config: ConfigT) -> ConfigT:
     return override(config, derived) if derived else config
 
 
-def sized(config: ConfigT, images: int) -> ConfigT:
+def resolve_schedule(config: ConfigT, images: int) -> ConfigT:
     """A copy of a training's config with the epochs and the batch size that follow from the number of training images."""
     training = typing.cast(TrainConfig, config)
     epochs, batch_size = training.optim.epochs, training.optim.batch_size
@@ -381,20 +381,20 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def flatten(config: Any) -> dict[str, Scalar]:
-    """Dotted key → scalar for every field of a (nested) config, `resolved`; tuples become comma-separated text."""
+    """Dotted key → scalar for every field of a (nested) config, `resolve_defaults`; tuples become comma-separated text."""
     return {
         key: ",".join(map(str, value)) if isinstance(value, tuple) else value
-        for key, value in fields_of(resolved(config)).items()
+        for key, value in flatten_fields(resolve_defaults(config)).items()
     }
 
 
-def fields_of(config: Any) -> dict[str, Any]:
+def flatten_fields(config: Any) -> dict[str, Any]:
     """Dotted key → value for every field of a (nested) config, as it is."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            flat |= {f"{field.name}.{key}": inner for key, inner in fields_of(value).items()}
+            flat |= {f"{field.name}.{key}": inner for key, inner in flatten_fields(value).items()}
         else:
             flat[field.name] = value
     return flat
@@ -404,7 +404,7 @@ def override(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
     """A copy of `config` with dotted keys replaced, e.g. `{"optim.lr": 1e-4}`; an unknown key is a `UserError`."""
     here: dict[str, Any] = {}
     below: dict[str, dict[str, Any]] = {}
-    known = fields_of(config)
+    known = flatten_fields(config)
     for key, value in changes.items():
         head, _, rest = key.partition(".")
         if key not in known:

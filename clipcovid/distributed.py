@@ -7,19 +7,19 @@ import torch
 import torch.distributed as dist
 
 
-def world() -> int:
+def world_size() -> int:
     """How many training processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
     """This process's number, 0 for the one that writes."""
-    return dist.get_rank() if world() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather(tensor: torch.Tensor) -> torch.Tensor:
+def all_gather(tensor: torch.Tensor) -> torch.Tensor:
     """Tensors (n, …) of all processes one after another, (world × n, …); gradients flow back to each."""
-    return tensor if world() == 1 else cast(torch.Tensor, _Gather.apply(tensor))
+    return tensor if world_size() == 1 else cast(torch.Tensor, _Gather.apply(tensor))
 
 
 class _Gather(torch.autograd.Function):
@@ -27,7 +27,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
-        found = [torch.empty_like(tensor) for _ in range(world())]
+        found = [torch.empty_like(tensor) for _ in range(world_size())]
         dist.all_gather(found, tensor.contiguous())
         return torch.cat(found)
 
@@ -35,27 +35,27 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
-        return total.chunk(world())[rank()]
+        return total.chunk(world_size())[rank()]
 
 
-def gather_objects(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """What each process gives, in the order of their ranks."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    found: list[Any] = [None] * world()
+    found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, value)
     return found
 
 
-def align(tensors: Iterable[torch.Tensor]) -> None:
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
     """Make these of all processes those of the first."""
-    for tensor in tensors if world() > 1 else ():
+    for tensor in tensors if world_size() > 1 else ():
         dist.broadcast(tensor, 0)
 
 
-def mean(values: torch.Tensor) -> torch.Tensor:
+def all_reduce_mean(values: torch.Tensor) -> torch.Tensor:
     """The mean over all processes."""
-    if world() > 1:
+    if world_size() > 1:
         dist.all_reduce(values)
-        values /= world()
+        values /= world_size()
     return values

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from clipcovid.config import ClipConfig, fields_of, resolved
+from clipcovid.config import ClipConfig, flatten_fields, resolve_defaults
 from clipcovid.io.files import plain, read_object
 from clipcovid.models.weights import locate
 from clipcovid.prompts import PromptsConfig, build_prompts
@@ -108,7 +108,9 @@ def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
 
 def weight_paths(config: Any) -> dict[str, Path]:
     """The files and folders of weights that a config names and that exist: field → path."""
-    named = {field: value for field, value in fields_of(config).items() if field in WEIGHTS and isinstance(value, str)}
+    named = {
+        field: value for field, value in flatten_fields(config).items() if field in WEIGHTS and isinstance(value, str)
+    }
     paths = {field: Path(value) for field, value in named.items() if value and value not in WEIGHTS[field]}
     if encodes(config) and config.clip.pretrained != "none":
         paths["clip.pretrained"] = Path(config.clip.pretrained)
@@ -127,7 +129,7 @@ def settings_of(config: Any) -> dict[str, Any]:
     """
     kept = {
         key: int(value) if isinstance(value, float) and value.is_integer() else value  # 0 and 0.0 are one setting
-        for key, value in fields_of(resolved(config)).items()
+        for key, value in flatten_fields(resolve_defaults(config)).items()
         if key.partition(".")[0] not in (*LEFT_OUT, "prompts")
     }
     for field, words in WEIGHTS.items():
@@ -144,7 +146,7 @@ def content_of(config: Any, classes: Sequence[str]) -> dict[str, Any]:
     """What the fields of a config name: the hashes of weights, and the prompts' texts for these classes."""
     named: dict[str, Any] = {}
     for field, words in WEIGHTS.items():
-        if isinstance(value := getattr(resolved(config), field, None), str):
+        if isinstance(value := getattr(resolve_defaults(config), field, None), str):
             named[field] = file_or_name(value, words)
     if encodes(config):
         named |= {f"clip.{key}": value for key, value in weights_of(config.clip, config.seed).items()}
@@ -182,8 +184,8 @@ def contents_hash(named: Iterable[tuple[str, Any]]) -> str:
 
 
 def run_identity(config: Any, data: Data) -> dict[str, Any]:
-    """What makes two trainings on data, `prepared` by the config, the same."""
-    return {"task": config.task} | config_identity(config, data.classes) | data_identity(data, config.reads)
+    """What makes two trainings on data, `resolve_manifest` by the config, the same."""
+    return {"task": config.task} | config_identity(config, data.classes) | data_identity(data, config.text_columns)
 
 
 def crossval_identity(config: Any, data: Data, folds: int) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def prediction_identity(
     """
     known = {f"run.{key}": value for key, value in settings_of(config).items()}
     known |= {f"run.{key}": about[key] for key in ("classes", "images", "encoder") if key in about}
-    columns = config.needs if "caption" in config.needs else ()
+    columns = config.required_columns if "caption" in config.required_columns else ()
     return {"model": checkpoint_hash(checkpoint), "split": split} | known | data_identity(data, columns)
 
 

@@ -20,7 +20,15 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import captions, predictions, segmentation
 from clipcovid.evaluate.predictions import TRAINED_ON
 from clipcovid.identity import digest
-from clipcovid.io.files import foreign_file, hold, read_object, refuse_foreign, release, write_json, write_text
+from clipcovid.io.files import (
+    foreign_file,
+    lock_folder,
+    read_object,
+    refuse_foreign,
+    unlock_folder,
+    write_json,
+    write_text,
+)
 from clipcovid.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -94,10 +102,10 @@ def start_run(config: Any, *, method: str, identity: dict[str, Any], stem: str =
     folder = run_folder(config, method=method, identity=identity, stem=stem)
     if not read_about(folder):
         refuse_foreign(folder, "", "--name")
-    hold(folder)
+    lock_folder(folder)
     there = read_about(folder).get("identity", identity)
     if there != identity and foreign_file(folder, UNBEGUN):
-        release(folder)
+        unlock_folder(folder)
         differs = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
         raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
     write_json(folder / "config.json", {"method": method, "identity": identity, "config": flatten(config)})
@@ -130,7 +138,7 @@ def score_split(
     (run.folder / DONE).unlink(missing_ok=True)
     called, kind, needs = name or split, "classification", ("label",)
     if config is not None:
-        kind, needs = METHODS[config.task].kind, config.needs
+        kind, needs = METHODS[config.task].kind, config.required_columns
     eligible, left_out = manifest.eligible(split, needs)
     if set(table["image_id"]) != set(eligible["image_id"]):
         raise AssertionError(f"predictions for {len(table)} images, not for the {len(eligible)} that are eligible")
@@ -255,4 +263,4 @@ def _entry(split: str, variant: str) -> str:
 def finish_run(run: Run) -> None:
     """Write the marker that says that everything else is there."""
     write_text(run.folder / DONE, "")
-    release(run.folder)
+    unlock_folder(run.folder)

@@ -14,7 +14,7 @@ from clipcovid.config import UserError
 
 
 @dataclass(frozen=True)
-class Between:
+class Range:
     """Numbers from one to another."""
 
     low: float
@@ -26,15 +26,15 @@ class Between:
         return self.low, self.high
 
 
-class Log(Between):
+class Log(Range):
     """Any number between two, all orders of magnitude alike."""
 
 
-class Uniform(Between):
+class Uniform(Range):
     """Any number between two."""
 
 
-class Int(Between):
+class Int(Range):
     """Any whole number from one to another."""
 
 

@@ -24,13 +24,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from clipcovid import environment
-from clipcovid.config import RESEARCH_ONLY, first_line, flatten
+from clipcovid.config import RESEARCH_ONLY, flatten, summarize_error
 from clipcovid.identity import digest
 from clipcovid.runs import Run
 
 EXPERIMENT = "clipcovid"
 TAG = "clipcovid.run"
-HEADLINES = (
+KEY_METRICS = (
     "accuracy",
     "macro_f1",
     "lung/iou",
@@ -86,7 +86,7 @@ def track(
     return True
 
 
-class Live:
+class LiveTracker:
     """Shows a training's lines in MLflow as they come. Made by the driver, it works in any process that sees `out`.
 
     MLflow takes seconds to import and to open, so nothing is opened before the first line; but a store that can't be used
@@ -135,12 +135,12 @@ class Live:
 
 
 @contextmanager
-def live(config: Any) -> Iterator[Callable[[Run], Live]]:
-    """What makes a run's `Live`; a run that an exception ends is shown as FAILED, a stopped one as KILLED."""
-    started: list[Live] = []
+def live(config: Any) -> Iterator[Callable[[Run], LiveTracker]]:
+    """What makes a run's `LiveTracker`; a run that an exception ends is shown as FAILED, a stopped one as KILLED."""
+    started: list[LiveTracker] = []
 
-    def watch(run: Run) -> Live:
-        started.append(Live(run, config))
+    def watch(run: Run) -> LiveTracker:
+        started.append(LiveTracker(run, config))
         return started[-1]
 
     try:
@@ -197,7 +197,7 @@ def _warn(uri: str, error: Exception) -> None:
     if uri not in _refused:
         _refused.add(uri)
         shown = re.sub(r"//[^/@]*@", "//", uri)  # without a password
-        print(f"warning: MLflow at {shown} did not take the run ({first_line(error)[:200]}).", file=sys.stderr)
+        print(f"warning: MLflow at {shown} did not take the run ({summarize_error(error)[:200]}).", file=sys.stderr)
 
 
 def _client(uri: str) -> Any:
@@ -246,7 +246,7 @@ def _charted(name: str) -> str:
     split, _, score = name.rpartition("/")
     if score == "loss":
         return f"epoch/loss/{split}"
-    return _allowed(f"epoch/{name}" if split else f"speed/{name}")
+    return _sanitize_metric_name(f"epoch/{name}" if split else f"speed/{name}")
 
 
 def _track(run: Run, config: Any, tags: dict[str, str], parent: Run | None, status: Status) -> None:
@@ -263,10 +263,10 @@ def _log(client: Any, run_id: str, run: Run, tags: dict[str, str]) -> None:
     """Tags, metrics, what lines are missing, and the files that are small."""
     from mlflow.entities import Metric, RunTag
 
-    facts = [RunTag(name, str(value)[:5000]) for name, value in (_facts(run) | tags).items()]
+    facts = [RunTag(name, str(value)[:5000]) for name, value in (_run_tags(run) | tags).items()]
     client.log_batch(run_id, tags=facts)
     now = int(time.time() * 1000)
-    metrics = [Metric(_allowed(name), value, now, 0) for name, value in _metrics(run).items()]
+    metrics = [Metric(_sanitize_metric_name(name), value, now, 0) for name, value in _metrics(run).items()]
     for start in range(0, len(metrics), 500):  # a request takes 1,000
         client.log_batch(run_id, metrics=metrics[start : start + 500])
     there = {point.step for point in client.get_metric_history(run_id, _charted("train/loss"))}
@@ -287,14 +287,14 @@ def _metrics(run: Run) -> dict[str, float]:
     for split, body in run.metrics().items():
         metrics |= {f"{split}/{name}": value for name, value in body["metrics"].items()}
         for number, values in enumerate(body.get("folds", []), 1):
-            metrics |= {f"{split}/fold-{number}/{name}": values[name] for name in HEADLINES if name in values}
+            metrics |= {f"{split}/fold-{number}/{name}": values[name] for name in KEY_METRICS if name in values}
         for baseline, values in body["baselines"].items():
-            shown = {name: values[name] for name in HEADLINES if name in values}
+            shown = {name: values[name] for name in KEY_METRICS if name in values}
             metrics |= {f"{split}/{baseline}/{name}": value for name, value in shown.items()}
     return metrics
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _run_tags(run: Run) -> dict[str, str]:
     """Tags: method, description with the alarms, user, source, revision and versions."""
     alarms = [f"{split}: {text}" for split, body in run.metrics().items() for text in body["alarms"]]
     return {
@@ -316,7 +316,7 @@ def _user() -> dict[str, str]:
         return {}
 
 
-def _allowed(name: str) -> str:
+def _sanitize_metric_name(name: str) -> str:
     """A metric's name in the characters that MLflow takes."""
     return re.sub(r"[^\w\-./ :]", "_", name)
 

@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     device = default_device()
     precision = resolve_precision(config.clip.precision, device)
     clip = load_clip(config.clip, seed=config.seed, device=device, precision=precision)
-    if cut := clip.overflow(config.texts)["tokens"]:
+    if cut := clip.count_truncated(config.texts)["tokens"]:
         print(f"warning: {cut} tokens of the texts are beyond the model's context and are cut off.", file=sys.stderr)
     how = ImagesConfig(size=clip.image_size, mode="rgb", fit=config.fit)
     pixels, bad = {}, {}

@@ -14,7 +14,7 @@ from clipcovid.inference.embed import EmbedConfig, embed, learned_by
 def main(config: EmbedConfig) -> None:
     """Embed, then say where the embeddings are."""
     embeddings = embed(config)
-    done = "Embedded" if embeddings.fresh else "Already embedded: nothing was left to do"
+    done = "Embedded" if embeddings.created else "Already embedded: nothing was left to do"
     print(f"{done}: {embeddings.folder}")
     learned, assumed = learned_by(config.clip, manifest := read_manifest(config.data))
     if assumed or learned.any():

@@ -19,7 +19,7 @@ SHOWN = 5
 def main(config: GenerateConfig) -> None:
     """Caption, then say where the captions are, how they read, and which of them name the class."""
     made, console = generate(config), Console()
-    if not made.fresh:
+    if not made.created:
         print("All of it was captioned before.")
     for row in made.table.head(SHOWN).to_dict("records"):
         console.print(f"{escape(str(row['image_id']))}: {escape(str(row['caption']))}")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clipcovid.config import run_job
-from clipcovid.data.prepare import PrepareConfig, Prepared, prepare, reasons, split_table
+from clipcovid.data.prepare import PrepareConfig, PrepareResult, prepare, reasons, split_table
 
 
 def main(config: PrepareConfig) -> None:
@@ -20,7 +20,7 @@ def main(config: PrepareConfig) -> None:
     report(prepare(config), config, Console(markup=False, emoji=False))  # names may look like markup
 
 
-def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
+def report(prepared: PrepareResult, config: PrepareConfig, console: Console) -> None:
     """Print what was assumed, class × split, patients, masks, captions, duplicates and the quarantine."""
     manifest, info = prepared.manifest, prepared.manifest.info
     for note in info.get("notes", []):
@@ -48,7 +48,7 @@ def report(prepared: Prepared, config: PrepareConfig, console: Console) -> None:
     bad = prepared.quarantine
     where = f" ({reasons(bad)}), see {config.out / 'quarantine.parquet'}" if len(bad) else ""
     console.print(f"Quarantined: {len(bad)}{where}.")
-    if not prepared.fresh:
+    if not prepared.created:
         console.print("Already prepared: nothing was left to do.")
 
 

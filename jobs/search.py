@@ -19,7 +19,7 @@ from clipcovid.config import RESEARCH_ONLY, run_job
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import plots
 from clipcovid.inference.search import Found, SearchConfig, asked_of, search
-from clipcovid.io.files import whole
+from clipcovid.io.files import atomic_write
 from clipcovid.runs import finish_run, start_run
 
 LONGEST = 40  # letters of an image's name in the table
@@ -38,7 +38,7 @@ def main(config: SearchConfig) -> None:
         print(f"Contact sheet: {plots.save({f'{number:02}-{config.find}': sheet}, run.folder)[0]}")
     table = pd.concat([one.table.assign(query=one.query) for one in found], ignore_index=True)
     path = run.folder / "found.csv"
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         table.to_csv(partial, index=False)
     finish_run(run)
     print(f"Table: {path}")

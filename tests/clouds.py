@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipcovid.config import ImagesConfig, resolved, sized
-from clipcovid.data.manifest import Manifest, conform
+from clipcovid.config import ImagesConfig, resolve_defaults, resolve_schedule
+from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.methods.registry import ProbeConfig
 from clipcovid.methods.task import make_task
-from clipcovid.training.checkpoint import States
-from clipcovid.training.loop import Machine, fit, predict
+from clipcovid.training.checkpoint import TrainingCheckpoint
+from clipcovid.training.loop import DeviceContext, fit, predict
 
 CLASSES = ("a", "b", "c")
-MACHINE = Machine(device=torch.device("cpu"), precision="fp32")
+MACHINE = DeviceContext(device=torch.device("cpu"), precision="fp32")
 
 
 class Cloud:
@@ -25,7 +25,7 @@ class Cloud:
         self.features = np.c_[self.features, np.ones(700)].astype(np.float16)  # a constant one does no harm
         splits = np.select([np.arange(700) < 400, np.arange(700) < 500], ["train", "val"], "test")
         rows = {"image_id": [f"i{i}" for i in range(700)], "label": [CLASSES[i] for i in self.labels], "split": splits}
-        self.manifest = Manifest(table=conform(pd.DataFrame(rows)), classes=CLASSES, dataset="clouds")
+        self.manifest = Manifest(table=normalize_columns(pd.DataFrame(rows)), classes=CLASSES, dataset="clouds")
 
     def load(self, ids):
         return self.features[[int(name[1:]) for name in ids]]
@@ -37,7 +37,7 @@ class Cloud:
 
 def train(cloud, folder, kind=ProbeConfig, **settings):
     """Fit a method to a cloud; its task, module, the sets to predict, and what was chosen at the end."""
-    config = sized(resolved(kind(data="unused", **settings)), 400)
+    config = resolve_schedule(resolve_defaults(kind(data="unused", **settings)), 400)
     task = make_task(config, CLASSES, ImagesConfig())
     task.embeddings = cloud
     train_set = task.examples("unused", cloud.manifest, "train", training=True)
@@ -50,12 +50,12 @@ def train(cloud, folder, kind=ProbeConfig, **settings):
         sets["val"],
         config=config,
         machine=MACHINE,
-        states=States(folder, {}),
+        states=TrainingCheckpoint(folder, {}),
         report=lambda line: None,
         log=lambda text: None,
     )
 
     def evaluate():
-        return task.scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))
+        return task.validation_scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))
 
-    return task, module, sets, task.finish(module, evaluate)
+    return task, module, sets, task.calibrate(module, evaluate)

@@ -11,12 +11,12 @@ from clipcovid.config import ImagesConfig, OptimConfig, TrainConfig
 from clipcovid.distributed import rank
 from clipcovid.methods.classifier import Classify
 from clipcovid.methods.registry import NO_AUGMENT
-from clipcovid.methods.task import Examples, targets
-from clipcovid.training.checkpoint import States
-from clipcovid.training.loop import Machine, fit
+from clipcovid.methods.task import Examples, get_targets
+from clipcovid.training.checkpoint import TrainingCheckpoint
+from clipcovid.training.loop import DeviceContext, fit
 
 CLASSES = ("a", "b")
-MACHINE = Machine(device=torch.device("cpu"), precision="fp32", batch_size=7)
+MACHINE = DeviceContext(device=torch.device("cpu"), precision="fp32", batch_size=7)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Stub(Classify):
         layers = torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.3)
         return torch.nn.Sequential(*layers, torch.nn.Linear(8, 2))
 
-    def skeleton(self, folder):
+    def build_untrained(self, folder):
         """The same."""
         return self.build()
 
@@ -61,7 +61,7 @@ def examples(count=50, seed=0, balance="none", bad=None):
     if bad is not None:
         points[bad] = np.nan
     rows = pd.DataFrame({"image_id": [f"image-{i}" for i in range(count)], "label": [CLASSES[i] for i in labels]})
-    about = targets(rows, CLASSES, balance)
+    about = get_targets(rows, CLASSES, balance)
     return Examples(rows=rows, read=lambda take: {"x": points[take]} | about(take))
 
 
@@ -77,7 +77,7 @@ def train(folder, made=None, *, task=None, train_set=None, val_set=None, identit
         val_set or examples(31, seed=1),
         config=made,
         machine=MACHINE,
-        states=States(Path(folder), identity or {"a": 1}),
+        states=TrainingCheckpoint(Path(folder), identity or {"a": 1}),
         report=reports.append,
         log=log or (lambda text: None),
     )

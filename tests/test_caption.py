@@ -21,8 +21,8 @@ from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.methods.contrastive import contrastive_loss, soft_loss
 from clipcovid.methods.registry import NO_AUGMENT, CaptionConfig, CaptionerConfig
 from clipcovid.methods.task import load_checkpoint, make_task
-from clipcovid.models.decoder import build_decoder, train_words
-from clipcovid.training.trainer import launch
+from clipcovid.models.decoder import build_decoder, load_or_train_tokenizer
+from clipcovid.training.trainer import train_model
 from clipcovid.workflows.train import embeddings_for, train
 
 OTHERS = {"hypothesis_frequent", "hypothesis_random", "hypothesis_nearest"}
@@ -49,7 +49,7 @@ def caption(data, out, **settings):
 @pytest.fixture(scope="module")
 def finished(phantoms, tmp_path_factory):
     config = caption(phantoms, tmp_path_factory.mktemp("caption"), name="caption")
-    return launch(config, log=quiet)
+    return train_model(config, log=quiet)
 
 
 @pytest.fixture
@@ -110,13 +110,13 @@ def test_its_encoders_are_a_clip_for_every_other_job(finished, phantoms):
     store = embed(EmbedConfig(data=phantoms, clip=encoder, compute=HERE), log=quiet)
     ids = read_manifest(phantoms).rows("test")["image_id"]
     task, module = load_checkpoint(finished.run.folder)
-    examples = task.examples(phantoms, task.config.prepared(read_manifest(phantoms)), "test")
+    examples = task.examples(phantoms, task.config.resolve_manifest(read_manifest(phantoms)), "test")
     batch = examples.read(np.arange(5))
     padding = task.clip.model.text.config.pad_token_id
     assert (batch["tokens"] != padding).any(axis=0).all(), "a batch is no wider than its longest caption"
     there = {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()}
     with torch.no_grad():
-        own = task.final(module)(there)[:, 0]
+        own = task.test_predictor(module)(there)[:, 0]
     assert torch.from_numpy(store.load(ids[:5]).astype(np.float32)).allclose(own, atol=2e-3)
 
 
@@ -127,7 +127,9 @@ def test_long_odd_and_missing_captions(bare, tmp_path):
     written = ["word " * 2000 if long else texts[number % 4] for number, long in enumerate(first)]
     write_manifest(bare, dataclasses.replace(manifest, table=manifest.table.assign(caption=written)))
     said = []
-    trained = launch(caption(bare, tmp_path, context=24, optim=OptimConfig(epochs=1, batch_size=16)), log=said.append)
+    trained = train_model(
+        caption(bare, tmp_path, context=24, optim=OptimConfig(epochs=1, batch_size=16)), log=said.append
+    )
     text = " ".join(said)
     train = manifest.table["split"] == "train"
     missing = sum(not caption for caption, there in zip(written, train, strict=True) if there)
@@ -138,17 +140,17 @@ def test_long_odd_and_missing_captions(bare, tmp_path):
     assert any("without a caption are left out" in note for note in trained.scores["notes"])
     write_manifest(bare, manifest)
     with pytest.raises(UserError, match=r"No image of the train split .* has a caption"):
-        launch(caption(bare, tmp_path, name="none"), log=quiet)
+        train_model(caption(bare, tmp_path, name="none"), log=quiet)
     with pytest.raises(UserError, match="planet"):
-        launch(caption(bare, tmp_path, name="t", captions="template", caption_template="a {planet}"), log=quiet)
+        train_model(caption(bare, tmp_path, name="t", captions="template", caption_template="a {planet}"), log=quiet)
 
 
 def test_towers_of_an_open_clip_and_frozen_ones(phantoms, tmp_path):
     tiny = {"towers": "clip", "clip": ClipConfig(model="tiny", pretrained="none")}
     one_epoch = OptimConfig(epochs=1, batch_size=16)
-    assert launch(caption(phantoms, tmp_path, optim=one_epoch, **tiny), log=quiet).scores["n"] > 0
+    assert train_model(caption(phantoms, tmp_path, optim=one_epoch, **tiny), log=quiet).scores["n"] > 0
     config = caption(phantoms, tmp_path, freeze="image", loss="soft")
-    manifest = config.prepared(read_manifest(phantoms))
+    manifest = config.resolve_manifest(read_manifest(phantoms))
     task = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
     task.examples(phantoms, manifest, "train", training=True)
     trained = {name for name, weight in task.build().named_parameters() if weight.requires_grad}
@@ -193,7 +195,7 @@ def captioner(data, out, **settings):
 @pytest.fixture(scope="module")
 def written(phantoms, tmp_path_factory):
     config = captioner(phantoms, tmp_path_factory.mktemp("captioner"))
-    return launch(config, embeddings=embeddings_for(config), log=quiet)
+    return train_model(config, embeddings=embeddings_for(config), log=quiet)
 
 
 def test_a_template_that_can_not_be_filled_is_known_before_images_are_embedded(phantoms, tmp_path, monkeypatch):
@@ -228,7 +230,7 @@ def test_its_checkpoint_writes_the_same_again(written, phantoms, bare, tmp_path)
 
 def test_a_decoder_can_learn_a_caption_by_heart():
     texts = ["a large left effusion, 7 cm", "両側のすりガラス影", "normal"]
-    words = train_words("mini", texts, 400)
+    words = load_or_train_tokenizer("mini", texts, 400)
     module = build_decoder("mini", words, features=8, prefix=2, context=96, dropout=0.0, seed=0)
     images = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
     task = make_task(captioner("unused", "unused", context=96), ("a",), ImagesConfig())
@@ -249,14 +251,14 @@ def test_a_decoder_can_learn_a_caption_by_heart():
 def test_a_published_gpt2_is_loaded_whole(tmp_path):
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    words = train_words("mini", ["a b c", "d e f"], 300)
+    words = load_or_train_tokenizer("mini", ["a b c", "d e f"], 300)
     torch.manual_seed(5)
     ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_positions=64, n_embd=16, n_layer=2, n_head=2, **ends))
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
     how = {"features": 8, "prefix": 2, "dropout": 0.1, "seed": 0}
-    module = build_decoder(str(tmp_path), train_words(str(tmp_path), [], 0), context=40, **how)
+    module = build_decoder(str(tmp_path), load_or_train_tokenizer(str(tmp_path), [], 0), context=40, **how)
     for key, value in model.state_dict().items():
         assert module.body.state_dict()[key].equal(value), key
     with pytest.raises(UserError, match="64 places"):

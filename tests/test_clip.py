@@ -277,8 +277,8 @@ def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch):
 
 
 def test_overflow_counts_what_the_context_cuts_off(tiny):
-    assert tiny.overflow(["short", "also short"]) == {"texts": 0, "tokens": 0}
-    assert tiny.overflow(["short", "word " * 100]) == {"texts": 1, "tokens": 100 + 2 - 77}
+    assert tiny.count_truncated(["short", "also short"]) == {"texts": 0, "tokens": 0}
+    assert tiny.count_truncated(["short", "word " * 100]) == {"texts": 1, "tokens": 100 + 2 - 77}
 
 
 def test_an_ensemble_is_the_normalised_mean_of_its_prompts(tiny):

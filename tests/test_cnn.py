@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from clipcovid.config import UserError
 from clipcovid.models.cnn import build_cnn
-from clipcovid.models.normalization import Pixels
+from clipcovid.models.normalization import ImageNormalizer
 
 ARCHS = {
     "resnet18": 32,
@@ -103,19 +103,19 @@ class TestPixels:
 
     def test_gray_is_three_equal_channels(self):
         gray = torch.randint(0, 256, (2, 16, 16), dtype=torch.uint8)
-        pixels = Pixels((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 16, torch.float32)
+        pixels = ImageNormalizer((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 16, torch.float32)
         assert pixels(gray).equal(pixels(gray.unsqueeze(3).expand(-1, -1, -1, 3)))
         expected = (gray[0, 3, 4] / 255 - 0.2) / 0.6
         assert pixels(gray)[0, 1, 3, 4] == pytest.approx(expected.item(), abs=1e-5)
 
     def test_colour_becomes_luminance_where_the_model_is_gray(self):
         colour = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
-        ours = Pixels((0.0,), (1 / 255,), 16, torch.float32)(colour)[0, 0]
+        ours = ImageNormalizer((0.0,), (1 / 255,), 16, torch.float32)(colour)[0, 0]
         theirs = np.asarray(Image.fromarray(colour[0].numpy()).convert("L"), np.float32)
         assert np.abs(ours.numpy() - theirs).max() <= 1
 
     def test_resizing_is_pillows_bicubic(self):
         image = torch.randint(0, 256, (1, 60, 60), dtype=torch.uint8)
-        ours = Pixels((0.0,), (1 / 255,), 24, torch.float32)(image)[0, 0]
+        ours = ImageNormalizer((0.0,), (1 / 255,), 24, torch.float32)(image)[0, 0]
         theirs = Image.fromarray(image[0].numpy()).resize((24, 24), Image.Resampling.BICUBIC)
         assert np.abs(ours.numpy() - np.asarray(theirs, np.float32)).max() <= 1.01

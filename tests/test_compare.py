@@ -20,7 +20,7 @@ from scipy.stats import binom
 from test_metrics import CLASSES, make
 
 from clipcovid.config import RESEARCH_ONLY, UserError
-from clipcovid.data.manifest import Manifest, conform
+from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.evaluate import bootstrap, console, plots
 from clipcovid.evaluate.compare import CompareConfig, compare, differences, holm, mcnemar, write
 from clipcovid.evaluate.load_predictions import find, read
@@ -96,7 +96,7 @@ class FakeConfig:
 
 
 def manifest_of(n=90):
-    table = conform(table_of(n)[["image_id", "label", "patient_id"]])
+    table = normalize_columns(table_of(n)[["image_id", "label", "patient_id"]])
     split = ["train" if int(patient[1:]) < 10 else "test" for patient in table["patient_id"]]
     return Manifest(table=table.assign(split=split), classes=CLASSES, dataset="cxr")
 

@@ -18,9 +18,9 @@ from clipcovid.config import (
     flatten,
     from_cli,
     override,
-    resolved,
+    resolve_defaults,
+    resolve_schedule,
     run_job,
-    sized,
 )
 from clipcovid.identity import config_identity
 from clipcovid.methods.registry import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
@@ -144,21 +144,22 @@ def test_help_of_every_job_explains_every_flag(job):
 )
 def test_the_learning_rate_follows_from_the_weights(job, words, lr):
     config = from_cli(job, "", ["--data", "d", *words])
-    assert resolved(config).optim.lr == lr
+    assert resolve_defaults(config).optim.lr == lr
     assert flatten(config)["optim.lr"] == lr  # what MLflow and the run's identity have
-    assert resolved(resolved(config)) == resolved(config)
+    assert resolve_defaults(resolve_defaults(config)) == resolve_defaults(config)
 
 
 def test_a_learning_rate_that_follows_from_the_weights_follows_a_change_of_them():
     config = CnnConfig(data=Path("d"))
-    assert resolved(override(config, {"weights": "none"})).optim.lr == 1e-3
+    assert resolve_defaults(override(config, {"weights": "none"})).optim.lr == 1e-3
     assert (
-        resolved(override(override(config, {"seed": 1, "weights": "none"}), {"weights": "pretrained"})).optim.lr == 1e-4
+        resolve_defaults(override(override(config, {"seed": 1, "weights": "none"}), {"weights": "pretrained"})).optim.lr
+        == 1e-4
     )
     given = override(config, {"optim.lr": 1e-4})
-    assert resolved(override(given, {"weights": "none"})).optim.lr == 1e-4
+    assert resolve_defaults(override(given, {"weights": "none"})).optim.lr == 1e-4
     finetune = override(FinetuneConfig(data=Path("d")), {"clip.pretrained": "none"})
-    assert resolved(finetune).optim.lr == 2e-4
+    assert resolve_defaults(finetune).optim.lr == 2e-4
 
 
 @pytest.fixture
@@ -233,18 +234,18 @@ def test_a_full_disk_is_a_sentence_wherever_it_is_met(monkeypatch, capsys, tmp_p
     [(1, 8, 50), (124, 8, 34), (421, 16, 20), (1000, 32, 17), (5_000, 64, 10), (21_000, 64, 10)],
 )
 def test_a_training_s_length_follows_from_the_number_of_images(images, batch_size, epochs):
-    config = sized(CnnConfig(data=Path("d")), images)
+    config = resolve_schedule(CnnConfig(data=Path("d")), images)
     assert (config.optim.batch_size, config.optim.epochs) == (batch_size, epochs)
     assert epochs * (images // batch_size) >= 500 or epochs == 50
 
 
 def test_what_is_given_stays_and_contrastive_batches_are_not_small():
     given = CnnConfig(data=Path("d"), optim=OptimConfig(epochs=3, batch_size=5))
-    assert sized(given, 124) == given
-    assert sized(FinetuneConfig(data=Path("d")), 124).optim.batch_size == 32
-    assert sized(SegmentConfig(data=Path("d")), 10**5).optim.epochs == SegmentConfig.optim.epochs
+    assert resolve_schedule(given, 124) == given
+    assert resolve_schedule(FinetuneConfig(data=Path("d")), 124).optim.batch_size == 32
+    assert resolve_schedule(SegmentConfig(data=Path("d")), 10**5).optim.epochs == SegmentConfig.optim.epochs
 
 
 def test_sizing_leaves_what_follows_from_other_settings_open():
-    config = override(sized(CnnConfig(data=Path("d")), 124), {"weights": "none"})
-    assert resolved(config).optim.lr == 1e-3
+    config = override(resolve_schedule(CnnConfig(data=Path("d")), 124), {"weights": "none"})
+    assert resolve_defaults(config).optim.lr == 1e-3

@@ -6,12 +6,12 @@ from parallel import run_ranks
 
 from clipcovid.config import ClipConfig, ImagesConfig, OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest
-from clipcovid.distributed import gather, rank, world
+from clipcovid.distributed import all_gather, rank, world_size
 from clipcovid.methods.contrastive import (
     clip_loss,
     contrastive_loss,
-    matching,
     multi_positive_loss,
+    positive_matrix,
     siglip_loss,
 )
 from clipcovid.methods.registry import FinetuneConfig, LoraConfig
@@ -41,7 +41,7 @@ def naive_clip(logits):
 
 def test_losses_equal_naive_double_loops():
     images, texts = features()
-    logits, matches = 5 * images @ texts.T, matching(torch.tensor([0, 0, 1, 2, 2, 2, 3, -1, -1, 4, 5, 0]))
+    logits, matches = 5 * images @ texts.T, positive_matrix(torch.tensor([0, 0, 1, 2, 2, 2, 3, -1, -1, 4, 5, 0]))
     n, values = len(logits), logits.numpy()
     assert clip_loss(logits).item() == pytest.approx(naive_clip(values))
     total = 0.0
@@ -59,8 +59,8 @@ def test_losses_equal_naive_double_loops():
 
 
 def test_an_unknown_key_matches_only_itself():
-    assert matching(torch.tensor([-1, -1, -1])).equal(torch.eye(3, dtype=torch.bool))
-    assert matching(torch.tensor([3, -1, 3])).tolist() == [
+    assert positive_matrix(torch.tensor([-1, -1, -1])).equal(torch.eye(3, dtype=torch.bool))
+    assert positive_matrix(torch.tensor([3, -1, 3])).tolist() == [
         [True, False, True],
         [False, True, False],
         [True, False, True],
@@ -71,13 +71,15 @@ def test_where_captions_are_the_very_same_multi_positive_equals_clip():
     images, texts = features()
     keys = torch.tensor([0, 0, 0, 1, 1, 2, 3, 4, 4, 4, 4, 5])
     logits = 20 * images @ texts[keys].T
-    assert multi_positive_loss(logits, matching(keys)).item() == pytest.approx(clip_loss(logits).item(), abs=1e-6)
+    assert multi_positive_loss(logits, positive_matrix(keys)).item() == pytest.approx(
+        clip_loss(logits).item(), abs=1e-6
+    )
 
 
 def test_labels_as_positives_are_another_loss_than_captions():
     images, texts = features()
     logits = 20 * images @ texts.T
-    assert abs(multi_positive_loss(logits, matching(torch.arange(12) % 3)) - clip_loss(logits)) > 0.01
+    assert abs(multi_positive_loss(logits, positive_matrix(torch.arange(12) % 3)) - clip_loss(logits)) > 0.01
 
 
 def test_siglip_without_the_mask_takes_equal_captions_for_negatives():
@@ -86,7 +88,7 @@ def test_siglip_without_the_mask_takes_equal_captions_for_negatives():
     logits = 20 * images @ texts[keys].T
     own = torch.eye(12, dtype=torch.bool)
     gradients = []
-    for matches in (own, matching(keys)):
+    for matches in (own, positive_matrix(keys)):
         free = logits.clone().requires_grad_()
         siglip_loss(free, matches).backward()
         gradients.append(free.grad[0, 3].item())
@@ -97,7 +99,7 @@ def everyones_loss(kind):
     """The loss and gradients of this process's share of the pairs."""
     images, texts = features()
     keys = torch.tensor([0, 0, 1, 2, 2, -1, 3, -1, 1, 4, 5, 0])
-    share = slice(rank(), None, world())
+    share = slice(rank(), None, world_size())
     own = [value[share].clone().requires_grad_() for value in (images, texts)]
     scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-2.0, requires_grad=True)
     loss = contrastive_loss(*own, scale, bias, keys[share], kind)
@@ -126,7 +128,7 @@ def losses_of_all_kinds():
 
 def test_gathering_alone_changes_nothing():
     tensor = torch.randn(3, 2)
-    assert gather(tensor) is tensor
+    assert all_gather(tensor) is tensor
 
 
 def trained_names(method):
@@ -231,7 +233,7 @@ def mean_logit(chosen, examples):
 class TestExamples:
     def read(self, phantoms, take, **settings):
         chosen = task(**settings)
-        manifest = chosen.config.prepared(read_manifest(phantoms))
+        manifest = chosen.config.resolve_manifest(read_manifest(phantoms))
         return chosen.examples(phantoms, manifest, "train", training=True), take
 
     def test_equal_captions_are_encoded_once(self, phantoms):

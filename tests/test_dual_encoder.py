@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from clipcovid.config import ClipConfig, UserError
-from clipcovid.models.clip import checkpoint_activations, load_clip, save_clip, skeleton_clip
+from clipcovid.models.clip import build_untrained_clip, checkpoint_activations, load_clip, save_clip
 from clipcovid.models.dual_encoder import Towers, build_dual, train_tokenizer
 
 TEXTS = ["axial CT of the chest with a mass", "sagittal MR of the brain", "a normal chest X-ray, PA view"]
@@ -110,7 +110,7 @@ def test_padding_is_no_text():
     clip = build_dual(towers(), TEXTS, seed=0)
     alone, padded = clip.encode_texts(TEXTS[1:2]), clip.encode_texts([TEXTS[1], "the " * 30])[:1]
     assert alone.allclose(padded, atol=1e-5)
-    assert clip.overflow(["the " * 100, "short"])["texts"] == 1
+    assert clip.count_truncated(["the " * 100, "short"])["texts"] == 1
     assert clip.tokens(TEXTS).shape[1] < 40
 
 
@@ -123,19 +123,19 @@ def test_open_clips_own_text_encoders_get_their_whole_context(tmp_path):
         json.dumps(cfg | {"model_cfg": cfg["model_cfg"] | {"text_cfg": text, "custom_text": True}})
     )
     shutil.rmtree(tmp_path / "text")
-    clip = skeleton_clip(tmp_path)
+    clip = build_untrained_clip(tmp_path)
     assert clip.tokens(TEXTS).shape == (3, 40)
     assert clip.encode_texts(TEXTS).shape == (3, 32)
 
 
 def test_the_full_pair_of_resnet50_and_twelve_layers_trains_a_step():
-    from clipcovid.methods.contrastive import Pair, contrastive_loss
+    from clipcovid.methods.contrastive import DualEncoder, contrastive_loss
 
     clip = build_dual(towers(arch="resnet50", text="base", image_size=64), TEXTS, seed=0)
     assert len(clip.model.text.transformer.encoder.layer) == 12
     assert clip.model.text.transformer.config.hidden_size == 768
     checkpoint_activations(clip.model)
-    module = Pair(clip).train()
+    module = DualEncoder(clip).train()
     before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     seen, read, scale = module(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), clip.tokens(TEXTS))

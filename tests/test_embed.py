@@ -82,7 +82,7 @@ def test_raw_files_are_decoded_at_the_models_own_size(phantoms):
 def test_a_second_run_does_not_even_start_ray(finished, phantoms, monkeypatch):
     monkeypatch.setattr(module, "connect", lambda config: pytest.fail("Ray was started"))
     again = embed(config(phantoms), quiet)
-    assert not again.fresh
+    assert not again.created
     assert again.folder == finished.folder
 
 
@@ -108,7 +108,7 @@ def test_only_what_is_missing_is_done_again(finished, data):
     gone.unlink()
     (first.folder / DONE).unlink()
     (first.folder / f".{gone.name}.123").write_bytes(b"half a shard")
-    assert embed(here(data), quiet).fresh
+    assert embed(here(data), quiet).created
     assert {path for path in times if path.stat().st_mtime_ns != times[path]} == {gone}
     assert ids_in(first.folder) == read_manifest(data).table["image_id"].tolist()
 
@@ -133,7 +133,7 @@ def test_a_data_set_prepared_anew_is_embedded_anew(finished, data):
     table = manifest.table.iloc[::-1].reset_index(drop=True)
     write_manifest(data, Manifest(table=table, classes=manifest.classes, dataset="x", info=manifest.info))
     again = embed(here(data), quiet)
-    assert again.fresh
+    assert again.created
     assert ids_in(again.folder) == table["image_id"].tolist()
 
 
@@ -231,7 +231,7 @@ def test_where_the_data_can_not_be_written_embeddings_go_beside_the_runs(data, t
     assert made.folder.parent == out / "embeddings"
     (note,) = (text for text in said if text.startswith("note: "))
     assert f"{data} can't be written: embeddings are kept in {out / 'embeddings'}" in note
-    assert not embed(here(data, out=out), quiet).fresh
+    assert not embed(here(data, out=out), quiet).created
     scored = zeroshot(ZeroshotConfig(data=data, clip=TINY, out=out, compute=HERE), quiet)
     assert scored.scores["n"] > 0
     assert [path.name for path in (out / "embeddings").iterdir()] == [made.folder.name]
@@ -253,7 +253,7 @@ def test_what_is_made_of_sealed_embeddings_goes_beside_the_runs(data, tmp_path, 
     made = embed(here(data), quiet)
     monkeypatch.setattr(module, "writable", lambda folder: tmp_path / "runs" in folder.parents)
     store = embed(here(data, out=tmp_path / "runs"), quiet)
-    assert (store.folder, store.fresh) == (made.folder, False)
+    assert (store.folder, store.created) == (made.folder, False)
     before = sorted(made.folder.rglob("*"))
     text_vectors(store, load_clip(TINY), ["clear lungs"])
     assert sorted(made.folder.rglob("*")) == before

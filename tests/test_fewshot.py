@@ -8,14 +8,14 @@ from conftest import HERE, shown_below
 from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.methods import coop, tip_adapter
-from clipcovid.methods.coop import Prompter
+from clipcovid.methods.coop import PromptLearner
 from clipcovid.methods.registry import CoopConfig, TipAdapterConfig
 from clipcovid.methods.task import load_checkpoint
 from clipcovid.models.clip import class_embeddings, load_clip
 from clipcovid.models.dual_encoder import Towers, build_dual
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.training.loop import predict
-from clipcovid.training.trainer import launch
+from clipcovid.training.trainer import train_model
 from clipcovid.workflows.train import embeddings_for, train_or_curve
 
 TINY = ClipConfig(model="tiny", pretrained="none")
@@ -52,9 +52,9 @@ def hf_clip():
 def test_learned_words_that_are_real_words_give_the_text_itself(words, kind):
     clip = load_clip(TINY) if kind == "tiny" else hf_clip()
     endings = ["normal lungs", "viral pneumonia of both lungs"]
-    vectors = coop.words_of(clip, words)
-    module = Prompter(vectors[None], clip.encode_texts(endings), clip.logit_scale)
-    module.follow(clip, endings)
+    vectors = coop.context_tokens(clip, words)
+    module = PromptLearner(vectors[None], clip.encode_texts(endings), clip.logit_scale)
+    module.attach(clip, endings)
     expected = clip.encode_texts([f"{words} {ending}" for ending in endings])
     torch.testing.assert_close(module.encode(), expected, atol=1e-5, rtol=0)
     assert (module.encode() - clip.encode_texts(endings)).abs().max() > 1e-3
@@ -94,8 +94,8 @@ def test_logits_keep_their_digits_under_autocast():
         F.normalize(torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows)), dim=-1)
         for rows in (40, 3, 20)
     )
-    memory = tip_adapter.Memory(keys, F.one_hot(torch.arange(20) % 3).float(), texts, 100.0)
-    words = Prompter(torch.zeros(1, 4, 8), texts, 100.0)
+    memory = tip_adapter.CacheModel(keys, F.one_hot(torch.arange(20) % 3).float(), texts, 100.0)
+    words = PromptLearner(torch.zeros(1, 4, 8), texts, 100.0)
     for logits in (lambda: memory(seen), lambda: memory(seen, plain=True), lambda: words(seen, texts)):
         exact = logits()
         with torch.autocast("cpu", torch.bfloat16):
@@ -106,13 +106,13 @@ def test_logits_keep_their_digits_under_autocast():
 def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, phantoms, tmp_path, monkeypatch):
     config = kind(data=phantoms, out=tmp_path, clip=TINY, shots=("8",), optim=FAST, compute=HERE)
     embeddings = embeddings_for(config)
-    done = launch(config, embeddings=embeddings, log=quiet)
+    done = train_model(config, embeddings=embeddings, log=quiet)
     table, _ = read_predictions(done.run.folder / "predictions" / "test.parquet")
     monkeypatch.setattr(f"clipcovid.methods.{kind.task}.load_clip", None)
     task, module = load_checkpoint(done.run.folder)
     task.embeddings = embeddings
     examples = task.examples(phantoms, done.manifest, "test")
-    again = task.table(examples, predict(task.final(module), examples, MACHINE))
+    again = task.table(examples, predict(task.test_predictor(module), examples, MACHINE))
     probabilities = [name for name in again if name.startswith("prob_")]
     assert len(probabilities) == 3
     merged = table.set_index("image_id").loc[again["image_id"], probabilities]
@@ -166,10 +166,10 @@ def test_a_memory_is_the_papers_formula(cloud, tmp_path):
 
 def test_the_validation_split_chooses_how_much_the_memory_weighs(cloud, tmp_path):
     task, module, sets, chosen = train(cloud, tmp_path, TipAdapterConfig, clip=TINY, optim=FAST, shots=("4",))
-    best = task.scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))["macro_f1"]
+    best = task.validation_scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))["macro_f1"]
     for weight in (0.0, 1.0, 30.0):
         module.weight[0] = weight
-        other = task.scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))["macro_f1"]
+        other = task.validation_scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))["macro_f1"]
         assert other <= best
     assert chosen["trained"]["weight"] > 0
     assert module.keys.shape[0] == 12

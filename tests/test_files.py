@@ -28,12 +28,12 @@ from clipcovid.data.masked import MaskedConfig, apply_masks
 from clipcovid.evaluate import plots
 from clipcovid.io.files import (
     LOCK,
+    atomic_write,
     foreign_file,
     read_parquet,
     refuse_overlap,
-    release,
     remove_own,
-    whole,
+    unlock_folder,
     writable,
     write_json,
     write_parquet,
@@ -41,8 +41,8 @@ from clipcovid.io.files import (
 from clipcovid.methods.registry import CnnConfig, SegmentConfig
 from clipcovid.methods.task import save_weights
 from clipcovid.runs import read_about, start_run
-from clipcovid.training.checkpoint import Progress, States, trainable
-from clipcovid.training.trainer import launch, training_manifest
+from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainable_state
+from clipcovid.training.trainer import train_model, training_manifest
 
 ROOT = Path(__file__).parents[1]
 JOBS = sorted(f"{path.parent.name}.{path.stem}" for folder in ("jobs", "tune") for path in (ROOT / folder).glob("*.py"))
@@ -116,7 +116,7 @@ def inputs(phantoms, tmp_path_factory):
     folder = tmp_path_factory.mktemp("inputs")
     optim = OptimConfig(epochs=1, batch_size=12)
     config = CnnConfig(data=phantoms, weights="none", image_size=32, out=folder, optim=optim, compute=HERE, name="run")
-    run = launch(config, log=lambda text: None).run.folder
+    run = train_model(config, log=lambda text: None).run.folder
     table = pd.DataFrame({"image_id": ["x", "y"], "label": ["a", "b"], "prob_a": [0.9, 0.2], "prob_b": [0.1, 0.8]})
     table.to_csv(folder / "table.csv", index=False)
     image = read_manifest(phantoms).table["path"][0]
@@ -268,7 +268,7 @@ def held_elsewhere(folder):
 def test_what_another_process_writes_is_refused_until_it_ends_however_it_does(phantoms, tmp_path):
     config = CnnConfig(data=Path("data"), out=tmp_path, name="run")
     start_run(config, method="cnn", identity={"a": 1})
-    release(tmp_path / "run")
+    unlock_folder(tmp_path / "run")
     masked = dataclasses.replace(MaskedConfig(data=phantoms, out=tmp_path / "masked"), keep="crop")
     for folder, write in (
         (tmp_path / "run", lambda: start_run(config, method="cnn", identity={"a": 1})),
@@ -283,7 +283,7 @@ def test_what_another_process_writes_is_refused_until_it_ends_however_it_does(ph
             process.wait()
             write()
             write()  # what this process holds, or has finished, is no hindrance to it
-        release(folder)
+        unlock_folder(folder)
         assert not (folder / LOCK).exists()
 
 
@@ -297,7 +297,7 @@ def test_a_run_that_ended_before_it_did_anything_gives_up_its_name(tmp_path):
     (folder / "state" / "state.pt").touch()
     with pytest.raises(UserError, match=r"holds another run \(weights differ\): choose another --name"):
         start_run(config, method="cnn", identity={"weights": "resnet34"})
-    release(folder)
+    unlock_folder(folder)
 
 
 @contextlib.contextmanager
@@ -314,10 +314,10 @@ def full_disk():
 def test_a_full_disk_is_a_sentence_whoever_writes(tmp_path):
     module = torch.nn.Linear(200, 200)
     optimizer = torch.optim.AdamW(module.parameters())
-    states = States(tmp_path / "state", {"a": 1})
+    states = TrainingCheckpoint(tmp_path / "state", {"a": 1})
     for write, name in (
         (lambda: states.save(module, optimizer, {}, Progress()), r"state\.pt"),
-        (lambda: states.save_best(trainable(module)), r"best\.pt"),
+        (lambda: states.save_best(trainable_state(module)), r"best\.pt"),
         (lambda: save_weights(module, tmp_path), r"model\.safetensors"),
         (
             lambda: plots.save({"big": plots.sheet(np.zeros((9, 64, 64), np.uint8), ["x"] * 9, title="")}, tmp_path),
@@ -339,7 +339,7 @@ def test_what_can_be_written_is_known_without_a_trace(tmp_path):
 
 
 def test_what_could_not_be_written_gives_its_room_back_while_it_is_open(tmp_path):
-    with contextlib.suppress(UserError), whole(tmp_path / "a") as partial:
+    with contextlib.suppress(UserError), atomic_write(tmp_path / "a") as partial:
         file = partial.open("wb")
         file.write(bytes(10_000))
         file.flush()
@@ -364,7 +364,7 @@ def test_masks_that_were_moved_are_known_before_a_training(phantoms, tmp_path):
     write_manifest(tmp_path, dataclasses.replace(manifest, table=table))
     config = SegmentConfig(data=tmp_path, out=tmp_path / "runs", target="lung", weights="none", compute=HERE)
     with pytest.raises(UserError, match=r"1 masks are not where they were .*gone\.png first.* Put them back"):
-        launch(config, log=lambda text: None)
+        train_model(config, log=lambda text: None)
     assert not (tmp_path / "runs").exists()
     training_manifest(dataclasses.replace(config, data=phantoms))
 

@@ -7,7 +7,7 @@ from conftest import HERE
 from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import Manifest, conform, read_manifest
+from clipcovid.data.manifest import Manifest, normalize_columns, read_manifest
 from clipcovid.inference.generate import GenerateConfig, generate, leaks
 from clipcovid.models.dual_encoder import train_tokenizer
 
@@ -42,9 +42,9 @@ def test_the_train_split_is_captioned_once(phantoms, blip):
     first = made(phantoms, blip)
     assert first.table["image_id"].tolist() == read_manifest(phantoms).rows("train")["image_id"].tolist()
     assert (first.table["caption"] == first.table["generated"]).all()
-    assert first.fresh
+    assert first.created
     again = made(phantoms, blip)
-    assert not again.fresh
+    assert not again.created
     assert again.path == first.path
     pd.testing.assert_frame_equal(again.table, first.table)
 
@@ -54,7 +54,7 @@ def test_what_others_put_beside_unfinished_captions_stays(phantoms, blip):
     path.unlink()
     path.with_suffix("").mkdir()
     (path.with_suffix("") / "mine.parquet").write_text("theirs")
-    assert made(phantoms, blip, split="test").fresh
+    assert made(phantoms, blip, split="test").created
     assert [left.name for left in path.with_suffix("").iterdir()] == ["mine.parquet"]
 
 
@@ -82,7 +82,7 @@ def test_what_is_no_blip_is_a_sentence(phantoms, tmp_path):
 
 def test_a_class_is_found_as_decoders_write_it_and_not_within_another():
     rows = pd.DataFrame({"image_id": list("abcde"), "label": ["COVID-19", "COVID-19", "COVID-19", "COVID", "COVID"]})
-    manifest = Manifest(table=conform(rows.assign(split="train")), classes=("COVID-19", "COVID"), dataset="d")
+    manifest = Manifest(table=normalize_columns(rows.assign(split="train")), classes=("COVID-19", "COVID"), dataset="d")
     texts = ["signs of covid - 19 .", "COVID-19", "covid 1 9", "non - covid pneumonia", "non-COVID and covid"]
     assert leaks(pd.DataFrame({"image_id": rows["image_id"], "generated": texts}), manifest) == {
         "COVID-19": 2,

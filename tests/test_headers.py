@@ -3,7 +3,7 @@
 import pandas as pd
 
 from clipcovid.data.headers import fill_from_headers
-from clipcovid.data.manifest import conform
+from clipcovid.data.manifest import normalize_columns
 
 
 def header(patient="", view="", date=""):
@@ -11,7 +11,7 @@ def header(patient="", view="", date=""):
 
 
 def table(ids, **columns):
-    return conform(pd.DataFrame({"image_id": list(ids), **columns}))
+    return normalize_columns(pd.DataFrame({"image_id": list(ids), **columns}))
 
 
 def test_patient_view_and_the_order_of_studies_are_filled_in_and_dates_are_not_kept():

@@ -76,7 +76,7 @@ def test_a_score_that_a_task_does_not_report_is_named():
     assert "\n" not in str(said.value)
     for method in METHODS.values():
         task = method.load()
-        assert task.scored[task.monitor[0]] == task.monitor[1]
+        assert task.validation_metrics[task.monitor[0]] == task.monitor[1]
 
 
 def test_a_space_of_ones_own(tmp_path):

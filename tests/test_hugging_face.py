@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.identity import weights_of
 from clipcovid.models.clip import Clip, load_clip, save_clip
-from clipcovid.models.hugging_face import from_hf, inconvertible, save_hf
+from clipcovid.models.hugging_face import conversion_problem, from_hf, save_hf
 from clipcovid.models.lora import add_adapters, merge
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
@@ -387,7 +387,7 @@ def test_a_wrong_or_damaged_folder_is_one_sentence(damage, says, tmp_path, their
 def test_what_can_be_converted(name, reason):
     import re
 
-    found = inconvertible(open_clip.get_model_config(name))
+    found = conversion_problem(open_clip.get_model_config(name))
     assert bool(found) == bool(reason)
     assert re.search(reason, found)
 
@@ -405,8 +405,8 @@ def test_what_cannot_be_expressed_is_refused_and_left_out(tmp_path):
         {"vision_cfg": base.model_cfg["vision_cfg"] | {"image_size": [48, 32]}},
         {"vision_cfg": base.model_cfg["vision_cfg"] | {"no_ln_pre": True}},
     ):
-        assert inconvertible(base.model_cfg | changes), changes
-    assert inconvertible(base.model_cfg, {"resize_mode": "longest"})
+        assert conversion_problem(base.model_cfg | changes), changes
+    assert conversion_problem(base.model_cfg, {"resize_mode": "longest"})
     base.model.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))  # as SigLIP's loss adds one
     with pytest.raises(UserError, match="bias"):
         save_hf(tmp_path / "a", base)

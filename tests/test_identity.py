@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from clipcovid.config import ClipConfig, override
-from clipcovid.data.manifest import Manifest, conform
+from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.identity import (
     cascade_identity,
     digest,
@@ -44,13 +44,13 @@ TINY = ClipConfig(model="tiny", pretrained="none")
 def data(captions=("x", "y"), pixels=("aa", "bb"), boxes=("", ""), info=None):
     """Two images."""
     rows = {"image_id": ["1", "2"], "label": ["a", "b"], "split": "train", "caption": captions, "sha256": pixels}
-    table = conform(pd.DataFrame(rows | {"boxes": boxes}))
+    table = normalize_columns(pd.DataFrame(rows | {"boxes": boxes}))
     return Manifest(table=table, classes=("a", "b"), dataset="d", info={"pack_hash": "p"} | (info or {}))
 
 
 def of(config, manifest=None):
     manifest = manifest or data()
-    return run_identity(config, config.prepared(manifest))
+    return run_identity(config, config.resolve_manifest(manifest))
 
 
 def test_a_digest_goes_by_value_whatever_the_type():

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from clipcovid.config import ClipConfig, fields_of, override
-from clipcovid.data.manifest import Manifest, conform
+from clipcovid.config import ClipConfig, flatten_fields, override
+from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.data.masked import MaskedConfig
 from clipcovid.data.prepare import PrepareConfig, _options
 from clipcovid.identity import (
@@ -64,7 +64,9 @@ def data():
         "caption": ["x", "y"],
         "sha256": ["aa", "bb"],
     }
-    return Manifest(table=conform(pd.DataFrame(rows)), classes=("a", "b"), dataset="d", info={"pack_hash": "p"})
+    return Manifest(
+        table=normalize_columns(pd.DataFrame(rows)), classes=("a", "b"), dataset="d", info={"pack_hash": "p"}
+    )
 
 
 def method_job(config_type):
@@ -206,7 +208,7 @@ def test_every_job_is_here():
 @pytest.mark.parametrize("name", jobs())
 def test_every_field_is_known_or_left_out_for_a_reason(name, files):
     job = jobs()[name]
-    own = {key: value for key, value in fields_of(job.config).items() if not key.startswith("task.")}
+    own = {key: value for key, value in flatten_fields(job.config).items() if not key.startswith("task.")}
     assert set(job.apart) <= set(own), "fields that are no more"
     for key, value in own.items():
         head = key.partition(".")[0]

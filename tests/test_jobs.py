@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from clipcovid.ray_backend.cluster import OWN
+from clipcovid.ray_backend.cluster import OWN_CLUSTER_VARIABLE
 from clipcovid.tracking import REVISION
 
 ROOT = Path(__file__).parents[1]
@@ -138,7 +138,7 @@ def dashboard():
 
 def head_environment():
     """Of a cluster with a token, and of who submits to it."""
-    own = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", OWN)}
+    own = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", OWN_CLUSTER_VARIABLE)}
     return own | {"RAY_TMPDIR": "/tmp", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 64 * "a"}
 
 

@@ -18,10 +18,10 @@ from stubs import (
 )
 
 from clipcovid.config import ImagesConfig, OptimConfig, UserError
-from clipcovid.training.batches import epoch_batches, parts, stream
-from clipcovid.training.checkpoint import States
+from clipcovid.training.batches import epoch_batches, iter_batches, split_microbatches
+from clipcovid.training.checkpoint import TrainingCheckpoint
 from clipcovid.training.loop import TrainingStopped, fit, predict
-from clipcovid.training.optimizer import Average, build_optimizer, layer_of, set_lr
+from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer, layer_of, set_lr
 
 
 class Killed(Exception):
@@ -46,7 +46,7 @@ def killed_after(epochs, folder, made, **settings):
             examples(31, seed=1),
             config=made,
             machine=MACHINE,
-            states=States(Path(folder), {"a": 1}),
+            states=TrainingCheckpoint(Path(folder), {"a": 1}),
             report=report,
             log=lambda text: None,
         )
@@ -87,14 +87,14 @@ class TestOrder:
     def test_a_stream_gives_what_was_asked_in_order(self):
         some = examples(10)
         takes = [np.array([3, 1]), np.array([9]), np.array([0, 4, 2])]
-        assert [batch["row"] for batch in stream(some, takes, torch.device("cpu"))] == [[3, 1], [9], [0, 4, 2]]
-        assert list(stream(some, [], torch.device("cpu"))) == []
+        assert [batch["row"] for batch in iter_batches(some, takes, torch.device("cpu"))] == [[3, 1], [9], [0, 4, 2]]
+        assert list(iter_batches(some, [], torch.device("cpu"))) == []
 
     def test_parts_are_the_whole_batch(self):
         batch = {"x": torch.arange(7), "row": list(range(7))}
-        assert [part["row"] for part in parts(batch, 3)] == [[0, 1, 2], [3, 4], [5, 6]]
-        assert torch.cat([part["x"] for part in parts(batch, 3)]).equal(batch["x"])
-        assert len(parts(batch, 20)) == 7
+        assert [part["row"] for part in split_microbatches(batch, 3)] == [[0, 1, 2], [3, 4], [5, 6]]
+        assert torch.cat([part["x"] for part in split_microbatches(batch, 3)]).equal(batch["x"])
+        assert len(split_microbatches(batch, 20)) == 7
 
 
 class TestResume:
@@ -124,7 +124,7 @@ class TestResume:
         killed_after(2, tmp_path, made)
         module = Stub(made, CLASSES, ImagesConfig()).build()
         optimizer = build_optimizer(module, made.optim)
-        States(tmp_path, {"a": 1}).restore(module, optimizer, {})
+        TrainingCheckpoint(tmp_path, {"a": 1}).restore(module, optimizer, {})
         moments = [state["exp_avg"].abs().sum() for state in optimizer.state.values()]
         assert len(moments) == 2
         assert min(moments) > 0
@@ -244,7 +244,7 @@ def test_the_best_epochs_weights_are_kept(tmp_path):
             super().__init__(*given)
             self.to_come, self.seen = [0.2, 0.9, 0.5, 0.9], []
 
-        def scores(self, examples, outputs):
+        def validation_scores(self, examples, outputs):
             return {"macro_f1": self.to_come.pop(0)}
 
         def predictor(self, module):
@@ -263,7 +263,7 @@ def test_what_is_validated_is_what_is_kept_with_a_moving_average(tmp_path):
     task = Stub(made, CLASSES, ImagesConfig())
     module, progress, _ = train(tmp_path, made, task=task)
     val = examples(31, seed=1)
-    found = task.scores(val, predict(task.predictor(module), val, MACHINE))
+    found = task.validation_scores(val, predict(task.predictor(module), val, MACHINE))
     best = progress.history[progress.best_epoch - 1]
     assert found["loss"] == pytest.approx(best["val/loss"], abs=1e-6)
 
@@ -282,8 +282,8 @@ def test_it_learns(tmp_path):
 
 def test_adopted_weights_go_on_with_settings_of_their_own(tmp_path):
     killed_after(2, tmp_path / "donor", config(weight_decay=0.5))
-    states = States(tmp_path / "own", {"another": 1})
-    states.adopt(tmp_path / "donor")
+    states = TrainingCheckpoint(tmp_path / "own", {"another": 1})
+    states.fork_from(tmp_path / "donor")
     own = config(weight_decay=0.25, lr=1e-9)
     module = Stub(own, CLASSES, ImagesConfig()).build()
     optimizer = build_optimizer(module, own.optim)
@@ -295,7 +295,7 @@ def test_adopted_weights_go_on_with_settings_of_their_own(tmp_path):
     assert [line["epoch"] for line in reports] == [3, 4]
     assert difference(before, state_of(after)) < 1e-6
     with pytest.raises(UserError, match="state of another run"):
-        States(tmp_path / "own", {"a": 1}).restore(module, optimizer, {})
+        TrainingCheckpoint(tmp_path / "own", {"a": 1}).restore(module, optimizer, {})
 
 
 def test_state_keeps_only_what_training_changes(tmp_path):
@@ -376,11 +376,11 @@ class TestOptimizer:
 
     def test_the_average_lags_behind_and_gives_the_weights_back(self):
         module = torch.nn.Linear(2, 2)
-        average = Average(module, 0.5)
+        average = ExponentialMovingAverage(module, 0.5)
         own = state_of(module)
         with torch.no_grad():
             module.weight.add_(1)
         average.update(module, step=1000)
-        with average.applied(module):
+        with average.swapped_in(module):
             assert (module.weight - own["weight"]).mean().item() == pytest.approx(0.5)
         assert (module.weight - own["weight"]).mean().item() == pytest.approx(1)

@@ -9,7 +9,7 @@ import pytest
 from test_splits import LABELS, people
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import COLUMNS, SPLITS, Manifest, conform, read_manifest, write_manifest
+from clipcovid.data.manifest import COLUMNS, SPLITS, Manifest, normalize_columns, read_manifest, write_manifest
 from clipcovid.data.splits import assign_splits
 from clipcovid.io.tables import MISSING_WORDS
 
@@ -133,16 +133,16 @@ def test_rows_of_a_split():
 
 def test_cells_become_text():
     cells = [float("nan"), None, 50.0, 50, 50.5, " a ", True, pd.NaT, [1, "ü"], {"x": None}, np.array([1, 2]), "\ud83d"]
-    table = conform(pd.DataFrame({"image_id": range(len(cells)), "view": cells}))
+    table = normalize_columns(pd.DataFrame({"image_id": range(len(cells)), "view": cells}))
     asked = ["", "", "50", "50", "50.5", "a", "True", "", '[1, "\\u00fc"]', '{"x": null}', "[1, 2]", "?"]
     assert table["view"].tolist() == asked
-    ages = conform(pd.DataFrame({"image_id": ["a", "b"], "age": [50, None], "patient_id": [7.0, None]}))
+    ages = normalize_columns(pd.DataFrame({"image_id": ["a", "b"], "age": [50, None], "patient_id": [7.0, None]}))
     assert ages["age"].tolist() == ["50", ""]
     assert ages["patient_id"].tolist() == ["7", ""]
 
 
 def test_missing_columns_are_made_and_further_ones_carried():
-    table = conform(pd.DataFrame({"age": [3], "image_id": ["a"], 0: ["zero"]}, index=[9]))
+    table = normalize_columns(pd.DataFrame({"age": [3], "image_id": ["a"], 0: ["zero"]}, index=[9]))
     assert table.columns.tolist() == [*COLUMNS, "age", "0"]
     assert table.loc[0, "0"] == "zero"
     assert (table["width"].dtype, table.loc[0, "width"], table.loc[0, "label"]) == (np.int32, 0, "")
@@ -152,9 +152,9 @@ def test_missing_columns_are_made_and_further_ones_carried():
 def test_the_words_for_a_missing_value_mean_missing_in_every_text_column(column):
     words = sorted(MISSING_WORDS)
     assert {"", "nan", "NaN", "None", "NA", "N/A", "null", "<NA>"} <= set(words)
-    table = conform(pd.DataFrame({column: [*words, " nan ", "nan7", "No", "Anna"]}))
+    table = normalize_columns(pd.DataFrame({column: [*words, " nan ", "nan7", "No", "Anna"]}))
     assert table[column].tolist() == [""] * (len(words) + 1) + ["nan7", "No", "Anna"]
 
 
 def test_a_class_may_be_called_none():
-    assert conform(pd.DataFrame({"label": ["None", None]}))["label"].tolist() == ["None", ""]
+    assert normalize_columns(pd.DataFrame({"label": ["None", None]}))["label"].tolist() == ["None", ""]

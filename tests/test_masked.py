@@ -24,7 +24,7 @@ from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import CnnConfig, SegmentConfig
 from clipcovid.runs import read_metrics
-from clipcovid.training.trainer import launch
+from clipcovid.training.trainer import train_model
 
 ROOT = Path(__file__).parents[1]
 
@@ -126,7 +126,7 @@ def runs(phantoms, tmp_path_factory):
     """A segmenter of both regions, its predictions of all images, and a classifier of what they leave."""
     out = tmp_path_factory.mktemp("runs")
     common = {"out": out, "compute": HERE, "optim": OptimConfig(epochs=3, batch_size=12, lr=3e-3, precision="fp32")}
-    segmenter = launch(
+    segmenter = train_model(
         SegmentConfig(data=phantoms, target="both", weights="none", image_size=64, **common), log=quiet
     ).run
     predicted = predict_split(
@@ -134,7 +134,7 @@ def runs(phantoms, tmp_path_factory):
     )
     masks = predicted.run.folder / "predictions" / "all.parquet"
     masked(phantoms, out / "lungs", masks=masks)
-    classifier = launch(CnnConfig(data=out / "lungs", weights="none", image_size=32, **common), log=quiet).run
+    classifier = train_model(CnnConfig(data=out / "lungs", weights="none", image_size=32, **common), log=quiet).run
     return segmenter.folder, masks, classifier.folder, out
 
 

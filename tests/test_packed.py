@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import Manifest, conform, write_manifest
+from clipcovid.data.manifest import Manifest, normalize_columns, write_manifest
 from clipcovid.data.packed import PackedImages, masks_hash, read_shard, write_shard
 
 SIZE = 16
@@ -25,7 +25,7 @@ def folder(path, shards, mode="gray", ids=None):
     for number, rows in enumerate(shards):
         write_shard(path / "images" / f"{number:05}.arrow", rows)
     ids = ids or sorted(row["image_id"] for rows in shards for row in rows)
-    table = conform(pd.DataFrame({"image_id": ids, "split": "train"}))
+    table = normalize_columns(pd.DataFrame({"image_id": ids, "split": "train"}))
     images = {"size": SIZE, "mode": mode}
     write_manifest(path, Manifest(table=table, classes=(), dataset="x", info={"images": images}))
     return path

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from clipcovid.config import UserError
 from clipcovid.data.phantom_captions import ZONES
-from clipcovid.data.phantoms import CLASSES, SITES, phantom, write_phantoms
+from clipcovid.data.phantoms import CLASSES, SITES, draw_phantom, write_phantoms
 
 SIZE, TRAIN, TEST = 128, 600, 300  # blocks of ten indices share no patient, so that 0-599 and 600-899 do not either
 AT_MOST, AT_LEAST = 0.45, 0.60
@@ -24,7 +24,7 @@ AT_MOST, AT_LEAST = 0.45, 0.60
 
 @pytest.fixture(scope="module")
 def phantoms():
-    return [phantom(index, size=SIZE, seed=1) for index in range(TRAIN + TEST)]
+    return [draw_phantom(index, size=SIZE, seed=1) for index in range(TRAIN + TEST)]
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def same(one, other):
 
 def test_same_index_and_seed_give_the_same_phantom_in_any_order(phantoms):
     for index in (731, 5, 44):
-        assert same(phantom(index, size=SIZE, seed=1), phantoms[index])
-    assert not np.array_equal(phantom(5, size=SIZE, seed=2).image, phantoms[5].image)
+        assert same(draw_phantom(index, size=SIZE, seed=1), phantoms[index])
+    assert not np.array_equal(draw_phantom(5, size=SIZE, seed=2).image, phantoms[5].image)
 
 
 @pytest.mark.parametrize("size", [64, 256])
 def test_size_only_sets_the_resolution(phantoms, size):
     for index, one in enumerate(phantoms[:10]):
-        other = phantom(index, size=size, seed=1)
+        other = draw_phantom(index, size=size, seed=1)
         assert (other.label, other.patient_id, other.source, other.view) == (
             one.label, one.patient_id, one.source, one.view)  # fmt: skip
         assert other.image.shape == (size, size)
@@ -210,7 +210,7 @@ def test_written_set_reads_back_and_is_not_written_twice(tmp_path):
     assert list(table) == [
         "path", "label", "patient_id", "source", "view", "caption", "lung_mask", "infection_mask", "boxes"]  # fmt: skip
     for index, row in enumerate(table.itertuples()):
-        one = phantom(index, size=64)
+        one = draw_phantom(index, size=64)
         assert row.caption == one.caption
         assert json.loads(row.boxes) == one.boxes
         for path, pixels in (

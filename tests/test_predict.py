@@ -17,7 +17,7 @@ from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import CnnConfig, FinetuneConfig, HybridConfig, ProbeConfig
 from clipcovid.prompts import PromptsConfig
-from clipcovid.training.trainer import launch
+from clipcovid.training.trainer import train_model
 from clipcovid.workflows.train import embeddings_for
 
 TINY = ClipConfig(model="tiny", pretrained="none")
@@ -44,7 +44,7 @@ def runs(phantoms, tmp_path_factory) -> dict[str, Path]:
         "probe": ProbeConfig(clip=TINY, **(common | {"optim": ProbeConfig.optim})),
     }
     made = {
-        name: launch(config, embeddings=embeddings_for(config), log=quiet).run.folder
+        name: train_model(config, embeddings=embeddings_for(config), log=quiet).run.folder
         for name, config in configs.items()
     }
     words.write_text("{Normal: [what no checkpoint reads any more]}")
@@ -82,7 +82,7 @@ def test_a_checkpoint_predicts_what_the_run_did(runs, phantoms, tmp_path, kind):
     ours, theirs = table_of(runs[kind]), table_of(found.run.folder)
     assert ours["image_id"].tolist() == theirs["image_id"].tolist()
     assert np.abs(ours.filter(like="prob_").to_numpy() - theirs.filter(like="prob_").to_numpy()).max() < 1e-5
-    assert not predict_split(ask(runs[kind], phantoms, tmp_path), quiet).fresh
+    assert not predict_split(ask(runs[kind], phantoms, tmp_path), quiet).created
 
 
 def test_a_checkpoint_holds_the_words_that_it_predicts_with(runs, phantoms, tmp_path):
@@ -131,7 +131,7 @@ def test_images_that_were_learned_from_are_predicted_but_not_scored(runs, phanto
     assert (seen.scores, seen.run.metrics()) == (None, {})
     assert "The model learned from all" in seen.why
     again = predict_split(ask(runs[kind], phantoms, tmp_path, split="train"), quiet)
-    assert (again.scores, again.why, again.fresh) == (None, seen.why, False)
+    assert (again.scores, again.why, again.created) == (None, seen.why, False)
 
 
 def test_an_encoder_that_has_changed_is_refused(runs, phantoms, tmp_path):

@@ -185,7 +185,7 @@ def test_run_again_it_rewrites_nothing(cluster, tmp_path, monkeypatch):
     before = times(tmp_path / "out")
     monkeypatch.setattr(module, "connect", lambda compute: pytest.fail("Ray was started"))
     again, lines = run("imagefolder", root, tmp_path / "out", max_bad=0.5)
-    assert (first.fresh, again.fresh, lines) == (True, False, [])
+    assert (first.created, again.created, lines) == (True, False, [])
     assert again.manifest.content_hash == first.manifest.content_hash
     assert times(tmp_path / "out") == before
 
@@ -207,7 +207,7 @@ def test_an_interrupted_preparation_redoes_only_what_is_missing(cluster, tmp_pat
     assert lines == ["Going on: 5 of 6 packed files are there."]
     after = times(out / "images")
     assert {name for name in after if after[name] != before.get(name)} == {shards[2].name}
-    assert done.fresh
+    assert done.created
     assert done.manifest.content_hash == whole.manifest.content_hash
     everything = range(len(done.manifest.table))
     np.testing.assert_array_equal(
@@ -245,7 +245,7 @@ def test_another_source_or_other_options_are_refused_by_name(cluster, tmp_path, 
     with pytest.raises(UserError, match="the data set's files or table differ"):
         run("table", table, out)
     table.write_text(content)
-    assert not run("table", table, out)[0].fresh
+    assert not run("table", table, out)[0].created
     assert times(out) == before
 
 
@@ -273,7 +273,7 @@ def test_overwrite_begins_anew_and_keeps_what_is_not_ours(cluster, tmp_path, sma
     before = times(out)
     with pytest.raises(UserError, match=r"holds images/mine\.arrow"):
         run("imagefolder", root, out, overwrite=True)
-    assert not run("imagefolder", root, out)[0].fresh  # without a deletion it is in nobody's way
+    assert not run("imagefolder", root, out)[0].created  # without a deletion it is in nobody's way
     assert times(out) == before
     (out / "images/mine.arrow").unlink()
     before = times(out)
@@ -283,7 +283,7 @@ def test_overwrite_begins_anew_and_keeps_what_is_not_ours(cluster, tmp_path, sma
     for path in list((root / "Flu").iterdir())[1:]:
         path.unlink()
     done, _ = run("imagefolder", root, out, overwrite=True)
-    assert done.fresh
+    assert done.created
     assert len(done.manifest.table) == 6
     assert len(list((out / "images").glob("*.arrow"))) == 2
     assert not (out / "embeddings").exists()
@@ -325,7 +325,7 @@ def test_other_phantoms_do_not_touch_those_that_are_prepared(cluster, tmp_path, 
     monkeypatch.setattr(module, "connect", lambda compute: pytest.fail("Ray was started"))
     with pytest.raises(UserError, match=r"\(phantom.images differ\)"):
         run("phantom", "", out, phantom=dataclasses.replace(how, images=6))
-    assert not run("phantom", "", out, phantom=how)[0].fresh
+    assert not run("phantom", "", out, phantom=how)[0].created
     assert times(out) == before
 
 
@@ -393,7 +393,7 @@ def test_parts_that_share_images_by_content_become_one_row_with_both_masks(clust
     for kind in ("lung_mask", "infection_mask"):
         there = [one is not None for one in packed.masks(kind, both.index)]
         assert there == [True] * 3
-    assert not run("covidquex", root, tmp_path / "out", max_bad=0.5)[0].fresh
+    assert not run("covidquex", root, tmp_path / "out", max_bad=0.5)[0].created
 
 
 def test_an_interruption_while_parts_are_compared_is_survived(cluster, tmp_path, monkeypatch):
@@ -494,7 +494,7 @@ def test_the_report_shows_names_as_they_are(tmp_path, cluster):
     report = runpy.run_path(str(JOB))["report"]
     console = Console(file=text, width=200, markup=False, emoji=False)
     report(done, config, console)
-    report(dataclasses.replace(done, fresh=False), config, console)
+    report(dataclasses.replace(done, created=False), config, console)
     shown = text.getvalue()
     for words in (
         "t: 3 images in",
@@ -637,7 +637,7 @@ def test_a_set_prepared_by_other_rules_opens_but_is_not_taken_for_this_preparati
     assert read_manifest(out).content_hash == done.manifest.content_hash
     with pytest.raises(UserError, match=r"was prepared by another version of clipcovid.*--overwrite"):
         run("imagefolder", root, out, compute=HERE)
-    assert run("imagefolder", root, out, compute=HERE, overwrite=True)[0].fresh
+    assert run("imagefolder", root, out, compute=HERE, overwrite=True)[0].created
 
 
 def test_a_users_mistake_on_the_command_line_ends_with_status_2():

@@ -34,7 +34,9 @@ def test_the_validation_split_chooses_the_penalty(tmp_path):
     scores = []
     for number in range(3):
         module.chosen.fill_(number)
-        scores.append(task.scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))["macro_f1"])
+        scores.append(
+            task.validation_scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))["macro_f1"]
+        )
     assert chosen["penalty"] == (1e-5, 0.3, 1e3)[max(range(3), key=lambda n: (scores[n], n))]
     assert len(set(scores)) == 3
 

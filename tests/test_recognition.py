@@ -8,7 +8,7 @@ import timm
 import torch
 from segmentation_models_pytorch import Unet
 
-from clipcovid.config import ClipConfig, UserError, flatten, resolved
+from clipcovid.config import ClipConfig, UserError, flatten, resolve_defaults
 from clipcovid.inference.embed import EmbedConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.methods.registry import CaptionConfig, CaptionerConfig, FinetuneConfig, HybridConfig, ProbeConfig
@@ -90,7 +90,7 @@ def test_a_folder_says_what_it_holds(tmp_path, dual):
 def test_what_is_recorded_is_the_folders_model_and_not_the_default(kind, tmp_path, dual):
     config = kind(data=tmp_path, clip=ClipConfig(pretrained=str(dual)))
     assert flatten(config)["clip.model"] == "resnet18+bert"
-    assert resolved(resolved(config)).clip.model == "resnet18+bert"
+    assert resolve_defaults(resolve_defaults(config)).clip.model == "resnet18+bert"
     assert flatten(kind(data=tmp_path))["clip.model"] == "ViT-B-32"
     with pytest.raises(
         UserError, match=r"holds a model resnet18\+bert, not --clip\.model RN50: leave --clip\.model out"
@@ -101,5 +101,5 @@ def test_what_is_recorded_is_the_folders_model_and_not_the_default(kind, tmp_pat
 def test_runs_are_called_after_the_folders_model(tmp_path, dual):
     config = CaptionConfig(data=tmp_path, towers="clip", clip=ClipConfig(pretrained=str(dual)))
     assert config.title == "caption-resnet18+bert"
-    loaded = load_clip(resolved(config).clip)
+    loaded = load_clip(resolve_defaults(config).clip)
     assert isinstance(loaded.model, open_clip.CustomTextCLIP)

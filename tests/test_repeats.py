@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import conform
+from clipcovid.data.manifest import normalize_columns
 from clipcovid.data.repeats import file_names, merge_repeats
 
 
 def table(**columns):
-    return conform(pd.DataFrame({"image_id": [f"{i}" for i in range(len(columns["path"]))], **columns}))
+    return normalize_columns(pd.DataFrame({"image_id": [f"{i}" for i in range(len(columns["path"]))], **columns}))
 
 
 def test_rows_of_one_file_become_its_first_row_completed_by_the_others():

@@ -5,8 +5,8 @@ import pytest
 import ray
 
 from clipcovid.config import ComputeConfig, UserError
-from clipcovid.ray_backend.map import spread
-from clipcovid.ray_backend.resources import Plan, plan, resolve_precision
+from clipcovid.ray_backend.map import parallel_map
+from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
 
 LAPTOP = [(2.0, 0.0)]
 SERVER = [(16.0, 1.0)]
@@ -93,7 +93,7 @@ def test_half_precision_is_not_for_cpus():
 
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import a test's module
-ONE = Plan(workers=1, cpus_per_worker=1, gpus_per_worker=0, threads=1, batch_size=1)
+ONE = ResourcePlan(workers=1, cpus_per_worker=1, gpus_per_worker=0, threads=1, batch_size=1)
 
 
 def double(item, *, by):
@@ -123,17 +123,17 @@ def test_a_cluster_of_ours_keeps_its_sockets_where_their_paths_are_short(cluster
 
 def test_every_item_is_worked_on_once(cluster):
     items = [{"n": n} for n in range(12)]
-    results = list(spread(items, double, ONE, total=12, label="", settings={"by": 2}))
+    results = list(parallel_map(items, double, ONE, total=12, label="", settings={"by": 2}))
     assert sorted(result["n"] for result in results) == list(range(0, 24, 2))
 
 
 def test_a_users_mistake_in_a_worker_is_raised_as_it_was(cluster):
     with pytest.raises(UserError, match=r"^Thirteen is not doubled: leave it out\.$"):
-        list(spread([{"n": 1}, {"n": 13}], double, ONE, total=2, label="", settings={"by": 2}))
+        list(parallel_map([{"n": 1}, {"n": 13}], double, ONE, total=2, label="", settings={"by": 2}))
 
 
 def test_nothing_to_do_starts_nothing():
-    assert list(spread([], double, ONE, total=0, label="", settings={})) == []
+    assert list(parallel_map([], double, ONE, total=0, label="", settings={})) == []
 
 
 class Laden:
@@ -147,18 +147,18 @@ class Laden:
 
 
 def test_large_settings_reach_actors_and_ray_says_nothing(cluster, capfd):
-    results = list(spread([{"n": 1}], Laden, ONE, total=1, label="", settings={"ballast": bytes(10**6)}))
+    results = list(parallel_map([{"n": 1}], Laden, ONE, total=1, label="", settings={"ballast": bytes(10**6)}))
     assert results[0]["size"] == 10**6
     assert "object store" not in capfd.readouterr().err
 
 
 def test_a_worker_that_dies_once_is_replaced_and_its_item_done(cluster, tmp_path):
     settings = {"marker": tmp_path / "died", "always": False}
-    results = list(spread([{"n": n} for n in range(3)], Crash, ONE, total=3, label="", settings=settings))
+    results = list(parallel_map([{"n": n} for n in range(3)], Crash, ONE, total=3, label="", settings=settings))
     assert sorted(result["n"] for result in results) == [0, 1, 2]
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_job_with_a_sentence(cluster, tmp_path):
     settings = {"marker": tmp_path / "died", "always": True}
     with pytest.raises(UserError, match="A worker died 3 times"):
-        list(spread([{"n": 1}], Crash, ONE, total=1, label="", settings=settings))
+        list(parallel_map([{"n": 1}], Crash, ONE, total=1, label="", settings=settings))

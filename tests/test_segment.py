@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from clipcovid.config import AugmentConfig, ImagesConfig, OptimConfig, UserError
 from clipcovid.data.augment import Augment
-from clipcovid.data.images import fit_mask, placement
+from clipcovid.data.images import fit_mask, resize_geometry
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, prepare
@@ -25,9 +25,9 @@ from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.methods.registry import NO_AUGMENT, SegmentConfig
 from clipcovid.methods.segment import BINS, _histograms, boundary_loss, box_loss, largest, segmentation_loss
 from clipcovid.methods.task import make_task
-from clipcovid.models.normalization import unfit
+from clipcovid.models.normalization import undo_fit
 from clipcovid.models.unet import build_segmenter
-from clipcovid.training.trainer import launch
+from clipcovid.training.trainer import train_model
 from clipcovid.workflows.train import cross_validate
 
 LOSSES = ("dice-bce", "dice-focal", "tversky", "dice-boundary")
@@ -182,7 +182,7 @@ def test_boxes_are_those_around_the_masks(phantoms, supervision):
 def test_boxes_teach_where_to_look(phantoms, tmp_path):
     optim = OptimConfig(epochs=2, batch_size=12, lr=2e-3)
     config = segment(phantoms, tmp_path, target="lung", supervision="mask-boxes", augment=NO_AUGMENT, optim=optim)
-    trained = launch(config, log=quiet)
+    trained = train_model(config, log=quiet)
     assert trained.scores["metrics"]["lung/iou"] > 0.3
     for settings in ({"target": "both"}, {"target": "lung", "augment": AugmentConfig()}):
         with pytest.raises(UserError, match=r"--augment\.rotate 0"):
@@ -209,7 +209,10 @@ def test_maps_go_back_to_where_their_images_came_from(fit, shape):
     mask = np.zeros(shape, np.uint8)
     mask[shape[0] // 3 : shape[0] // 2 + 6, shape[1] // 2 - 9 : shape[1] // 2 + 11] = 255
     how = ImagesConfig(size=96, fit=fit)
-    back = unfit(fit_mask(mask, shape, how).astype(np.float32)[None] / 255, shape, placement(shape, 96, fit))[0] > 0.5
+    back = (
+        undo_fit(fit_mask(mask, shape, how).astype(np.float32)[None] / 255, shape, resize_geometry(shape, 96, fit))[0]
+        > 0.5
+    )
     assert back.shape == shape
     true = mask > 0
     assert (back & true).sum() / (back | true).sum() > 0.85
@@ -230,11 +233,11 @@ def test_the_threshold_is_the_one_that_validates_best():
     masks = torch.zeros(3, 1, 16, 16, dtype=torch.uint8)
     masks[:2, :, 4:12, 4:12] = 255  # the third has none, and counts in no mean
     maps = torch.where(masks > 0, 0.32, 0.27) + torch.zeros(3, 1, 16, 16)
-    scores = task.scores(None, _histograms(maps, masks).numpy())
+    scores = task.validation_scores(None, _histograms(maps, masks).numpy())
     assert scores["lung_threshold"] == 0.3
     assert scores["iou"] == scores["lung_iou"] == 1
     with pytest.raises(UserError, match="No image of a split has any lung"):
-        task.scores(None, _histograms(maps, masks * 0).numpy())
+        task.validation_scores(None, _histograms(maps, masks * 0).numpy())
 
 
 def test_the_largest_parts_are_kept():
@@ -250,7 +253,7 @@ def test_the_largest_parts_are_kept():
 @pytest.fixture(scope="module")
 def finished(phantoms, tmp_path_factory):
     config = segment(phantoms, tmp_path_factory.mktemp("segment"), components=2, within_lungs=True, tta=True)
-    return config, launch(config, log=quiet)
+    return config, train_model(config, log=quiet)
 
 
 def test_a_run_folder_has_masks_scores_and_overlays(finished, phantoms):
@@ -308,14 +311,14 @@ def test_only_images_with_the_masks_are_used_and_the_others_counted(phantoms, tm
     write_manifest(data, dataclasses.replace(manifest, table=table))
     said = []
     optim = OptimConfig(epochs=1, batch_size=12)
-    trained = launch(segment(data, tmp_path, target="infection", optim=optim), log=said.append)
+    trained = train_model(segment(data, tmp_path, target="infection", optim=optim), log=said.append)
     assert "5 training images without an infection mask are left out." in said
     assert "2 images without an infection mask are left out." in trained.scores["notes"]
     assert not set(gone) & set(read_predictions(trained.run.folder / "predictions" / "test.parquet")[0]["image_id"])
     table["infection_mask"] = ""
     write_manifest(data, dataclasses.replace(manifest, table=table))
     with pytest.raises(UserError, match=r"No image of the train split .* has an infection mask"):
-        launch(segment(data, tmp_path, target="infection", name="none"), log=quiet)
+        train_model(segment(data, tmp_path, target="infection", name="none"), log=quiet)
 
 
 def test_folds_pool_every_image_once(phantoms, tmp_path):

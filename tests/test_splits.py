@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import SPLITS, conform
-from clipcovid.data.splits import assign_splits, duplicates, groups, make_splits, split_patients, strictest
+from clipcovid.data.manifest import SPLITS, normalize_columns
+from clipcovid.data.splits import assign_splits, duplicates, groups, make_splits, max_split, split_patients
 
 LABELS = ("COVID-19", "Non-COVID", "Normal")
 
@@ -21,13 +21,13 @@ def people(count, labels=LABELS, shares=(0.1, 0.3, 0.6)):
         rng = np.random.default_rng(patient)
         label = rng.choice(labels, p=shares)
         rows += [{"patient_id": f"p{patient}", "label": label} for _ in range(rng.integers(1, 5))]
-    table = conform(pd.DataFrame(rows))
+    table = normalize_columns(pd.DataFrame(rows))
     table["path"] = table["patient_id"] + "_" + table.groupby("patient_id").cumcount().astype(str) + ".png"
     return table.assign(image_id=table["path"])
 
 
 def made(rows, **columns):
-    return conform(pd.DataFrame({"image_id": [f"{i}.png" for i in range(rows)], **columns}))
+    return normalize_columns(pd.DataFrame({"image_id": [f"{i}.png" for i in range(rows)], **columns}))
 
 
 def test_no_patient_in_two_splits_and_every_image_in_one():
@@ -105,8 +105,8 @@ def test_shares_that_leave_nothing_for_training_are_refused(val, test):
 
 def test_strictest_prefers_test_to_val_to_train():
     splits = pd.Series(["train", "val", "test", "", "train", "", ""])
-    assert strictest(splits, pd.Series(list("aaabbcc"))).to_dict() == {"a": "test", "b": "train", "c": ""}
-    assert strictest(splits[:2], pd.Series(list("aa"))).to_dict() == {"a": "val"}
+    assert max_split(splits, pd.Series(list("aaabbcc"))).to_dict() == {"a": "test", "b": "train", "c": ""}
+    assert max_split(splits[:2], pd.Series(list("aa"))).to_dict() == {"a": "val"}
 
 
 def test_splits_of_a_hundred_thousand_images_with_copies_take_seconds():

@@ -13,7 +13,13 @@ from safetensors.torch import save_file
 
 from clipcovid.config import UserError
 from clipcovid.models import state_dicts
-from clipcovid.models.state_dicts import check_finite, fit, largest_state_dict, load_weights, read_state_dicts
+from clipcovid.models.state_dicts import (
+    check_finite,
+    largest_state_dict,
+    load_weights,
+    match_state_dict,
+    read_state_dicts,
+)
 
 
 class Block(torch.nn.Module):
@@ -140,11 +146,11 @@ def test_of_a_student_and_a_larger_teacher_the_one_that_fits_is_taken(tmp_path):
 def test_a_head_may_differ_where_a_part_is_wanted_but_not_the_depth(tmp_path):
     encoder = {name: tuple(value.shape) for name, value in state().items() if not name.startswith("head")}
     fine = written(tmp_path / "fine.pt", state() | {"head.weight": torch.ones(9, 4), "head.bias": torch.ones(9)})
-    found = state_dicts.fitted(fine, encoder, "net", "--weights", part=True)
+    found = state_dicts.load_fitting(fine, encoder, "net", "--weights", part=True)
     assert_same(found, {name: value for name, value in state().items() if name in encoder})
     deeper = written(tmp_path / "deeper.pt", state(layers=3))
     with pytest.raises(UserError, match="does not fit net"):
-        state_dicts.fitted(deeper, encoder, "net", "--weights", part=True)
+        state_dicts.load_fitting(deeper, encoder, "net", "--weights", part=True)
 
 
 def test_extractors_that_write_a_dot_as_an_underscore_get_the_plain_names():
@@ -155,7 +161,7 @@ def test_extractors_that_write_a_dot_as_an_underscore_get_the_plain_names():
         "head.fc.weight": torch.ones(5, 2),
     }
     for names in (plain, prefixed("model.", plain), prefixed("encoder.model.", plain)):
-        found = fit(names, shapes)
+        found = match_state_dict(names, shapes)
         assert found.state.keys() == shapes.keys()
         assert not found.missing
         assert not found.deeper

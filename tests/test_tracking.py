@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from clipcovid import tracking
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.tracking import REVISION, TAG, Live, check_store, live, packages, revision, store, track
+from clipcovid.tracking import REVISION, TAG, LiveTracker, check_store, live, packages, revision, store, track
 
 ROOT = Path(__file__).parents[1]
 
@@ -107,7 +107,7 @@ def test_a_store_that_takes_nothing_is_one_warning_and_soon(tracked, kind, silen
     monkeypatch.setenv("MLFLOW_TRACKING_URI", places[kind])
     monkeypatch.setattr(tracking, "PATIENCE", 1)
     began = time.monotonic()
-    shown = Live(run, config)
+    shown = LiveTracker(run, config)
     for epoch in (1, 2, 3):
         shown({"epoch": epoch, "train/loss": 1.0})
     shown.end("FAILED")
@@ -131,7 +131,7 @@ def test_a_store_in_use_is_none_that_takes_nothing(tmp_path, monkeypatch):
 
 def test_lines_of_a_training_go_to_its_one_run_from_any_process(tracked):
     run, config, client, (found,) = tracked
-    shown = pickle.loads(pickle.dumps(Live(run, config)))
+    shown = pickle.loads(pickle.dumps(LiveTracker(run, config)))
     for epoch in (1, 2):
         shown({"epoch": epoch, "val/loss": 1 / epoch})
     assert shown.run_id == found.info.run_id
@@ -143,7 +143,7 @@ def test_the_first_charts_are_of_losses(tracked):
     run, config, client, (found,) = tracked
     line = {"epoch": 1, "lr": 0.1, "seconds": 1.0, "images_per_s": 2.0}
     line |= {"train/loss": 1.0, "train/accuracy": 0.5, "val/accuracy": 0.5, "val/loss": 1.0}
-    Live(run, config)(line)
+    LiveTracker(run, config)(line)
     names = client.get_run(found.info.run_id).data.metrics
     charts = sorted(names, key=lambda name: (name.rpartition("/")[0], name))  # as MLflow's pages sort them
     assert charts[:2] == ["epoch/loss/train", "epoch/loss/val"]
@@ -162,7 +162,7 @@ def test_the_first_charts_are_of_losses(tracked):
 def test_how_a_training_ended_is_shown(tracked, error, status, monkeypatch):
     run, config, _, _ = tracked
     ended = []
-    monkeypatch.setattr(Live, "end", lambda self, how: ended.append((self.run.name, how)))
+    monkeypatch.setattr(LiveTracker, "end", lambda self, how: ended.append((self.run.name, how)))
 
     def train():
         with live(config) as watch:
@@ -176,7 +176,7 @@ def test_how_a_training_ended_is_shown(tracked, error, status, monkeypatch):
 
 def test_a_run_fails_and_is_finished_later(tracked):
     run, config, client, (found,) = tracked
-    shown = Live(run, config)
+    shown = LiveTracker(run, config)
     for status in ("RUNNING", "FAILED", "FINISHED"):
         if status == "RUNNING":
             shown({"epoch": 1, "train/loss": 1.0})
@@ -189,9 +189,9 @@ def test_a_run_fails_and_is_finished_later(tracked):
 
 def test_a_run_that_was_left_running_is_said_to_go_on(tracked, capsys):
     run, config, client, (found,) = tracked
-    Live(run, config)({"epoch": 1, "train/loss": 1.0})  # and is killed
+    LiveTracker(run, config)({"epoch": 1, "train/loss": 1.0})  # and is killed
     capsys.readouterr()
-    again = Live(run, config)
+    again = LiveTracker(run, config)
     for epoch in (2, 3):
         again({"epoch": epoch, "train/loss": 1.0})
     assert capsys.readouterr().out.count(f"note: MLflow had {run.name} as RUNNING since its process was killed") == 1
@@ -256,7 +256,7 @@ def test_a_user_without_a_name_is_no_obstacle(tracked, nameless):
 
 
 def test_names_that_mlflow_would_refuse_are_made_fit():
-    assert tracking._allowed("f1/Größe (mm) é?") == "f1/Größe _mm_ é_"
+    assert tracking._sanitize_metric_name("f1/Größe (mm) é?") == "f1/Größe _mm_ é_"
 
 
 def test_the_environment_and_the_revision_are_told():

@@ -14,7 +14,7 @@ from conftest import HERE
 from ports import Watch, is_loopback
 
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, override
-from clipcovid.data.manifest import Manifest, conform
+from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.data.training_images import TrainingImages, read_training_images
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.identity import digest, run_identity
@@ -22,7 +22,7 @@ from clipcovid.io.files import write_json
 from clipcovid.methods.registry import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.runs import start_run
-from clipcovid.training.trainer import check_weights, launch, training_manifest
+from clipcovid.training.trainer import check_weights, train_model, training_manifest
 from clipcovid.workflows.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +52,7 @@ def finished(phantoms, tmp_path_factory):
     run = start_run(config, method=config.title, identity=run_identity(config, training_manifest(config)))
     (run.folder / "state").mkdir()
     (run.folder / "state" / "mine.txt").write_text("a user's file")
-    return config, launch(config, log=quiet)
+    return config, train_model(config, log=quiet)
 
 
 def test_a_run_folder_has_all_that_was_promised(finished):
@@ -81,8 +81,8 @@ def test_a_finished_run_says_so_and_is_not_done_again(finished):
     config, trained = finished
     said = []
     before = (trained.run.folder / "metrics.json").stat().st_mtime_ns
-    again = launch(config, log=said.append)
-    assert not again.fresh
+    again = train_model(config, log=said.append)
+    assert not again.created
     assert again.scores == json.loads(json.dumps(trained.scores))
     assert "finished already" in said[0]
     assert (trained.run.folder / "metrics.json").stat().st_mtime_ns == before
@@ -92,12 +92,12 @@ def test_a_changed_config_under_the_same_name_is_refused(finished):
     config, trained = finished
     changed = override(config, {"name": trained.run.name, "optim.lr": 0.5})
     with pytest.raises(UserError, match=r"holds another run \(optim\.lr differ\): choose another --name"):
-        launch(changed, log=quiet)
+        train_model(changed, log=quiet)
 
 
 def test_the_same_config_gives_the_same_predictions_twice(finished, tmp_path):
     config, trained = finished
-    again = launch(override(config, {"out": tmp_path}), log=quiet)
+    again = train_model(override(config, {"out": tmp_path}), log=quiet)
     tables = [read_predictions(run.folder / "predictions" / "test.parquet")[0] for run in (trained.run, again.run)]
     pd.testing.assert_frame_equal(*tables)
     assert again.run.name == trained.run.name
@@ -108,7 +108,7 @@ def test_workers_and_places_are_no_part_of_a_runs_identity_but_seeds_and_folds_a
 
     def name(config):
         with pytest.raises(pytest.fail.Exception):
-            launch(config, log=quiet)
+            train_model(config, log=quiet)
         return max(config.out.iterdir(), key=lambda path: path.stat().st_mtime_ns).name
 
     plain = name(cnn(phantoms, tmp_path / "a"))
@@ -121,13 +121,13 @@ def test_a_tracking_server_that_fails_does_not_hurt_the_training(phantoms, tmp_p
     def fail(line):
         raise ConnectionError("gone")
 
-    trained = launch(cnn(phantoms, tmp_path), watch=lambda run: fail, log=quiet)
+    trained = train_model(cnn(phantoms, tmp_path), watch=lambda run: fail, log=quiet)
     assert trained.run.done
     assert "could not be tracked (ConnectionError: gone)" in capsys.readouterr().out
 
 
 def test_fine_tuning_shows_what_it_changed(phantoms, tmp_path):
-    metrics = launch(finetune(phantoms, tmp_path), log=quiet).run.metrics()
+    metrics = train_model(finetune(phantoms, tmp_path), log=quiet).run.metrics()
     assert set(metrics) == {
         f"{split}{variant}" for split in ("val", "test") for variant in ("", "-before", "-frozen-texts")
     }
@@ -150,14 +150,14 @@ def test_weights_that_can_not_be_had_are_known_before_anything_starts(phantoms, 
     Path("text.pt").write_text("no weights")
     config = dataclasses.replace(cnn(phantoms, tmp_path / "out", name="run"), weights=weights, compute=ComputeConfig())
     with pytest.raises(UserError, match=says):
-        launch(config, log=quiet)
+        train_model(config, log=quiet)
     assert not (tmp_path / "out").exists()  # the corrected command may have the name
 
 
 def test_more_workers_than_there_is_room_for_are_refused_at_once(cluster, phantoms, tmp_path):
     began = time.time()
     with pytest.raises(UserError, match=r"64 workers of .* each do not fit: the cluster has"):
-        launch(
+        train_model(
             cnn(
                 phantoms,
                 tmp_path,
@@ -171,7 +171,7 @@ def test_more_workers_than_there_is_room_for_are_refused_at_once(cluster, phanto
 def test_a_batch_that_workers_can_not_share_is_refused_before_they_start(cluster, phantoms, tmp_path):
     asked = ComputeConfig(address="local", workers=2, cpus_per_worker=0.5)
     with pytest.raises(UserError, match="31 can't be shared evenly among 2 workers"):
-        launch(cnn(phantoms, tmp_path, optim=OptimConfig(batch_size=31), compute=asked), log=quiet)
+        train_model(cnn(phantoms, tmp_path, optim=OptimConfig(batch_size=31), compute=asked), log=quiet)
 
 
 class TestOnRay:
@@ -182,7 +182,7 @@ class TestOnRay:
     def test_two_workers_train_the_model_of_one_process_and_nobody_else_can_reach_them(
         self, cluster, phantoms, tmp_path, capfd
     ):
-        alone = launch(finetune(phantoms, tmp_path / "alone"), log=quiet)
+        alone = train_model(finetune(phantoms, tmp_path / "alone"), log=quiet)
         config = finetune(phantoms, tmp_path / "two", compute=self.TWO)
         with Watch(os.getpid()) as ports:
             both = train(config)
@@ -214,7 +214,7 @@ class TestOnRay:
             finetune(phantoms, tmp_path, compute=self.TWO), {"lora.targets": ("nothing",), "method": "lora"}
         )
         with pytest.raises(UserError, match=r"--lora\.targets nothing"):
-            launch(config, log=quiet)
+            train_model(config, log=quiet)
 
     def test_relative_paths_mean_what_they_mean_here(self, cluster, phantoms, tmp_path, monkeypatch):
         """The cluster was started somewhere else, and Ray Train moves its workers into a folder of its own."""
@@ -342,7 +342,7 @@ def set_of():
             for number, name in enumerate(names.split())
         ]
         return Manifest(
-            table=conform(pd.DataFrame(rows)), classes=("a", "b"), dataset="d", info={"pack_hash": pack_hash}
+            table=normalize_columns(pd.DataFrame(rows)), classes=("a", "b"), dataset="d", info={"pack_hash": pack_hash}
         )
 
     return make

@@ -5,7 +5,7 @@ import hashlib
 import pandas as pd
 import pytest
 
-from clipcovid.data.manifest import Manifest, conform
+from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.data.training_images import TrainingImages, known_rows, read_training_images
 from clipcovid.io.files import write_json
 
@@ -44,7 +44,7 @@ def test_what_several_learned_from_is_kept_together(tmp_path):
     ],
 )
 def test_a_run_of_an_older_version_is_judged_by_its_split(tmp_path, split_hash, known, says):
-    table = conform(pd.DataFrame({"image_id": ["1", "2"], "split": ["train", "test"], "label": "a"}))
+    table = normalize_columns(pd.DataFrame({"image_id": ["1", "2"], "split": ["train", "test"], "label": "a"}))
     manifest = Manifest(table=table, classes=("a",), dataset="d")
     write_json(tmp_path / "config.json", {"identity": {"split_hash": split_hash or manifest.split_hash}})
     (tmp_path / "checkpoint").mkdir()
@@ -56,6 +56,6 @@ def test_a_run_of_an_older_version_is_judged_by_its_split(tmp_path, split_hash, 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"identity": 3}', '{"model_type": "clip"}', ""])
 def test_a_config_of_anything_else_tells_nothing(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    table = conform(pd.DataFrame({"image_id": ["1"], "split": ["train"], "label": "a"}))
+    table = normalize_columns(pd.DataFrame({"image_id": ["1"], "split": ["train"], "label": "a"}))
     found, assumed = known_rows(tmp_path, Manifest(table=table, classes=("a",), dataset="d"))
     assert (found.tolist(), assumed) == ([False], "")

@@ -26,14 +26,14 @@ from clipcovid.config import UserError, flatten, override, run_job
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.evaluate import plots
 from clipcovid.identity import sweep_identity
-from clipcovid.io.files import release, remove_own, write_json
-from clipcovid.methods.registry import CHECKPOINT, METHODS, AnyMethod, keep_texts
+from clipcovid.io.files import remove_own, unlock_folder, write_json
+from clipcovid.methods.registry import CHECKPOINT_FILES, METHODS, AnyMethod, save_texts
 from clipcovid.ray_backend.cluster import connect
-from clipcovid.ray_backend.tune import Report, Trial, importance, places, search
+from clipcovid.ray_backend.tune import Report, Trial, importance, plan_trials, search
 from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
 from clipcovid.search_space import ENCODER, MUTABLE, SPACES, Space, read_space
 from clipcovid.tracking import Status, track, ui_command
-from clipcovid.training.trainer import STATE, launch, sized_config, training_manifest
+from clipcovid.training.trainer import STATE_FILES, sized_config, train_model, training_manifest
 from clipcovid.workflows.train import embeddings_for
 
 
@@ -107,9 +107,11 @@ def checked_metric(config: HparamsConfig) -> tuple[str, str]:
     if not config.metric:
         found: tuple[str, str] = task.monitor
         return found
-    if config.metric not in task.scored:
-        raise UserError(f"--metric {config.metric}: {config.task.task} reports {', '.join(task.scored)}, but not that.")
-    return config.metric, task.scored[config.metric]
+    if config.metric not in task.validation_metrics:
+        raise UserError(
+            f"--metric {config.metric}: {config.task.task} reports {', '.join(task.validation_metrics)}, but not that."
+        )
+    return config.metric, task.validation_metrics[config.metric]
 
 
 def attempt(params: dict[str, Any], report: Report, *, job: "_Job") -> dict[str, float]:
@@ -125,9 +127,9 @@ def attempt(params: dict[str, Any], report: Report, *, job: "_Job") -> dict[str,
         return told
 
     try:
-        done = launch(config, embeddings=job.embeddings, watch=watch, log=lambda text: None, adopt=params["adopt"])
+        done = train_model(config, embeddings=job.embeddings, watch=watch, log=lambda text: None, adopt=params["adopt"])
     finally:
-        release(config.out / config.name)  # the next try may be another process's
+        unlock_folder(config.out / config.name)  # the next try may be another process's
     lines = [line for line in done.run.history() if key in line]
     best = (max if job.mode == "max" else min)(line[key] for line in lines)
     kept = done.run.metrics()["val"]["metrics"].get(job.metric, best)
@@ -163,12 +165,12 @@ def main(config: HparamsConfig) -> None:
         return
     workers = task.compute.workers or 0
     connect(replace(task.compute, workers=None))
-    room = places(task.compute, workers, config.trials, config.max_concurrent)
+    room = plan_trials(task.compute, workers, config.trials, config.max_concurrent)
     alone: dict[str, Any] = {"compute.workers": workers, "compute.threads": max(1, room.threads // max(1, workers))}
     alone |= {"compute.cpus_per_worker": room.cpus_per_worker / workers} if workers else {}
     embeddings = embeddings_for(task)
     job = _Job(
-        task=override(keep_texts(task, manifest.classes, run.folder), alone | {"data": task.data.resolve()}),
+        task=override(save_texts(task, manifest.classes, run.folder), alone | {"data": task.data.resolve()}),
         folder=run.folder.resolve(),
         metric=metric,
         mode=mode,
@@ -198,7 +200,7 @@ def main(config: HparamsConfig) -> None:
     best = (max if mode == "max" else min)(known, key=lambda trial: trial.metrics["score"])
     for tried in (run.folder / "trials").iterdir():
         if tried.name != best.task["name"] and read_about(tried):
-            remove_own(tried, f"{CHECKPOINT}|{STATE}")
+            remove_own(tried, f"{CHECKPOINT_FILES}|{STATE_FILES}")
     kept = Run(folder=run.folder / "trials" / best.task["name"], method=task.title, identity={})
     body: dict[str, Any] = kept.metrics()
     if config.confirm_seeds:
@@ -221,7 +223,7 @@ def _confirm(job: _Job, best: Trial, seeds: int) -> dict[str, list[float]]:
     for seed in range(1, seeds + 1):
         name = f"seed-{job.task.seed + seed}"
         values = best.task["values"] | {"seed": job.task.seed + seed, "out": job.folder / "seeds", "name": name}
-        done = launch(override(job.task, values), embeddings=job.embeddings)
+        done = train_model(override(job.task, values), embeddings=job.embeddings)
         for split in ("val", "test"):
             for metric, value in done.run.metrics()[split]["metrics"].items():
                 found.setdefault(f"{split}/{metric}", []).append(value)

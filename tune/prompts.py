@@ -27,7 +27,7 @@ from clipcovid.evaluate.prompt_scoring import Objective, score_candidates
 from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, Embeddings, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.io.files import whole, write_json
+from clipcovid.io.files import atomic_write, write_json
 from clipcovid.io.mappings import read_mapping
 from clipcovid.models.recognition import clip_defaults
 from clipcovid.prompts import PHRASES, PromptsConfig, build_prompts, texts_of
@@ -316,7 +316,7 @@ def score_batch(task: dict[str, Any], *, config: PromptSweepConfig, space: Space
         }
         for one, score in found
     ]
-    with whole(Path(task["path"])) as partial:
+    with atomic_write(Path(task["path"])) as partial:
         pd.DataFrame(rows).to_parquet(partial)
     scores = np.array([score for _, score in found])
     return {"best": float(np.nanmax(scores)), "mean": float(np.nanmean(scores)), "candidates": float(len(scores))}
@@ -343,7 +343,7 @@ def main(config: PromptSweepConfig) -> None:
             "--compute.workers 0 to see why."
         )
     table = pd.concat([pd.read_parquet(trial.task["path"]) for trial in trials], ignore_index=True)
-    with whole(run.folder / "candidates.parquet") as partial:
+    with atomic_write(run.folder / "candidates.parquet") as partial:
         table.to_parquet(partial)
     best: dict[Any, Any] = table.iloc[[int(table["score"].argmax())]].to_dict("records")[0]
     write_json(run.folder / "prompts.json", json.loads(best["prompts"]))

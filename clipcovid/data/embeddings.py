@@ -17,7 +17,7 @@ class Embeddings:
 
     folder: Path
     encoder: dict[str, Any]
-    fresh: bool
+    created: bool
     """False where everything had been done before."""
     cache: Path | None = None
     """Where what is made of them goes, if it can't stand beside them."""

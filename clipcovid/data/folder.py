@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.io.files import LOCK, METADATA_KEY, hold, refuse_foreign, remove_own
+from clipcovid.io.files import LOCK, METADATA_KEY, lock_folder, refuse_foreign, remove_own
 
 LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
 READINGS = "readings"  # DICOM headers and notes, a file a shard; there only while a preparation is unfinished
@@ -37,7 +37,7 @@ def begin_folder(out: Path) -> None:
     Nothing is deleted where `check_folder` finds anything else.
     """
     check_folder(out)
-    hold(out)
+    lock_folder(out)
     (out / MARKER).touch()
     remove_own(out, PREPARED)
     (out / "images").mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def fold(manifest: Manifest, text: str, seed: int, needs: Sequence[str] = ("label",)) -> Manifest:
+def split_into_folds(manifest: Manifest, text: str, seed: int, needs: Sequence[str] = ("label",)) -> Manifest:
     """The manifest with the k-th of n patient folds as its test split, and train and val drawn from the others.
 
     The data set's own splits are put aside, and its images without all columns of `needs` left out. Each image is in one
@@ -53,6 +53,8 @@ def _split(labels: pd.Series, group: pd.Series, count: int, seed: int) -> list[t
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():  # of classes too rare for each fold, which `fold` refuses where the class matters
+    with (
+        warnings.catch_warnings()
+    ):  # of classes too rare for each fold, which `split_into_folds` refuses where the class matters
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         return list(folds.split(np.zeros(len(labels)), labels.to_numpy(), group.to_numpy()))

@@ -24,7 +24,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from clipcovid.config import ImagesConfig, first_line
+from clipcovid.config import ImagesConfig, summarize_error
 from clipcovid.data.pixels import BadImage, check_size, to_uint8
 
 # The plugins' own classes, for Image.open also judges by the process-wide Image.MAX_IMAGE_PIXELS.
@@ -83,7 +83,7 @@ def read_bytes(path: str) -> bytes:
         why = ": its name is not UTF-8; rename it" if "\ufffd" in path else ""
         raise BadImage(f"file not found{why}") from None
     except Exception as error:  # of any of fsspec's backends
-        reason = getattr(error, "strerror", None) or first_line(error)  # strerror: without the path, to be counted
+        reason = getattr(error, "strerror", None) or summarize_error(error)  # strerror: without the path, to be counted
         raise BadImage(f"can't be opened: {reason}") from None
     if len(data) > MAX_BYTES:
         raise BadImage(f"larger than {MAX_BYTES >> 20} MiB")
@@ -170,7 +170,7 @@ def fit_mask(mask: np.ndarray, image_shape: tuple[int, int], config: ImagesConfi
     return np.where(fitted > 127, np.uint8(255), np.uint8(0))
 
 
-def placement(shape: tuple[int, ...], size: int, fit: str) -> tuple[int, int, int, int]:
+def resize_geometry(shape: tuple[int, ...], size: int, fit: str) -> tuple[int, int, int, int]:
     """How an image of `shape` (H, W) is fitted into a square of `size`: the width and height that it is resized to, and the
     left and top of the square in that, negative where the square is the larger one."""
     height, width = shape
@@ -195,7 +195,7 @@ def pixel_hash(image: np.ndarray) -> str:
 def _fit(picture: Image.Image, shape: tuple[int, ...], config: ImagesConfig, filter_: Image.Resampling) -> np.ndarray:
     """Resize and crop or pad, by the geometry that an image of `shape` (H, W) gets."""
     size = config.size
-    across, down, left, top = placement(shape, size, config.fit)
+    across, down, left, top = resize_geometry(shape, size, config.fit)
     if config.fit == "crop" and across * down > max(config.max_pixels, 16 * size * size):
         raise BadImage(f"{shape[1]}x{shape[0]} is too long and thin for --fit crop")
     if picture.size != (across, down):

@@ -122,7 +122,7 @@ def _table_hash(table: pd.DataFrame) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def conform(table: pd.DataFrame) -> pd.DataFrame:
+def normalize_columns(table: pd.DataFrame) -> pd.DataFrame:
     """A copy with every manifest column, in order, as text ("" for missing), width and height as int32 (0 unknown).
 
     The words for a missing value mean missing in every text column but the label's: a class may have such a name (see

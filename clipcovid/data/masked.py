@@ -18,7 +18,7 @@ from clipcovid.data.packed import PackedImages, write_shard
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.segmentation import decode_mask
 from clipcovid.identity import digest, masked_identity
-from clipcovid.io.files import refuse_overlap, release, write_parquet
+from clipcovid.io.files import refuse_overlap, unlock_folder, write_parquet
 
 Keep = Literal["lungs", "lungs-black", "infection", "crop"]
 SHARD = 1024
@@ -104,7 +104,7 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
     info = source.info | {"masked": made_by, "pack_hash": digest([source.info["pack_hash"], made_by])}
     made = dataclasses.replace(source, table=rows, dataset=f"{source.dataset}, {config.keep}", info=info)
     write_manifest(config.out, made)
-    release(config.out)
+    unlock_folder(config.out)
     return made
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS, Manifest, read_manifest
 from clipcovid.identity import contents_hash
-from clipcovid.io.files import whole
+from clipcovid.io.files import atomic_write
 
 SCHEMA = pa.schema(
     [
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 def write_shard(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows of `SCHEMA` as one shard, which appears whole or not at all."""
     batch = pa.RecordBatch.from_pylist(list(rows), schema=SCHEMA)
-    with whole(path) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+    with atomic_write(path) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(batch)
 
 

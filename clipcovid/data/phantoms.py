@@ -45,7 +45,7 @@ _Blob = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phantom:
+class PhantomImage:
     """One synthetic radiograph and everything known about it."""
 
     image: np.ndarray
@@ -101,7 +101,7 @@ class _Film:
     heart: float
 
 
-def phantom(index: int, *, size: int = 256, seed: int = 0) -> Phantom:
+def draw_phantom(index: int, *, size: int = 256, seed: int = 0) -> PhantomImage:
     """Image number `index` (0, 1, …) of the endless series `seed`; `size` (pixels) only sets how finely it is drawn."""
     patient = _patient(index, seed)
     rng = np.random.default_rng([seed, _FILM, index])
@@ -122,7 +122,7 @@ def phantom(index: int, *, size: int = 256, seed: int = 0) -> Phantom:
         caption = findings(words, patient.label, lungs, infection, film.u < 0, len(boxes), bronchogram) + more
     else:
         caption = clear(words, large) + more
-    return Phantom(
+    return PhantomImage(
         image=image,
         lung_mask=lungs.astype(np.uint8) * 255,
         infection_mask=infection.astype(np.uint8) * 255,
@@ -470,7 +470,7 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
     made.write_text(json.dumps(parameters) + "\n", encoding="utf-8")
 
     def write(index: int) -> tuple[str, ...]:
-        one = phantom(index, size=size, seed=seed)
+        one = draw_phantom(index, size=size, seed=seed)
         paths = [f"{folder.name}/{index:05d}.png" for folder in folders]
         for path, pixels in zip(paths, (one.image, one.lung_mask, one.infection_mask), strict=True):
             Image.fromarray(pixels).save(root / path, compress_level=1)
@@ -494,10 +494,10 @@ def contact_sheet(path: Path, *, columns: int = 5, size: int = 256, seed: int = 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows: dict[str, list[Phantom]] = {name: [] for name in CLASSES}
+    rows: dict[str, list[PhantomImage]] = {name: [] for name in CLASSES}
     index = 0
     while any(len(row) < columns for row in rows.values()):
-        one = phantom(index, size=size, seed=seed)
+        one = draw_phantom(index, size=size, seed=seed)
         if len(rows[one.label]) < columns and one.patient_id not in {other.patient_id for other in rows[one.label]}:
             rows[one.label].append(one)
         index += 1

@@ -22,9 +22,9 @@ from clipcovid.data.packed import masks_hash, read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import duplicates, make_splits, split_patients
 from clipcovid.identity import digest
-from clipcovid.io.files import hold, read_parquet, refuse_overlap, release, write_json, write_parquet
-from clipcovid.ray_backend.cluster import connect, nodes
-from clipcovid.ray_backend.map import spread
+from clipcovid.io.files import lock_folder, read_parquet, refuse_overlap, unlock_folder, write_json, write_parquet
+from clipcovid.ray_backend.cluster import cluster_nodes, connect
+from clipcovid.ray_backend.map import parallel_map
 from clipcovid.ray_backend.resources import plan
 
 DECODER = 1  # to be raised when the same file would give other pixels
@@ -80,17 +80,17 @@ class PrepareConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PrepareResult:
     """A prepared folder as `prepare` leaves it."""
 
     manifest: Manifest
     quarantine: pd.DataFrame
     """`path, reason` of every file that could not be used."""
-    fresh: bool
+    created: bool
     """False where everything had been done before."""
 
 
-def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepared:
+def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> PrepareResult:
     """Prepare a data set; run again, it goes on where it stopped, or says that it is done.
 
     Writes `images/*.arrow`, `quarantine.parquet` and, last, `manifest.parquet` into `config.out`. Raises `UserError`
@@ -99,10 +99,10 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
     try:
         return _prepare(config, log)
     finally:
-        release(config.out)
+        unlock_folder(config.out)
 
 
-def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> Prepared:
+def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult:
     _check_out(config)
     options = _options(config)
     if config.overwrite or not _begun(config.out):
@@ -110,7 +110,7 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> Prepared:
     else:
         _is_done(config.out, options)  # before phantoms are drawn over those of another preparation
     if config.source == "phantom":
-        hold(config.out)
+        lock_folder(config.out)
     listing = list_source(
         config.source, config.root, config.columns, config.phantom, config.out / "phantom", config.image_folder
     )
@@ -121,8 +121,8 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> Prepared:
     if _is_done(config.out, recipe):
         manifest = read_manifest(config.out)
         _remove_traces(config.out)  # of one that was killed at its very end
-        return Prepared(manifest=manifest, quarantine=_read_quarantine(config.out), fresh=False)
-    hold(config.out)
+        return PrepareResult(manifest=manifest, quarantine=_read_quarantine(config.out), created=False)
+    lock_folder(config.out)
     if not (config.out / LISTING).exists():
         begin_folder(config.out)  # without packed files of which nothing says what they hold
     connect(config.compute)
@@ -146,7 +146,7 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> Prepared:
     manifest = Manifest(table=table, classes=tuple(info.pop("classes")), dataset=listing.dataset, info=info)
     write_manifest(config.out, manifest)
     _remove_traces(config.out)
-    return Prepared(manifest=manifest, quarantine=quarantine, fresh=True)
+    return PrepareResult(manifest=manifest, quarantine=quarantine, created=True)
 
 
 def _rows(config: PrepareConfig, listing: Listing) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -311,11 +311,11 @@ def _spread(
 ) -> Iterator[dict[str, Any]]:
     """Run `work` on these shards of the listing over the cluster."""
     items = [{"number": number} for number in numbers]
-    chosen = plan(config.compute, nodes(), gpu=False, items=len(items))
+    chosen = plan(config.compute, cluster_nodes(), gpu=False, items=len(items))
     rows = pq.ParquetFile(config.out / LISTING).metadata
     total = sum(rows.row_group(number).num_rows for number in numbers)
     settings = {"out": config.out.resolve(), "config": config.images}
-    yield from spread(items, work, chosen, total=total, label=label, settings=settings)
+    yield from parallel_map(items, work, chosen, total=total, label=label, settings=settings)
 
 
 def _shards(out: Path) -> range:

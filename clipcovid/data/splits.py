@@ -31,7 +31,7 @@ def groups(table: pd.DataFrame) -> pd.Series:
     return pd.Series(first.to_numpy()[numbers], index=table.index)
 
 
-def strictest(splits: pd.Series, group: pd.Series) -> pd.Series:
+def max_split(splits: pd.Series, group: pd.Series) -> pd.Series:
     """The strictest split that each group has: test before val before train; "" where it has none."""
     ranks = splits.map({"": -1} | {split: rank for rank, split in enumerate(SPLITS)})
     return ranks.groupby(group, sort=False).max().map({-1: ""} | dict(enumerate(SPLITS)))
@@ -152,7 +152,7 @@ def assign_splits(table: pd.DataFrame, *, val: float, test: float, seed: int) ->
         raise UserError(f"--val {val} and --test {test} must be shares of the images that leave some for training.")
     group = groups(table)
     pairs = pd.DataFrame({"group": group, "label": table["label"]}).drop_duplicates().sort_values("label")
-    people = pd.DataFrame({"images": group.value_counts(), "given": strictest(table["split"], group)})
+    people = pd.DataFrame({"images": group.value_counts(), "given": max_split(table["split"], group)})
     several = pairs["group"].duplicated(keep=False)  # few: joining the labels of all one by one takes long
     people["stratum"] = pd.concat(
         [pairs[~several].set_index("group")["label"], pairs[several].groupby("group")["label"].agg("|".join)]

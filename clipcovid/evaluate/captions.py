@@ -58,7 +58,7 @@ def java_note() -> str:
 
 
 @dataclass(frozen=True)
-class Scored:
+class CaptionScores:
     """A caption's scores each, and of all together."""
 
     overall: dict[str, float]
@@ -90,7 +90,7 @@ def tokenize(texts: Sequence[str]) -> list[str]:
     return [found[at][0] for at in range(len(flat))]
 
 
-def without_writing(
+def retrieval_baselines(
     images: np.ndarray, known: np.ndarray, captions: Sequence[str], which: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
     """What could be said of images without a captioner: columns of `BASELINES`, (n,) texts each.
@@ -115,7 +115,7 @@ def _meteor() -> Any:
     return Meteor()
 
 
-def compare_texts(references: Sequence[str], hypotheses: Sequence[str]) -> Scored:
+def compare_texts(references: Sequence[str], hypotheses: Sequence[str]) -> CaptionScores:
     """Score n hypotheses against a reference each, both as `tokenize` gives them."""
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider import Cider
@@ -140,7 +140,7 @@ def compare_texts(references: Sequence[str], hypotheses: Sequence[str]) -> Score
         texts = (true, made) if name != "meteor" else (_first_words(true), _first_words(made))
         score, values = toolkit.compute_score(*texts)
         overall[name], each[name] = float(score), np.asarray(values, np.float64)
-    return Scored(overall=overall, counts=counts, each=each)
+    return CaptionScores(overall=overall, counts=counts, each=each)
 
 
 def _first_words(texts: dict[int, list[str]]) -> dict[int, list[str]]:
@@ -148,7 +148,7 @@ def _first_words(texts: dict[int, list[str]]) -> dict[int, list[str]]:
 
 
 def bleu(counts: np.ndarray) -> dict[str, float]:
-    """bleu_1 … bleu_4 from summed counts (10,) as in `Scored`: Papineni et al. 2002, smoothed as in the COCO toolkit."""
+    """bleu_1 … bleu_4 from summed counts (10,) (`CaptionScores`): Papineni et al. 2002, smoothed as in the COCO toolkit."""
     words, reference, guessed, right = counts[0], counts[1], counts[2:6], counts[6:]
     ratio = (words + 1e-15) / (reference + 1e-9)
     shares = np.cumprod((right + 1e-15) / (guessed + 1e-9)) ** (1 / np.arange(1, 5))

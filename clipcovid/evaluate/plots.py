@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.fonts import save_figure, say_missing
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
-from clipcovid.io.files import whole
+from clipcovid.io.files import atomic_write
 
 LONGEST_NAME = 40
 NOT_SCORES = ("logit_scale", "_threshold", "median_rank")  # of a training's line, and on no scale of theirs
@@ -352,7 +352,7 @@ def save(made: dict[str, Figure], folder: str | Path) -> list[Path]:
     paths = [Path(folder) / f"{name}.png" for name in made]
     missing = ""
     for path, figure in zip(paths, made.values(), strict=True):
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             missing += save_figure(figure, partial, dpi=120)
     if missing:
         say_missing("".join(sorted(set(missing))))

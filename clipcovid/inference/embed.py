@@ -1,6 +1,6 @@
 """Image embeddings: a Ray Data pool of actors, each of which reads, decodes and encodes whole shards on its own.
 
-`<data>/embeddings/<encoder-hash>/`, or where `places` says: `NNNNN.parquet` with `image_id, embedding` (float16,
+`<data>/embeddings/<encoder-hash>/`, or where `--embeddings` says: `NNNNN.parquet` with `image_id, embedding` (float16,
 L2-normalised), each written whole or not at all, `_encoder.json` (what makes them, written first) and `_SUCCESS` (written
 last).
 """
@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError, resolved
+from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError, resolve_defaults
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
 from clipcovid.data.manifest import Manifest, read_manifest
@@ -28,12 +28,12 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
 from clipcovid.data.training_images import known_rows
 from clipcovid.identity import digest, encoder_identity
-from clipcovid.io.files import METADATA_KEY, hold, release, whole, writable, write_json, write_text
+from clipcovid.io.files import METADATA_KEY, atomic_write, lock_folder, unlock_folder, writable, write_json, write_text
 from clipcovid.models.published import check_clip
 from clipcovid.models.recognition import clip_defaults
-from clipcovid.ray_backend.cluster import connect, nodes
-from clipcovid.ray_backend.map import read_ahead, spread
-from clipcovid.ray_backend.resources import Plan, plan, resolve_precision
+from clipcovid.ray_backend.cluster import cluster_nodes, connect
+from clipcovid.ray_backend.map import parallel_map, prefetch
+from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
 
 ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
 DONE = "_SUCCESS"
@@ -79,19 +79,19 @@ def embeddings_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, An
 
 def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings:
     """Embed every image of a prepared folder that is not embedded yet; where all are, Ray is not even started."""
-    config, manifest = resolved(config), read_manifest(config.data)
+    config, manifest = resolve_defaults(config), read_manifest(config.data)
     if config.input == "raw" and "masked" in manifest.info:
         raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
     identity = embeddings_identity(config, manifest)
     folder, cache = places(config, digest(identity), log)
     about = folder / ABOUT
     if (folder / DONE).exists():
-        return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), fresh=False, cache=cache)
+        return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), created=False, cache=cache)
     check_clip(config.clip)
     rows = len(manifest.table)
     connect(config.compute)
-    chosen = plan(config.compute, nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
-    hold(folder)
+    chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
+    lock_folder(folder)
     if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
         encoder = json.loads(about.read_bytes())
     else:
@@ -113,11 +113,11 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
         log(f"Going on: {rows - total} of {rows} images are embedded.")
     settings = {"config": config, "data": config.data.resolve(), "folder": folder.resolve(), "encoder": encoder}
     settings["chosen"] = chosen
-    for _ in spread(todo, Embedder, chosen, total=total, label="Embedding", settings=settings):
+    for _ in parallel_map(todo, Embedder, chosen, total=total, label="Embedding", settings=settings):
         pass
     write_text(folder / DONE, "")
-    release(folder)
-    return Embeddings(folder=folder, encoder=encoder, fresh=True)
+    unlock_folder(folder)
+    return Embeddings(folder=folder, encoder=encoder, created=True)
 
 
 def learned_by(clip: ClipConfig, manifest: Manifest) -> tuple[pd.Series, str]:
@@ -152,7 +152,9 @@ def places(config: EmbedConfig, name: str, log: Callable[[str], None]) -> tuple[
 class Embedder:
     """An actor: one encoder, and the reading of what it encodes."""
 
-    def __init__(self, *, config: EmbedConfig, data: Path, folder: Path, encoder: dict[str, Any], chosen: Plan) -> None:
+    def __init__(
+        self, *, config: EmbedConfig, data: Path, folder: Path, encoder: dict[str, Any], chosen: ResourcePlan
+    ) -> None:
         import torch
 
         from clipcovid.models.clip import load_clip
@@ -175,7 +177,7 @@ class Embedder:
         batches = [range(start, min(start + self.batch_size, item["stop"])) for start in starts]
         began, first = time.time(), 0.0
         parts = []
-        for pixels in read_ahead(self.read, batches):
+        for pixels in prefetch(self.read, batches):
             parts.append(self.clip.encode_images(pixels))
             first = first or time.time()
         features = torch.cat(parts).half().cpu().numpy()
@@ -188,7 +190,7 @@ class Embedder:
         times = {"worker": os.getpid(), "began": began, "first_batch": first, "ended": time.time()}
         table = pa.table({"image_id": pa.array(ids, pa.string()), "embedding": column})
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(times)})  # for whoever asks where the time went
-        with whole(_shard(self.folder, item["shard"])) as partial:
+        with atomic_write(_shard(self.folder, item["shard"])) as partial:
             pq.write_table(table, partial)
         return {"shard": item["shard"], "images": len(features)}
 

@@ -17,11 +17,11 @@ from clipcovid.config import ComputeConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.identity import digest, generation_identity
-from clipcovid.io.files import hold, release, remove_own, whole, writable
+from clipcovid.io.files import atomic_write, lock_folder, remove_own, unlock_folder, writable
 from clipcovid.models.published import check_hub_model
-from clipcovid.ray_backend.cluster import connect, nodes
-from clipcovid.ray_backend.map import spread
-from clipcovid.ray_backend.resources import Plan, plan
+from clipcovid.ray_backend.cluster import cluster_nodes, connect
+from clipcovid.ray_backend.map import parallel_map
+from clipcovid.ray_backend.resources import ResourcePlan, plan
 
 SHARD = 64  # images that are captioned, and kept, at once
 
@@ -63,7 +63,7 @@ class Generated:
     table: pd.DataFrame
     leaks: dict[str, int]
     """Class → in how many of its images' generated captions its name stands already."""
-    fresh: bool
+    created: bool
     """False where all had been written before."""
 
 
@@ -75,15 +75,15 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     path = folder / f"{config.split}-{digest(generation_identity(config, manifest), 8)}.parquet"
     if path.is_file():
         table = pd.read_parquet(path)
-        return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=False)
+        return Generated(path=path, table=table, leaks=leaks(table, manifest), created=False)
     if not writable(folder):
         raise UserError(f"{folder} can't be written: say with --folder where the captions go.")
     check_hub_model(config.model, "--model")
     connect(config.compute)
-    chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
+    chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     at = manifest.positions(rows["image_id"])
     state = path.with_suffix("").resolve()
-    hold(state)
+    lock_folder(state)
     parts = [state / f"{number:05}.parquet" for number in range(math.ceil(len(rows) / SHARD))]
     items = [
         {"path": str(part), "rows": at[number * SHARD : (number + 1) * SHARD].tolist()}
@@ -93,18 +93,18 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     log(f"{config.model} on {chosen.device}: {chosen}.")
     settings = {"config": config, "data": config.data.resolve(), "chosen": chosen}
     total = sum(len(item["rows"]) for item in items)
-    for _ in spread(items, Captioning, chosen, total=total, label="Captioning", settings=settings):
+    for _ in parallel_map(items, Captioning, chosen, total=total, label="Captioning", settings=settings):
         pass
     table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
     table["caption"] = table["generated"]
     if config.label == "append":
         known = rows["label"] != ""
         table["caption"] = table["generated"].where(~known, table["generated"] + ", " + rows["label"])
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         table.to_parquet(partial)
-    release(state)
+    unlock_folder(state)
     remove_own(path.parent, rf"{state.name}/\d{{5}}\.parquet")
-    return Generated(path=path, table=table, leaks=leaks(table, manifest), fresh=True)
+    return Generated(path=path, table=table, leaks=leaks(table, manifest), created=True)
 
 
 def leaks(table: pd.DataFrame, manifest: Manifest) -> dict[str, int]:
@@ -125,7 +125,7 @@ def _named(name: str) -> str:
 class Captioning:
     """An actor that holds a captioner."""
 
-    def __init__(self, *, config: GenerateConfig, data: Path, chosen: Plan) -> None:
+    def __init__(self, *, config: GenerateConfig, data: Path, chosen: ResourcePlan) -> None:
         import torch
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
@@ -160,6 +160,6 @@ class Captioning:
                 ids = self.model.generate(**inputs, num_beams=self.config.beams, max_new_tokens=self.config.tokens)
             texts += [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
         ids_of = self.packed.manifest.table["image_id"].iloc[item["rows"]].tolist()
-        with whole(Path(item["path"])) as partial:
+        with atomic_write(Path(item["path"])) as partial:
             pd.DataFrame({"image_id": ids_of, "generated": texts}).to_parquet(partial)
         return {"images": len(texts)}

@@ -18,11 +18,11 @@ from clipcovid.data.masks import check_mask_files
 from clipcovid.data.training_images import known_rows
 from clipcovid.identity import prediction_identity, weights_of
 from clipcovid.inference.embed import EmbedConfig, embed
-from clipcovid.io.files import remove_own, whole
+from clipcovid.io.files import atomic_write, remove_own
 from clipcovid.methods.registry import METHODS, read_checkpoint
-from clipcovid.ray_backend.cluster import connect, nodes
-from clipcovid.ray_backend.map import spread
-from clipcovid.ray_backend.resources import Plan, plan, resolve_precision
+from clipcovid.ray_backend.cluster import cluster_nodes, connect
+from clipcovid.ray_backend.map import parallel_map
+from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
 from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
 
 SHARD = 256  # images that are predicted, and kept, at once
@@ -57,7 +57,7 @@ class Predicted:
     """The data's, with labels as the model's classes."""
     scores: dict[str, Any] | None
     """Of the images that the model did not learn from; None where there are no such images with labels."""
-    fresh: bool
+    created: bool
     """False where it had been done before."""
     why: str = ""
     """Why there are no scores."""
@@ -73,9 +73,9 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     learned, assumed = known_rows(config.run, manifest)
     if assumed:
         log(f"note: {assumed}")
-    if "label" in task.needs:
+    if "label" in task.required_columns:
         manifest = map_labels(manifest, about["classes"], config.map)
-    manifest = task.prepared(manifest, learning=False)
+    manifest = task.resolve_manifest(manifest, learning=False)
     trained_on, packed = about["images"], manifest.info["images"]
     if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
         told = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
@@ -85,15 +85,15 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     stem = f"predict-{named.resolve().name}-{config.data.resolve().name}"
     run = start_run(config, method=task.title, identity=identity, stem=stem, job="predict")
     rows = manifest.rows(config.split)
-    if known := bool((rows[list(task.needs)] != "").all(axis=1).any()):
-        rows, _ = manifest.eligible(config.split, task.needs)
+    if known := bool((rows[list(task.required_columns)] != "").all(axis=1).any()):
+        rows, _ = manifest.eligible(config.split, task.required_columns)
         if METHODS[task.task].kind == "segmentation":
             check_mask_files(rows)
     trained_on = set(manifest.table.loc[learned, "image_id"]) & set(rows["image_id"])
     why = "" if known else "No image of this split has what its predictions could be scored by"
     if known and len(trained_on) == len(rows):
         why = f"The model learned from all {len(rows)} of these images, by their pixels"
-    predicted = Predicted(run=run, manifest=manifest, scores=run.metrics().get(config.split), fresh=False, why=why)
+    predicted = Predicted(run=run, manifest=manifest, scores=run.metrics().get(config.split), created=False, why=why)
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do.")
         return predicted
@@ -106,7 +106,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
         write_split(run, manifest, table, kind=METHODS[task.task].kind, split=split, trained_on=trained_on)
     finish_run(run)
     remove_own(run.folder, r"state/\d{5}\.(parquet|npy)")
-    return dataclasses.replace(predicted, scores=scores, fresh=True)
+    return dataclasses.replace(predicted, scores=scores, created=True)
 
 
 def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...]) -> Manifest:
@@ -147,7 +147,7 @@ def _table(
         made = embed(EmbedConfig.of(task, **here), log)
         return _of_embeddings(config.run, rows, made.load(rows["image_id"]))
     connect(config.compute)
-    chosen = plan(config.compute, nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
+    chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     at = manifest.positions(rows["image_id"])
     state = run.folder.resolve() / "state"
     starts = range(0, len(rows), SHARD)
@@ -160,7 +160,7 @@ def _table(
     ]
     settings = {"run": config.run.resolve(), "data": config.data.resolve(), "manifest": manifest, "chosen": chosen}
     log(f"Predicting {len(rows):,} images: {chosen}.")
-    for _ in spread(
+    for _ in parallel_map(
         items, Predicting, chosen, total=sum(len(item["rows"]) for item in items), label="Predicting", settings=settings
     ):
         pass
@@ -192,31 +192,35 @@ def _of_embeddings(run: Path, rows: pd.DataFrame, embeddings: np.ndarray) -> pd.
 
     from clipcovid.methods.task import Examples, load_checkpoint
     from clipcovid.models.clip import default_device
-    from clipcovid.training.loop import Machine, predict
+    from clipcovid.training.loop import DeviceContext, predict
 
     task, module = load_checkpoint(run)
     device, values = default_device(), embeddings.astype(np.float32)
-    machine = Machine(device=torch.device(device), precision=resolve_precision(task.config.optim.precision, device))
+    machine = DeviceContext(
+        device=torch.device(device), precision=resolve_precision(task.config.optim.precision, device)
+    )
     examples = Examples(rows=rows, read=lambda take: {"embedding": values[take]})
-    return task.table(examples, predict(task.final(module.to(machine.device)), examples, machine))
+    return task.table(examples, predict(task.test_predictor(module.to(machine.device)), examples, machine))
 
 
 class Predicting:
     """An actor that holds a trained model."""
 
-    def __init__(self, *, run: Path, data: Path, manifest: Manifest, chosen: Plan) -> None:
+    def __init__(self, *, run: Path, data: Path, manifest: Manifest, chosen: ResourcePlan) -> None:
         import torch
 
         from clipcovid.data.packed import PackedImages
         from clipcovid.methods.task import load_checkpoint
-        from clipcovid.training.loop import Machine
+        from clipcovid.training.loop import DeviceContext
 
         torch.set_num_threads(chosen.threads)
         self.task, module = load_checkpoint(run)
         precision = resolve_precision(self.task.config.optim.precision, chosen.device)
-        self.machine = Machine(device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size)
+        self.machine = DeviceContext(
+            device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size
+        )
         self.module = module.to(self.machine.device)
-        self.predictor = self.task.final(self.module)
+        self.predictor = self.task.test_predictor(self.module)
         self.packed = PackedImages(data, manifest)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +231,7 @@ class Predicting:
         rows = self.packed.manifest.table.iloc[item["rows"]].reset_index(drop=True)
         examples = Examples(rows=rows, read=self.task.reader(self.packed, rows))
         outputs = predict(self.predictor, examples, self.machine)
-        with whole(Path(item["path"])) as partial:
+        with atomic_write(Path(item["path"])) as partial:
             if item["path"].endswith(".npy"):
                 with partial.open("wb") as file:
                     np.save(file, outputs)

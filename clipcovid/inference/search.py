@@ -23,7 +23,7 @@ from clipcovid.data.images import BadImage, fit_image, open_image, pixel_hash
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.identity import digest, search_identity
 from clipcovid.inference.embed import EmbedConfig, embed, embeddings_identity
-from clipcovid.io.files import whole, write_json
+from clipcovid.io.files import atomic_write, write_json
 from clipcovid.models.clip import Clip, default_device, load_clip
 
 RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find
@@ -198,7 +198,7 @@ def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
     dim = next(blocks()).shape[1]
     made = build_index(blocks, dim, len(manifest.table), kind)
     if kind != "exact":
-        with whole(path) as partial:
+        with atomic_write(path) as partial:
             faiss.write_index(made.index, str(partial))
         write_json(about, {"depth": made.depth, "recall_at_10": RECALL})
     return made
@@ -280,7 +280,7 @@ def chosen_rows(manifest: Manifest, where: Sequence[str]) -> np.ndarray:
 
 def _texts(clip: Clip, texts: Sequence[str]) -> np.ndarray:
     width = int(clip.model_cfg["embed_dim"])
-    if cut := clip.overflow(texts)["tokens"] if texts else 0:
+    if cut := clip.count_truncated(texts)["tokens"] if texts else 0:
         print(f"--text is longer than the model's context: {cut} tokens are cut off.")
     return clip.encode_texts(texts).numpy() if texts else np.empty((0, width), np.float32)
 
@@ -310,6 +310,6 @@ def text_vectors(store: Embeddings, clip: Clip, texts: list[str]) -> np.ndarray:
         return np.asarray(column.flatten().to_numpy()).reshape(len(column), -1)
     vectors = clip.encode_texts(texts).numpy().astype(np.float16)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         pq.write_table(pa.table({"text": pa.array(texts, pa.string()), "embedding": column}), partial)
     return vectors

@@ -87,7 +87,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
     run = start_run(config, method="zeroshot", identity=identity)
     write_json(run.folder / "prompts.json", prompts)
     clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
-    cut = clip.overflow([text for texts in prompts.values() for text in texts])
+    cut = clip.count_truncated([text for texts in prompts.values() for text in texts])
     if cut["texts"]:
         log(f"{cut['texts']} prompts are longer than the model's context: {cut['tokens']} tokens are cut off.")
     similarities = embeddings.load(rows["image_id"]).astype(np.float32) @ class_embeddings(clip, prompts).T

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, summarize_error
 from clipcovid.io.cells import unique_columns
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -55,7 +55,7 @@ def _csv_records(text: str, name: str, delimiter: str) -> Iterator[tuple[int, li
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
-        what = "a quote that opens here is not closed" if "end of data" in str(error) else first_line(error)
+        what = "a quote that opens here is not closed" if "end of data" in str(error) else summarize_error(error)
         raise UserError(f"{name}, line {line}: {what}; a quote within a quoted text is written twice.") from None
 
 

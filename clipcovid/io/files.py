@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, summarize_error
 
 METADATA_KEY = b"clipcovid"
 DISK_ERRORS = r"No space left|Disk quota|\(os error \d+\)|inline_container|PytorchStreamWriter"
@@ -30,7 +30,7 @@ _locks: dict[Path, TextIO] = {}  # that this process holds
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A place to write to that becomes `path` at the end, and vanishes where writing fails. Makes the folder."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -51,7 +51,9 @@ def whole(path: Path) -> Iterator[Path]:
     except Exception as error:  # torch and safetensors have errors of their own for a full disk
         if not re.search(DISK_ERRORS, str(error)):
             raise
-        raise UserError(f"{path} can't be written ({first_line(error)}); make room or give another --out.") from error
+        raise UserError(
+            f"{path} can't be written ({summarize_error(error)}); make room or give another --out."
+        ) from error
 
 
 def writable(folder: Path) -> bool:
@@ -75,7 +77,7 @@ def plain(value: Any) -> Any:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file as UTF-8."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -99,7 +101,7 @@ def write_parquet(path: Path, table: pd.DataFrame, about: dict[str, Any], row_gr
     arrow = arrow.replace_schema_metadata(
         {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(about, default=plain)}
     )
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         pq.write_table(arrow, partial, row_group_size=row_group_size)
 
 
@@ -115,8 +117,8 @@ def read_parquet(path: Path | str) -> tuple[pd.DataFrame, dict[str, Any] | None]
     return arrow.to_pandas(), None if about is None else json.loads(about)
 
 
-def hold(folder: Path) -> None:
-    """Lock a folder, which is made, for this process: until `release`, or until it ends, however it does.
+def lock_folder(folder: Path) -> None:
+    """Lock a folder, which is made, for this process: until `unlock_folder`, or until it ends, however it does.
 
     A folder that another process holds is a `UserError` that says which. What this process holds already it goes on holding.
     """
@@ -144,11 +146,11 @@ def hold(folder: Path) -> None:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()
-        atexit.register(release, path.parent)
+        atexit.register(unlock_folder, path.parent)
         _locks[path] = file
 
 
-def release(folder: Path) -> None:
+def unlock_folder(folder: Path) -> None:
     """Let go of a folder that this process holds."""
     path = folder.resolve() / LOCK
     if path in _locks:
@@ -183,7 +185,7 @@ def refuse_foreign(folder: Path, own: str, flag: str = "--out") -> None:
 def remove_own(folder: Path, own: str) -> None:
     """Delete the files below `folder` whose relative paths match `own` in full, those at the top first, and nothing else.
 
-    What `whole` left of them unfinished goes too, and so do the folders that are empty then. Links to folders are
+    What `atomic_write` left of them unfinished goes too, and so do the folders that are empty then. Links to folders are
     not followed.
     """
     files, folders = [], []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, summarize_error
 from clipcovid.io.cells import KEY, VALUE, unique_columns, with_keys
 
 COLUMN_NAMES = frozenset(
@@ -54,7 +54,7 @@ def parse_json(text: str, where: str) -> Any:
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not valid JSON ({first_line(error)}).") from None
+        raise UserError(f"{where}: not valid JSON ({summarize_error(error)}).") from None
 
 
 def json_rows(content: Any, name: str, notes: list[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, summarize_error
 from clipcovid.io.cells import KEY as KEY
 from clipcovid.io.cells import MISSING_WORDS as MISSING_WORDS
 from clipcovid.io.cells import VALUE as VALUE
@@ -76,7 +76,7 @@ def read_table(data: bytes, name: str, notes: list[str] | None = None) -> pd.Dat
         try:
             data = _UNPACKERS[path.suffix](data)
         except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-            raise UserError(f"{name} can't be unpacked ({first_line(error)}): is it whole?") from None
+            raise UserError(f"{name} can't be unpacked ({summarize_error(error)}): is it whole?") from None
         path = path.with_suffix("")
     if path.suffix not in ENDINGS:
         raise UserError(f"{name}: a table must be {', '.join(ENDINGS)}, or one of these with .gz behind.")
@@ -124,7 +124,7 @@ def _parquet(data: bytes, name: str) -> pd.DataFrame:
             for column in arrow.columns
         ]
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{name} can't be read as Parquet ({first_line(error)}).") from None
+        raise UserError(f"{name} can't be read as Parquet ({summarize_error(error)}).") from None
     cells = {at: pd.Series(column, dtype=object) for at, column in enumerate(columns)}
     table = pd.DataFrame(cells).set_axis(arrow.column_names, axis=1)
     for column in filter(re.compile(r"__index_level_\d+__").fullmatch, arrow.column_names):

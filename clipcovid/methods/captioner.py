@@ -14,21 +14,21 @@ import torch
 import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, summarize_error
 from clipcovid.data.manifest import Manifest
-from clipcovid.evaluate.captions import without_writing
-from clipcovid.io.files import whole, write_json
+from clipcovid.evaluate.captions import retrieval_baselines
+from clipcovid.io.files import atomic_write, write_json
 from clipcovid.methods.task import Batch, Examples, Predictor, Task
-from clipcovid.models.decoder import Decoder, build_decoder, skeleton_decoder, train_words
+from clipcovid.models.decoder import Decoder, build_decoder, build_untrained_decoder, load_or_train_tokenizer
 
 KNOWN = "known"  # .safetensors and .json in a checkpoint: the training images' embeddings and captions
 
 
-class Write(Task):
+class ClipCap(Task):
     """A decoder on embeddings, judged by the likelihood of the true captions, and in the end by what it writes."""
 
     monitor: ClassVar[tuple[str, str]] = ("loss", "min")
-    scored: ClassVar[dict[str, str]] = {"loss": "min", "perplexity": "min"}
+    validation_metrics: ClassVar[dict[str, str]] = {"loss": "min", "perplexity": "min"}
     tokenizer: Any = None
     known: dict[str, np.ndarray] | None = None
     """`images` (m, d) float16 and `which` (m,) int64: the training embeddings, and which of `said` each has."""
@@ -39,7 +39,7 @@ class Write(Task):
         """The split's images that have a caption, by their embeddings."""
         if self.embeddings is None:
             raise UserError("A captioner needs embeddings: run jobs/embed.py first.")
-        rows, notes = manifest.eligible(split, self.config.needs)
+        rows, notes = manifest.eligible(split, self.config.required_columns)
         features = self.embeddings.load(rows["image_id"])
         captions = rows["caption"].tolist()
         if training:
@@ -60,12 +60,12 @@ class Write(Task):
 
     def _tokenizer(self, captions: list[str]) -> Any:
         try:
-            return train_words(self.config.decoder, captions, self.config.vocabulary)
+            return load_or_train_tokenizer(self.config.decoder, captions, self.config.vocabulary)
         except UserError:
             raise
         except Exception as error:  # the hub and tokenizers each raise their own kinds
             raise UserError(
-                f"--decoder {self.config.decoder} can't be had ({first_line(error)}): give mini, small, or a local folder."
+                f"--decoder {self.config.decoder} can't be had ({summarize_error(error)}): give mini, small or a folder."
             ) from error
 
     def _tokens(self, captions: list[str]) -> tuple[np.ndarray, int]:
@@ -91,9 +91,9 @@ class Write(Task):
             seed=self.config.seed,
         )
 
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """The same architecture, and the tokenizer that was saved."""
-        module, self.tokenizer = skeleton_decoder(folder, prefix=self.config.prefix)
+        module, self.tokenizer = build_untrained_decoder(folder, prefix=self.config.prefix)
         return module
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
@@ -110,12 +110,12 @@ class Write(Task):
         """For validation: the loss of each caption (n, 1)."""
         return lambda batch: self._each(module, batch).unsqueeze(1)
 
-    def scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
+    def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """The mean loss of captions, and its exponential: the perplexity a token."""
         loss = float(outputs.mean())
         return {"loss": loss, "perplexity": float(np.exp(min(loss, 50)))}
 
-    def final(self, module: Any) -> Predictor:
+    def test_predictor(self, module: Any) -> Predictor:
         """What is written of each image, an object array (n,) of (beam, greedy) texts, and its embedding."""
 
         def write(embeddings: torch.Tensor, beams: int) -> list[str]:
@@ -132,19 +132,19 @@ class Write(Task):
         return predict
 
     def table(self, examples: Examples, outputs: np.ndarray) -> pd.DataFrame:
-        """image_id, hypothesis, what else could be said (see `without_writing`), and where it is known the reference."""
+        """image_id, hypothesis, what else could be said (see `retrieval_baselines`), and where it is known the reference."""
         assert self.known is not None
         assert self.said is not None
         images = np.stack([one[2] for one in outputs])
         found = {"image_id": examples.rows["image_id"].to_numpy(), "hypothesis": [one[0] for one in outputs]}
-        found |= without_writing(images, self.known["images"], self.said, self.known["which"], self.config.seed)
+        found |= retrieval_baselines(images, self.known["images"], self.said, self.known["which"], self.config.seed)
         if self.config.beams > 1:
             found["hypothesis_greedy"] = [one[1] for one in outputs]
         table = pd.DataFrame(found)
         captions = examples.rows["caption"]
         return table.assign(reference=captions.to_numpy()) if (captions != "").all() else table
 
-    def finish(self, module: torch.nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    def calibrate(self, module: torch.nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """How many of the training captions there were to say."""
         assert self.said is not None
         return {"training_captions": len(self.said)}
@@ -154,7 +154,7 @@ class Write(Task):
         super().save(module, folder)
         module.save(folder, self.tokenizer)
         assert self.known is not None
-        with whole(folder / f"{KNOWN}.safetensors") as partial:
+        with atomic_write(folder / f"{KNOWN}.safetensors") as partial:
             save_file(self.known, partial)
         write_json(folder / f"{KNOWN}.json", self.said)
 

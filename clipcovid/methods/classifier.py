@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.methods.task import Batch, Predictor, Task
-from clipcovid.models.clip import class_embeddings, load_clip, skeleton_clip, write_open_clip_config
-from clipcovid.models.cnn import Network, build_cnn
+from clipcovid.models.clip import build_untrained_clip, class_embeddings, load_clip, write_open_clip_config
+from clipcovid.models.cnn import TimmClassifier, build_cnn
 from clipcovid.models.hybrid import Hybrid as HybridNetwork
 from clipcovid.prompts import build_prompts
 
@@ -31,7 +31,7 @@ class Classify(Task):
         return lambda batch: module(batch[self.column]).float().softmax(dim=-1)
 
 
-def _network(task: Classify, weights: str, outputs: int, image_size: int = 0) -> Network:
+def _network(task: Classify, weights: str, outputs: int, image_size: int = 0) -> TimmClassifier:
     return build_cnn(
         task.config.arch,
         weights,
@@ -57,7 +57,7 @@ class Cnn(Classify):
             return plain
         return lambda batch: (plain(batch) + plain({"image": batch["image"].flip(dims=(2,))})) / 2
 
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """The same architecture at random."""
         return _network(self, "none", len(self.classes), self.config.image_size)
 
@@ -76,8 +76,8 @@ class Hybrid(Classify):
         super().save(module, folder)
         write_open_clip_config(folder, self.clip)
 
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """The same architectures at random."""
-        clip = skeleton_clip(folder)
+        clip = build_untrained_clip(folder)
         texts = torch.zeros(len(self.classes), clip.model_cfg["embed_dim"])
         return HybridNetwork(clip, _network(self, "none", texts.shape[1]), texts, self.config.join)

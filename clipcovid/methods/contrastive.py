@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from clipcovid.config import ClipConfig
 from clipcovid.data.packed import PackedImages
-from clipcovid.distributed import gather
-from clipcovid.methods.task import Batch, Task, targets
+from clipcovid.distributed import all_gather
+from clipcovid.methods.task import Batch, Task, get_targets
 from clipcovid.models.clip import Clip, checkpoint_activations, cosine_logits, load_clip, save_clip
 
 SAMPLE = 64  # training pairs from which SigLIP's bias is set
@@ -57,7 +57,7 @@ def soft_loss(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) ->
     return (F.cross_entropy(logits, shares) + F.cross_entropy(logits.T, shares)) / 2
 
 
-def matching(keys: torch.Tensor) -> torch.Tensor:
+def positive_matrix(keys: torch.Tensor) -> torch.Tensor:
     """Which pairs match, (n, n) bool, by keys (n,) int64; a negative key is unknown and matches only itself."""
     same = (keys.unsqueeze(0) == keys.unsqueeze(1)) & (keys >= 0)
     return same | torch.eye(len(keys), dtype=torch.bool, device=keys.device)
@@ -71,12 +71,12 @@ def contrastive_loss(
     keys: torch.Tensor,
     kind: str,
 ) -> torch.Tensor:
-    """The loss of the pairs of all processes together; `images` and `texts` (n, d) of L2 norm 1, `keys` as in `matching`.
+    """The loss of the pairs of all processes together; `images`, `texts` (n, d) of L2 norm 1, `keys` as in `positive_matrix`.
 
     Each process computes the loss of the whole batch, so their mean, and the mean of their gradients, are those of one
     process that has all pairs.
     """
-    images, texts, keys = gather(images.float()), gather(texts.float()), gather(keys)
+    images, texts, keys = all_gather(images.float()), all_gather(texts.float()), all_gather(keys)
     with torch.autocast(images.device.type, enabled=False):
         scale = scale.float()
         if kind == "soft":
@@ -85,19 +85,19 @@ def contrastive_loss(
         if kind == "clip":
             return clip_loss(logits)
         if kind == "multi-positive":
-            return multi_positive_loss(logits, matching(keys))
+            return multi_positive_loss(logits, positive_matrix(keys))
         assert bias is not None
-        return siglip_loss(logits + bias, matching(keys))
+        return siglip_loss(logits + bias, positive_matrix(keys))
 
 
-class Pair(torch.nn.Module):
+class DualEncoder(torch.nn.Module):
     """Two towers: image features (n, d), text features (u, d), the temperature and the bias."""
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         self.clip, self.to_input = clip.model, clip.to_input
 
-    def train(self, mode: bool = True) -> "Pair":
+    def train(self, mode: bool = True) -> "DualEncoder":
         """What is frozen stays as it was: its batch norms keep their statistics, and nothing is dropped out."""
         super().train(mode)
         for part in self.clip.modules():
@@ -146,7 +146,7 @@ class Contrastive(Task):
             model.logit_bias.requires_grad_(siglip)  # DDP waits for a gradient of all
         if self.config.grad_checkpointing:
             checkpoint_activations(model)
-        return Pair(self.clip)
+        return DualEncoder(self.clip)
 
     @torch.no_grad()
     def _first_bias(self) -> float:
@@ -159,10 +159,12 @@ class Contrastive(Task):
         if self.sample is None:
             return odds
         batch = self.sample()
-        seen, read, scale = Pair(self.clip).eval()(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
+        seen, read, scale = DualEncoder(self.clip).eval()(
+            torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"])
+        )
         return odds - float(scale * seen.mean(dim=0) @ read[batch["place"]].mean(dim=0))
 
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """Not needed: a checkpoint is a whole CLIP."""
         raise NotImplementedError
 
@@ -170,7 +172,7 @@ class Contrastive(Task):
         self, packed: PackedImages, rows: pd.DataFrame, *, training: bool = False
     ) -> Callable[[np.ndarray], Batch]:
         """What reads batches of these rows of the manifest: images, the unique tokens of `caption`, and where each stands."""
-        at, about = packed.manifest.positions(rows["image_id"]), targets(rows, self.classes, "none")
+        at, about = packed.manifest.positions(rows["image_id"]), get_targets(rows, self.classes, "none")
         unique, which = np.unique(rows["caption"].to_numpy(str), return_inverse=True)
         tokens = self.clip.tokens(list(unique))
         labels = about(np.arange(len(rows)))["label"]
@@ -181,7 +183,7 @@ class Contrastive(Task):
 
         def read(take: np.ndarray) -> Batch:
             used, place = np.unique(which[take], return_inverse=True)
-            texts = {"tokens": self.clip.trimmed(tokens[used]).numpy(), "place": place.astype(np.int64)}
+            texts = {"tokens": self.clip.trim_padding(tokens[used]).numpy(), "place": place.astype(np.int64)}
             return {"image": packed.images(at[take])} | texts | {"key": keys[take].astype(np.int64)} | about(take)
 
         if training:
@@ -191,7 +193,7 @@ class Contrastive(Task):
     def cut(self, captions: pd.Series) -> dict[str, int]:
         """How many captions are cut off by the model's context, and how many tokens of them, as notes."""
         counts = captions.value_counts()
-        found = [self.clip.overflow([text]) for text in counts.index]
+        found = [self.clip.count_truncated([text]) for text in counts.index]
         texts = sum(one["texts"] * int(count) for one, count in zip(found, counts, strict=True))
         tokens = sum(one["tokens"] * int(count) for one, count in zip(found, counts, strict=True))
         if not texts:
@@ -213,4 +215,4 @@ class Contrastive(Task):
     def load(self, folder: Path) -> torch.nn.Module:
         """The CLIP that was saved."""
         self.clip = load_clip(ClipConfig(model=self.config.clip.model, pretrained=str(folder)))
-        return Pair(self.clip).eval()
+        return DualEncoder(self.clip).eval()

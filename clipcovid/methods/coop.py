@@ -18,7 +18,7 @@ from clipcovid.prompts import build_prompts
 DEVIATION = 0.02  # of random vectors, as CLIP's own words are drawn
 
 
-class Prompter(torch.nn.Module):
+class PromptLearner(torch.nn.Module):
     """Logits (n, k) of image embeddings (n, d) against the texts of k classes, whose first words are learned.
 
     Zhou, Yang, Loy and Liu, "Learning to Prompt for Vision-Language Models", 2022. Without a CLIP the texts are those of
@@ -38,11 +38,11 @@ class Prompter(torch.nn.Module):
         self.register_buffer("logit_scale", torch.tensor(logit_scale))
         self.model: Any = None
 
-    def follow(self, clip: Clip, endings: Sequence[str]) -> None:
+    def attach(self, clip: Clip, endings: Sequence[str]) -> None:
         """Have the words followed by these texts, one a class, in this CLIP; where that is too long: `UserError`."""
         count = self.words.shape[1]
         marked = [[" ".join([mark] * count + [text]) for text in endings] for mark in ("x", "y")]
-        if cut := clip.overflow(marked[0])["texts"]:
+        if cut := clip.count_truncated(marked[0])["texts"]:
             raise UserError(
                 f"{count} learned words are too many: with them {cut} class text(s) do not fit into the "
                 f"{clip.tokenizer.context_length} tokens of {type(clip.model).__name__}. Give fewer --words."
@@ -52,7 +52,7 @@ class Prompter(torch.nn.Module):
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("learned", (tokens != others)[0], persistent=False)
 
-    def train(self, mode: bool = True) -> "Prompter":
+    def train(self, mode: bool = True) -> "PromptLearner":
         """CLIP stays as it was trained."""
         super().train(mode)
         if self.model is not None:
@@ -89,7 +89,7 @@ def word_embedding(model: Any) -> torch.nn.Embedding:
     return found
 
 
-def words_of(clip: Clip, text: str) -> torch.Tensor:
+def context_tokens(clip: Clip, text: str) -> torch.Tensor:
     """The vectors (m, w) of a text's tokens, without start and end marks, as CLIP's text tower reads them."""
     first = int((clip.tokens(["x"]) != clip.tokens(["y"])).nonzero()[0, 1])
     long, empty = clip.lengths([text, ""])
@@ -101,20 +101,20 @@ class Coop(Classify, FewShot):
 
     column = "embedding"
 
-    def build(self) -> Prompter:
+    def build(self) -> PromptLearner:
         """With the CLIP that the config names."""
         config = self.config
         clip = load_clip(config.clip, seed=config.seed)
         endings = [texts[0] for texts in build_prompts(config.prompts, self.classes).values()]
-        module = Prompter(self._words(clip, len(endings)), clip.encode_texts(endings), clip.logit_scale)
-        module.follow(clip, endings)
+        module = PromptLearner(self._words(clip, len(endings)), clip.encode_texts(endings), clip.logit_scale)
+        module.attach(clip, endings)
         return module
 
     def _words(self, clip: Clip, classes: int) -> torch.Tensor:
         config = self.config
         count = classes if config.per_class else 1
         if config.init.strip():
-            return words_of(clip, config.init).expand(count, -1, -1).clone()
+            return context_tokens(clip, config.init).expand(count, -1, -1).clone()
         generator = torch.Generator().manual_seed(config.seed)
         return (
             torch.randn(count, config.words, word_embedding(clip.model).embedding_dim, generator=generator) * DEVIATION
@@ -130,9 +130,9 @@ class Coop(Classify, FewShot):
         """The words, and the texts' embeddings: what predicts needs no CLIP."""
         with torch.no_grad():
             module.texts.copy_(module.encode())
-        save_weights(Prompter(module.words.detach(), module.texts, float(module.logit_scale)), folder)
+        save_weights(PromptLearner(module.words.detach(), module.texts, float(module.logit_scale)), folder)
 
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """As many words and texts as the checkpoint has."""
         found = load_file(folder / "model.safetensors")
-        return Prompter(torch.zeros_like(found["words"]), torch.zeros_like(found["texts"]))
+        return PromptLearner(torch.zeros_like(found["words"]), torch.zeros_like(found["texts"]))

@@ -15,8 +15,8 @@ from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import retrieval
-from clipcovid.evaluate.captions import without_writing
-from clipcovid.io.files import whole, write_json
+from clipcovid.evaluate.captions import retrieval_baselines
+from clipcovid.io.files import atomic_write, write_json
 from clipcovid.methods.contrastive import Contrastive
 from clipcovid.methods.task import Batch, Examples, Predictor
 from clipcovid.models.clip import Clip, load_clip
@@ -44,7 +44,7 @@ class Caption(Contrastive):
     """An image encoder and a text encoder, trained together."""
 
     monitor: ClassVar[tuple[str, str]] = ("image_to_text/mrr", "max")
-    scored: ClassVar[dict[str, str]] = {
+    validation_metrics: ClassVar[dict[str, str]] = {
         f"{way}/{name}": "min" if name == "median_rank" else "max"
         for way in ("image_to_text", "text_to_image")
         for name in ("mrr", "recall_1", "recall_5", "recall_10", "median_rank")
@@ -87,7 +87,7 @@ class Caption(Contrastive):
 
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
         """The split's images that have a caption."""
-        rows, notes = manifest.eligible(split, self.config.needs)
+        rows, notes = manifest.eligible(split, self.config.required_columns)
         if training:
             unread = Examples(rows=rows, read=lambda take: {})
             self.learned_from = unread  # a tokenizer may be trained on it
@@ -115,13 +115,13 @@ class Caption(Contrastive):
 
         return predict
 
-    def scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
+    def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """Retrieval both ways within the split."""
         found = retrieval.ranks(outputs[:, 0], outputs[:, 1], examples.rows["caption"].tolist())
         both = zip(("image_to_text", "text_to_image"), map(retrieval.summary, found), strict=True)
         return {f"{way}/{name}": value for way, values in both for name, value in values.items()}
 
-    def final(self, module: torch.nn.Module) -> Predictor:
+    def test_predictor(self, module: torch.nn.Module) -> Predictor:
         """Features, as for validation; the gallery is encoded first, where there is none."""
         predict = self.predictor(module)
         if self.gallery is None:
@@ -160,7 +160,7 @@ class Caption(Contrastive):
         assert self.gallery is not None, "made by final"
         gallery, images = self.gallery, outputs[:, 0]
         found = {"hypothesis": np.array(gallery.captions, object)[retrieval.nearest(images, gallery.texts)]}
-        found |= without_writing(images, gallery.images, gallery.captions, gallery.which, self.config.seed)
+        found |= retrieval_baselines(images, gallery.images, gallery.captions, gallery.which, self.config.seed)
         table = pd.DataFrame({"image_id": examples.rows["image_id"].to_numpy()} | found)
         if outputs.shape[1] == 1:
             return table
@@ -174,7 +174,7 @@ class Caption(Contrastive):
         super().save(module, folder)
         assert self.gallery is not None, "made by final"
         arrays = {name: getattr(self.gallery, name) for name in ("texts", "images", "which")}
-        with whole(folder / f"{GALLERY}.safetensors") as partial:
+        with atomic_write(folder / f"{GALLERY}.safetensors") as partial:
             save_file(arrays, partial)
         write_json(folder / f"{GALLERY}.json", self.gallery.captions)
 

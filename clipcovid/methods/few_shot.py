@@ -8,7 +8,7 @@ import numpy as np
 
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.manifest import Manifest
-from clipcovid.methods.task import Examples, Task, targets
+from clipcovid.methods.task import Examples, Task, get_targets
 
 
 class FewShot(Task):
@@ -21,13 +21,13 @@ class FewShot(Task):
 
     def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
         super().__init__(config, classes, images)
-        self.every = max(1, config.optim.epochs // 10)
+        self.validate_every = max(1, config.optim.epochs // 10)
 
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
         """The split's labelled images by their embeddings; for training as many shots a class as asked for."""
         if self.embeddings is None:
             raise UserError(f"{self.config.task} needs embeddings: run jobs/embed.py first.")
-        rows, notes = manifest.eligible(split, self.config.needs)
+        rows, notes = manifest.eligible(split, self.config.required_columns)
         if len(self.config.shots) > 1:
             raise UserError(
                 f"Several numbers of --shots are a curve, which jobs/{self.config.task}.py draws: give one."
@@ -39,7 +39,7 @@ class FewShot(Task):
             notes["labelled images are not among the shots"] = len(rows) - len(drawn)
             rows = drawn.sort_index().reset_index(drop=True)
         features = self.embeddings.load(rows["image_id"]).astype(np.float32)
-        about = targets(rows, self.classes, self.balance if training else "none")
+        about = get_targets(rows, self.classes, self.balance if training else "none")
         if training:
             self.features, self.labels = features, about(np.arange(len(rows)))["label"]
         return Examples(rows=rows, notes=notes, read=lambda take: {"embedding": features[take]} | about(take))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.methods.contrastive import MAX_LOGIT_SCALE, Contrastive, Pair
+from clipcovid.methods.contrastive import MAX_LOGIT_SCALE, Contrastive, DualEncoder
 from clipcovid.methods.task import Batch, Examples, Predictor
 from clipcovid.models.clip import Clip, class_embeddings, cosine_logits, load_clip
 from clipcovid.models.lora import add_adapters, check_targets, merge
@@ -66,7 +66,7 @@ class Finetune(Contrastive):
         """Rows that have a caption, which stands in `caption`, and how many have none."""
         kind = self.config.captions
         if kind == "labels":
-            rows, notes = manifest.eligible(split, self.config.needs)
+            rows, notes = manifest.eligible(split, self.config.required_columns)
             prompts = build_prompts(self.config.prompts, self.classes)
             named = [prompts[label] for label in rows["label"]]
             return rows.assign(caption=[texts[number % len(texts)] for number, texts in enumerate(named)]), notes
@@ -93,7 +93,7 @@ class Finetune(Contrastive):
 
         return predict
 
-    def finish(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    def calibrate(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Merge the adapters; where asked, mix the weights before and after, of equal scores the most of after."""
         if self.adapted is not None:
             merge(self.adapted)
@@ -127,6 +127,6 @@ class Finetune(Contrastive):
         texts = self._class_features(before)
         return {
             "": self.predictor(module),
-            "before": self._zero_shot(Pair(before).eval(), texts),
+            "before": self._zero_shot(DualEncoder(before).eval(), texts),
             "frozen-texts": self._zero_shot(module, texts),
         }

@@ -61,7 +61,7 @@ class Probe(FewShot):
         module.std.copy_(torch.from_numpy(np.maximum(self.features.std(axis=0), 1e-6)))
         return module
 
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """Heads as wide as the checkpoint's."""
         return self._heads(len(load_file(folder / "model.safetensors")["mean"]))
 
@@ -92,7 +92,7 @@ class Probe(FewShot):
 
         return predict
 
-    def finish(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    def calibrate(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Choose the penalty by the validation split; of equal ones the strongest."""
         found = []
         for number in range(len(self.config.penalties)):

@@ -262,16 +262,16 @@ class FinetuneConfig(ClipTrainConfig):
         return f"finetune-{self.method}"
 
     @property
-    def usual_lr(self) -> float:
+    def default_lr(self) -> float:
         """The learning rate where none is given."""
         return 2e-4 if self.clip.pretrained == "none" else 1e-5
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def text_columns(self) -> tuple[str, ...]:
         """Also the captions, unless the classes' prompts are."""
-        return (*super().reads, *(() if self.captions == "labels" else ("caption",)))
+        return (*super().text_columns, *(() if self.captions == "labels" else ("caption",)))
 
-    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
+    def resolve_manifest(self, manifest: Any, *, learning: bool = True) -> Any:
         """With the captions that are asked for, to learn from; predictions need none."""
         if not learning or self.captions == "labels":
             return manifest
@@ -334,14 +334,14 @@ class SegmentConfig(TrainConfig):
         return ("lung", "infection") if self.target == "both" else (self.target,)
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_columns(self) -> tuple[str, ...]:
         """The masks."""
         return tuple(f"{region}_mask" for region in self.regions)
 
     @property
-    def learns_from(self) -> tuple[str, ...]:
+    def train_columns(self) -> tuple[str, ...]:
         """The masks, or the boxes."""
-        return ("boxes",) if self.supervision == "boxes" else self.needs
+        return ("boxes",) if self.supervision == "boxes" else self.required_columns
 
     def check_initial_weights(self) -> None:
         """What can be known of the initial weights before anything starts."""
@@ -359,11 +359,11 @@ class CaptionedConfig(TrainConfig):
     """Each {field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def required_columns(self) -> tuple[str, ...]:
         """The caption."""
         return ("caption",)
 
-    def prepared(self, manifest: Any, *, learning: bool = True) -> Any:
+    def resolve_manifest(self, manifest: Any, *, learning: bool = True) -> Any:
         """With the captions that are asked for."""
         return captioned(manifest, self.captions, self.caption_template, strict=learning)
 
@@ -420,7 +420,7 @@ class CaptionConfig(CaptionedConfig, ClipTrainConfig):
         return 32
 
     @property
-    def usual_lr(self) -> float:
+    def default_lr(self) -> float:
         """The learning rate where none is given."""
         return 1e-3 if "none" in (self.weights, self.towers == "clip" and self.clip.pretrained) else 1e-4
 
@@ -550,7 +550,7 @@ AnyMethod = Annotated[
 """A field that takes any method with all its flags, as a subcommand."""
 
 
-CHECKPOINT = (  # what is written into `checkpoint/`, as a regular expression of paths in a run's folder
+CHECKPOINT_FILES = (  # what is written into `checkpoint/`, as a regular expression of paths in a run's folder
     r"checkpoint/((hf|text|decoder)/)?((model|gallery|known)\.safetensors|(gallery|known|prompts|(\w+_)?config|tokenizer|vocab"
     r"|special_tokens_map|added_tokens)\.json|(vocab|merges)\.txt|chat_template\.jinja"
     r"|(captions|training_images)\.parquet)"
@@ -565,10 +565,10 @@ def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
     if about.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
         raise UserError(f"{run} holds no checkpoint: give the folder of a finished training run.")
     check_file(folder / "model.safetensors")
-    return own_texts(restore(METHODS[about["task"]].config, about.pop("config")), folder), about, folder
+    return with_saved_texts(restore(METHODS[about["task"]].config, about.pop("config")), folder), about, folder
 
 
-def keep_texts(config: Any, classes: Sequence[str], folder: Path) -> Any:
+def save_texts(config: Any, classes: Sequence[str], folder: Path) -> Any:
     """Write the texts that a config names into `folder`; gives the config that reads them there.
 
     So a training goes on with the texts that it began with, and its checkpoint predicts with them, whatever becomes of the
@@ -578,11 +578,11 @@ def keep_texts(config: Any, classes: Sequence[str], folder: Path) -> Any:
         write_json(folder / PROMPTS, build_prompts(config.prompts, tuple(classes)))
     if getattr(config, "captions", "labels") not in CAPTIONS:
         write_parquet(folder / CAPTION_TABLE, read_captions(config.captions), {})
-    return own_texts(config, folder)
+    return with_saved_texts(config, folder)
 
 
-def own_texts(config: Any, folder: Path) -> Any:
-    """A config that reads the texts which `keep_texts` left in `folder`; as it is, where there are none."""
+def with_saved_texts(config: Any, folder: Path) -> Any:
+    """A config that reads the texts which `save_texts` left in `folder`; as it is, where there are none."""
     own = {"prompts.prompts": folder / PROMPTS, "captions": folder / CAPTION_TABLE}
     return override(config, {key: str(path.resolve()) for key, path in own.items() if path.is_file()})
 

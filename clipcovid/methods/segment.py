@@ -13,13 +13,13 @@ from scipy import ndimage
 
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.boxes import read_boxes
-from clipcovid.data.images import fit_mask, placement, read_bytes
+from clipcovid.data.images import fit_mask, read_bytes, resize_geometry
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import segmentation
 from clipcovid.methods.task import Batch, Examples, Predictor, Task
-from clipcovid.models.normalization import unfit
+from clipcovid.models.normalization import undo_fit
 from clipcovid.models.unet import Segmenter, build_segmenter
 
 BINS = 20  # of probabilities: thresholds are chosen from 0.05, 0.10, …, 0.95
@@ -32,7 +32,7 @@ class Segment(Task):
     """A map of probabilities for each region."""
 
     monitor: ClassVar[tuple[str, str]] = ("iou", "max")
-    scored: ClassVar[dict[str, str]] = {"iou": "max"}
+    validation_metrics: ClassVar[dict[str, str]] = {"iou": "max"}
     atlas: torch.Tensor | None = None
     """The mean of the training masks, (regions, size, size): the baseline that sees no image."""
     atlas_thresholds: Sequence[float] = ()
@@ -44,7 +44,7 @@ class Segment(Task):
         """With a fresh decoder."""
         return self._segmenter(self.config.weights)
 
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """The same architecture at random."""
         return self._segmenter("none")
 
@@ -69,7 +69,7 @@ class Segment(Task):
             if self.by_boxes:
                 masks = masks.amax(dim=1, keepdim=True)
             self.atlas = masks.float().mean(dim=0) / 255
-            best = self.scores(made, _histograms(self.atlas.expand(masks.shape), masks).numpy())
+            best = self.validation_scores(made, _histograms(self.atlas.expand(masks.shape), masks).numpy())
             self.atlas_thresholds = [best[f"{region}_threshold"] for region in self.config.regions]
         return made
 
@@ -86,7 +86,7 @@ class Segment(Task):
         In training from boxes they are boxes instead, (n, the most that an image has, size, size).
         """
         inner, at = super().reader(packed, rows, training=training), packed.manifest.positions(rows["image_id"])
-        kinds = self.config.needs
+        kinds = self.config.required_columns
         known = bool((rows[list(kinds)] != "").all(axis=None))
         how = {"images": ImagesConfig(**packed.manifest.info["images"])}  # of this data set, maybe not the model's own
         if training and self.config.supervision == "boxes":  # what is wrong with them is known before the first step
@@ -124,7 +124,7 @@ class Segment(Task):
         """Each image's boxes, uint8 (n, k, size, size) of 0 and 255, those that it has fewer of left empty."""
         size, found = packed.size, []
         if self.config.supervision == "mask-boxes":
-            found = [_parts(mask) for mask in packed.masks(self.config.needs[0], at) if mask is not None]
+            found = [_parts(mask) for mask in packed.masks(self.config.required_columns[0], at) if mask is not None]
         else:
             found = [self._listed(row) for row in about]
         boxes = np.zeros((len(at), max(1, *map(len, found)), size, size), np.uint8)
@@ -163,7 +163,7 @@ class Segment(Task):
         maps = self.probabilities if self.choosing else self._one_pass
         return lambda batch: _histograms(maps(module, batch["image"]), batch["masks"])
 
-    def scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
+    def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """IoU at the threshold that is best for each region, a mean over images that have it, and those thresholds."""
         positive = outputs[..., ::-1].cumsum(axis=-1)[..., ::-1].astype(np.float64)  # at least the bin's lower edge
         fp, tp = positive[:, :, 0], positive[:, :, 1]
@@ -178,7 +178,7 @@ class Segment(Task):
             found |= {f"{region}_iou": float(iou[best]), f"{region}_threshold": best / BINS}
         return {"iou": float(np.mean([found[f"{region}_iou"] for region in self.config.regions]))} | found
 
-    def finish(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    def calibrate(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Keep the thresholds that validate best, with the weights."""
         self.choosing = True
         found = evaluate()
@@ -186,7 +186,7 @@ class Segment(Task):
         module.thresholds.copy_(torch.tensor(list(chosen.values())))
         return {"thresholds": chosen}
 
-    def final(self, module: Any) -> Predictor:
+    def test_predictor(self, module: Any) -> Predictor:
         """Each image's rows of the predictions table, an object array (n,) of lists."""
         return self._rows_of(lambda images: self.probabilities(module, images), module.thresholds.tolist())
 
@@ -195,7 +195,7 @@ class Segment(Task):
         assert self.atlas is not None, "made with the training examples"
         atlas = self.atlas
         return {
-            "": self.final(module),
+            "": self.test_predictor(module),
             "atlas": self._rows_of(lambda images: atlas.expand(len(images), *atlas.shape), self.atlas_thresholds),
         }
 
@@ -242,7 +242,7 @@ class Segment(Task):
         self, maps: np.ndarray, thresholds: Sequence[float], shape: tuple[int, ...], fit: str
     ) -> dict[str, np.ndarray]:
         """The mask of each region, bool `shape` (h, w), of the maps (regions, size, size) of an image packed with `fit`."""
-        whole = unfit(maps, (shape[0], shape[1]), placement(shape, maps.shape[1], fit))
+        whole = undo_fit(maps, (shape[0], shape[1]), resize_geometry(shape, maps.shape[1], fit))
         found = {
             region: values >= threshold
             for region, values, threshold in zip(self.config.regions, whole, thresholds, strict=True)

@@ -18,7 +18,7 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import metrics
 from clipcovid.evaluate.predictions import probability_table
-from clipcovid.io.files import whole, write_json
+from clipcovid.io.files import atomic_write, write_json
 from clipcovid.methods.registry import METHODS, read_checkpoint
 from clipcovid.models.state_dicts import load_weights
 
@@ -50,10 +50,15 @@ class Task(ABC):
 
     monitor: ClassVar[tuple[str, str]] = ("macro_f1", "max")
     """The validation score that says which epoch is best, and which way is better."""
-    scored: ClassVar[dict[str, str]] = {"macro_f1": "max", "accuracy": "max", "macro_auroc": "max", "loss": "min"}
+    validation_metrics: ClassVar[dict[str, str]] = {
+        "macro_f1": "max",
+        "accuracy": "max",
+        "macro_auroc": "max",
+        "loss": "min",
+    }
     """The validation scores that every epoch has, and which way each is better."""
 
-    every: int = 1
+    validate_every: int = 1
     """Epochs from one validation to the next."""
     embeddings: Embeddings | None = None
     """The images' embeddings, for a task that reads them; whoever asks for examples sets it before."""
@@ -66,7 +71,7 @@ class Task(ABC):
         """The module to train, on the CPU, its weights loaded as the config says or drawn from its seed."""
 
     @abstractmethod
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """The module that the checkpoint in `folder` fits into; loads no other weights."""
 
     @abstractmethod
@@ -79,7 +84,7 @@ class Task(ABC):
 
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
         """The split's eligible images, decoded and packed before. `training`: to learn from, not to predict."""
-        rows, notes = manifest.eligible(split, self.config.learns_from if training else self.config.needs)
+        rows, notes = manifest.eligible(split, self.config.train_columns if training else self.config.required_columns)
         read = self.reader(PackedImages(data, manifest), rows, training=training)
         return Examples(rows=rows, notes=notes, read=read)
 
@@ -88,7 +93,7 @@ class Task(ABC):
     ) -> Callable[[np.ndarray], Batch]:
         """What reads batches of these rows of the manifest, by their positions among them."""
         at = packed.manifest.positions(rows["image_id"])
-        about = targets(rows, self.classes, self.balance if training else "none")
+        about = get_targets(rows, self.classes, self.balance if training else "none")
         return lambda take: {"image": packed.images(at[take])} | about(take)
 
     @property
@@ -96,7 +101,7 @@ class Task(ABC):
         """How classes weigh in the loss."""
         return str(getattr(self.config, "class_weights", "none"))
 
-    def scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
+    def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """Validation scores of predictions (n, k); the same code as the test's."""
         labels = examples.rows["label"].tolist()
         found = metrics.classification(labels, outputs.astype(np.float64), list(self.classes))
@@ -109,17 +114,17 @@ class Task(ABC):
         """The predictions table's columns of predictions (n, k)."""
         return probability_table(examples.rows["image_id"], outputs, self.classes)
 
-    def finish(self, module: torch.nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    def calibrate(self, module: torch.nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Last choices on the validation split, once trained; `evaluate` scores the module as it is."""
         return {}
 
-    def final(self, module: torch.nn.Module) -> Predictor:
+    def test_predictor(self, module: torch.nn.Module) -> Predictor:
         """What predicts what `table` takes, once trained."""
         return self.predictor(module)
 
     def variants(self, module: torch.nn.Module) -> dict[str, Predictor]:
         """What to predict with at the end, by name; "" is the method itself, the others are shown beside it."""
-        return {"": self.final(module)}
+        return {"": self.test_predictor(module)}
 
     def save(self, module: torch.nn.Module, folder: Path) -> None:
         """Write the checkpoint's weights."""
@@ -127,12 +132,12 @@ class Task(ABC):
 
     def load(self, folder: Path) -> torch.nn.Module:
         """The module as `save` left it."""
-        module = self.skeleton(folder)
+        module = self.build_untrained(folder)
         load_weights(module, folder / "model.safetensors", f"the {self.config.task} of its config", "the checkpoint")
         return module.eval()
 
 
-def targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Callable[[np.ndarray], Batch]:
+def get_targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Callable[[np.ndarray], Batch]:
     """A reader of `label`, `weight` and `row`. Weights average to 1: their loss is a plain mean on any number of workers."""
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers.get(label, -1) for label in rows["label"]], np.int64)
@@ -149,7 +154,7 @@ def save_weights(module: torch.nn.Module, folder: Path) -> None:
         key: value.detach().clone(memory_format=torch.contiguous_format).cpu()
         for key, value in module.state_dict().items()
     }
-    with whole(folder / "model.safetensors") as partial:
+    with atomic_write(folder / "model.safetensors") as partial:
         save_file(state, partial)
 
 

@@ -20,8 +20,8 @@ SHARPNESSES = (1.0, 2.0, 5.5, 10.0, 20.0, 50.0)
 START = 1.0, 5.5  # the paper's
 
 
-class Memory(torch.nn.Module):
-    """Logits (n, k) of image embeddings (n, d): CLIP's own, plus `weight` · Σ exp(−`sharpness` · (1 − cosine)) over the
+class CacheModel(torch.nn.Module):
+    """Logits (n, k) of image embeddings (n, d): CLIP's own, plus `alpha` · Σ exp(−`beta` · (1 − cosine)) over the
     memory's images of each class.
 
     Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification", 2022; the keys are learned
@@ -33,8 +33,8 @@ class Memory(torch.nn.Module):
     values: torch.Tensor
     texts: torch.Tensor
     logit_scale: torch.Tensor
-    weight: torch.Tensor
-    sharpness: torch.Tensor
+    alpha: torch.Tensor
+    beta: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, texts: torch.Tensor, logit_scale: float) -> None:
         """`keys` (m, d) and `texts` (k, d): rows of L2 norm 1. `values` (m, k): one-hot."""
@@ -51,8 +51,8 @@ class Memory(torch.nn.Module):
         """Logits (n, k); `plain`: with the keys as they were before training, which have a weight and sharpness too."""
         seen, number = F.normalize(features.float(), dim=-1), int(plain)
         with torch.autocast(seen.device.type, enabled=False):  # see cosine_logits
-            near = torch.exp(-self.sharpness[number] * (1 - seen @ (self.plain if plain else self.keys).T))
-            return self.logit_scale * seen @ self.texts.T + self.weight[number] * near @ self.values
+            near = torch.exp(-self.beta[number] * (1 - seen @ (self.plain if plain else self.keys).T))
+            return self.logit_scale * seen @ self.texts.T + self.alpha[number] * near @ self.values
 
 
 class TipAdapter(Classify, FewShot):
@@ -62,7 +62,7 @@ class TipAdapter(Classify, FewShot):
     plain = False
     """Whether the predictor leaves training out."""
 
-    def build(self) -> Memory:
+    def build(self) -> CacheModel:
         """A memory of the training examples, which must be made before, beside the CLIP that the config names."""
         assert self.features is not None
         assert self.labels is not None
@@ -72,19 +72,19 @@ class TipAdapter(Classify, FewShot):
         values = F.one_hot(torch.from_numpy(self.labels), len(self.classes)).float()
         counts = values.sum(dim=0)
         values = values * (counts[counts > 0].mean() / counts.clamp(min=1))
-        return Memory(keys, values, texts, clip.logit_scale)
+        return CacheModel(keys, values, texts, clip.logit_scale)
 
-    def skeleton(self, folder: Path) -> torch.nn.Module:
+    def build_untrained(self, folder: Path) -> torch.nn.Module:
         """A memory as large as the checkpoint's."""
         found = load_file(folder / "model.safetensors")
         keys, values, texts = (torch.zeros_like(found[name]) for name in ("keys", "values", "texts"))
-        return Memory(keys, values, texts, 0.0)
+        return CacheModel(keys, values, texts, 0.0)
 
     def predictor(self, module: Any) -> Predictor:
         """The softmax of the logits."""
         return lambda batch: module(batch["embedding"], plain=self.plain).softmax(dim=-1)
 
-    def finish(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    def calibrate(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
         """Choose weight and sharpness, before and after training, by the validation split; of equal ones the least."""
         chosen = {}
         for self.plain, name in ((True, "training-free"), (False, "trained")):

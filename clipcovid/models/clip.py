@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.config import ClipConfig, UserError
-from clipcovid.io.files import whole, write_json
+from clipcovid.io.files import atomic_write, write_json
 from clipcovid.models.formats import is_openais_clip
-from clipcovid.models.normalization import Pixels
+from clipcovid.models.normalization import ImageNormalizer
 from clipcovid.models.published import check_clip
-from clipcovid.models.state_dicts import State, check_finite, fitted, note, reason
+from clipcovid.models.state_dicts import State, check_finite, load_fitting, note, reason
 from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf, weights_file
 
 OWN_CONFIGS = Path(__file__).parent / "configs"
@@ -38,7 +38,7 @@ class Clip:
         preprocess = cast(Any, model.visual).preprocess_cfg
         size = preprocess["size"]
         self.image_size = int(size if isinstance(size, int) else size[0])
-        self.to_input = Pixels(preprocess["mean"], preprocess["std"], self.image_size, dtype).to(device)
+        self.to_input = ImageNormalizer(preprocess["mean"], preprocess["std"], self.image_size, dtype).to(device)
 
     @property
     def device(self) -> torch.device:
@@ -65,7 +65,7 @@ class Clip:
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
-        """Features (n, d) of texts; what overflows the context is cut off (count it with `overflow`)."""
+        """Features (n, d) of texts; what overflows the context is cut off (count it with `count_truncated`)."""
         parts = []
         for start in range(0, len(texts), batch_size):
             tokens = self.tokens(texts[start : start + batch_size]).to(self.device)
@@ -74,9 +74,9 @@ class Clip:
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Token ids (n, t) int64 of texts: t is the context, or with a Hugging Face text encoder the longest of them."""
-        return self.trimmed(self.tokenizer(list(texts)))
+        return self.trim_padding(self.tokenizer(list(texts)))
 
-    def trimmed(self, tokens: torch.Tensor) -> torch.Tensor:
+    def trim_padding(self, tokens: torch.Tensor) -> torch.Tensor:
         """Tokens (n, t) without the columns that are padding for all of them, where the text encoder can do without."""
         encoder = getattr(getattr(self.model, "text", None), "config", None)
         if encoder is None:  # open_clip's own have a place for each token of the context
@@ -91,7 +91,7 @@ class Clip:
             return [len(self.tokenizer.encode(text)) + 2 for text in texts]
         return [len(ids) for ids in inner(list(texts), truncation=False)["input_ids"]]
 
-    def overflow(self, texts: Sequence[str]) -> dict[str, int]:
+    def count_truncated(self, texts: Sequence[str]) -> dict[str, int]:
         """How much of the texts the context cuts off: `texts` and `tokens`."""
         cut = [length - self.tokenizer.context_length for length in self.lengths(texts)]
         return {"texts": sum(c > 0 for c in cut), "tokens": sum(c for c in cut if c > 0)}
@@ -134,7 +134,7 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
             )
     elif published and not name.startswith("hf-hub:"):  # OpenAI's were trained with it; open_clip only warns
         quick_gelu = bool(open_clip.get_pretrained_cfg(name, config.pretrained).get("quick_gelu"))
-    with quiet():
+    with silence_logging():
         torch.manual_seed(seed)
         try:
             model = open_clip.create_model(
@@ -150,7 +150,7 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
             )
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # the hub, pickle, JSON and torch each raise their own kinds
-            raise UserError(_why_not(config, error)) from error
+            raise UserError(_load_error(config, error)) from error
     if file is not None:
         _load_file(model, file, config.model if place.is_file() else "the model of its config")
     check_finite(model.state_dict(), f"--clip.pretrained {config.pretrained}")
@@ -168,7 +168,7 @@ def _load_file(model: Any, path: Path, name: str) -> None:
         return state if hasattr(model, "positional_embedding") else convert_to_custom_text_state_dict(state)
 
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    state = fitted(path, shapes, name, "--clip.pretrained", convert=convert)
+    state = load_fitting(path, shapes, name, "--clip.pretrained", convert=convert)
     model.load_state_dict(model.state_dict() | state)
 
 
@@ -180,7 +180,7 @@ def _from_hf(folder: Path, *, device: str, precision: str) -> Clip:
     try:
         with TemporaryDirectory() as empty:
             write_json(Path(empty) / OPENCLIP_CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
-            clip = skeleton_clip(Path(empty), device=device, precision=precision)
+            clip = build_untrained_clip(Path(empty), device=device, precision=precision)
         clip.model.load_state_dict(state)
     except Exception as error:  # sizes that don't fit are torch's errors, towers that can't be are open_clip's
         raise UserError(f"{folder} can't be loaded: {' '.join(str(error).split())[:300]}.") from error
@@ -195,15 +195,15 @@ def save_clip(folder: Path, clip: Clip, hf: bool = True) -> None:
     from safetensors.torch import save_file
 
     from clipcovid.models.dual_encoder import write_text_tower
-    from clipcovid.models.hugging_face import inconvertible, save_hf
+    from clipcovid.models.hugging_face import conversion_problem, save_hf
 
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().float().contiguous().cpu() for key, value in clip.model.state_dict().items()}
-    with whole(folder / "model.safetensors") as partial:
+    with atomic_write(folder / "model.safetensors") as partial:
         save_file(state, partial)
     write_open_clip_config(folder, clip)
     write_text_tower(folder, clip)
-    if hf and not inconvertible(_whole_cfg(clip), cast(Any, clip.model.visual).preprocess_cfg):
+    if hf and not conversion_problem(_whole_cfg(clip), cast(Any, clip.model.visual).preprocess_cfg):
         save_hf(folder / "hf", clip)
 
 
@@ -226,7 +226,9 @@ def _text_tower(folder: Path) -> dict[str, Any]:
     return {"text_cfg": text_cfg | {"hf_model_name": str(folder / TEXT_TOWER), "hf_model_pretrained": False}}
 
 
-def skeleton_clip(folder: Path, *, device: str = "cpu", precision: str = "fp32", timm_weights: bool = False) -> Clip:
+def build_untrained_clip(
+    folder: Path, *, device: str = "cpu", precision: str = "fp32", timm_weights: bool = False
+) -> Clip:
     """The model that the open_clip config in `folder` describes, with random weights.
 
     `timm_weights`: but for the image encoder, whose weights are timm's published ones.
@@ -234,7 +236,7 @@ def skeleton_clip(folder: Path, *, device: str = "cpu", precision: str = "fp32",
     import open_clip
 
     name = f"local-dir:{folder.resolve()}"
-    with quiet():
+    with silence_logging():
         model = open_clip.create_model(
             name,
             precision=precision,
@@ -272,7 +274,7 @@ def checkpoint_activations(model: Any) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_logging() -> Iterator[None]:
     """Silence open_clip's remarks on the root logger and the hub's retries: what goes wrong is raised anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
@@ -282,7 +284,7 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _why_not(config: ClipConfig, error: Exception) -> str:
+def _load_error(config: ClipConfig, error: Exception) -> str:
     what = f"The weights {config.pretrained!r} for {config.model}" if config.pretrained != "none" else config.model
     if Path(config.pretrained).exists():
         return f"{what} can't be loaded: {reason(error)}. Do they belong to that --clip.model?"

@@ -8,14 +8,14 @@ import torch
 
 from clipcovid.config import UserError
 from clipcovid.models import published
-from clipcovid.models.normalization import Pixels
-from clipcovid.models.state_dicts import State, check_finite, fitted, reason
+from clipcovid.models.normalization import ImageNormalizer
+from clipcovid.models.state_dicts import State, check_finite, load_fitting, reason
 
 
-class Network(torch.nn.Module):
+class TimmClassifier(torch.nn.Module):
     """A timm model that takes images of 0–255, (n, h, w) or (n, h, w, 3), and gives its head's outputs (n, k)."""
 
-    def __init__(self, body: torch.nn.Module, pixels: Pixels) -> None:
+    def __init__(self, body: torch.nn.Module, pixels: ImageNormalizer) -> None:
         super().__init__()
         self.pixels, self.body = pixels, body
 
@@ -26,7 +26,7 @@ class Network(torch.nn.Module):
 
 def build_cnn(
     arch: str, weights: str, *, outputs: int, channels: int, image_size: int, packed_size: int, seed: int
-) -> Network:
+) -> TimmClassifier:
     """The model with a fresh head of `outputs`. Random numbers follow from `seed`.
 
     `weights`: pretrained, a file, or none; what can't be loaded is a `UserError`. `channels`: 1 for gray images, whose
@@ -58,7 +58,7 @@ def build_cnn(
     mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
     if channels == 1:
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
-    return Network(body.to(memory_format=torch.channels_last), Pixels(mean, std, size, torch.float32))
+    return TimmClassifier(body.to(memory_format=torch.channels_last), ImageNormalizer(mean, std, size, torch.float32))
 
 
 def timm_defaults(arch: str, weights: str) -> Any:
@@ -104,7 +104,7 @@ def _classifier_state(arch: str, path: Path, channels: int, rename: Any) -> Stat
         shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items() if not name.startswith(ends)}
         convert = (lambda state, plain=plain: rename(dict(state), plain)) if rename else None
         try:
-            return fitted(path, shapes, arch, "--weights", part=True, convert=convert)
+            return load_fitting(path, shapes, arch, "--weights", part=True, convert=convert)
         except UserError as error:
             refused.append(error)
     raise refused[0]

@@ -49,12 +49,12 @@ class Decoder(torch.nn.Module):
         return ids
 
     def save(self, folder: Path, tokenizer: Any) -> None:
-        """Write what `skeleton_decoder` reads."""
+        """Write what `build_untrained_decoder` reads."""
         self.body.config.save_pretrained(folder / FOLDER)
         tokenizer.save_pretrained(folder / FOLDER)
 
 
-def train_words(decoder: str, texts: Sequence[str], vocabulary: int) -> Any:
+def load_or_train_tokenizer(decoder: str, texts: Sequence[str], vocabulary: int) -> Any:
     """A published decoder's tokenizer, or for a preset a byte-level BPE trained on `texts`, which knows every letter."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -128,7 +128,7 @@ def _ending(body: Any, tokenizer: Any) -> Any:
     return body
 
 
-def skeleton_decoder(folder: Path, *, prefix: int) -> tuple[Decoder, Any]:
+def build_untrained_decoder(folder: Path, *, prefix: int) -> tuple[Decoder, Any]:
     """The decoder and tokenizer of a checkpoint, with random weights."""
     from safetensors import safe_open
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel

@@ -11,7 +11,7 @@ import torch
 
 from clipcovid.config import UserError
 from clipcovid.io.files import write_json
-from clipcovid.models.clip import Clip, quiet, skeleton_clip
+from clipcovid.models.clip import Clip, build_untrained_clip, silence_logging
 from clipcovid.models.cnn import load_backbone, timm_defaults
 from clipcovid.models.presets import TEXT_ENCODERS
 from clipcovid.models.published import check_hub_model, check_timm
@@ -59,7 +59,7 @@ def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
         check_hub_model(towers.text, "--text", weights=towers.text_weights != "none")
     defaults = timm_defaults(towers.arch, towers.weights)
     torch.manual_seed(seed)
-    with TemporaryDirectory() as place, quiet():
+    with TemporaryDirectory() as place, silence_logging():
         folder = Path(place)
         try:
             _write_text_tower(folder, towers, texts)
@@ -67,7 +67,7 @@ def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
             if defaults and towers.weights != "none":
                 cfg["preprocess_cfg"] |= {"mean": list(defaults.mean), "std": list(defaults.std)}
             write_json(folder / OPENCLIP_CONFIG, cfg)
-            clip = skeleton_clip(folder, timm_weights=towers.weights == "pretrained")
+            clip = build_untrained_clip(folder, timm_weights=towers.weights == "pretrained")
             if towers.weights not in ("pretrained", "none"):
                 load_backbone(clip.model.visual.trunk, towers.arch, towers.weights)
             if towers.text_weights != "none":

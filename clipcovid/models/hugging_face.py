@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from clipcovid.config import UserError, first_line
-from clipcovid.io.files import whole, write_json, write_text
+from clipcovid.config import UserError, summarize_error
+from clipcovid.io.files import atomic_write, write_json, write_text
 from clipcovid.models.state_dicts import check_finite, largest_state_dict
 from clipcovid.models.weights import HF_CONFIG, HF_IMAGES, hf_weights
 
@@ -30,7 +30,7 @@ _Name = tuple[str, tuple[str, ...], bool]
 """A tensor's name in open_clip, the one or three (query, key, value) of it in CLIPModel, and whether it is transposed."""
 
 
-def inconvertible(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any] | None = None) -> str:
+def conversion_problem(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any] | None = None) -> str:
     """Why a CLIPModel can't be what open_clip builds from `model_cfg`, or can't prepare images so; empty where it can."""
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
@@ -71,14 +71,16 @@ def save_hf(folder: Path, clip: "Clip") -> None:
     """Write a folder that transformers' CLIPModel, CLIPImageProcessor and CLIPTokenizer load: float32 safetensors.
 
     The tokenizer gives open_clip's ids, but for what ftfy repairs before open_clip tokenizes (curly quotes, ligatures, HTML
-    entities), a last capital Σ, and the names of the start and end marks. What `inconvertible`
+    entities), a last capital Σ, and the names of the start and end marks. What `conversion_problem`
     gives a reason for is a `UserError`.
     """
     from safetensors.torch import save_file
 
     preprocess = cast(Any, clip.model.visual).preprocess_cfg
     state = {name: value.detach().float().cpu() for name, value in clip.model.state_dict().items()}
-    reason = inconvertible(clip.model_cfg, preprocess) or ("its logits have a bias" if "logit_bias" in state else "")
+    reason = conversion_problem(clip.model_cfg, preprocess) or (
+        "its logits have a bias" if "logit_bias" in state else ""
+    )
     if reason:
         raise UserError(
             f"The model can't be written as a Hugging Face CLIPModel: {reason}; use open_clip's checkpoint."
@@ -93,7 +95,7 @@ def save_hf(folder: Path, clip: "Clip") -> None:
             f"The model can't be written as a Hugging Face CLIPModel: it has {', '.join(sorted(state)[:4])}."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / "model.safetensors") as partial:
+    with atomic_write(folder / "model.safetensors") as partial:
         save_file(converted, partial, metadata={"format": "pt"})
     write_json(folder / HF_CONFIG, _hf_config(clip.model_cfg))
     write_json(folder / HF_IMAGES[0], _image_processor(preprocess))
@@ -213,7 +215,7 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
     try:  # fills in defaults, and knows the ways in which older versions wrote it
         config = CLIPConfig.from_dict(json.loads((folder / HF_CONFIG).read_bytes()))
     except Exception as error:  # each version validates in its own way
-        raise UserError(f"{folder / HF_CONFIG} is no config of a CLIPModel ({first_line(error)}).") from error
+        raise UserError(f"{folder / HF_CONFIG} is no config of a CLIPModel ({summarize_error(error)}).") from error
     vision, text = cast(Any, config.vision_config), cast(Any, config.text_config)
     image, patch = _square(vision.image_size), _square(vision.patch_size)
     acts = {vision.hidden_act, text.hidden_act}

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.models.clip import Clip, cosine_logits
-from clipcovid.models.cnn import Network
+from clipcovid.models.cnn import TimmClassifier
 
 
 class Hybrid(torch.nn.Module):
@@ -17,7 +17,7 @@ class Hybrid(torch.nn.Module):
     texts: torch.Tensor
     logit_scale: torch.Tensor
 
-    def __init__(self, clip: Clip, cnn: Network, texts: torch.Tensor, join: str) -> None:
+    def __init__(self, clip: Clip, cnn: TimmClassifier, texts: torch.Tensor, join: str) -> None:
         super().__init__()
         self.tower, self.to_input, self.cnn = clip.model.visual.requires_grad_(False).eval(), clip.to_input, cnn
         self.register_buffer("texts", texts)

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, summarize_error
 
 
 def add_adapters(model: torch.nn.Module, *, r: int, alpha: float, dropout: float, targets: Sequence[str]) -> Any:
@@ -27,7 +27,7 @@ def add_adapters(model: torch.nn.Module, *, r: int, alpha: float, dropout: float
     try:
         return LoraModel(model, config, "default")
     except ValueError as error:  # a module of a kind that peft knows no adapter for
-        raise UserError(f"--lora.targets {', '.join(targets)}: {first_line(error)}") from error
+        raise UserError(f"--lora.targets {', '.join(targets)}: {summarize_error(error)}") from error
 
 
 def merge(adapted: Any) -> torch.nn.Module:

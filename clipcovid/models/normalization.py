@@ -9,7 +9,7 @@ import torch.nn.functional as F
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts RGB to gray
 
 
-class Pixels(torch.nn.Module):
+class ImageNormalizer(torch.nn.Module):
     """Normalised input (n, 3 or 1, size, size), channels last in memory, from images (n, h, w) or (n, h, w, 3) of 0–255."""
 
     scale: torch.Tensor
@@ -36,8 +36,8 @@ class Pixels(torch.nn.Module):
         return torch.addcmul(self.offset, values, self.scale).permute(0, 3, 1, 2)
 
 
-def unfit(maps: np.ndarray, shape: tuple[int, int], placed: tuple[int, int, int, int]) -> np.ndarray:
-    """Bring float32 (k, size, size) back to `shape`: (k, h, w), the frame that was fitted as `placed`, its `placement`.
+def undo_fit(maps: np.ndarray, shape: tuple[int, int], placed: tuple[int, int, int, int]) -> np.ndarray:
+    """Bring float32 (k, size, size) back to `shape`: (k, h, w), the frame that was fitted as `placed`, its `resize_geometry`.
 
     Bilinear, antialiased where the frame is smaller, as Pillow resizes (several times as slowly); 0 where it was cut.
     """

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import ClipConfig, UserError, first_line
+from clipcovid.config import ClipConfig, UserError, summarize_error
 from clipcovid.models import weights as places
 from clipcovid.models.formats import hugging_face_folder, safetensors_shapes, weights_format
 from clipcovid.models.recognition import open_clip_configs
@@ -38,7 +38,7 @@ def check_clip(config: ClipConfig) -> None:
         files = ("open_clip_config.json",) if place == "none" else _OPEN_CLIP_FILES
         _check_hub(config.model.removeprefix("hf-hub:"), files, config.model, _FOLDER)
     elif config.model not in open_clip_configs():
-        known = ", ".join(close(config.model, open_clip_configs()))
+        known = ", ".join(close_matches(config.model, open_clip_configs()))
         raise UserError(f"--clip.model {config.model!r} is unknown: use {known}, hf-hub:… or tiny.")
     elif place != "none":
         _check_tag(config.model, place)
@@ -49,7 +49,7 @@ def check_timm(arch: str, weights: str) -> None:
     name, _, tag = arch.partition(".")
     sources = _timm_sources()
     if not re.search(rf"\bdef {re.escape(name)}\(|['\"]{re.escape(name)}['\"]", sources):
-        known = ", ".join(close(name, re.findall(r"@register_model\ndef (\w+)\(", sources)))
+        known = ", ".join(close_matches(name, re.findall(r"@register_model\ndef (\w+)\(", sources)))
         raise UserError(f"--arch {arch!r} is not a timm architecture: use {known}, …")
     if weights == "pretrained":
         tags = [tag] if tag else re.findall(rf"['\"]{re.escape(name)}\.(\w+)\*?['\"]", sources)
@@ -92,7 +92,7 @@ def check_file(path: Path) -> None:
         raise UserError(folder)
 
 
-def close(name: str, known: Any) -> list[str]:
+def close_matches(name: str, known: Any) -> list[str]:
     """The names most like one that is unknown."""
     return get_close_matches(name, list(known), n=4, cutoff=0.3) or sorted(known)[:4]
 
@@ -156,7 +156,7 @@ def _problem(repo: str, file: str) -> str:
         except RepositoryNotFoundError:
             answers.append(_UNKNOWN)
         except Exception as error:  # sockets, proxies and the hub each raise their own kinds
-            answers.append(f"the hub does not answer ({first_line(error)})")
+            answers.append(f"the hub does not answer ({summarize_error(error)})")
 
     thread = threading.Thread(target=ask, daemon=True)  # a name that does not resolve can take longer than any timeout
     thread.start()

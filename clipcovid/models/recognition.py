@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import ClipConfig, UserError, first_line
+from clipcovid.config import ClipConfig, UserError, summarize_error
 from clipcovid.models.weights import HF_CONFIG, OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf
 
 Shapes = Mapping[str, Sequence[int]]
@@ -170,7 +170,7 @@ def architecture(folder: Path) -> str:
         config = json.loads((folder / OPENCLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         vision, text = config["vision_cfg"], config["text_cfg"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / OPENCLIP_CONFIG} is no config of open_clip ({first_line(error)}).") from error
+        raise UserError(f"{folder / OPENCLIP_CONFIG} is no config of open_clip ({summarize_error(error)}).") from error
     for name, known in open_clip_configs().items():
         if (known["vision_cfg"], known["text_cfg"], known["embed_dim"]) == (vision, text, config.get("embed_dim")):
             return name

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, summarize_error
 from clipcovid.models.formats import hugging_face_folder, weights_format
 from clipcovid.models.recognition import recognise
 
@@ -81,13 +81,13 @@ class Fit:
 
 
 def load_weights(module: torch.nn.Module, path: Path, name: str, flag: str, *, part: bool = False) -> None:
-    """Load a file into a module, as `fitted` gives it; the shapes are the module's own."""
+    """Load a file into a module, as `load_fitting` gives it; the shapes are the module's own."""
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    state = fitted(path, shapes, name, flag, part=part)
+    state = load_fitting(path, shapes, name, flag, part=part)
     module.load_state_dict(module.state_dict() | state)
 
 
-def fitted(
+def load_fitting(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     name: str,
@@ -102,9 +102,9 @@ def fitted(
     for one. `convert`: renames the tensors of other programs, tried where they do not fit as they are.
     """
     candidates = list(read_state_dicts(path))
-    fits = [fit(state, shapes, source) for source, state in candidates]
+    fits = [match_state_dict(state, shapes, source) for source, state in candidates]
     if convert is not None and not any(_good(one, part) for one in fits):
-        fits += [fit(convert(state), shapes, source) for source, state in candidates]
+        fits += [match_state_dict(convert(state), shapes, source) for source, state in candidates]
     best = min(fits, key=lambda one: (one.faults, 0 if part else len(one.unexpected)))
     if not _good(best, part):
         raise UserError(_why_not(path, best, shapes, name, flag, max((s for _, s in candidates), key=len), part))
@@ -183,7 +183,7 @@ def _instead(content: Any) -> str:
     return ", but a whole model as an object" if isinstance(content, _Ignored) else f", but a {type(content).__name__}"
 
 
-def fit(state: State, shapes: Mapping[str, tuple[int, ...]], source: str = "") -> Fit:
+def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source: str = "") -> Fit:
     """A state dict under the names of `shapes`: with the common prefix taken off, or put before, by which most of them match.
 
     A dot and an underscore count as the same, for timm's feature extractors write stages.0 as stages_0.
@@ -249,7 +249,7 @@ def _prefixes(state: State, names: Mapping[str, str], shapes: Mapping[str, tuple
 
 def reason(error: Exception) -> str:
     """What an error of another library says first; torch's and timm's advice to read a file unsafely is not passed on."""
-    text = first_line(error)
+    text = summarize_error(error)
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
         return "its file holds objects that could run code when they are read"
     return text

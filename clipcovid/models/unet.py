@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from clipcovid.config import UserError
 from clipcovid.models import published
-from clipcovid.models.normalization import Pixels
-from clipcovid.models.state_dicts import check_finite, fitted, reason
+from clipcovid.models.normalization import ImageNormalizer
+from clipcovid.models.state_dicts import check_finite, load_fitting, reason
 
 STRIDE = 32  # of the encoders' last features: other sides are padded at the right and below, and cut again
 
@@ -22,7 +22,7 @@ class Segmenter(torch.nn.Module):
 
     thresholds: torch.Tensor
 
-    def __init__(self, body: torch.nn.Module, pixels: Pixels, regions: int) -> None:
+    def __init__(self, body: torch.nn.Module, pixels: ImageNormalizer, regions: int) -> None:
         super().__init__()
         self.pixels, self.body = pixels, body
         self.register_buffer("thresholds", torch.full((regions,), 0.5))
@@ -73,7 +73,9 @@ def build_segmenter(
         ) from error
     check_finite(body.encoder.state_dict(), f"--weights {weights}")
     mean, std = (list(MEAN), list(STD)) if channels == 3 else ([sum(MEAN) / 3], [sum(STD) / 3])
-    return Segmenter(body.to(memory_format=torch.channels_last), Pixels(mean, std, size, torch.float32), regions)
+    return Segmenter(
+        body.to(memory_format=torch.channels_last), ImageNormalizer(mean, std, size, torch.float32), regions
+    )
 
 
 def _encoder_state(arch: str, encoder: str, path: Path) -> dict[str, torch.Tensor]:
@@ -82,7 +84,7 @@ def _encoder_state(arch: str, encoder: str, path: Path) -> dict[str, torch.Tenso
 
     colour: Any = smp.create_model(arch, encoder, None, in_channels=3, classes=1).encoder
     shapes = {name: tuple(value.shape) for name, value in colour.state_dict().items()}
-    return fitted(path, shapes, f"--encoder {encoder}", "--weights", part=True)
+    return load_fitting(path, shapes, f"--encoder {encoder}", "--weights", part=True)
 
 
 def _load_encoder(encoder: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:

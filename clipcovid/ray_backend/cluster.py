@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from clipcovid import environment
-from clipcovid.config import ComputeConfig, UserError, first_line
+from clipcovid.config import ComputeConfig, UserError, summarize_error
 
-OWN = "CLIPCOVID_OWN_CLUSTER"  # set in all processes of a cluster that `connect` started
+OWN_CLUSTER_VARIABLE = "CLIPCOVID_OWN_CLUSTER"  # set in all processes of a cluster that `connect` started
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
-PATIENCE = 4.0  # seconds in which a cluster has to answer
-LONGEST_TEMP = 30  # bytes: below it Ray has sockets, whose whole paths may have 107
+PROBE_TIMEOUT = 4.0  # seconds in which a cluster has to answer
+MAX_TEMP_LENGTH = 30  # bytes: below it Ray has sockets, whose whole paths may have 107
 SYSTEM_TEMP = "/tmp"
 
 
@@ -36,7 +36,7 @@ def connect(config: ComputeConfig) -> None:
     if _connected():
         return
     address = find_cluster(config.address)
-    with _our_sigterm():
+    with _keep_sigterm_handler():
         if address:
             authenticate(address)
             _join(address)
@@ -50,40 +50,40 @@ def _connected() -> bool:
 
 
 def _join(address: str) -> None:
-    os.environ.pop(OWN, None)
+    os.environ.pop(OWN_CLUSTER_VARIABLE, None)
     import ray
 
-    _read_mode()
+    _reload_auth_mode()
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.RayError) as error:
-        raise UserError(f"The Ray cluster at {address} can't be joined ({first_line(error)}).") from error
+        raise UserError(f"The Ray cluster at {address} can't be joined ({summarize_error(error)}).") from error
 
 
 def _start() -> None:
     """Start a cluster on this machine: on loopback, and with a token where the user did not decide otherwise."""
-    environment.set_defaults(environment.OWN_CLUSTER | {MODE: "token", OWN: "1"})
+    environment.set_defaults(environment.OWN_CLUSTER | {MODE: "token", OWN_CLUSTER_VARIABLE: "1"})
     if not os.environ.get(TOKEN_PATH):
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
     import ray
     from ray._private import ray_constants
 
     ray_constants.ENABLE_RAY_CLUSTER = False  # as on a Mac: this node's address is then 127.0.0.1
-    _read_mode()
+    _reload_auth_mode()
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 10**9}
-    if len(os.fsencode(_temp_folder())) > LONGEST_TEMP:
+    if len(os.fsencode(_temp_folder())) > MAX_TEMP_LENGTH:
         print(f"note: the path of {_temp_folder()} is too long for Ray's sockets: they are in {SYSTEM_TEMP}/ray.")
         options["_temp_dir"] = f"{SYSTEM_TEMP}/ray"
     try:
         ray.init(address="local", logging_level=logging.WARNING, **options)
     except OSError as error:
         raise UserError(
-            f"Ray can't be started ({first_line(error)}): name a folder that can be written in RAY_TMPDIR, or use "
+            f"Ray can't be started ({summarize_error(error)}): name a folder that can be written in RAY_TMPDIR, or use "
             "--compute.workers 0."
         ) from error
 
 
-def _read_mode() -> None:
+def _reload_auth_mode() -> None:
     """Let Ray read `RAY_AUTH_MODE` anew, where it was imported before that was set."""
     from ray import _raylet
 
@@ -91,7 +91,7 @@ def _read_mode() -> None:
 
 
 @contextmanager
-def _our_sigterm() -> Iterator[None]:
+def _keep_sigterm_handler() -> Iterator[None]:
     """Leave SIGTERM to whoever has it: Ray's own handler would print the stack of a job that is stopped."""
     before = signal.getsignal(signal.SIGTERM)
     yield
@@ -114,13 +114,13 @@ def find_cluster(wanted: str) -> str:
         return ""
     given = os.environ.get("RAY_ADDRESS", "") if wanted == "auto" else wanted
     if given not in ("", "auto"):
-        if not _ask(given):
+        if not _probe(given):
             raise UserError(f"No Ray cluster answers at {given}: start one, or use --compute.address local.")
         return given
     for folder in dict.fromkeys((_temp_folder(), SYSTEM_TEMP)):
         left = Path(folder) / "ray" / "ray_current_cluster"
         last = left.read_text(encoding="utf-8").strip() if left.exists() else ""
-        if last and _ask(last):
+        if last and _probe(last):
             return last
     return ""
 
@@ -137,11 +137,11 @@ def authenticate(address: str) -> None:
     )
     if mode == "token" and not token:
         raise UserError(f"{MODE} is token, but there is none: {way_out}")
-    if _ask(address) != "refuses":
+    if _probe(address) != "refuses":
         return
     if not token or mode not in ("", "token"):
         raise UserError(f"The Ray cluster at {address} asks for a token: {way_out}")
-    if _ask(address, token) == "refuses":
+    if _probe(address, token) == "refuses":
         raise UserError(f"The Ray cluster at {address} does not take this token: {way_out}")
     os.environ[MODE] = "token"
 
@@ -157,8 +157,8 @@ def _token() -> str:
         return ""
 
 
-def _ask(address: str, token: str = "") -> str:
-    """What a cluster says: `takes` or `refuses` a client with this token, "" for nothing within `PATIENCE`."""
+def _probe(address: str, token: str = "") -> str:
+    """What a cluster says: `takes` or `refuses` a client with this token, "" for nothing within `PROBE_TIMEOUT`."""
     if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
         return "takes"  # Ray has the certificates
     import grpc
@@ -166,7 +166,7 @@ def _ask(address: str, token: str = "") -> str:
     metadata = [("authorization", f"Bearer {token}")] if token else None
     with grpc.insecure_channel(address.removeprefix("ray://"), options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PATIENCE, metadata=metadata)
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PROBE_TIMEOUT, metadata=metadata)
         except grpc.RpcError as error:
             answers = {
                 grpc.StatusCode.UNAUTHENTICATED: "refuses",
@@ -178,10 +178,10 @@ def _ask(address: str, token: str = "") -> str:
 
 def own_cluster() -> bool:
     """Whether the cluster is one that `connect` started: it ends with its driver, and has no dashboard."""
-    return bool(os.environ.get(OWN))
+    return bool(os.environ.get(OWN_CLUSTER_VARIABLE))
 
 
-def nodes() -> list[tuple[float, float]]:
+def cluster_nodes() -> list[tuple[float, float]]:
     """(CPUs, GPUs) of each node of the cluster that `connect` joined; none without one."""
     if not _connected():
         return []

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from clipcovid.config import UserError
-from clipcovid.ray_backend.resources import Plan
+from clipcovid.ray_backend.resources import ResourcePlan
 
 Item = dict[str, Any]
 RESTARTS = 2  # Ray itself starts a dying actor again for ever
 
 
-def read_ahead(read: Callable[[Any], Any], wanted: Sequence[Any]) -> Iterator[Any]:
+def prefetch(read: Callable[[Any], Any], wanted: Sequence[Any]) -> Iterator[Any]:
     """`read` of each of `wanted`, in order, the next one read by a thread while the caller works on the one it got."""
     with ThreadPoolExecutor(1) as ahead:
         coming = [ahead.submit(read, one) for one in wanted[:1]]
@@ -30,7 +30,7 @@ def read_ahead(read: Callable[[Any], Any], wanted: Sequence[Any]) -> Iterator[An
             yield found
 
 
-def stand_in(place: Path) -> None:
+def chdir_to_driver_cwd(place: Path) -> None:
     """Work in the driver's directory, where this machine has it: a relative path means there what it meant to the user.
 
     (Ray's workers stand where the cluster was started, or in a folder of Ray Train's.)
@@ -39,10 +39,10 @@ def stand_in(place: Path) -> None:
         os.chdir(place)
 
 
-def spread(
+def parallel_map(
     items: Sequence[Item],
     work: Callable[..., Item] | type,
-    chosen: Plan,
+    chosen: ResourcePlan,
     *,
     total: int,
     label: str,
@@ -60,15 +60,15 @@ def spread(
     if not items:
         return
     with tqdm(total=total, desc=label, unit="img", smoothing=0.05) as bar:
-        for result in (_over_ray if chosen.workers else _here)(items, work, chosen, settings):
+        for result in (_run_ray if chosen.workers else _run_local)(items, work, chosen, settings):
             if result.get("failed"):
                 raise UserError(result["failed"])
             bar.update(result["images"])
             yield result
 
 
-def _here(
-    items: Sequence[Item], work: Callable[..., Item] | type, chosen: Plan, settings: dict[str, Any]
+def _run_local(
+    items: Sequence[Item], work: Callable[..., Item] | type, chosen: ResourcePlan, settings: dict[str, Any]
 ) -> Iterator[Item]:
     if isinstance(work, type):
         yield from map(work(**settings), items)
@@ -76,8 +76,8 @@ def _here(
         yield from (work(item, **settings) for item in items)
 
 
-def _over_ray(
-    items: Sequence[Item], work: Callable[..., Item] | type, chosen: Plan, settings: dict[str, Any]
+def _run_ray(
+    items: Sequence[Item], work: Callable[..., Item] | type, chosen: ResourcePlan, settings: dict[str, Any]
 ) -> Iterator[Item]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
@@ -94,13 +94,13 @@ def _over_ray(
     work_on: Any = ray.data.from_items(list(items), override_num_blocks=len(items)).map
     if isinstance(work, type):
         pool = ActorPoolStrategy(size=workers)
-        results = work_on(_Guarded, compute=pool, fn_constructor_kwargs=guard, **asked)
+        results = work_on(_GuardedActor, compute=pool, fn_constructor_kwargs=guard, **asked)
     else:
-        results = work_on(_guarded, compute=TaskPoolStrategy(size=workers), fn_kwargs=guard, **asked)
+        results = work_on(_guarded_task, compute=TaskPoolStrategy(size=workers), fn_kwargs=guard, **asked)
     yield from results.iter_rows()
 
 
-def _guarded(item: Item, *, work: Callable[..., Item], settings: Any, place: Path) -> Item:
+def _guarded_task(item: Item, *, work: Callable[..., Item], settings: Any, place: Path) -> Item:
     """A task: the work's result, with the settings that the reference names."""
     import ray
 
@@ -109,21 +109,21 @@ def _guarded(item: Item, *, work: Callable[..., Item], settings: Any, place: Pat
 
 def _result(item: Item, work: Callable[..., Item], place: Path) -> Item:
     """The work's result, or its `UserError` as a result: raised here, Ray would bury it in pages of its own."""
-    stand_in(place)
+    chdir_to_driver_cwd(place)
     try:
         return work(item) | {"failed": ""}
     except UserError as error:
         return item | {"images": 0, "failed": str(error)}
 
 
-class _Guarded:
+class _GuardedActor:
     """An actor around another: errors become results, and dying again and again becomes an error."""
 
     def __init__(self, *, work: type, settings: Any, place: Path) -> None:
         import ray
 
         self.failed, self.work, self.place = _died_too_often(), None, place
-        stand_in(place)
+        chdir_to_driver_cwd(place)
         try:
             self.work = None if self.failed else work(**ray.get(settings))
         except UserError as error:

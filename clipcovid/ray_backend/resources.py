@@ -10,7 +10,7 @@ from clipcovid.config import ComputeConfig, UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class ResourcePlan:
     """What a job will use."""
 
     workers: int
@@ -42,7 +42,7 @@ def plan(
     items: int | None = None,
     per_node: int | None = None,
     shared: bool = True,
-) -> Plan:
+) -> ResourcePlan:
     """Fill in what `config` leaves open from the nodes' (CPUs, GPUs), and check that it fits.
 
     `gpu`: whether the work can use one. `items`: pieces of work there are; more workers than that are not started.
@@ -51,21 +51,21 @@ def plan(
     which Ray would wait for without a word, is a `UserError`.
     """
     if config.workers == 0:
-        return _here(config, gpu)
+        return _plan_local(config, gpu)
     cpus, gpus = (sum(column) for column in zip(*have, strict=True))
     per_gpu = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpu and gpus >= 1)
     per_cpu = config.cpus_per_worker
     if per_cpu is None and not config.workers and not per_gpu:
         per_cpu = float(max(1, max(cpu for cpu, _ in have) // per_node)) if per_node else 1.0
-    workers = config.workers or max(1, int(gpus / per_gpu) if per_gpu else _places(have, per_cpu or 1, 0))
+    workers = config.workers or max(1, int(gpus / per_gpu) if per_gpu else _max_workers(have, per_cpu or 1, 0))
     if not config.workers and items is not None:
         workers = max(1, min(workers, items))
     if per_cpu is None:
         share = cpus / workers
         per_cpu = float(int(share)) if share >= 1 else int(share * 100) / 100 if shared or per_gpu else 1.0
-        while per_cpu > 1 and _places(have, per_cpu, per_gpu) < workers:  # uneven nodes
+        while per_cpu > 1 and _max_workers(have, per_cpu, per_gpu) < workers:  # uneven nodes
             per_cpu -= 1
-    places = _places(have, per_cpu, per_gpu)
+    places = _max_workers(have, per_cpu, per_gpu)
     if workers > places or per_cpu <= 0:
         each = f"{per_cpu:g} CPU" + f" and {per_gpu:g} GPU" * bool(per_gpu)
         raise UserError(
@@ -73,7 +73,7 @@ def plan(
             f"{gpus:g} GPUs on {len(have)} node{'s' * (len(have) != 1)}, room for {places}. Use fewer --compute.workers, "
             "or less --compute.cpus-per-worker or --compute.gpus-per-worker."
         )
-    return Plan(
+    return ResourcePlan(
         workers=workers,
         cpus_per_worker=per_cpu,
         gpus_per_worker=per_gpu,
@@ -82,7 +82,7 @@ def plan(
     )
 
 
-def _here(config: ComputeConfig, gpu: bool) -> Plan:
+def _plan_local(config: ComputeConfig, gpu: bool) -> ResourcePlan:
     """What work in this process uses: all cores, and a GPU where it can use one and there is one."""
     found = 0.0
     if gpu and config.gpus_per_worker != 0:
@@ -92,7 +92,7 @@ def _here(config: ComputeConfig, gpu: bool) -> Plan:
         if config.gpus_per_worker and not found:
             raise UserError("There is no GPU on this machine: leave --compute.gpus-per-worker out.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Plan(
+    return ResourcePlan(
         workers=0,
         cpus_per_worker=0,
         gpus_per_worker=found,
@@ -101,7 +101,7 @@ def _here(config: ComputeConfig, gpu: bool) -> Plan:
     )
 
 
-def _places(have: list[tuple[float, float]], per_cpu: float, per_gpu: float) -> int:
+def _max_workers(have: list[tuple[float, float]], per_cpu: float, per_gpu: float) -> int:
     """How many workers fit on the nodes."""
 
     def on(cpu: float, gpu: float) -> float:

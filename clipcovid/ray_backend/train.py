@@ -13,8 +13,8 @@ from typing import Any, cast
 from clipcovid.config import UserError
 from clipcovid.io.files import write_text
 from clipcovid.ray_backend.cluster import own_cluster
-from clipcovid.ray_backend.map import stand_in
-from clipcovid.ray_backend.resources import Plan
+from clipcovid.ray_backend.map import chdir_to_driver_cwd
+from clipcovid.ray_backend.resources import ResourcePlan
 from clipcovid.terminal import set_terminal_width, terminal_width
 
 Report = Callable[[dict[str, float]], None]
@@ -60,7 +60,7 @@ def train_on_workers(job: Any, train: Callable[..., None], report: Report | None
         raise UserError(failed.read_text(encoding="utf-8"))
 
 
-def _no_room(plan: Plan) -> str:
+def _no_room(plan: ResourcePlan) -> str:
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
@@ -73,7 +73,7 @@ def _no_room(plan: Plan) -> str:
     )
 
 
-def _trainer(settings: dict[str, Any], plan: Plan, folder: Path, report: Report | None) -> Any:
+def _trainer(settings: dict[str, Any], plan: ResourcePlan, folder: Path, report: Report | None) -> Any:
     from ray._private.worker import get_dashboard_url
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
     from ray.train.torch import TorchTrainer
@@ -165,7 +165,7 @@ def _worker(settings: dict[str, Any]) -> None:
     inner = sys.modules.get("ray.train.v2._internal.execution.context")
     if inner is not None:  # it logs every report of every worker, under its file's name
         logging.getLogger(inner.__file__).setLevel(logging.WARNING)
-    stand_in(settings["place"])
+    chdir_to_driver_cwd(settings["place"])
     set_terminal_width(settings["columns"])
     job = ray.get(settings["job"])
     failed = job.run.folder / "state" / FAILED

@@ -13,9 +13,9 @@ import numpy as np
 
 from clipcovid.config import ComputeConfig
 from clipcovid.io.files import write_json
-from clipcovid.ray_backend.cluster import connect, nodes
-from clipcovid.ray_backend.map import stand_in
-from clipcovid.ray_backend.resources import Plan, plan
+from clipcovid.ray_backend.cluster import cluster_nodes, connect
+from clipcovid.ray_backend.map import chdir_to_driver_cwd
+from clipcovid.ray_backend.resources import ResourcePlan, plan
 from clipcovid.terminal import Countdown
 
 HEARTBEAT = 30.0  # seconds
@@ -57,31 +57,31 @@ def run_trials(
     if todo and compute.workers == 0:
         countdown = Countdown("trial", len(tasks))
         for done, task in enumerate(todo, before + 1):
-            _do(task, work, settings)
+            _run_trial(task, work, settings)
             print(countdown.line(done, before=before))
     elif todo:
         _on_tune(todo, work, settings, compute)
-    return [_read(task) for task in tasks]
+    return [_read_result(task) for task in tasks]
 
 
 def _result(task: dict[str, Any]) -> Path:
     return Path(task["path"]).with_suffix(".json")
 
 
-def _do(task: dict[str, Any], work: Work, settings: dict[str, Any]) -> dict[str, float]:
+def _run_trial(task: dict[str, Any], work: Work, settings: dict[str, Any]) -> dict[str, float]:
     found = work(task, **settings)
     write_json(_result(task), found)
     return found
 
 
-def _read(task: dict[str, Any]) -> Trial:
+def _read_result(task: dict[str, Any]) -> Trial:
     path = _result(task)
     if not path.exists():
         return Trial(task=task, metrics={}, state="failed")
     return Trial(task=task, metrics=json.loads(path.read_text(encoding="utf-8")), state="finished")
 
 
-Attempt = Callable[..., dict[str, float]]
+Objective = Callable[..., dict[str, float]]
 Report = Callable[[dict[str, float], Path], None]
 """Takes a validation's `score` and `epoch`, and the folder that holds the state of the training then."""
 VALUES = "values.json"
@@ -92,7 +92,7 @@ GRACE = 1 / 4  # of its epochs, before which no trial is stopped for being worse
 
 
 def search(
-    attempt: Attempt,
+    attempt: Objective,
     space: dict[str, Any],
     *,
     settings: dict[str, Any],
@@ -120,15 +120,15 @@ def search(
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    quiet_tune()
-    room = places(compute, workers, count, at_once)
+    silence_tune()
+    room = plan_trials(compute, workers, count, at_once)
     together = min(room.workers, at_once or room.workers)
     # A trial that starts workers asks for no CPU itself: it would wait for theirs for ever. But it has to ask for something.
     asked = {"node:__internal_head__": 1e-3} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
     population, place = algorithm == "pbt", Path.cwd()
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
-        stand_in(place)
+        chdir_to_driver_cwd(place)
 
         def report(line: dict[str, float], state: Path) -> None:
             if not workers:
@@ -178,15 +178,15 @@ def search(
             ),
         )
     found = tuner.fit()
-    return [_ended(found[number]) for number in range(len(found))]
+    return [_to_trial(found[number]) for number in range(len(found))]
 
 
-def places(compute: ComputeConfig, workers: int, count: int, at_once: int) -> Plan:
+def plan_trials(compute: ComputeConfig, workers: int, count: int, at_once: int) -> ResourcePlan:
     """Room for trials on the cluster: how many at once, and what each asks for.
 
     A CPU for each process if not told otherwise, or with `at_once` a trial's share of a node.
     """
-    have, each = nodes(), max(1, workers)
+    have, each = cluster_nodes(), max(1, workers)
     cpus = (compute.cpus_per_worker or 1.0) * each
     if at_once and not compute.cpus_per_worker:
         total = sum(cpu for cpu, _ in have)
@@ -203,7 +203,7 @@ def _scheduler(algorithm: str, space: dict[str, Any], epochs: int, stop_early: b
         return PopulationBasedTraining(
             time_attr="epoch",
             perturbation_interval=max(1, epochs // GENERATIONS),
-            custom_explore_fn=partial(_explore, space, np.random.default_rng(seed)),
+            custom_explore_fn=partial(_perturb, space, np.random.default_rng(seed)),
             log_config=False,
         )
     grace = max(1, round(GRACE * epochs))
@@ -216,7 +216,7 @@ def _scheduler(algorithm: str, space: dict[str, Any], epochs: int, stop_early: b
     )
 
 
-def _explore(space: dict[str, Any], rng: np.random.Generator, config: dict[str, Any]) -> dict[str, Any]:
+def _perturb(space: dict[str, Any], rng: np.random.Generator, config: dict[str, Any]) -> dict[str, Any]:
     """Another's settings, changed: numbers by a fifth up or down within their bounds, one choice in four drawn anew."""
     changed = dict(config)
     for key, one in space.items():
@@ -229,7 +229,7 @@ def _explore(space: dict[str, Any], rng: np.random.Generator, config: dict[str, 
     return changed
 
 
-def _ended(result: Any) -> Trial:
+def _to_trial(result: Any) -> Trial:
     here = Path(result.path)
     task = {"values": dict(result.config or {}), "name": here.name}
     if (here / VALUES).exists():
@@ -258,7 +258,7 @@ def _searcher(space: dict[str, Any], mode: str, seed: int) -> Any:
     return OptunaSearch({key: _tunes(one) for key, one in space.items()}, metric="score", mode=mode, seed=seed)
 
 
-def quiet_tune() -> None:
+def silence_tune() -> None:
     """Keep Tune's hints from the terminal; what goes wrong is in the trials."""
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
@@ -344,16 +344,16 @@ def _on_tune(
     compute: ComputeConfig,
 ) -> None:
     connect(compute)
-    chosen = plan(compute, nodes(), gpu=False, items=len(tasks))
+    chosen = plan(compute, cluster_nodes(), gpu=False, items=len(tasks))
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
-    quiet_tune()
+    silence_tune()
     place = Path.cwd()
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
-        stand_in(place)
-        tune.report(_do(config["task"], shared["work"], shared["settings"]))
+        chdir_to_driver_cwd(place)
+        tune.report(_run_trial(config["task"], shared["work"], shared["settings"]))
 
     asked = tune.with_resources(
         tune.with_parameters(trainable, shared={"work": work, "settings": settings}), {"cpu": chosen.cpus_per_worker}

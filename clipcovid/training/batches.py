@@ -7,7 +7,7 @@ import torch
 
 from clipcovid.config import UserError
 from clipcovid.methods.task import Batch, Examples
-from clipcovid.ray_backend.map import read_ahead
+from clipcovid.ray_backend.map import prefetch
 
 
 def epoch_batches(count: int, size: int, seed: int, epoch: int, rank: int, world: int) -> list[np.ndarray]:
@@ -24,13 +24,13 @@ def epoch_batches(count: int, size: int, seed: int, epoch: int, rank: int, world
     return [order[start : start + size][rank::world] for start in range(0, count - size + 1, size)]
 
 
-def stream(examples: Examples, takes: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
+def iter_batches(examples: Examples, takes: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
     """Batches on the device, each read while the one before is worked on."""
-    for batch in read_ahead(examples.read, takes):
-        yield {name: on_device(value, device) for name, value in batch.items()}
+    for batch in prefetch(examples.read, takes):
+        yield {name: to_device(value, device) for name, value in batch.items()}
 
 
-def on_device(value: object, device: torch.device) -> object:
+def to_device(value: object, device: torch.device) -> object:
     """Arrays become tensors on the device; lists stay."""
     if not isinstance(value, np.ndarray):
         return value
@@ -38,7 +38,7 @@ def on_device(value: object, device: torch.device) -> object:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def parts(batch: Batch, count: int) -> list[Batch]:
+def split_microbatches(batch: Batch, count: int) -> list[Batch]:
     """The batch in `count` parts of nearly equal size."""
     if count == 1:
         return [batch]

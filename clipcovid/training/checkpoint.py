@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from clipcovid.config import UserError
-from clipcovid.io.files import whole
+from clipcovid.io.files import atomic_write
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Progress:
     """The best validation score so far."""
     best_epoch: int = 0
     """When it was reached."""
-    stale: int = 0
+    epochs_without_improvement: int = 0
     """Validations since."""
     stopped: bool = False
     """Whether early stopping ended it."""
@@ -28,14 +28,14 @@ class Progress:
     """A line a validation."""
 
 
-def trainable(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+def trainable_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What training changes: parameters with gradients, and buffers; on the module's own memory."""
     kept = {name: weight.data for name, weight in module.named_parameters() if weight.requires_grad}
     persistent = module.state_dict().keys()
     return kept | {name: value for name, value in module.named_buffers() if name in persistent}
 
 
-class States:
+class TrainingCheckpoint:
     """The folder `state/` of a run: `state.pt`, the last validation's, and `best.pt`, the weights of the best one."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
@@ -51,12 +51,12 @@ class States:
         """Write the state, whole or not at all."""
         content = {
             "identity": self.identity,
-            "model": trainable(module),
+            "model": trainable_state(module),
             "average": average,
             "optimizer": optimizer.state_dict(),
             "progress": asdict(progress),
         }
-        with whole(self.folder / "state.pt") as partial:
+        with atomic_write(self.folder / "state.pt") as partial:
             torch.save(content, partial)
 
     def restore(
@@ -72,7 +72,7 @@ class States:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["identity"] != self.identity:
             raise UserError(f"{path} is the state of another run: choose another --name, or delete {self.folder}.")
-        self._copy(content["model"], trainable(module))
+        self._copy(content["model"], trainable_state(module))
         self._copy(content["average"], average)
         own = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(content["optimizer"])
@@ -80,22 +80,22 @@ class States:
             group.update(settings)
         return Progress(**content["progress"])
 
-    def adopt(self, folder: Path) -> None:
+    def fork_from(self, folder: Path) -> None:
         """Go on where the training whose `state/` is `folder` was, with another config; what was best counts anew."""
         content = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         anew: dict[str, Any] = {"best": None, "best_epoch": 0, "stale": 0, "stopped": False, "history": []}
         content |= {"identity": self.identity, "progress": content["progress"] | anew}
-        with whole(self.folder / "state.pt") as partial:
+        with atomic_write(self.folder / "state.pt") as partial:
             torch.save(content, partial)
 
     def save_best(self, weights: dict[str, torch.Tensor]) -> None:
         """Keep these weights as the best so far."""
-        with whole(self.folder / "best.pt") as partial:
+        with atomic_write(self.folder / "best.pt") as partial:
             torch.save(weights, partial)
 
     def restore_best(self, module: torch.nn.Module) -> None:
         """Load the best weights into the module."""
-        self._copy(torch.load(self.folder / "best.pt", map_location="cpu", weights_only=True), trainable(module))
+        self._copy(torch.load(self.folder / "best.pt", map_location="cpu", weights_only=True), trainable_state(module))
 
     @staticmethod
     def _copy(source: dict[str, torch.Tensor], target: dict[str, torch.Tensor]) -> None:

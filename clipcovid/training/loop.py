@@ -14,13 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clipcovid.config import TrainConfig, UserError
 from clipcovid.data.augment import Augment
-from clipcovid.distributed import align, gather_objects, mean, rank, world
+from clipcovid.distributed import all_gather_object, all_reduce_mean, broadcast, rank, world_size
 from clipcovid.methods.task import Batch, Examples, Output, Predictor, Task
 from clipcovid.randomness import stream_seed
 from clipcovid.terminal import Countdown, clock, fitted_line
-from clipcovid.training.batches import epoch_batches, parts, stream
-from clipcovid.training.checkpoint import Progress, States, trainable
-from clipcovid.training.optimizer import Average, build_optimizer, set_lr
+from clipcovid.training.batches import epoch_batches, iter_batches, split_microbatches
+from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainable_state
+from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer, set_lr
 from clipcovid.training.threads import Threads
 
 Report = Callable[[dict[str, float]], None]
@@ -32,7 +32,7 @@ class TrainingStopped(UserError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class DeviceContext:
     """What a process computes on."""
 
     device: torch.device
@@ -53,8 +53,8 @@ def fit(
     val: Examples,
     *,
     config: TrainConfig,
-    machine: Machine,
-    states: States,
+    machine: DeviceContext,
+    states: TrainingCheckpoint,
     report: Report,
     log: Callable[[str], None] = print,
 ) -> Progress:
@@ -66,48 +66,48 @@ def fit(
     assert config.optim.lr > 0, "the config is to be resolved before"
     assert config.optim.epochs > 0, "the config is to be sized before"
     optim, say = config.optim, log if rank() == 0 else _silent
-    optimizer, average = build_optimizer(module, optim), Average(module, optim.ema)
+    optimizer, average = build_optimizer(module, optim), ExponentialMovingAverage(module, optim.ema)
     progress = states.restore(module, optimizer, average.weights)
     if progress.epoch:
         say(f"Going on after epoch {progress.epoch} of {optim.epochs}.")
     net = module
-    if world() > 1:
+    if world_size() > 1:
         net = DistributedDataParallel(module, gradient_as_bucket_view=True, static_graph=optim.accumulate == 1)
     loop = Loop(task, net, module, train, config, machine, optimizer, average, say)
     better = max if task.monitor[1] == "max" else min
     while progress.epoch < optim.epochs and not progress.stopped:
         line = loop.epoch(progress.epoch)
         progress.epoch += 1
-        if progress.epoch % task.every and progress.epoch < optim.epochs:
+        if progress.epoch % task.validate_every and progress.epoch < optim.epochs:
             continue
-        with average.applied(module):
-            align(module.buffers())  # each process's batch norms saw its own share
+        with average.swapped_in(module):
+            broadcast(module.buffers())  # each process's batch norms saw its own share
             outputs = predict(task.predictor(module.eval()), val, machine, say)
-            found = task.scores(val, outputs)
+            found = task.validation_scores(val, outputs)
             line |= {f"val/{name}": value for name, value in found.items()}
             score = found[task.monitor[0]]
             improved = progress.best is None or (score != progress.best and better(score, progress.best) == score)
             if improved:
-                progress.best, progress.best_epoch, progress.stale = score, progress.epoch, 0
+                progress.best, progress.best_epoch, progress.epochs_without_improvement = score, progress.epoch, 0
                 if rank() == 0:
-                    states.save_best(trainable(module))
+                    states.save_best(trainable_state(module))
             else:
-                progress.stale += 1
-        progress.stopped = bool(optim.patience) and progress.stale >= optim.patience
+                progress.epochs_without_improvement += 1
+        progress.stopped = bool(optim.patience) and progress.epochs_without_improvement >= optim.patience
         progress.history.append(line)
         if rank() == 0:
             states.save(module, optimizer, average.weights, progress)
-        say(epoch_line(line, optim.epochs, task.monitor[0], improved))
+        say(format_epoch(line, optim.epochs, task.monitor[0], improved))
         report(line)
     if progress.stopped:
         say(f"Stopped early: no better {task.monitor[0]} since epoch {progress.best_epoch}.")
-    gather_objects(None)  # what rank 0 wrote is there
+    all_gather_object(None)  # what rank 0 wrote is there
     if optim.keep == "best":
         states.restore_best(module)
     elif optim.ema:
-        for name, value in trainable(module).items():
+        for name, value in trainable_state(module).items():
             value.copy_(average.weights[name])
-    align(module.buffers())
+    broadcast(module.buffers())
     module.eval()
     return progress
 
@@ -122,9 +122,9 @@ class Loop:
         module: torch.nn.Module,
         train: Examples,
         config: TrainConfig,
-        machine: Machine,
+        machine: DeviceContext,
         optimizer: torch.optim.Optimizer,
-        average: Average,
+        average: ExponentialMovingAverage,
         say: Callable[[str], None],
     ) -> None:
         self.task, self.net, self.module, self.train = task, net, module, train
@@ -138,14 +138,16 @@ class Loop:
     def epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training images; means over all of them, and how fast it was."""
         optim = self.config.optim
-        if optim.batch_size % world():
-            raise UserError(f"--optim.batch-size {optim.batch_size} can't be shared evenly among {world()} workers.")
+        if optim.batch_size % world_size():
+            raise UserError(
+                f"--optim.batch-size {optim.batch_size} can't be shared evenly among {world_size()} workers."
+            )
         torch.manual_seed(stream_seed("dropout", self.config.seed, epoch, rank()))
-        takes = epoch_batches(len(self.train), optim.batch_size, self.config.seed, epoch, rank(), world())
+        takes = epoch_batches(len(self.train), optim.batch_size, self.config.seed, epoch, rank(), world_size())
         self.net.train()
         sums: dict[str, torch.Tensor] = {}
         started, seen, lr = time.time(), 0, 0.0
-        for step, batch in enumerate(stream(self.train, takes, self.machine.device)):
+        for step, batch in enumerate(iter_batches(self.train, takes, self.machine.device)):
             total = epoch * len(takes) + step
             lr = set_lr(self.optimizer, optim, total, optim.epochs * len(takes))
             self.threads.adapt()
@@ -153,11 +155,11 @@ class Loop:
             self.average.update(self.module, total)
             for name, value in found.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
-            seen += len(batch["row"]) * world()
+            seen += len(batch["row"]) * world_size()
             if time.time() - self.said > SAY_EVERY or total == 0:
                 self.progress(epoch, step + 1, len(takes), float(found["loss"]), lr, seen / (time.time() - started))
         names = sorted(sums)
-        means = mean(torch.stack([sums[name] for name in names]).float() / len(takes)).tolist()
+        means = all_reduce_mean(torch.stack([sums[name] for name in names]).float() / len(takes)).tolist()
         seconds = time.time() - started
         line = {"epoch": float(epoch + 1), "lr": lr, "seconds": seconds, "images_per_s": seen / seconds}
         return line | {f"train/{name}": value for name, value in zip(names, means, strict=True)}
@@ -169,11 +171,11 @@ class Loop:
             batch["image"] = self.augment(batch["image"], epoch, batch["row"])
         if "masks" in batch:
             batch["masks"] = self.augment.masks(batch["masks"], epoch, batch["row"])
-        micro = parts(batch, optim.accumulate)
+        micro = split_microbatches(batch, optim.accumulate)
         found: dict[str, torch.Tensor] = {}
         for number, part in enumerate(micro):
             last = number == len(micro) - 1
-            with nullcontext() if last or world() == 1 else cast(Any, self.net).no_sync():
+            with nullcontext() if last or world_size() == 1 else cast(Any, self.net).no_sync():
                 with self.machine.autocast():
                     scalars = self.task.loss(self.net, part)
                 share = len(part["row"]) / len(batch["row"])
@@ -190,7 +192,7 @@ class Loop:
     def stop(self, batch: Batch, loss: torch.Tensor) -> None:
         """Raise `TrainingStopped`, naming the images of the batches whose loss is not finite, or of all where it is."""
         ids = self.train.rows["image_id"].iloc[batch["row"]].tolist()
-        told = gather_objects((bool(torch.isfinite(loss)), ids))
+        told = all_gather_object((bool(torch.isfinite(loss)), ids))
         guilty = [name for finite, names in told if not finite for name in names] or [
             n for _, names in told for n in names
         ]
@@ -211,29 +213,29 @@ class Loop:
 
 
 def predict(
-    predictor: Predictor, examples: Examples, machine: Machine, log: Callable[[str], None] | None = None
+    predictor: Predictor, examples: Examples, machine: DeviceContext, log: Callable[[str], None] | None = None
 ) -> np.ndarray:
     """Outputs (n, …) of all examples in their order, on every process: each predicts its share, none is lost.
 
     They are float32, or what arrays the predictor gives, at once or in a future. `log` hears every `SAY_EVERY` seconds how
     far it is.
     """
-    own = np.arange(len(examples))[rank() :: world()]
+    own = np.arange(len(examples))[rank() :: world_size()]
     takes = [own[start : start + machine.batch_size] for start in range(0, len(own), machine.batch_size)]
     countdown, reported, given = Countdown("predicting · batch", len(takes)), time.monotonic(), []
     with torch.no_grad(), machine.autocast():
-        for done, batch in enumerate(stream(examples, takes, machine.device), 1):
+        for done, batch in enumerate(iter_batches(examples, takes, machine.device), 1):
             given.append(_array(predictor(batch)))
             if log and time.monotonic() - reported > SAY_EVERY:
                 reported = time.monotonic()
                 log(countdown.line(done))
     found = [one.result() if isinstance(one, Future) else one for one in given]
-    shares = gather_objects(np.concatenate(found) if found else None)
+    shares = all_gather_object(np.concatenate(found) if found else None)
     some = next(share for share in shares if share is not None)
     outputs = np.empty((len(examples), *some.shape[1:]), some.dtype)
     for number, share in enumerate(shares):
         if share is not None:
-            outputs[number :: world()] = share
+            outputs[number :: world_size()] = share
     return outputs
 
 
@@ -241,7 +243,7 @@ def _array(output: Output) -> np.ndarray | Future[np.ndarray]:
     return output.float().cpu().numpy() if isinstance(output, torch.Tensor) else output
 
 
-def epoch_line(line: dict[str, float], epochs: int, monitor: str, improved: bool) -> str:
+def format_epoch(line: dict[str, float], epochs: int, monitor: str, improved: bool) -> str:
     """An epoch's loss and monitored score, and what else the terminal is wide enough for; `history.json` has all of it."""
     texts = {name: f"{name} {value:.4f}" for name, value in line.items() if name.startswith(("train/", "val/"))}
     first = [texts.pop(name) for name in ("train/loss", f"val/{monitor}") if name in texts]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from clipcovid.config import OptimConfig, UserError
-from clipcovid.training.checkpoint import trainable
+from clipcovid.training.checkpoint import trainable_state
 
 BLOCK = re.compile(r"(?:resblocks|blocks|layers?|stages|features)\.?(?:[a-z]*)(\d+)")
 FIRST = re.compile(
@@ -32,7 +32,7 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
     """
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     scales = dict(entry.partition("=")[::2] for entry in config.lr_scale)
-    if idle := [start for start in scales if not any(_starts(name, start) for name, _ in named)]:
+    if idle := [start for start in scales if not any(_matches_prefix(name, start) for name, _ in named)]:
         tops = sorted({".".join(name.split(".")[:2]) for name, _ in named})
         raise UserError(
             f"--optim.lr-scale {idle[0]}: no trained parameter is called so; they start with {', '.join(tops)}."
@@ -44,7 +44,7 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
     for name, weight in named:
         layer, top = layer_of(name), towers[_tower(name)] + 1
         scale = config.layer_decay ** (top - (top if layer is None else layer))
-        fitting = [start for start in scales if _starts(name, start)]
+        fitting = [start for start in scales if _matches_prefix(name, start)]
         scale *= float(scales[max(fitting, key=len)]) if fitting else 1.0
         decay = config.weight_decay if weight.ndim > 1 else 0.0
         groups.setdefault((scale, decay), []).append(weight)
@@ -52,7 +52,7 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
     return torch.optim.AdamW(entries, lr=config.lr, betas=(0.9, config.beta2), fused=True)
 
 
-def _starts(name: str, start: str) -> bool:
+def _matches_prefix(name: str, start: str) -> bool:
     """Whether a name starts with `start`, at its beginning or after the wrapper that all names share."""
     return name.startswith(start) or name.partition(".")[2].startswith(start)
 
@@ -71,30 +71,30 @@ def set_lr(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, ste
     return config.lr * share
 
 
-class Average:
+class ExponentialMovingAverage:
     """The exponential moving average of what training changes (Polyak averaging); nothing where `decay` is 0."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: value.clone() for name, value in trainable(module).items()} if decay else {}
+        self.weights = {name: value.clone() for name, value in trainable_state(module).items()} if decay else {}
 
     def update(self, module: torch.nn.Module, step: int) -> None:
         """Take in the weights after step `step`; early on the average forgets faster, so that the start does not stay."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in trainable(module).items() if self.decay else ():
+        for name, value in trainable_state(module).items() if self.decay else ():
             if value.is_floating_point():
                 self.weights[name].lerp_(value, 1 - decay)
             else:
                 self.weights[name].copy_(value)
 
     @contextmanager
-    def applied(self, module: torch.nn.Module) -> Iterator[None]:
+    def swapped_in(self, module: torch.nn.Module) -> Iterator[None]:
         """The module has the averaged weights inside, its own again afterwards."""
-        own = {name: value.clone() for name, value in trainable(module).items()} if self.decay else {}
-        for name, value in trainable(module).items() if self.decay else ():
+        own = {name: value.clone() for name, value in trainable_state(module).items()} if self.decay else {}
+        for name, value in trainable_state(module).items() if self.decay else ():
             value.copy_(self.weights[name])
         try:
             yield
         finally:
-            for name, value in trainable(module).items() if self.decay else ():
+            for name, value in trainable_state(module).items() if self.decay else ():
                 value.copy_(own[name])

@@ -10,27 +10,29 @@ from typing import Any
 
 import pandas as pd
 
-from clipcovid.config import ImagesConfig, UserError, override, resolved, sized
+from clipcovid.config import ImagesConfig, UserError, override, resolve_defaults, resolve_schedule
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.data.folds import fold
+from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.masks import check_mask_files
 from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
 from clipcovid.identity import run_identity, weight_paths
-from clipcovid.io.files import remove_own, whole, write_json
-from clipcovid.methods.registry import METHODS, keep_texts
-from clipcovid.ray_backend.cluster import connect, nodes
-from clipcovid.ray_backend.resources import Plan, plan, resolve_precision
+from clipcovid.io.files import atomic_write, remove_own, write_json
+from clipcovid.methods.registry import METHODS, save_texts
+from clipcovid.ray_backend.cluster import cluster_nodes, connect
+from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
 from clipcovid.ray_backend.train import train_on_workers
 from clipcovid.runs import Run, finish_run, score_split, start_run
 
-Watch = Callable[[dict[str, float]], None]
-SCORED = ("val", "test")
-STATE = r"state/((state|best)\.pt|(val|test)(-[^/]+)?\.parquet|failed\.txt|ray/try-\d+(/.*)?)"  # of an unfinished run
+OnEpoch = Callable[[dict[str, float]], None]
+SCORED_SPLITS = ("val", "test")
+STATE_FILES = (
+    r"state/((state|best)\.pt|(val|test)(-[^/]+)?\.parquet|failed\.txt|ray/try-\d+(/.*)?)"  # of an unfinished run
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainResult:
     """A training run and what came of it."""
 
     run: Run
@@ -38,7 +40,7 @@ class Trained:
     """The data's, with the splits that were used."""
     scores: dict[str, Any]
     """The test split's."""
-    fresh: bool
+    created: bool
     """False where it had been finished before."""
 
 
@@ -49,7 +51,7 @@ class _Job:
     config: Any
     run: Run
     manifest: Manifest
-    plan: Plan
+    plan: ResourcePlan
     embeddings: Embeddings | None
     inherited: TrainingImages | None
     """The images that the weights it starts from learned from."""
@@ -58,14 +60,14 @@ class _Job:
 
 def training_manifest(config: Any) -> Manifest:
     """The data's manifest, with the config's fold as its splits where one is asked for; too few classes: `UserError`."""
-    manifest = config.prepared(read_manifest(config.data))
+    manifest = config.resolve_manifest(read_manifest(config.data))
     if config.fold:
-        manifest = fold(manifest, config.fold, config.seed, config.needs)
-    for split in ("train", *SCORED):
-        rows, _ = manifest.eligible(split, config.learns_from if split == "train" else config.needs)
-        if split in SCORED and METHODS[config.task].kind == "segmentation":
+        manifest = split_into_folds(manifest, config.fold, config.seed, config.required_columns)
+    for split in ("train", *SCORED_SPLITS):
+        rows, _ = manifest.eligible(split, config.train_columns if split == "train" else config.required_columns)
+        if split in SCORED_SPLITS and METHODS[config.task].kind == "segmentation":
             check_mask_files(rows)
-        if "label" in config.needs and split == "train" and rows["label"].nunique() < 2:
+        if "label" in config.required_columns and split == "train" and rows["label"].nunique() < 2:
             raise UserError(
                 f"The train split of {config.data} has images of {rows['label'].nunique()} class: training needs labelled "
                 "ones of two or more to learn from."
@@ -79,7 +81,7 @@ def check_weights(config: Any, manifest: Manifest, log: Callable[[str], None] = 
     Weights that know images by which this run chooses or is tested (but for those whose pixels it learns from itself) are
     a `UserError`. Lists are kept by our own runs; for those of older versions the split has to tell.
     """
-    train, val, test = (manifest.table[manifest.table["split"] == split] for split in ("train", *SCORED))
+    train, val, test = (manifest.table[manifest.table["split"] == split] for split in ("train", *SCORED_SPLITS))
     own, lists = TrainingImages.of({"train": train, "val": val}), list[TrainingImages]()
     if len(test) and own.hold(test).all():
         raise UserError(
@@ -122,18 +124,18 @@ def _check_split(place: Path, config: Any, manifest: Manifest, log: Callable[[st
 
 def sized_config(config: Any, manifest: Manifest) -> Any:
     """The config with the epochs and the batch size that follow from the number of images it learns from."""
-    rows, _ = manifest.eligible("train", config.learns_from)
-    return sized(config, len(rows))
+    rows, _ = manifest.eligible("train", config.train_columns)
+    return resolve_schedule(config, len(rows))
 
 
-def launch(
+def train_model(
     config: Any,
     *,
     embeddings: Embeddings | None = None,
-    watch: Callable[[Run], Watch] | None = None,
+    watch: Callable[[Run], OnEpoch] | None = None,
     log: Callable[[str], None] = print,
     adopt: Path | None = None,
-) -> Trained:
+) -> TrainResult:
     """Train as the config says, going on where a killed run was; predict and score the val and test splits.
 
     `watch` makes, for the run, what is told each validation's line as it comes; its failures are warnings. A finished run
@@ -142,19 +144,19 @@ def launch(
     """
     began, given = time.time(), config.optim
     manifest = training_manifest(config)
-    config = resolved(sized_config(config, manifest))
+    config = resolve_defaults(sized_config(config, manifest))
     inherited = check_weights(config, manifest, log)
     config.check_initial_weights()
     run = start_run(config, method=config.title, identity=run_identity(config, manifest), job="train")
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
-        return Trained(run=run, manifest=manifest, scores=run.metrics()["test"], fresh=False)
-    config = keep_texts(config, manifest.classes, run.folder / "checkpoint")
+        return TrainResult(run=run, manifest=manifest, scores=run.metrics()["test"], created=False)
+    config = save_texts(config, manifest.classes, run.folder / "checkpoint")
     config = override(config, {field: str(path.resolve()) for field, path in weight_paths(config).items()})
     if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
         threading.Thread(target=importlib.import_module, args=("torch",)).start()
     connect(config.compute)
-    chosen = plan(config.compute, nodes(), gpu=True, per_node=1, shared=False)
+    chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, shared=False)
     if chosen.workers and config.optim.batch_size % chosen.workers:
         raise UserError(
             f"--optim.batch-size {config.optim.batch_size} can't be shared evenly among {chosen.workers} workers: make it "
@@ -167,21 +169,21 @@ def launch(
             "--optim.epochs and --optim.batch-size set others."
         )
     if adopt and not (run.folder / "state" / "state.pt").exists():
-        from clipcovid.training.checkpoint import States
+        from clipcovid.training.checkpoint import TrainingCheckpoint
 
-        States(run.folder / "state", run.identity).adopt(adopt)
+        TrainingCheckpoint(run.folder / "state", run.identity).fork_from(adopt)
     job = _Job(
         config=config, run=run, manifest=manifest, plan=chosen, embeddings=embeddings, inherited=inherited, began=began
     )
-    watcher = _careful(watch(run)) if watch else None
+    watcher = _tolerant(watch(run)) if watch else None
     if chosen.workers:
         train_on_workers(job, _train, watcher)
     else:
         _train(job, report=lambda line: watcher(line) if watcher else None, log=log)
-    return Trained(run=run, manifest=manifest, scores=_score(config, run, manifest), fresh=True)
+    return TrainResult(run=run, manifest=manifest, scores=_score(config, run, manifest), created=True)
 
 
-def _careful(watch: Watch) -> Watch:
+def _tolerant(watch: OnEpoch) -> OnEpoch:
     """A watcher whose failures are warnings."""
 
     def told(line: dict[str, float]) -> None:
@@ -193,14 +195,14 @@ def _careful(watch: Watch) -> Watch:
     return told
 
 
-def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
+def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
     """What every worker does: train, then predict the splits that are scored; the first one writes."""
     import torch
 
-    from clipcovid.distributed import gather_objects, rank
+    from clipcovid.distributed import all_gather_object, rank
     from clipcovid.methods.task import make_task, save_checkpoint
-    from clipcovid.training.checkpoint import States
-    from clipcovid.training.loop import Machine, TrainingStopped, fit, predict
+    from clipcovid.training.checkpoint import TrainingCheckpoint
+    from clipcovid.training.loop import DeviceContext, TrainingStopped, fit, predict
 
     config, folder = job.config, job.run.folder
     if not (folder / "config.json").exists():
@@ -208,22 +210,22 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
     torch.set_num_threads(job.plan.threads)
     device = torch.device(job.plan.device)
     precision = resolve_precision(config.optim.precision, job.plan.device)
-    machine = Machine(device=device, precision=precision, batch_size=job.plan.batch_size)
+    machine = DeviceContext(device=device, precision=precision, batch_size=job.plan.batch_size)
     task = make_task(config, job.manifest.classes, ImagesConfig(**job.manifest.info["images"]))
     task.embeddings, problem = job.embeddings, ""
     try:
         train = task.examples(config.data, job.manifest, "train", training=True)
-        examples = {split: task.examples(config.data, job.manifest, split) for split in SCORED}
+        examples = {split: task.examples(config.data, job.manifest, split) for split in SCORED_SPLITS}
         module = task.build().to(device)
     except UserError as error:
         problem = str(error)
-    if told := [text for text in gather_objects(problem) if text]:  # whoever has none would wait for the others
+    if told := [text for text in all_gather_object(problem) if text]:  # whoever has none would wait for the others
         raise TrainingStopped(told[0])
     if rank() == 0:
         for note, images in train.notes.items():
             log(f"{images} training {note}.")
         log(f"Ready to train after {time.time() - job.began:.1f} s, in {precision}.")
-    states = States(folder / "state", job.run.identity)
+    states = TrainingCheckpoint(folder / "state", job.run.identity)
     progress = fit(
         task, module, train, examples["val"], config=config, machine=machine, states=states, report=report, log=log
     )
@@ -231,15 +233,15 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
     say = log if rank() == 0 else None
 
     def evaluate() -> dict[str, float]:
-        return task.scores(examples["val"], predict(task.predictor(module), examples["val"], machine, say))
+        return task.validation_scores(examples["val"], predict(task.predictor(module), examples["val"], machine, say))
 
-    chosen = task.finish(module, evaluate)
+    chosen = task.calibrate(module, evaluate)
     for variant, predictor in task.variants(module).items():
-        for split in SCORED:
+        for split in SCORED_SPLITS:
             outputs = predict(predictor, examples[split], machine, say)
             if rank() == 0:
                 name = f"{split}-{variant}" if variant else split
-                with whole(folder / "state" / f"{name}.parquet") as partial:
+                with atomic_write(folder / "state" / f"{name}.parquet") as partial:
                     task.table(examples[split], outputs).to_parquet(partial)
     if rank() == 0:
         save_checkpoint(task, module, folder / "checkpoint", chosen, _encoder(job))
@@ -247,7 +249,7 @@ def _train(job: _Job, *, report: Watch, log: Callable[[str], None]) -> None:
         TrainingImages.together([learned, *([job.inherited] if job.inherited else [])]).write(folder / "checkpoint")
         about = {"best_epoch": progress.best_epoch, "best": progress.best, "monitor": task.monitor[0], "chosen": chosen}
         write_json(folder / "history.json", about | {"epochs": progress.history})
-    gather_objects(None)  # all are done
+    all_gather_object(None)  # all are done
 
 
 def _encoder(job: _Job) -> dict[str, Any]:
@@ -270,10 +272,10 @@ def _score(config: Any, run: Run, manifest: Manifest) -> dict[str, Any]:
     plots.save({"curves": plots.curves(run.history())}, run.folder / "figures")
     for path in sorted((run.folder / "state").glob("*.parquet")):
         split, _, variant = path.stem.partition("-")
-        if split in SCORED:
+        if split in SCORED_SPLITS:
             seen = learned if split == "test" else ()
             table = pd.read_parquet(path)
             score_split(run, manifest, table, config, split=split, variant=variant, trained_on=seen)
     finish_run(run)
-    remove_own(run.folder, STATE)  # a finished run goes on no more
+    remove_own(run.folder, STATE_FILES)  # a finished run goes on no more
     return run.metrics()["test"]

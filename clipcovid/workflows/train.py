@@ -16,22 +16,22 @@ from clipcovid.evaluate.predictions import TRAINED_ON
 from clipcovid.identity import crossval_identity, run_identity
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.io.files import write_json
-from clipcovid.methods.registry import METHODS, FewShotConfig, keep_texts
+from clipcovid.methods.registry import METHODS, FewShotConfig, save_texts
 from clipcovid.runs import Run, finish_run, score_split, start_run
 from clipcovid.terminal import Countdown
 from clipcovid.tracking import live, track, ui_command
-from clipcovid.training.trainer import Trained, launch, sized_config, training_manifest
+from clipcovid.training.trainer import TrainResult, sized_config, train_model, training_manifest
 
 Part = tuple[Run, Any]
 """A run that is one of another's folds or draws, and its config, but for where it is."""
 
 
-def train(config: Any) -> Trained:
+def train(config: Any) -> TrainResult:
     """Train as the config says, print the test split's scores, and show the run in MLflow."""
     training_manifest(config)  # what can't be learned from is known before it is embedded
     embeddings = embeddings_for(config)
     with live(config) as watch:
-        trained = launch(config, embeddings=embeddings, watch=watch)
+        trained = train_model(config, embeddings=embeddings, watch=watch)
         show(trained.run, trained.scores, config, trained.manifest)
     return trained
 
@@ -57,7 +57,7 @@ def few_shot(config: FewShotConfig) -> Run:
 
     manifest, embeddings = training_manifest(config), embeddings_for(config)
     run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest), job="few-shot")
-    config = keep_texts(config, manifest.classes, run.folder)
+    config = save_texts(config, manifest.classes, run.folder)
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
     draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS)]
@@ -67,7 +67,7 @@ def few_shot(config: FewShotConfig) -> Run:
         for done, (shots, draw) in enumerate(draws, 1):
             single = override(config, {"shots": (shots,), "draw": draw, "name": ""})
             within = override(single, {"out": run.folder / "runs"})
-            trained = launch(within, embeddings=embeddings, log=lambda text: None)
+            trained = train_model(within, embeddings=embeddings, log=lambda text: None)
             bodies[f"{shots}-shot-{draw}"] = body = trained.scores
             parts.append((trained.run, single))
             print(countdown.line(done, f"{shots} shots", f"accuracy {body['metrics']['accuracy']:.3f}"))
@@ -108,14 +108,14 @@ def cross_validate(config: Any, folds: int) -> Run:
     """
     if config.fold or folds < 2:
         raise UserError("Cross-validation needs two --folds or more, and makes its own: leave --fold out.")
-    manifest = config.prepared(read_manifest(config.data))
-    everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.needs)[0])
+    manifest = config.resolve_manifest(read_manifest(config.data))
+    everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.required_columns)[0])
     first = override(config, {"fold": f"1/{folds}"})
     config = override(sized_config(first, training_manifest(first)), {"fold": ""})  # all folds alike
     config.check_initial_weights()
     named = crossval_identity(config, everything, folds)
     run = start_run(config, method=config.title, identity=named, stem=f"{CROSSVAL}-{config.title}", job=CROSSVAL)
-    config = keep_texts(config, manifest.classes, run.folder)
+    config = save_texts(config, manifest.classes, run.folder)
     embeddings, tables, bodies, learned = embeddings_for(config), [], [], set[str]()
     parts, countdown = list[Part](), Countdown("fold", folds)
     with live(config) as watch:
@@ -123,7 +123,7 @@ def cross_validate(config: Any, folds: int) -> Run:
         for number in range(1, folds + 1):
             print(f"Fold {number} of {folds}:")
             single = override(config, {"fold": f"{number}/{folds}", "name": f"fold-{number}"})
-            trained = launch(override(single, {"out": run.folder / "folds"}), embeddings=embeddings)
+            trained = train_model(override(single, {"out": run.folder / "folds"}), embeddings=embeddings)
             bodies.append(trained.scores)
             parts.append((trained.run, single))
             print(countdown.line(number))

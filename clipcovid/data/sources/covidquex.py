@@ -12,7 +12,7 @@ from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.matching import stem
 from clipcovid.data.sources.registry import PARTS, source
 from clipcovid.data.sources.root import Root
-from clipcovid.data.splits import strictest
+from clipcovid.data.splits import max_split
 from clipcovid.prompts import CLASSES
 
 
@@ -76,5 +76,5 @@ def merge_parts(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     moved = int((table.groupby(key)["split"].nunique() > 1).sum())
     masks = {kind: table[kind].where(table[kind] != "") for kind in MASKS}  # "first" passes over missing ones
     merged = table.assign(**masks).groupby(key, sort=False).agg("first").fillna(dict.fromkeys(MASKS, ""))
-    merged["split"] = strictest(table["split"], key)
+    merged["split"] = max_split(table["split"], key)
     return merged.reset_index(drop=True), {"merged": len(table) - len(merged), "moved": moved}

@@ -39,5 +39,5 @@ def read_list(root: Root, path: str, images: Root) -> pd.DataFrame | None:
             raise UserError(f"{path}, line {number}: not `patient file class source`, as the lines before it are.")
         row = {key: value or "" for key, value in match.groupdict().items()}
         inside = posixpath.join(folder, row["path"])
-        rows.append(row | {"split": split, "path": inside if inside in images.found else row["path"]})
+        rows.append(row | {"split": split, "path": inside if inside in images.file_index else row["path"]})
     return pd.DataFrame(rows, dtype=object)

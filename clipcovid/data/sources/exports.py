@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import UserError, first_line
+from clipcovid.config import UserError, summarize_error
 from clipcovid.data.embedded import address, binary_columns
 from clipcovid.data.images import is_image
 from clipcovid.data.sources.columns import ColumnsConfig
@@ -33,7 +33,7 @@ def read_export(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame |
             arrow = file.read(columns=[*(name for name in file.schema_arrow.names if name not in structs), *inside])
             count, meta = file.metadata.num_rows, file.schema_arrow.metadata or {}
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{root.given}: {path} can't be read as Parquet ({first_line(error)}).") from None
+        raise UserError(f"{root.given}: {path} can't be read as Parquet ({summarize_error(error)}).") from None
     names = {name: _names(arrow, name, count) for name in structs}
     sink = pa.BufferOutputStream()
     pq.write_table(arrow.drop_columns([name for name in structs if name in arrow.column_names]), sink)

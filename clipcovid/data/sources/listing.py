@@ -8,13 +8,13 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.captions import PLACEHOLDER
-from clipcovid.data.manifest import MASKS, SPLIT_NAMES, conform
+from clipcovid.data.manifest import MASKS, SPLIT_NAMES, normalize_columns
 from clipcovid.data.phantoms import write_phantoms
 from clipcovid.data.repeats import merge_repeats
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate
 from clipcovid.data.sources.registry import PARTS, SOURCES, TABLES
-from clipcovid.data.sources.root import Root, tidy
+from clipcovid.data.sources.root import Root, posix_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,9 @@ def list_source(
     if rows.empty:
         raise UserError(f"{root} lists no images.")
     parts = PARTS in rows and rows[PARTS].nunique() > 1
-    rows = conform(rows.drop(columns=["width", "height", "sha256"], errors="ignore"))  # the files themselves say
+    rows = normalize_columns(
+        rows.drop(columns=["width", "height", "sha256"], errors="ignore")
+    )  # the files themselves say
     rows["split"] = _splits(rows["split"])
     rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
     if name == "table":
@@ -130,7 +132,7 @@ def _resolve(place: Root, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFram
             refused.append({"path": path, "reason": str(error)})
             return ""
 
-    inside = rows["path"].map(lambda path: tidy(path).removeprefix(f"{place.path}/") if path else "")
+    inside = rows["path"].map(lambda path: posix_path(path).removeprefix(f"{place.path}/") if path else "")
     rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", inside)
     refused += [{"path": f"row {i + 1}", "reason": "no image path"} for i in rows.index[rows["path"] == ""]]
     for column in ("path", *MASKS):

@@ -9,7 +9,7 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS
 from clipcovid.data.sources.matching import Matches, fold, match_paths, nearest, stem
-from clipcovid.data.sources.root import Root, tidy
+from clipcovid.data.sources.root import Root, posix_path
 
 
 def locate(root: Root, rows: pd.DataFrame) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def locate(root: Root, rows: pd.DataFrame) -> pd.DataFrame:
     images = root.images_at
     columns = ["path", *MASKS]
     given = pd.unique(rows[columns].to_numpy().ravel())
-    tidied = {path: tidy(path) for path in given if path}
+    tidied = {path: posix_path(path) for path in given if path}
     present = images.existing(tidied.values())
     missing = {path: name for path, name in tidied.items() if name not in present and name.split("/")[0] != ".."}
     if not missing:
@@ -53,7 +53,7 @@ def locate_names(root: Root, names: Iterable[str], table: str) -> dict[str, str]
     matches = {name: fitting for name, fitting in match_paths(names, files).items() if fitting}
     repeated = [fitting for fitting in matches.values() if len(fitting) > 1]
     for fitting in repeated:
-        if len({root.found[file].get("size") for file in fitting}) > 1:
+        if len({root.file_index[file].get("size") for file in fitting}) > 1:
             raise UserError(
                 f"{root.given}: {fitting[0]} and {fitting[1]} may both be the image named in {table}: move one of their "
                 "folders away, or give --root a folder with one of them."
@@ -88,7 +88,9 @@ def _matches(images: Root, tidied: dict[str, str], present: set[str], missing: d
     if not looked_for:
         return homes
     inside = [name.removeprefix(f"{images.path}/") for name in present]
-    matches = match_paths([*(name for name in inside if name in images.found), *looked_for.values()], images.files())
+    matches = match_paths(
+        [*(name for name in inside if name in images.file_index), *looked_for.values()], images.files()
+    )
     return homes | {path: matches[name] for path, name in looked_for.items()}
 
 
@@ -102,10 +104,10 @@ def _differences(places: dict[str, str]) -> str:
     """In what the paths differ from the files that they are read as."""
     differences = set()
     for path, file in places.items():
-        name, other = (posixpath.basename(tidy(text)) for text in (path, file))
+        name, other = (posixpath.basename(posix_path(text)) for text in (path, file))
         if name != other:
             differences.add("case" if fold(name) == fold(other) else "ending" if stem(name) == stem(other) else "name")
-        if posixpath.dirname(tidy(path)) != posixpath.dirname(file):
+        if posixpath.dirname(posix_path(path)) != posixpath.dirname(file):
             differences.add("folders")
     return ", ".join(sorted(differences))
 

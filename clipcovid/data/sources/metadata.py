@@ -9,7 +9,7 @@ from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS
 from clipcovid.data.sources.columns import ColumnsConfig, rename
 from clipcovid.data.sources.covidx import read_list, split_of_list
-from clipcovid.data.sources.root import Root, tidy
+from clipcovid.data.sources.root import Root, posix_path
 from clipcovid.data.sources.rows import read_rows
 from clipcovid.io.tables import is_missing
 
@@ -69,7 +69,7 @@ def _read(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame:
     for column in ("path", *MASKS):
         if column in rows:
             rows[column] = [
-                "" if is_missing(cell) else tidy(posixpath.join(folder, str(cell).strip().replace("\\", "/")))
+                "" if is_missing(cell) else posix_path(posixpath.join(folder, str(cell).strip().replace("\\", "/")))
                 for cell in rows[column]
             ]
     return rows

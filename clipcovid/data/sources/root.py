@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import fsspec
 
-from clipcovid.config import UserError, check_names, first_line
+from clipcovid.config import UserError, check_names, summarize_error
 from clipcovid.data.images import is_image
 from clipcovid.identity import digest
 from clipcovid.io.tables import decode_text
@@ -42,7 +42,7 @@ class Root:
             self.fs, path = fsspec.core.url_to_fs(root)
             self.is_folder, exists = self.fs.isdir(path), self.fs.exists(path)
         except Exception as error:  # of any of fsspec's backends
-            raise UserError(f"{flag} {root} can't be opened ({first_line(error)}).") from None
+            raise UserError(f"{flag} {root} can't be opened ({summarize_error(error)}).") from None
         if not exists:
             raise UserError(f"{flag} {root} does not exist.")
         self.path = path.rstrip("/") if self.is_folder else posixpath.dirname(path)
@@ -78,30 +78,30 @@ class Root:
         return {name: listed[path] for name, path in names.items()}
 
     @cached_property
-    def found(self) -> dict[str, dict[str, Any]]:
+    def file_index(self) -> dict[str, dict[str, Any]]:
         """What fsspec knows of every file below: relative path → size, time and so on; hidden files are left out."""
         return {path: about for path, about in self._listed.items() if not HIDDEN.search(path)}
 
     def files(self) -> list[str]:
         """Every file below, relative and sorted, hidden ones left out."""
-        return list(self.found)
+        return list(self.file_index)
 
     @cached_property
     def _images(self) -> list[str]:
         images, unknown = set(), []
-        for path in self.found:
+        for path in self.file_index:
             name = posixpath.basename(path).lower()
             ending = _ending(name)
             if ending in IMAGE_ENDINGS:
                 images.add(path)
             elif ending not in OTHER_ENDINGS and name not in OTHER_NAMES:
                 unknown.append(path)
-        places = [self.found[path]["name"] for path in unknown]
+        places = [self.file_index[path]["name"] for path in unknown]
         starts = self.fs.cat_ranges(places, [0] * len(places), [START] * len(places), on_error="return")
         for path, start in zip(unknown, starts, strict=True):
             if not isinstance(start, bytes) or is_image(start):  # what can't be read is named in the quarantine
                 images.add(path)
-        return [path for path in self.found if path in images]
+        return [path for path in self.file_index if path in images]
 
     def images(self) -> list[str]:
         """`files` that are images by their ending or, where it is none that is known, by their first bytes."""
@@ -109,9 +109,9 @@ class Root:
 
     def passed_over(self) -> str:
         """A sentence on the files below that are no images and were not read, by ending; "" where there are none."""
-        names = [posixpath.basename(path).lower() for path in self.found.keys() - set(self._images) - self._read]
+        names = [posixpath.basename(path).lower() for path in self.file_index.keys() - set(self._images) - self._read]
         kinds = Counter(name if name in OTHER_NAMES else _ending(name) or "without ending" for name in names)
-        if hidden := len(self._listed) - len(self.found):
+        if hidden := len(self._listed) - len(self.file_index):
             kinds["hidden"] = hidden
         counts = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
         texts = [f"{count} {kind}" for kind, count in counts[:12]]
@@ -139,7 +139,7 @@ class Root:
     def state(self) -> str:
         """Names, sizes and times of a folder's images and of tables with images in them, hashed: what tells that a file has
         been replaced. "" where a table has none in it, whose images may be anywhere."""
-        files = {path: self.found[path] for path in self.images()} if self.is_folder else {}
+        files = {path: self.file_index[path] for path in self.images()} if self.is_folder else {}
         files |= {path: self.fs.info(posixpath.join(self.path, path)) for path in sorted(self.holding)}
         known = [
             (path, [str(about.get(key)) for key in ("size", "mtime", "ETag", "CRC")]) for path, about in files.items()
@@ -167,7 +167,7 @@ class Root:
         """
         if "://" in path or posixpath.isabs(path):
             return path
-        relative = tidy(path)
+        relative = posix_path(path)
         if relative.split("/")[0] == "..":
             raise ValueError("the path leaves the data set's folder; an absolute path says that this is meant")
         joined = posixpath.join(self.path, relative)
@@ -180,6 +180,6 @@ def _ending(name: str) -> str:
     return ending if re.fullmatch(r"\.[a-z]\w{0,7}", ending) else ""
 
 
-def tidy(path: str) -> str:
+def posix_path(path: str) -> str:
     """A path with slashes, without `./` and the like; a URI stays as it is."""
     return path if "://" in path else posixpath.normpath(path.replace("\\", "/"))
