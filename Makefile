@@ -5,13 +5,13 @@ RUN := $(VENV)/bin
 # Without bytecode every Ray worker compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-black methods test test-faults lint format install clean
+.PHONY: demo demo-black methods test test-faults lint format docs install clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,dicom]"
+	$(RUN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,dicom,docs]"
 	touch $@
 
 DATA := data/phantom
@@ -64,5 +64,9 @@ format: install
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
+# The book, in site/: any warning is an error.
+docs: install
+	$(RUN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf data/phantom data/phantom-black outputs
+	rm -rf data/phantom data/phantom-black outputs site

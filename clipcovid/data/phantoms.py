@@ -1,6 +1,6 @@
 """Synthetic chest X-rays of three classes, with masks, patients, views, sites, boxes and captions.
 
-    python -m clipcovid.data.phantoms docs/phantoms.png
+    python -m clipcovid.data.phantoms docs/images/phantoms.png
 
 They look roughly like radiographs and mean nothing medically: they let every step run and be tested without a download.
 The class stands in the lungs' texture alone. Anatomy, pose, site, view and devices are drawn without knowing the class,
