@@ -49,7 +49,7 @@ def test_flag_pages_list_the_flags_of_help(script, capsys):
     config = flag_pages.config_of(JOBS[script])
     with pytest.raises(SystemExit):
         tyro.cli(config, args=["--help"])
-    shown = re.findall(r"^[│ ] (-\S+(?:, -\S+)*)", capsys.readouterr().out, re.MULTILINE)
+    shown = re.findall(r"^[│ ] (--?[a-z][^ ,]*(?:, --?[a-z][^ ,]*)*)", capsys.readouterr().out, re.MULTILINE)
     accepted = {name for names in shown for name in names.split(", ")} - {"-h", "--help"}
     listed = {name for flag in flag_pages.flags(config) for name in flag.spellings if name.startswith("-")}
     assert listed == accepted
