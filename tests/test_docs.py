@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import flag_pages  # noqa: E402 (the book's own code)
 
 JOBS = {str(path): module for path, module in flag_pages.job_modules().items()}
+OPTIONS = r"^[│ ] (--?[a-z][\w.-]*(?:, --?[a-z][\w.-]*)*)(?= [A-Z{\[]|  )"  # before a value's name, or a gap
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -49,7 +50,7 @@ def test_flag_pages_list_the_flags_of_help(script, capsys):
     config = flag_pages.config_of(JOBS[script])
     with pytest.raises(SystemExit):
         tyro.cli(config, args=["--help"])
-    shown = re.findall(r"^[│ ] (--?[a-z][^ ,]*(?:, --?[a-z][^ ,]*)*)", capsys.readouterr().out, re.MULTILINE)
+    shown = re.findall(OPTIONS, capsys.readouterr().out, re.MULTILINE)
     accepted = {name for names in shown for name in names.split(", ")} - {"-h", "--help"}
     listed = {name for flag in flag_pages.flags(config) for name in flag.spellings if name.startswith("-")}
     assert listed == accepted
