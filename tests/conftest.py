@@ -1,6 +1,7 @@
 """What several test files share: one Ray, prepared phantoms, and a tiny checkpoint."""
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -28,6 +29,11 @@ class Evil:
 
     def __reduce__(self):
         return os.mkdir, (self.path,)
+
+
+def interruptible() -> None:
+    """Take Ctrl-C in a new process, which shells turn off in what they start in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_and_list_imports(script, *args):

@@ -113,6 +113,17 @@ def test_an_open_cluster_is_joined_as_the_user_has_it(head):
     assert MODE not in os.environ
 
 
+@pytest.mark.parametrize(("interface", "alone"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_a_cluster_on_loopback_alone_is_told_from_one_that_has_the_machines_address(interface, alone):
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers([Head("")])
+    port = server.add_insecure_port(f"{interface}:0")
+    server.start()
+    assert cluster.listens_on_loopback_alone(f"127.0.0.1:{port}") == alone
+    assert not cluster.listens_on_loopback_alone(f"10.0.0.1:{port}")
+    server.stop(None)
+
+
 @pytest.mark.parametrize("place", ["variable", "path", "home"])
 def test_a_token_is_used_where_the_cluster_asks_for_one(head, place, monkeypatch, tmp_path):
     file = tmp_path / "home" / ".ray" / "auth_token"

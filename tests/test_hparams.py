@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LOCAL, run_and_list_imports
+from conftest import LOCAL, interruptible, run_and_list_imports
 
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten, from_cli, override
 from clipcovid.methods.registry import METHODS, CaptionConfig, CnnConfig, CoopConfig, FinetuneConfig, ProbeConfig
@@ -351,7 +351,9 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
     task = ["cnn", "--data", phantoms, "--out", tmp_path, "--name", "sweep", "--arch", "resnet10t", "--weights", "none"]
     more = ["--image-size", "32", "--optim.epochs", "6", "--compute.address", "local"]
     command = [sys.executable, "tune/hparams.py", *map(str, task), *flags, *more]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
     until = time.time() + 200
     while not list((tmp_path / "sweep" / "trials").glob("*/_SUCCESS")) and time.time() < until:
         assert process.poll() is None, process.communicate()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import interruptible
 
 ROOT = Path(__file__).parents[1]
 STARTS_WITHIN = 10  # seconds that Ray Train waits for workers: a minute, but for this test
@@ -32,6 +33,7 @@ def training(phantoms, tmp_path):
         text=True,
         cwd=ROOT,
         env=environment,
+        preexec_fn=interruptible,
     )
     for line in process.stdout:
         if "epoch 2/10000 · train" in line:

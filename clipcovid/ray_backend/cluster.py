@@ -23,6 +23,7 @@ MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PAT
 PROBE_TIMEOUT = 4.0  # seconds in which a cluster has to answer
 MAX_TEMP_LENGTH = 30  # bytes: below it Ray has sockets, whose whole paths may have 107
 SYSTEM_TEMP = "/tmp"
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def connect(config: ComputeConfig) -> None:
@@ -54,6 +55,8 @@ def _join(address: str) -> None:
     import ray
 
     _reload_auth_mode()
+    if listens_on_loopback_alone(address):
+        _stay_on_loopback()
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.RayError) as error:
@@ -66,9 +69,8 @@ def _start() -> None:
     if not os.environ.get(TOKEN_PATH):
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
     import ray
-    from ray._private import ray_constants
 
-    ray_constants.ENABLE_RAY_CLUSTER = False  # as on a Mac: this node's address is then 127.0.0.1
+    _stay_on_loopback()
     _reload_auth_mode()
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 10**9}
     if len(os.fsencode(_temp_folder())) > MAX_TEMP_LENGTH:
@@ -81,6 +83,23 @@ def _start() -> None:
             f"Ray can't be started ({summarize_error(error)}): name a folder that can be written in RAY_TMPDIR, or use "
             "--compute.workers 0."
         ) from error
+
+
+def _stay_on_loopback() -> None:
+    """Let this node's address be 127.0.0.1, as Ray has it on a Mac; else Ray replaces 127.0.0.1 by the machine's own."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def listens_on_loopback_alone(address: str) -> bool:
+    """Whether a cluster at a loopback `address` (host:port) can't be reached by the machine's own address."""
+    host, _, port = address.rpartition(":")
+    if host not in LOOPBACK_HOSTS:
+        return False
+    from ray.util import get_node_ip_address
+
+    return not _probe(f"{get_node_ip_address()}:{port}")
 
 
 def _reload_auth_mode() -> None:
