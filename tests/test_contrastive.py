@@ -174,7 +174,7 @@ def test_merged_adapters_predict_as_they_did(phantoms):
         before = chosen.predictor(module)(batch)
         plain = task(method="full")
         assert (plain.predictor(plain.build().eval())(batch) - before).abs().max() > 1e-3
-        chosen.finish(module, lambda: {"macro_f1": 0.0})
+        chosen.calibrate(module, lambda: {"macro_f1": 0.0})
         assert (chosen.predictor(module)(batch) - before).abs().max() < 1e-5
     assert not [name for name in module.state_dict() if "lora" in name]
 
@@ -196,11 +196,11 @@ def test_wise_ft_takes_the_mixture_that_validates_best_and_the_latest_of_equals(
         shares.append(float((module.clip.visual.proj - start).detach().mean()))
         return {"macro_f1": -abs(shares[-1] - 0.3)}
 
-    assert chosen.finish(module, evaluate)["wise_ft"] == 0.3
+    assert chosen.calibrate(module, evaluate)["wise_ft"] == 0.3
     assert shares == pytest.approx([step / 10 for step in range(11)], abs=1e-5)
     assert (module.clip.visual.proj - start).mean().item() == pytest.approx(0.3, abs=1e-5)
     module = task(wise_ft=True)
-    assert module.finish(module.build(), lambda: {"macro_f1": 1.0})["wise_ft"] == 1.0
+    assert module.calibrate(module.build(), lambda: {"macro_f1": 1.0})["wise_ft"] == 1.0
 
 
 def test_siglip_gives_a_model_the_bias_that_it_lacks():

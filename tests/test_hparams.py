@@ -195,7 +195,7 @@ def test_a_sweep_leaves_the_best_with_its_checkpoint_and_all_trials(finished, ca
     assert best["score"] == max(known)
     assert best["metric"] == "accuracy"
     history = json.loads((folder / "trials" / trials[0]["name"] / "history.json").read_text())["epochs"]
-    assert {f"val/{name}" for name in METHODS["probe"].load().scored} <= set(history[0])
+    assert {f"val/{name}" for name in METHODS["probe"].load().validation_metrics} <= set(history[0])
     kept = sorted(path.parent.name for path in (folder / "trials").glob("*/checkpoint"))
     assert kept == [trial["name"] for trial in trials if trial["values"] == best["values"]]
     assert {path.stem for path in (folder / "figures").glob("*.png")} >= {"history", "parallel"}

@@ -74,7 +74,9 @@ def method_job(config_type):
     given = {"clip": TINY} if "clip" in config_type.__dataclass_fields__ else {}
     given |= {"captions": "dataset"} if "captions" in config_type.__dataclass_fields__ else {}
     contrastive = {"optim.accumulate": "1 alone is allowed"} if "positives" in config_type.__dataclass_fields__ else {}
-    return Job(config_type(data=DATA, **given), lambda one: run_identity(one, one.prepared(data())), contrastive)
+    return Job(
+        config_type(data=DATA, **given), lambda one: run_identity(one, one.resolve_manifest(data())), contrastive
+    )
 
 
 def jobs():

@@ -72,7 +72,7 @@ def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Seen]:
     if not any(needed in task.config.regions for task, _ in segmenters):
         raise UserError(f"--keep {config.keep} needs the {needed}: give a --segment run that finds it.")
     classifier, head = _load(config.classify, "classification")
-    predictor, found = classifier.final(head), []
+    predictor, found = classifier.test_predictor(head), []
     with torch.no_grad():
         for names in _batches(list(images)):
             masks: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}

@@ -529,7 +529,7 @@ METHODS = {
     "tip_adapter": Method(TipAdapterConfig, "clipcovid.methods.tip_adapter:TipAdapter", embedded=True),
     "cnn": Method(CnnConfig, "clipcovid.methods.classifier:Cnn"),
     "hybrid": Method(HybridConfig, "clipcovid.methods.classifier:Hybrid"),
-    "captioner": Method(CaptionerConfig, "clipcovid.methods.captioner:Write", "captions", embedded=True),
+    "captioner": Method(CaptionerConfig, "clipcovid.methods.captioner:ClipCap", "captions", embedded=True),
     "caption": Method(CaptionConfig, "clipcovid.methods.dual_encoder:Caption", "captions"),
     "segment": Method(SegmentConfig, "clipcovid.methods.segment:Segment", "segmentation"),
 }

@@ -21,7 +21,7 @@ START = 1.0, 5.5  # the paper's
 
 
 class CacheModel(torch.nn.Module):
-    """Logits (n, k) of image embeddings (n, d): CLIP's own, plus `alpha` · Σ exp(−`beta` · (1 − cosine)) over the
+    """Logits (n, k) of image embeddings (n, d): CLIP's own, plus `weight` · Σ exp(−`sharpness` · (1 − cosine)) over the
     memory's images of each class.
 
     Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification", 2022; the keys are learned
@@ -33,8 +33,8 @@ class CacheModel(torch.nn.Module):
     values: torch.Tensor
     texts: torch.Tensor
     logit_scale: torch.Tensor
-    alpha: torch.Tensor
-    beta: torch.Tensor
+    weight: torch.Tensor
+    sharpness: torch.Tensor
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, texts: torch.Tensor, logit_scale: float) -> None:
         """`keys` (m, d) and `texts` (k, d): rows of L2 norm 1. `values` (m, k): one-hot."""
@@ -51,8 +51,8 @@ class CacheModel(torch.nn.Module):
         """Logits (n, k); `plain`: with the keys as they were before training, which have a weight and sharpness too."""
         seen, number = F.normalize(features.float(), dim=-1), int(plain)
         with torch.autocast(seen.device.type, enabled=False):  # see cosine_logits
-            near = torch.exp(-self.beta[number] * (1 - seen @ (self.plain if plain else self.keys).T))
-            return self.logit_scale * seen @ self.texts.T + self.alpha[number] * near @ self.values
+            near = torch.exp(-self.sharpness[number] * (1 - seen @ (self.plain if plain else self.keys).T))
+            return self.logit_scale * seen @ self.texts.T + self.weight[number] * near @ self.values
 
 
 class TipAdapter(Classify, FewShot):
