@@ -1,5 +1,6 @@
 """Pages that MkDocs builds from the code: the flags of every job, and the root's CONTRIBUTING and CHANGELOG."""
 
+import functools
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+@functools.cache
 def generated_pages() -> dict[str, str]:
     """Path below docs/ → Markdown."""
     texts = {f"reference/flags/{name}": text for name, text in flag_pages.pages().items()}
