@@ -25,7 +25,9 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.methods.registry import CnnConfig
 from clipcovid.models.clip import load_clip
 from clipcovid.ray_backend.tune import run_trials
-from tune import hparams, prompts
+from clipcovid.workflows.prompt_search import CandidateScorer, read_space
+from clipcovid.workflows.sweep import SweepConfig, sweep
+from clipcovid.workflows.sweep_prompts import PromptSweepConfig, batches, score_batch
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 
@@ -69,21 +71,19 @@ def measure_prompts(config: Config, out: Path) -> None:
     images = seen[at] + 0.1 * rng.normal(size=(config.images, seen.shape[1])) / seen.shape[1] ** 0.5
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     labels = np.array([max(0, manifest.classes.index(label)) for label in manifest.table["label"].iloc[at]], np.int64)
-    space = prompts.read_space(None, manifest.classes)
+    space = read_space(None, manifest.classes)
     began = time.perf_counter()
     encoded = clip.encode_texts(space.texts).numpy()
     vectors = encoded.reshape(len(space.templates), -1, encoded.shape[1])
     print(f"{len(encoded):,} texts encoded in {time.perf_counter() - began:.1f} s, once a sweep")
     for objective in ("macro_f1", "macro_auroc"):
-        asked = prompts.PromptSweepConfig(
-            data=config.data, clip=TINY, candidates=config.candidates, objective=objective
-        )
-        scorer = prompts.Scorer(space, vectors, images, labels, asked.objective, clip.logit_scale)
-        tasks = prompts.batches(asked, space, out / objective)
+        asked = PromptSweepConfig(data=config.data, clip=TINY, candidates=config.candidates, objective=objective)
+        scorer = CandidateScorer(space, vectors, images, labels, asked.objective, clip.logit_scale)
+        tasks = batches(asked, space, out / objective)
         began = time.perf_counter()
         run_trials(
             tasks,
-            prompts.score_batch,
+            score_batch,
             settings={"config": asked, "space": space, "scorer": scorer},
             compute=ComputeConfig(workers=0),
         )
@@ -115,12 +115,10 @@ def measure_hparams(config: Config, out: Path) -> None:
             image_size=config.image_size,
             optim=OptimConfig(epochs=config.epochs, batch_size=32),
         )
-        asked = hparams.HparamsConfig(
-            task=task, trials=config.trials, space=space, early_stopping=False, max_concurrent=count
-        )
+        asked = SweepConfig(task=task, trials=config.trials, space=space, early_stopping=False, max_concurrent=count)
         began = time.perf_counter()
         with contextlib.redirect_stdout(io.StringIO()):
-            hparams.main(asked)
+            sweep(asked)
         taken = time.perf_counter() - began
         trials = json.loads((out / str(count) / "sweep" / "trials.json").read_text(encoding="utf-8"))
         own = [trial["time_total_s"] for trial in trials]

@@ -1,25 +1,6 @@
-"""Train an image encoder and a text encoder together on images and their captions, and score what they retrieve.
+"""The command `clipcovid caption` as a script."""
 
-    python jobs/caption.py --data data/medpix2 --weights none
-    python jobs/caption.py --data data/medpix2 --arch resnet50 --text emilyalsentzer/Bio_ClinicalBERT
-    python jobs/caption.py --data data/medpix2 --captions dataset --towers clip --clip.pretrained openai
-
-Captions of the test images are chosen from the training split's, the honest test of captioning, and beside it from the
-test split's own, as the published system does. Killed and run again, it goes on after the last epoch that it finished.
-"""
-
-from clipcovid.config import run_job
-from clipcovid.evaluate.captions import java_note
-from clipcovid.methods.registry import CaptionConfig
-from clipcovid.workflows.train import train
-
-
-def main(config: CaptionConfig) -> None:
-    """Say what can't be scored, train, and show the run."""
-    if java_note():
-        print(f"note: {java_note()}")
-    train(config)
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(CaptionConfig, main, __doc__)
+    run_command("caption")

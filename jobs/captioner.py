@@ -1,24 +1,6 @@
-"""Train a decoder that writes captions from the embeddings of a frozen encoder.
+"""The command `clipcovid captioner` as a script."""
 
-    python jobs/captioner.py --data data/medpix2 --clip.pretrained outputs/caption-resnet18
-    python jobs/captioner.py --data data/medpix2 --clip.pretrained openai --decoder gpt2 --beams 4
-
-The encoder may be published, a checkpoint, or a run of jobs/caption.py or jobs/finetune.py. Captions are written by beam
-search, and beside it by greedy search; jobs/predict.py captions other data with the run.
-"""
-
-from clipcovid.config import run_job
-from clipcovid.evaluate.captions import java_note
-from clipcovid.methods.registry import CaptionerConfig
-from clipcovid.workflows.train import train
-
-
-def main(config: CaptionerConfig) -> None:
-    """Say what can't be scored, train, and show the run."""
-    if java_note():
-        print(f"note: {java_note()}")
-    train(config)
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(CaptionerConfig, main, __doc__)
+    run_command("captioner")

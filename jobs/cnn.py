@@ -1,20 +1,6 @@
-"""Train an image classifier of timm: a CNN or a vision transformer.
+"""The command `clipcovid cnn` as a script."""
 
-    python jobs/cnn.py --data data/phantom --arch resnet18 --weights none
-    python jobs/cnn.py --data data/quex --arch vit_base_patch16_224 --weights vit.safetensors --compute.workers 2
-
-Killed and run again, it goes on after the last epoch that it finished.
-"""
-
-from clipcovid.config import run_job
-from clipcovid.methods.registry import CnnConfig
-from clipcovid.workflows.train import train
-
-
-def main(config: CnnConfig) -> None:
-    """Train, then show the run."""
-    train(config)
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(CnnConfig, main, __doc__)
+    run_command("cnn")

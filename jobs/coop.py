@@ -1,20 +1,6 @@
-"""Learn the words of CLIP's prompts as vectors (CoOp), on the embeddings of a frozen CLIP, made first where missing.
+"""The command `clipcovid coop` as a script."""
 
-    python jobs/coop.py --data data/phantom --clip.model tiny --clip.pretrained none
-    python jobs/coop.py --data data/quex --clip.pretrained openai --init "a chest X-ray of" --shots 1 2 4 8 16 all
-
-No image is encoded in training. Several numbers of shots train a run for each, and draw the curve.
-"""
-
-from clipcovid.config import run_job
-from clipcovid.methods.registry import CoopConfig
-from clipcovid.workflows.train import train_or_curve
-
-
-def main(config: CoopConfig) -> None:
-    """Train one, or a curve of them."""
-    train_or_curve(config)
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(CoopConfig, main, __doc__)
+    run_command("coop")

@@ -1,26 +1,6 @@
-"""Embed a prepared data set with CLIP, over all the workers that the cluster has room for.
+"""The command `clipcovid embed` as a script."""
 
-    python jobs/embed.py --data data/phantom --clip.model tiny --clip.pretrained none
-    python jobs/embed.py --data data/quex --clip.model ViT-B-32 --clip.pretrained openai
-
-Run again, it goes on where it stopped, or says that it is done.
-"""
-
-from clipcovid.config import run_job
-from clipcovid.data.manifest import read_manifest
-from clipcovid.inference.embed import EmbedConfig, embed, learned_by
-
-
-def main(config: EmbedConfig) -> None:
-    """Embed, then say where the embeddings are."""
-    embeddings = embed(config)
-    done = "Embedded" if embeddings.created else "Already embedded: nothing was left to do"
-    print(f"{done}: {embeddings.folder}")
-    learned, assumed = learned_by(config.clip, manifest := read_manifest(config.data))
-    if assumed or learned.any():
-        told = f"the encoder learned from {learned.sum()} of these {len(manifest.table)} images, by their pixels"
-        print(f"note: {assumed or told + '.'}")
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(EmbedConfig, main, __doc__)
+    run_command("embed")

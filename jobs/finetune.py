@@ -1,25 +1,6 @@
-"""Fine-tune CLIP on images and captions: all of it, low-rank adapters, or one tower; judged by zero-shot classification.
+"""The command `clipcovid finetune` as a script."""
 
-    python jobs/finetune.py --data data/phantom --clip.model tiny --clip.pretrained none --method full
-    python jobs/finetune.py --data data/quex --clip.model ViT-B-32 --clip.pretrained openai --method lora
-    python jobs/finetune.py --data data/quex --captions dataset --loss siglip --positives label --wise-ft
-
-Zero-shot before and after, and after against the texts as they were before, stand side by side: where the first two agree
-and the third is poor, the image tower has drifted away from the words. Killed and run again, it goes on where it was.
-"""
-
-from rich.console import Console
-
-from clipcovid.config import run_job
-from clipcovid.evaluate.console import print_variants
-from clipcovid.methods.registry import FinetuneConfig
-from clipcovid.workflows.train import train
-
-
-def main(config: FinetuneConfig) -> None:
-    """Train, show the run, and what training changed."""
-    print_variants(train(config).run.metrics(), "test", Console())
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(FinetuneConfig, main, __doc__)
+    run_command("finetune")

@@ -1,20 +1,6 @@
-"""Train a CNN beside a frozen CLIP, their features joined: added and compared with the classes' texts, or read by a layer.
+"""The command `clipcovid hybrid` as a script."""
 
-    python jobs/hybrid.py --data data/phantom --clip.model tiny --clip.pretrained none --weights none
-    python jobs/hybrid.py --data data/quex --clip.model ViT-B-32 --clip.pretrained openai --join concat
-
-Killed and run again, it goes on after the last epoch that it finished.
-"""
-
-from clipcovid.config import run_job
-from clipcovid.methods.registry import HybridConfig
-from clipcovid.workflows.train import train
-
-
-def main(config: HybridConfig) -> None:
-    """Train, then show the run."""
-    train(config)
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(HybridConfig, main, __doc__)
+    run_command("hybrid")

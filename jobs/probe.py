@@ -1,21 +1,6 @@
-"""Train a linear or MLP head on the embeddings of a frozen CLIP, which are made first where they are missing.
+"""The command `clipcovid probe` as a script."""
 
-    python jobs/probe.py --data data/phantom --clip.model tiny --clip.pretrained none
-    python jobs/probe.py --data data/quex --clip.pretrained outputs/finetune-lora-1a2b3c4d --head mlp
-    python jobs/probe.py --data data/quex --clip.pretrained openai --shots 1 2 4 8 16 all
-
-The penalty is chosen on the validation split. Several numbers of shots train a run for each, and draw the curve.
-"""
-
-from clipcovid.config import run_job
-from clipcovid.methods.registry import ProbeConfig
-from clipcovid.workflows.train import train_or_curve
-
-
-def main(config: ProbeConfig) -> None:
-    """Train one probe, or a curve of them."""
-    train_or_curve(config)
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(ProbeConfig, main, __doc__)
+    run_command("probe")

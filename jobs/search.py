@@ -1,65 +1,6 @@
-"""Find images or captions of a prepared data set, by words or by an image.
+"""The command `clipcovid search` as a script."""
 
-    python jobs/search.py --data data/medpix2 --run outputs/caption-resnet18 --text "axial CT of the chest"
-    python jobs/search.py --data data/medpix2 --run outputs/caption-resnet18 --image scan.png --find captions
-    python jobs/search.py --data data/quex --clip.pretrained openai --text pneumonia --where label=Normal split=test
-
-Prints what each query finds with the cosine similarities, and writes a table and a contact sheet into a run folder.
-"""
-
-from typing import Any
-
-import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from clipcovid.config import RESEARCH_ONLY, run_job
-from clipcovid.data.packed import PackedImages
-from clipcovid.evaluate import plots
-from clipcovid.inference.search import Found, SearchConfig, asked_of, search
-from clipcovid.io.files import atomic_write
-from clipcovid.runs import finish_run, start_run
-
-LONGEST = 40  # letters of an image's name in the table
-
-
-def main(config: SearchConfig) -> None:
-    """Search, print, and draw."""
-    run = start_run(config, method="search", identity=asked_of(config))
-    found, manifest = search(config)
-    packed, console = PackedImages(config.data, manifest), Console()
-    for number, one in enumerate(found):
-        console.print(listed(one))
-        images = packed.images(manifest.positions(one.table["image_id"]))
-        texts = [f"{row['rank']}. {row['score']:.3f} {row['caption'] or row['label']}" for row in rows(one)]
-        sheet = plots.sheet(images, texts, title=f"{config.find} for {one.query!r}")
-        print(f"Contact sheet: {plots.save({f'{number:02}-{config.find}': sheet}, run.folder)[0]}")
-    table = pd.concat([one.table.assign(query=one.query) for one in found], ignore_index=True)
-    path = run.folder / "found.csv"
-    with atomic_write(path) as partial:
-        table.to_csv(partial, index=False)
-    finish_run(run)
-    print(f"Table: {path}")
-    console.print(f"[dim]{RESEARCH_ONLY}[/]")
-
-
-def listed(one: Found) -> Table:
-    """What a query found, for the terminal."""
-    table = Table("", "cosine", "image", "class", "caption", title=escape(one.query), box=box.SIMPLE_HEAD)
-    table.columns[2].overflow = "fold"
-    for row in rows(one):
-        name = row["image_id"]  # its end tells it from others
-        texts = (name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}", row["label"], row["caption"][:100])
-        table.add_row(str(row["rank"]), f"{row['score']:.3f}", *map(escape, texts))
-    return table
-
-
-def rows(one: Found) -> list[dict[str, Any]]:
-    """What a query found, the best first."""
-    return [{str(key): value for key, value in row.items()} for row in one.table.to_dict("records")]
-
+from clipcovid.commands import run_command
 
 if __name__ == "__main__":
-    run_job(SearchConfig, main, __doc__)
+    run_command("search")

@@ -120,7 +120,7 @@ def test_help_of_every_job_explains_every_flag(job):
     result = subprocess.run(
         [sys.executable, job, "--help"], capture_output=True, text=True, env={"COLUMNS": "100", "PATH": ""}, check=True
     )
-    assert f"python jobs/{job.name} " in result.stdout
+    assert f"clipcovid {job.stem.replace('_', '-')} " in result.stdout
     bare = "\n".join(line.strip("│ ╰╯─╭╮") for line in result.stdout.splitlines())
     flags = re.split(r"^(?=--)", bare.split("options", 1)[1], flags=re.MULTILINE)[1:]
     assert flags

@@ -16,7 +16,8 @@ from clipcovid.models.dual_encoder import Towers, build_dual
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.training.loop import predict
 from clipcovid.training.trainer import train_model
-from clipcovid.workflows.train import embeddings_for, train_or_curve
+from clipcovid.workflows.few_shot import train_or_curve
+from clipcovid.workflows.train import embeddings_for
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 FAST = OptimConfig(epochs=10, batch_size=64, lr=0.02, weight_decay=0, precision="fp32")

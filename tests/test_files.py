@@ -45,38 +45,38 @@ from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainabl
 from clipcovid.training.trainer import train_model, training_manifest
 
 ROOT = Path(__file__).parents[1]
-JOBS = sorted(f"{path.parent.name}.{path.stem}" for folder in ("jobs", "tune") for path in (ROOT / folder).glob("*.py"))
+JOBS = {path.stem for path in (ROOT / "clipcovid" / "commands").glob("[a-z]*.py")}
 TINY = "--clip.model tiny --clip.pretrained none --compute.workers 0"
 RUN = "--out {parent} --name {name}"  # jobs that make a folder in --out
 FLAGS = {  # what each job is asked; {folder} is the one with the files of others
-    "jobs.apply_masks": ["--data {data} --out {folder}", "--data {data} --out {folder} --overwrite"],
-    "jobs.caption": [f"--data {{data}} --captions dataset --weights none --compute.workers 0 {RUN}"],
-    "jobs.captioner": [f"--data {{data}} --captions dataset {TINY} {RUN}"],
-    "jobs.cascade": [f"{{image}} --segment {{run}} --classify {{run}} {RUN}"],
-    "jobs.cnn": [f"--data {{data}} --weights none --compute.workers 0 {RUN}"],
-    "jobs.compare": [f"{{run}} {RUN}", "{run} --out {folder}"],
-    "jobs.coop": [f"--data {{data}} {TINY} {RUN}"],
-    "jobs.crossval": [f"probe --data {{data}} {TINY} {RUN}"],
-    "jobs.embed": [f"--data {{data}} {TINY} {place}" for place in ("--out {folder}", "--embeddings {folder}")],
-    "jobs.evaluate": [f"--predictions {{table}} --ground-truth {{table}} {RUN}"],
-    "jobs.finetune": [f"--data {{data}} {TINY} {RUN}"],
-    "jobs.hybrid": [f"--data {{data}} --weights none {TINY} {RUN}"],
-    "jobs.predict": [f"--run {{run}} --data {{data}} --compute.workers 0 {RUN}"],
-    "jobs.prepare": [
+    "apply_masks": ["--data {data} --out {folder}", "--data {data} --out {folder} --overwrite"],
+    "caption": [f"--data {{data}} --captions dataset --weights none --compute.workers 0 {RUN}"],
+    "captioner": [f"--data {{data}} --captions dataset {TINY} {RUN}"],
+    "cascade": [f"{{image}} --segment {{run}} --classify {{run}} {RUN}"],
+    "cnn": [f"--data {{data}} --weights none --compute.workers 0 {RUN}"],
+    "compare": [f"{{run}} {RUN}", "{run} --out {folder}"],
+    "coop": [f"--data {{data}} {TINY} {RUN}"],
+    "crossval": [f"probe --data {{data}} {TINY} {RUN}"],
+    "embed": [f"--data {{data}} {TINY} {place}" for place in ("--out {folder}", "--embeddings {folder}")],
+    "evaluate": [f"--predictions {{table}} --ground-truth {{table}} {RUN}"],
+    "finetune": [f"--data {{data}} {TINY} {RUN}"],
+    "hybrid": [f"--data {{data}} --weights none {TINY} {RUN}"],
+    "predict": [f"--run {{run}} --data {{data}} --compute.workers 0 {RUN}"],
+    "prepare": [
         f"--out {{folder}} --phantom.images 12 --phantom.size 32 --size 32 --compute.workers 0{more}"
         for more in ("", " --overwrite")
     ],
-    "jobs.probe": [
+    "probe": [
         f"--data {{data}} --optim.epochs 1 {TINY} {more}" for more in (RUN, "--out {folder}", f"--shots 1 2 {RUN}")
     ],
-    "jobs.search": [f"--data {{data}} --text lungs {TINY} {more}" for more in (RUN, "--out {folder}")],
-    "jobs.segment": [f"--data {{data}} --weights none --compute.workers 0 {RUN}"],
-    "jobs.tip_adapter": [f"--data {{data}} {TINY} {RUN}"],
-    "jobs.zeroshot": [f"--data {{data}} {TINY} {RUN}"],
-    "tune.hparams": [f"probe --data {{data}} {TINY} {RUN}"],
-    "tune.prompts": [f"--data {{data}} {TINY} {RUN}"],
+    "search": [f"--data {{data}} --text lungs {TINY} {more}" for more in (RUN, "--out {folder}")],
+    "segment": [f"--data {{data}} --weights none --compute.workers 0 {RUN}"],
+    "tip_adapter": [f"--data {{data}} {TINY} {RUN}"],
+    "zeroshot": [f"--data {{data}} {TINY} {RUN}"],
+    "sweep": [f"probe --data {{data}} {TINY} {RUN}"],
+    "tune_prompts": [f"--data {{data}} {TINY} {RUN}"],
 }
-WITHOUT_OUT = {"jobs.classify", "jobs.generate_captions", "clipcovid.search_space"}
+WITHOUT_OUT = {"classify", "generate_captions"}
 NAMES = (  # of files of others: any, and some that are called as ours are
     *(
         "a.txt",
@@ -124,13 +124,13 @@ def inputs(phantoms, tmp_path_factory):
 
 
 def config_type(job):
-    module = importlib.import_module(job)
+    module = importlib.import_module(f"clipcovid.commands.{job}")
     return module, typing.get_type_hints(module.main)["config"]
 
 
 def test_every_job_that_has_an_out_is_tried():
-    assert set(JOBS) == FLAGS.keys() | WITHOUT_OUT
-    for job in WITHOUT_OUT - {"clipcovid.search_space"}:
+    assert FLAGS.keys() | WITHOUT_OUT == JOBS
+    for job in WITHOUT_OUT:
         assert "out" not in {field.name for field in dataclasses.fields(config_type(job)[1])}
 
 
@@ -145,7 +145,7 @@ def test_no_job_touches_files_of_others(job, flags, inputs, tmp_path, monkeypatc
     beside = (
         re.search(f"--(out|embeddings) {folder}", flags)
         and "--name" not in flags
-        and job not in ("jobs.prepare", "jobs.apply_masks")
+        and job not in ("prepare", "apply_masks")
     )
     refused = pytest.raises(
         UserError, match=r"holds \S+, which was not written by this job: choose another --(out|name)"
@@ -162,7 +162,7 @@ def test_masked_images_do_not_replace_the_folder_of_all_runs(phantoms, tmp_path)
     (tmp_path / "outputs" / "cnn").mkdir(parents=True)
     (tmp_path / "outputs" / "cnn" / "config.json").write_text("{}")
     before = contents(tmp_path)
-    module, kind = config_type("jobs.apply_masks")
+    module, kind = config_type("apply_masks")
     for out, said in (
         ("outputs", r"holds cnn/config\.json, which was not written"),
         ("", "holds --data"),
@@ -177,7 +177,7 @@ def test_masked_images_do_not_replace_the_folder_of_all_runs(phantoms, tmp_path)
 
 
 def test_a_set_that_is_made_anew_keeps_the_files_that_were_put_beside_it(phantoms, tmp_path):
-    module, kind = config_type("jobs.apply_masks")
+    module, kind = config_type("apply_masks")
     flags = ["--data", str(phantoms), "--out", str(tmp_path / "out")]
     module.main(from_cli(kind, "", flags))
     (tmp_path / "out" / "images" / "notes.txt").write_text("mine")
@@ -370,19 +370,19 @@ def test_masks_that_were_moved_are_known_before_a_training(phantoms, tmp_path):
 
 
 def test_texts_to_choose_among_may_hold_commas():
-    from jobs.classify import Config
+    from clipcovid.commands.classify import ClassifyConfig
 
-    assert Config(images=("x",), classes='a dog, "a cat, asleep" , 5" of rain').texts == [
+    assert ClassifyConfig(images=("x",), classes='a dog, "a cat, asleep" , 5" of rain').texts == [
         "a dog",
         "a cat, asleep",
         '5" of rain',
     ]
     with pytest.raises(UserError, match="quotes stand around a text"):
-        Config(images=("x",), classes='a dog, "a cat, asleep')
+        ClassifyConfig(images=("x",), classes='a dog, "a cat, asleep')
 
 
 def test_a_search_keeps_the_one_before_it_and_shows_how_names_end(phantoms, tmp_path, capsys):
-    module, kind = config_type("jobs.search")
+    module, kind = config_type("search")
     flags = f"--data {phantoms} {TINY} --out {tmp_path}".split()
     for text in ("lungs", "heart"):
         module.main(from_cli(kind, "", [*flags, "--text", text]))

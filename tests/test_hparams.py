@@ -20,7 +20,7 @@ from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, 
 from clipcovid.methods.registry import METHODS, CaptionConfig, CnnConfig, CoopConfig, FinetuneConfig, ProbeConfig
 from clipcovid.ray_backend.tune import Trial, importance, search
 from clipcovid.search_space import SPACES, Choice, Int, Log, Uniform, read_space
-from tune.hparams import HparamsConfig, checked_metric, checked_space, command, main
+from clipcovid.workflows.sweep import SweepConfig, checked_metric, checked_space, command, sweep
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 
@@ -33,7 +33,7 @@ def probe(data, out, **settings):
 def test_every_task_has_a_space_whose_keys_and_values_its_config_takes():
     assert set(SPACES) == set(METHODS)
     for name, method in METHODS.items():
-        assert checked_space(HparamsConfig(task=method.config(data="unused"))) is SPACES[name]
+        assert checked_space(SweepConfig(task=method.config(data="unused"))) is SPACES[name]
 
 
 @pytest.mark.parametrize(
@@ -54,25 +54,25 @@ def test_every_task_has_a_space_whose_keys_and_values_its_config_takes():
 def test_a_space_that_can_not_be_is_one_sentence(tmp_path, text, match):
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(UserError, match=match) as said:
-        checked_space(HparamsConfig(task=CnnConfig(data="unused"), space=tmp_path / "space.yaml"))
+        checked_space(SweepConfig(task=CnnConfig(data="unused"), space=tmp_path / "space.yaml"))
     assert "\n" not in str(said.value)
 
 
 def test_trials_that_read_embeddings_all_read_the_same(tmp_path):
     (tmp_path / "space.yaml").write_text("clip.pretrained: {choice: [openai, laion2b_s34b_b79k]}")
     with pytest.raises(UserError, match="all trials read the same embeddings"):
-        checked_space(HparamsConfig(task=ProbeConfig(data="unused"), space=tmp_path / "space.yaml"))
+        checked_space(SweepConfig(task=ProbeConfig(data="unused"), space=tmp_path / "space.yaml"))
     with pytest.raises(UserError, match="are a curve"):
-        HparamsConfig(task=ProbeConfig(data="unused", shots=("1", "2")))
+        SweepConfig(task=ProbeConfig(data="unused", shots=("1", "2")))
     with pytest.raises(UserError, match="other folds"):
-        HparamsConfig(task=CnnConfig(data="unused", fold="1/5"), confirm_seeds=2)
+        SweepConfig(task=CnnConfig(data="unused", fold="1/5"), confirm_seeds=2)
 
 
 def test_a_score_that_a_task_does_not_report_is_named():
-    assert checked_metric(HparamsConfig(task=CnnConfig(data="unused"))) == ("macro_f1", "max")
-    assert checked_metric(HparamsConfig(task=CnnConfig(data="unused"), metric="loss")) == ("loss", "min")
+    assert checked_metric(SweepConfig(task=CnnConfig(data="unused"))) == ("macro_f1", "max")
+    assert checked_metric(SweepConfig(task=CnnConfig(data="unused"), metric="loss")) == ("loss", "min")
     with pytest.raises(UserError, match="--metric iou: cnn reports macro_f1, accuracy") as said:
-        checked_metric(HparamsConfig(task=CnnConfig(data="unused"), metric="iou"))
+        checked_metric(SweepConfig(task=CnnConfig(data="unused"), metric="iou"))
     assert "\n" not in str(said.value)
     for method in METHODS.values():
         task = method.load()
@@ -108,7 +108,7 @@ def test_a_space_of_ones_own(tmp_path):
 )
 def test_the_command_trains_what_was_best(task, values):
     words = shlex.split(command(task, values))
-    assert words[:2] == ["python", f"jobs/{task.task}.py"]
+    assert words[:2] == ["clipcovid", task.task.replace("_", "-")]
     assert flatten(from_cli(type(task), "", words[2:])) == flatten(override(task, values))
 
 
@@ -172,13 +172,13 @@ def test_a_trial_that_fails_is_tried_again_then_marked_and_the_sweep_ends(cluste
 def finished(cluster, phantoms, tmp_path_factory):
     out = tmp_path_factory.mktemp("hparams")
     task = probe(Path("data"), Path("out"), name="sweep")
-    config = HparamsConfig(task=task, trials=5, confirm_seeds=2, metric="accuracy")
+    config = SweepConfig(task=task, trials=5, confirm_seeds=2, metric="accuracy")
     with pytest.MonkeyPatch.context() as patch:  # paths mean in trials what they mean here
         patch.chdir(out)
         Path("data").symlink_to(phantoms)
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
-            main(config)
+            sweep(config)
     lines = [line.split(" · ") for line in said.getvalue().splitlines() if line.startswith("trial ")]
     ends = [line for line in lines if line[1].startswith("score")]
     assert [end[0] for end in ends] == [f"trial {n} of 5" for n in range(1, 6)]
@@ -200,7 +200,7 @@ def test_a_sweep_leaves_the_best_with_its_checkpoint_and_all_trials(finished, ca
     assert kept == [trial["name"] for trial in trials if trial["values"] == best["values"]]
     assert {path.stem for path in (folder / "figures").glob("*.png")} >= {"history", "parallel"}
     assert len(list((folder / "seeds").glob("*/metrics.json"))) == 2
-    main(config)
+    sweep(config)
     assert "finished already" in capsys.readouterr().out
 
 
@@ -219,7 +219,7 @@ def test_mlflow_has_a_child_for_each_trial_and_none_has_failed(finished):
 
 def test_resuming_what_was_never_begun_is_refused(phantoms, tmp_path):
     with pytest.raises(UserError, match="--resume"):
-        main(HparamsConfig(task=probe(phantoms, tmp_path, name="none"), resume=True))
+        sweep(SweepConfig(task=probe(phantoms, tmp_path, name="none"), resume=True))
 
 
 def test_importance_tells_what_matters_from_what_does_not():
@@ -259,11 +259,11 @@ def test_the_scripts_start_without_torch_and_explain_themselves(script):
 
 def test_a_sweeps_flags_may_stand_before_or_behind_the_task():
     task, own = ["cnn", "--data", "d", "--optim.epochs", "3"], ["--trials", "8", "--metric", "loss"]
-    behind, before = (from_cli(HparamsConfig, "", words) for words in (task + own, own + task))
+    behind, before = (from_cli(SweepConfig, "", words) for words in (task + own, own + task))
     assert (
         behind
         == before
-        == HparamsConfig(task=CnnConfig(data=Path("d"), optim=OptimConfig(epochs=3)), trials=8, metric="loss")
+        == SweepConfig(task=CnnConfig(data=Path("d"), optim=OptimConfig(epochs=3)), trials=8, metric="loss")
     )
 
 
@@ -274,12 +274,12 @@ def test_an_unknown_task_is_named(tmp_path):
 
 
 def test_a_population_is_searched_only_for_what_may_change_while_training(tmp_path):
-    config = HparamsConfig(task=CnnConfig(data="unused"), search="pbt")
+    config = SweepConfig(task=CnnConfig(data="unused"), search="pbt")
     assert "optim.lr" in checked_space(config)
     assert "optim.batch_size" not in checked_space(config)
     (tmp_path / "space.yaml").write_text("optim.batch_size: {choice: [16, 32]}")
     with pytest.raises(UserError, match="--search pbt changes settings while"):
-        checked_space(HparamsConfig(task=CnnConfig(data="unused"), search="pbt", space=tmp_path / "space.yaml"))
+        checked_space(SweepConfig(task=CnnConfig(data="unused"), search="pbt", space=tmp_path / "space.yaml"))
 
 
 @pytest.mark.faults
@@ -309,7 +309,7 @@ def test_trials_end_whatever_stops_them(cluster, tmp_path, algorithm):
 def test_trials_may_have_workers(cluster, phantoms, tmp_path, capfd):
     task = probe(phantoms, tmp_path, name="two")
     task = override(task, {"compute.workers": 1, "optim.epochs": 2})
-    main(HparamsConfig(task=task, trials=2))
+    sweep(SweepConfig(task=task, trials=2))
     trials = json.loads((tmp_path / "two" / "trials.json").read_text())
     assert [trial["state"] for trial in trials] == ["finished"] * 2
     assert "PlacementGroupCleaner" not in "".join(capfd.readouterr())
@@ -329,7 +329,7 @@ def test_those_behind_go_on_from_the_weights_of_those_ahead(cluster, phantoms, t
         compute=LOCAL,
     )
     (tmp_path / "space.yaml").write_text("optim.lr: {log: [1.0e-7, 1.0e-2]}")
-    main(HparamsConfig(task=task, trials=4, search="pbt", space=tmp_path / "space.yaml"))
+    sweep(SweepConfig(task=task, trials=4, search="pbt", space=tmp_path / "space.yaml"))
     trials = json.loads((tmp_path / "pbt" / "trials.json").read_text())
     assert [trial["state"] for trial in trials] == ["finished"] * 4
     adopted = [trial for trial in trials if "-" in trial["name"]]
@@ -365,7 +365,7 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep" / "trials").glob("*/_SUCCESS")}
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "The best again: python jobs/cnn.py" in done.stdout
+    assert "The best again: clipcovid cnn" in done.stdout
     trials = json.loads((tmp_path / "sweep" / "trials.json").read_text())
     assert [trial["state"] for trial in trials] == ["finished"] * 12
     for path, when in before.items():

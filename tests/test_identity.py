@@ -35,7 +35,8 @@ from clipcovid.methods.registry import (
     TipAdapterConfig,
 )
 from clipcovid.prompts import PromptsConfig
-from tune.prompts import PromptSweepConfig, read_space
+from clipcovid.workflows.prompt_search import read_space
+from clipcovid.workflows.sweep_prompts import PromptSweepConfig
 
 DATA = Path("unused")
 TINY = ClipConfig(model="tiny", pretrained="none")

@@ -33,8 +33,9 @@ from clipcovid.inference.predict import PredictConfig
 from clipcovid.inference.search import SearchConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.methods.registry import METHODS
-from tune.hparams import HparamsConfig
-from tune.prompts import PromptSweepConfig, read_space
+from clipcovid.workflows.prompt_search import read_space
+from clipcovid.workflows.sweep import SweepConfig
+from clipcovid.workflows.sweep_prompts import PromptSweepConfig
 
 ROOT = Path(__file__).parents[1]
 ANEW = "it computes anew each time, in no run's folder"
@@ -115,7 +116,7 @@ def jobs():
         },
     )
     found["hparams"] = Job(
-        HparamsConfig(task=cnn),
+        SweepConfig(task=cnn),
         lambda one: sweep_identity(one, data(), one.metric, {}),
         {
             "space": content,

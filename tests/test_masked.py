@@ -200,7 +200,7 @@ def test_the_cascade_job_draws_every_image_and_names_what_it_can_not_read(phanto
 
 
 def test_the_cascade_says_where_healthy_lungs_were_never_tested(phantoms, runs, tmp_path, capsys):
-    from jobs.cascade import main
+    from clipcovid.commands.cascade import main
 
     segmenter, _, classifier, _ = runs
     infected = shutil.copytree(segmenter, tmp_path / "infected")

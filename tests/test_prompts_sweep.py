@@ -11,20 +11,19 @@ from clipcovid.config import ClipConfig, UserError
 from clipcovid.data.manifest import read_manifest
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.prompts import PromptsConfig
-from tune.prompts import (
+from clipcovid.workflows.prompt_search import (
     SEARCHES,
     Candidate,
-    Draw,
-    PromptSweepConfig,
-    Scorer,
-    Space,
+    CandidateSampler,
+    CandidateScorer,
+    PromptSpace,
     every_candidate,
-    main,
     read_space,
 )
+from clipcovid.workflows.sweep_prompts import PromptSweepConfig, sweep_prompts
 
 TINY = ClipConfig(model="tiny", pretrained="none")
-SPACE = Space(tuple(f"t{i} {{}}" for i in range(12)), (3, 4), {"a": ("x", "y"), "b": ("u", "v", "w")})
+SPACE = PromptSpace(tuple(f"t{i} {{}}" for i in range(12)), (3, 4), {"a": ("x", "y"), "b": ("u", "v", "w")})
 
 
 WORDS = """
@@ -52,25 +51,25 @@ def planted(seed=0):
     vectors[7, 1], vectors[7, 4] = 5 * axes[0], 5 * axes[1]
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
     images /= np.linalg.norm(images, axis=-1, keepdims=True)
-    return Scorer(SPACE, vectors.astype(np.float16), images, labels, "macro_f1", 100)
+    return CandidateScorer(SPACE, vectors.astype(np.float16), images, labels, "macro_f1", 100)
 
 
 def test_candidates_are_scored_as_a_naive_loop_does():
-    scorer, draw = planted(), Draw(SPACE, 3, seed=1)
+    scorer, draw = planted(), CandidateSampler(SPACE, 3, seed=1)
     made = [draw.candidate() for _ in range(50)]
     for one, score in zip(made, scorer(made), strict=True):
         prompts = SPACE.prompts(one)
         means = []
         for name, start in (("a", 0), ("b", 2)):
             texts = [
-                scorer.vectors[
+                scorer.text_features[
                     SPACE.templates.index(f"{t.split()[0]} {{}}"), start + SPACE.phrases[name].index(t.split()[1])
                 ]
                 for t in prompts[name]
             ]
             mean = np.mean(np.array(texts, np.float64), axis=0)
             means.append(mean / np.linalg.norm(mean))
-        predicted = (scorer.images @ np.stack(means).T).argmax(axis=1)
+        predicted = (scorer.image_features @ np.stack(means).T).argmax(axis=1)
         rates = [2 * ((predicted == k) & (scorer.labels == k)).sum() for k in (0, 1)]
         sizes = [(predicted == k).sum() + (scorer.labels == k).sum() for k in (0, 1)]
         assert score == pytest.approx(np.mean([rate / size for rate, size in zip(rates, sizes, strict=True)]))
@@ -80,17 +79,17 @@ def test_candidates_are_scored_as_a_naive_loop_does():
 def test_every_search_finds_what_is_planted(search):
     scorer = planted()
     best = scorer([Candidate((7,), ((1,), (2,)))])[0]
-    found = list(SEARCHES[search](Draw(SPACE, 2, seed=0), scorer, 600))
+    found = list(SEARCHES[search](CandidateSampler(SPACE, 2, seed=0), scorer, 600))
     assert len(found) == 600
     top = max(found, key=lambda pair: pair[1])
     assert top[1] >= best - 0.02
     assert 7 in top[0].templates
-    again = list(SEARCHES[search](Draw(SPACE, 2, seed=0), scorer, 600))
+    again = list(SEARCHES[search](CandidateSampler(SPACE, 2, seed=0), scorer, 600))
     assert found == again
 
 
 def test_children_stay_in_the_space():
-    draw = Draw(SPACE, 3, seed=0)
+    draw = CandidateSampler(SPACE, 3, seed=0)
     one = draw.candidate()
     for _ in range(300):
         one = draw.child(one, draw.candidate())
@@ -107,7 +106,7 @@ def test_exhaustive_is_every_template_with_every_choice():
 @pytest.fixture(scope="module")
 def finished(phantoms, tmp_path_factory):
     config = sweep(phantoms, tmp_path_factory.mktemp("sweep"), candidates=60, batch=25, name="s", search="evolve")
-    main(config)
+    sweep_prompts(config)
     return config, config.out / "s"
 
 
@@ -155,18 +154,18 @@ def test_a_killed_sweep_goes_on_with_what_is_missing(finished, capsys):
     before = pd.read_parquet(folder / "candidates.parquet")
     kept = (folder / "trials" / "00000.parquet").stat().st_mtime_ns
     (folder / "trials" / "00001.json").unlink()
-    main(config)
+    sweep_prompts(config)
     assert (folder / "trials" / "00000.parquet").stat().st_mtime_ns == kept
     assert "Going on: 2 of 3 trials are there.\ntrial 3 of 3" in capsys.readouterr().out
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "candidates.parquet"), before)
-    main(config)
+    sweep_prompts(config)
     assert "finished already" in capsys.readouterr().out
 
 
 def test_trials_run_on_tune(cluster, phantoms, tmp_path):
-    main(sweep(phantoms, tmp_path, compute=LOCAL, candidates=40, batch=10, name="t"))
+    sweep_prompts(sweep(phantoms, tmp_path, compute=LOCAL, candidates=40, batch=10, name="t"))
     here = sweep(phantoms, tmp_path, candidates=40, batch=10, name="h")
-    main(here)
+    sweep_prompts(here)
     one, other = (pd.read_parquet(tmp_path / name / "candidates.parquet") for name in ("t", "h"))
     pd.testing.assert_frame_equal(one, other)
 
@@ -183,6 +182,6 @@ def test_what_can_not_be_searched_is_a_sentence(phantoms, tmp_path):
     with pytest.raises(UserError, match="can't be read"):
         read_space(tmp_path / "none.yaml", ("Normal",))
     with pytest.raises(UserError, match="--search exhaustive has"):
-        main(sweep(phantoms, tmp_path, search="exhaustive", candidates=10))
+        sweep_prompts(sweep(phantoms, tmp_path, search="exhaustive", candidates=10))
     with pytest.raises(UserError, match="--batch"):
         sweep(phantoms, tmp_path, batch=0)

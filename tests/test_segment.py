@@ -28,7 +28,7 @@ from clipcovid.methods.task import make_task
 from clipcovid.models.normalization import undo_fit
 from clipcovid.models.unet import build_segmenter
 from clipcovid.training.trainer import train_model
-from clipcovid.workflows.train import cross_validate
+from clipcovid.workflows.crossval import cross_validate
 
 LOSSES = ("dice-bce", "dice-focal", "tversky", "dice-boundary")
 

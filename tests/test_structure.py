@@ -16,7 +16,9 @@ LIBRARIES_ALLOWED = {
     "mlflow": lambda name: name == "clipcovid.tracking",
     "torch": lambda name: (
         name == "clipcovid.data.augment"  # which works on the device that a batch is on
-        or not name.startswith(("clipcovid.data", "clipcovid.evaluate", "clipcovid.io", "clipcovid.config", "jobs."))
+        or not name.startswith(
+            ("clipcovid.data", "clipcovid.evaluate", "clipcovid.io", "clipcovid.config", "clipcovid.commands", "jobs.")
+        )
     ),
     "streamlit": lambda name: name == "clipcovid.app",
 }
@@ -33,6 +35,7 @@ LAYERS = [
     ("clipcovid.training", "clipcovid.ray_backend.train"),
     ("clipcovid.tracking", "clipcovid.inference"),
     ("clipcovid.workflows",),
+    ("clipcovid.commands",),
     ("jobs", "tune"),
 ]
 

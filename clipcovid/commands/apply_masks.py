@@ -1,0 +1,21 @@
+"""Make a prepared data set of what masks leave of another's images: lungs only, lungs black, infection only, cropped.
+
+    clipcovid apply-masks --data data/phantom --keep lungs --out data/phantom-lungs
+    clipcovid predict --run outputs/segment --data data/quex --split all --name masks
+    clipcovid apply-masks --data data/quex --masks outputs/masks/predictions/all.parquet --out data/quex-lungs
+
+Every other job runs on it. What a method scores on blacked-out lungs, it did not learn from the lungs.
+"""
+
+from clipcovid.data.manifest import read_manifest
+from clipcovid.data.masked import MaskedConfig, apply_masks
+
+
+def main(config: MaskedConfig) -> None:
+    """Write the set, and say what is in it."""
+    made, source = apply_masks(config), read_manifest(config.data)
+    print(f"{made.dataset}: {len(made.table)} images in {config.out}.")
+    if left_out := len(source.table) - len(made.table):
+        print(f"{left_out} images are left out: {config.out / 'quarantine.parquet'} says why.")
+    if config.keep == "infection" and config.masks is None:
+        print("note: with true masks, images without an infection are black: their class can be read off that alone.")

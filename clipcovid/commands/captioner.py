@@ -1,0 +1,19 @@
+"""Train a decoder that writes captions from the embeddings of a frozen encoder.
+
+    clipcovid captioner --data data/medpix2 --clip.pretrained outputs/caption-resnet18
+    clipcovid captioner --data data/medpix2 --clip.pretrained openai --decoder gpt2 --beams 4
+
+The encoder may be published, a checkpoint, or a run of clipcovid caption or clipcovid finetune. Captions are written by beam
+search, and beside it by greedy search; clipcovid predict captions other data with the run.
+"""
+
+from clipcovid.evaluate.captions import java_note
+from clipcovid.methods.registry import CaptionerConfig
+from clipcovid.workflows.train import train
+
+
+def main(config: CaptionerConfig) -> None:
+    """Say what can't be scored, train, and show the run."""
+    if java_note():
+        print(f"note: {java_note()}")
+    train(config)

@@ -1,0 +1,15 @@
+"""Learn the words of CLIP's prompts as vectors (CoOp), on the embeddings of a frozen CLIP, made first where missing.
+
+    clipcovid coop --data data/phantom --clip.model tiny --clip.pretrained none
+    clipcovid coop --data data/quex --clip.pretrained openai --init "a chest X-ray of" --shots 1 2 4 8 16 all
+
+No image is encoded in training. Several numbers of shots train a run for each, and draw the curve.
+"""
+
+from clipcovid.methods.registry import CoopConfig
+from clipcovid.workflows.few_shot import train_or_curve
+
+
+def main(config: CoopConfig) -> None:
+    """Train one, or a curve of them."""
+    train_or_curve(config)

@@ -1,0 +1,27 @@
+"""Cross-validate any training method over folds of patients: mean ± sd of the folds, and the pooled predictions' scores.
+
+    clipcovid crossval cnn --data data/cxr3 --arch resnet18 --weights none
+    clipcovid crossval probe --data data/cxr3 --clip.pretrained openai --folds 10
+
+Each fold chooses its epoch and settings on patients of its own. Killed and run again, it goes on with the fold where it was.
+"""
+
+from dataclasses import dataclass
+
+from clipcovid.methods.registry import AnyMethod
+from clipcovid.workflows.crossval import cross_validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossvalConfig:
+    """Which method, over how many folds."""
+
+    method: AnyMethod
+    """The method, with all its flags."""
+    folds: int = 5
+    """Into how many parts the patients are divided."""
+
+
+def main(config: CrossvalConfig) -> None:
+    """Train every fold, then score them together."""
+    cross_validate(config.method, config.folds)

@@ -1,0 +1,15 @@
+"""Train a CNN beside a frozen CLIP, their features joined: added and compared with the classes' texts, or read by a layer.
+
+    clipcovid hybrid --data data/phantom --clip.model tiny --clip.pretrained none --weights none
+    clipcovid hybrid --data data/quex --clip.model ViT-B-32 --clip.pretrained openai --join concat
+
+Killed and run again, it goes on after the last epoch that it finished.
+"""
+
+from clipcovid.methods.registry import HybridConfig
+from clipcovid.workflows.train import train
+
+
+def main(config: HybridConfig) -> None:
+    """Train, then show the run."""
+    train(config)

@@ -1,0 +1,18 @@
+"""Predict any prepared data set with a trained run, over all the workers that the cluster has room for.
+
+    clipcovid predict --run outputs/cnn-resnet18-1a2b3c4d --data data/quex --split all
+    clipcovid predict --run outputs/finetune-lora-1a2b3c4d --data data/other --map Pneumonia=Non-COVID "Lung Opacity="
+
+Killed and run again, it goes on where it stopped. Labels are needed only to score.
+"""
+
+from clipcovid.inference.predict import PredictConfig, predict_split
+from clipcovid.workflows.report import data_tags, report
+
+
+def main(config: PredictConfig) -> None:
+    """Predict, and show the scores where there are labels."""
+    predicted = predict_split(config)
+    if predicted.scores is None:
+        print(f"{predicted.why}: predictions are written, but not scored.")
+    report(predicted.run, config, data_tags(predicted.manifest), scores=predicted.scores)

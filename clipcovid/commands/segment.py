@@ -1,0 +1,16 @@
+"""Train a segmentation network for lungs, infections or both.
+
+    clipcovid segment --data data/phantom --target both --weights none
+    clipcovid segment --data data/quex --target infection --arch unetplusplus --encoder efficientnet-b0
+    clipcovid crossval segment --data data/seg100 --target lung --weights none
+
+Only images that have the masks are used. Killed and run again, it goes on after the last epoch that it finished.
+"""
+
+from clipcovid.methods.registry import SegmentConfig
+from clipcovid.workflows.train import train
+
+
+def main(config: SegmentConfig) -> None:
+    """Train, then show the run."""
+    train(config)

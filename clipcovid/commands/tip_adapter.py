@@ -1,0 +1,16 @@
+"""Add a memory of training images to zero-shot CLIP (Tip-Adapter), as it is and trained (Tip-Adapter-F).
+
+    clipcovid tip-adapter --data data/phantom --clip.model tiny --clip.pretrained none
+    clipcovid tip-adapter --data data/quex --clip.pretrained openai --prompts ensemble --shots 1 2 4 8 16
+
+The memory holds the embeddings of the training images: a few shots a class, or all of them. How much it weighs, and how
+near an image has to be, is chosen on the validation split. Several numbers of shots draw a curve.
+"""
+
+from clipcovid.methods.registry import TipAdapterConfig
+from clipcovid.workflows.few_shot import train_or_curve
+
+
+def main(config: TipAdapterConfig) -> None:
+    """Train one, or a curve of them."""
+    train_or_curve(config)

@@ -1,0 +1,20 @@
+"""Score zero-shot CLIP on a prepared data set: prompts × cached embeddings → predictions → metrics, in MLflow.
+
+    clipcovid zeroshot --data data/phantom --clip.model tiny --clip.pretrained none
+    clipcovid zeroshot --data data/quex --clip.model ViT-B-32 --clip.pretrained openai --prompts ensemble
+    clipcovid zeroshot --data data/quex --prompts my-prompts.yaml --split val
+
+What is not embedded yet is embedded first.
+"""
+
+from clipcovid.data.manifest import read_manifest
+from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
+from clipcovid.workflows.report import data_tags, report
+
+
+def main(config: ZeroshotConfig) -> None:
+    """Classify, print the scores, show the run in MLflow."""
+    result = zeroshot(config)
+    if result.scores is None:
+        print("The encoder learned from all of these images, by their pixels: predictions are written, but not scored.")
+    report(result.run, config, data_tags(read_manifest(config.data)), scores=result.scores)

@@ -1,0 +1,81 @@
+"""Cross-validation of a training method over patient-grouped folds, and the scores of the pooled test predictions."""
+
+import dataclasses
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from clipcovid.config import UserError, override
+from clipcovid.data.embeddings import Embeddings
+from clipcovid.data.manifest import read_manifest
+from clipcovid.evaluate import predictions
+from clipcovid.evaluate.console import print_folds
+from clipcovid.evaluate.predictions import TRAINED_ON
+from clipcovid.identity import crossval_identity
+from clipcovid.io.files import write_json
+from clipcovid.methods.registry import save_texts
+from clipcovid.runs import Run, finish_run, score_split, start_run
+from clipcovid.terminal import Countdown
+from clipcovid.tracking import live
+from clipcovid.training.trainer import TrainResult, sized_config, train_model, training_manifest
+from clipcovid.workflows.report import ChildRun, data_tags, report
+from clipcovid.workflows.train import embeddings_for
+
+CROSSVAL = "crossval"
+
+
+def cross_validate(config: Any, folds: int) -> Run:
+    """Train the method on each of `folds` patient-grouped folds, and score the test predictions of all of them together.
+
+    Each fold is a run of its own under the run's folder, so a killed cross-validation goes on where it was. The pooled
+    table has every labelled image once, predicted by the model that had not seen its patient; its `split` is `crossval`.
+    """
+    if config.fold or folds < 2:
+        raise UserError("Cross-validation needs two --folds or more, and makes its own: leave --fold out.")
+    manifest = config.resolve_manifest(read_manifest(config.data))
+    everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.required_columns)[0])
+    first = override(config, {"fold": f"1/{folds}"})
+    config = override(sized_config(first, training_manifest(first)), {"fold": ""})  # all folds alike
+    config.check_initial_weights()
+    identity = crossval_identity(config, everything, folds)
+    run = start_run(config, method=config.title, identity=identity, stem=f"{CROSSVAL}-{config.title}", job=CROSSVAL)
+    config = save_texts(config, manifest.classes, run.folder)
+    embeddings = embeddings_for(config)
+    with live(config) as watch:
+        watch(run)
+        results, children = _train_folds(config, folds, run, embeddings)
+    table, trained_on = _pooled_predictions(results)
+    scores = score_split(run, everything, table, config, split="all", name=CROSSVAL, trained_on=trained_on)
+    assert scores is not None, "each fold has images that it did not learn from"
+    scores["folds"] = [result.scores["metrics"] for result in results]
+    write_json(run.folder / "metrics.json", {CROSSVAL: scores})
+    finish_run(run)
+    print_folds(scores["folds"], Console())
+    report(run, config, data_tags(manifest), scores=scores, children=children)
+    return run
+
+
+def _train_folds(
+    config: Any, folds: int, run: Run, embeddings: Embeddings | None
+) -> tuple[list[TrainResult], list[ChildRun]]:
+    """The training of each fold in the run's folder `folds`, and the runs that MLflow shows of them."""
+    results, children, countdown = [], [], Countdown("fold", folds)
+    for number in range(1, folds + 1):
+        print(f"Fold {number} of {folds}:")
+        single = override(config, {"fold": f"{number}/{folds}", "name": f"fold-{number}"})
+        result = train_model(override(single, {"out": run.folder / "folds"}), embeddings=embeddings)
+        results.append(result)
+        children.append(ChildRun(run=result.run, config=single))
+        print(countdown.line(number))
+    return results, children
+
+
+def _pooled_predictions(results: list[TrainResult]) -> tuple[pd.DataFrame, set[str]]:
+    """The test predictions of all folds, and the ids of the images that the initial weights were trained on."""
+    tables, trained_on = [], set[str]()
+    for result in results:
+        table, _ = predictions.read_predictions(result.run.folder / "predictions" / "test.parquet")
+        trained_on |= set(table["image_id"][table.pop(TRAINED_ON)]) if TRAINED_ON in table else set()
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True).drop(columns=["label", "patient_id"]), trained_on

@@ -1,0 +1,57 @@
+"""A few-shot curve: trainings on a few images a class, with several draws of each number of shots."""
+
+from rich.console import Console
+
+from clipcovid.config import override
+from clipcovid.evaluate.console import print_shots
+from clipcovid.identity import run_identity
+from clipcovid.io.files import write_json
+from clipcovid.methods.registry import FewShotConfig, save_texts
+from clipcovid.runs import Run, finish_run, start_run
+from clipcovid.terminal import Countdown
+from clipcovid.tracking import live
+from clipcovid.training.trainer import train_model, training_manifest
+from clipcovid.workflows.report import ChildRun, data_tags, report
+from clipcovid.workflows.train import embeddings_for, train
+
+DRAWS = 3  # of the images of each number of shots
+
+
+def train_or_curve(config: FewShotConfig) -> None:
+    """Train a method that reads embeddings, or with several numbers of shots a curve of trainings."""
+    if len(config.shots) > 1:
+        few_shot(config)
+    else:
+        train(config)
+
+
+def few_shot(config: FewShotConfig) -> Run:
+    """A training for each number of shots and draw; their test scores and the curve in a run of its own.
+
+    The trainings take a second each, so they run in this process unless `compute.workers` says otherwise.
+    """
+    from clipcovid.evaluate import plots  # matplotlib: other trainings start without it
+
+    manifest, embeddings = training_manifest(config), embeddings_for(config)
+    run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest), job="few-shot")
+    config = save_texts(config, manifest.classes, run.folder)
+    if config.compute.workers is None:
+        config = override(config, {"compute.workers": 0})
+    draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS)]
+    bodies, children, countdown = {}, list[ChildRun](), Countdown("training", len(draws))
+    with live(config) as watch:
+        watch(run)
+        for done, (shots, draw) in enumerate(draws, 1):
+            single = override(config, {"shots": (shots,), "draw": draw, "name": ""})
+            placed = override(single, {"out": run.folder / "runs"})
+            trained = train_model(placed, embeddings=embeddings, log=lambda text: None)
+            bodies[f"{shots}-shot-{draw}"] = body = trained.scores
+            children.append(ChildRun(run=trained.run, config=single))
+            print(countdown.line(done, f"{shots} shots", f"accuracy {body['metrics']['accuracy']:.3f}"))
+    scores = [{"shots": name.partition("-")[0]} | body["metrics"] for name, body in bodies.items()]
+    write_json(run.folder / "metrics.json", bodies)
+    plots.save({"shots": plots.shots(scores)}, run.folder / "figures")
+    finish_run(run)
+    print_shots(scores, Console())
+    report(run, config, data_tags(manifest), children=children)
+    return run
