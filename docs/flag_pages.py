@@ -17,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("jobs", "tune")
+COMMANDS = {"hparams": "sweep", "prompts": "tune_prompts"}  # of scripts with other names than their commands
 INTRODUCTION = """# Flags of every job
 
 These pages are generated from the configs when the book is built, so they list what the code accepts; `--help` prints the
@@ -63,9 +64,9 @@ def pages() -> dict[str, str]:
 
 
 def job_modules() -> dict[Path, types.ModuleType]:
-    """Script, relative to the repository → module, of every job."""
+    """Script, relative to the repository → the module of the command that it runs, of every job."""
     paths = [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).glob("[a-z]*.py"))]
-    return {path: importlib.import_module(".".join(path.with_suffix("").parts)) for path in paths}
+    return {path: importlib.import_module(f"clipcovid.commands.{COMMANDS.get(path.stem, path.stem)}") for path in paths}
 
 
 def config_of(module: types.ModuleType) -> Any:

@@ -253,7 +253,7 @@ def test_what_json_has_no_form_for_is_refused_and_leaves_no_file(tmp_path, value
 @contextlib.contextmanager
 def held_elsewhere(folder):
     """A process that holds a folder; given, to be ended."""
-    code = "import sys, pathlib, clipcovid.io.files as f; f.hold(pathlib.Path(sys.argv[1])); print('ok', flush=True); input()"
+    code = "import sys, pathlib, clipcovid.io.files as f; f.lock_folder(pathlib.Path(sys.argv[1])); print('ok', flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
