@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.config import ClipConfig, run_job
+from clipcovid.cli import run_job
+from clipcovid.config import ClipConfig
 from clipcovid.data.manifest import read_manifest
 from clipcovid.io.files import METADATA_KEY, write_json
 from clipcovid.ray_backend.resources import resolve_precision

@@ -26,7 +26,8 @@ import torch.nn.functional as F
 import tyro
 from rich.console import Console
 
-from clipcovid.config import ImagesConfig, OptimConfig, UserError, run_job
+from clipcovid.cli import run_job
+from clipcovid.config import ImagesConfig, OptimConfig, UserError
 from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages

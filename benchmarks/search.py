@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from clipcovid.config import UserError, run_job
+from clipcovid.cli import run_job
+from clipcovid.config import UserError
 from clipcovid.inference.search import Index, Kind, build_index
 
 BLOCK = 20_000

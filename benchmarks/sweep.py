@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, run_job
+from clipcovid.cli import run_job
+from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.methods.registry import CnnConfig

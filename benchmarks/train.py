@@ -30,7 +30,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, ImagesConfig, OptimConfig, run_job
+from clipcovid.cli import run_job
+from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, ImagesConfig, OptimConfig
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig

@@ -1,42 +1,20 @@
-"""Configuration: frozen dataclasses, and the command line made from them."""
+"""Configuration: the frozen dataclasses that jobs share, and what is done with any of them."""
 
 import dataclasses
-import errno
-import io
 import re
-import signal
 import sys
-import tempfile
-import textwrap
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import tyro
-
-from clipcovid import environment
-from clipcovid.terminal import terminal_width, wrapped
+from clipcovid.errors import RESEARCH_ONLY as RESEARCH_ONLY  # as every job finds them here
+from clipcovid.errors import UserError
+from clipcovid.errors import quoted as quoted
+from clipcovid.errors import summarize_error as summarize_error
 
 Scalar = str | int | float | bool | None
 ConfigT = TypeVar("ConfigT")
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk or a quota
-RESEARCH_ONLY = "Research use only, not for diagnosis."
-
-
-class UserError(ValueError):
-    """A user's mistake. Its text is one sentence that says what is wrong and the way out; jobs end with status 2."""
-
-
-def quoted(names: Iterable[str]) -> str:
-    """Names in quotes with commas between them: they may hold commas themselves."""
-    return ", ".join(map(repr, names))
-
-
-def summarize_error(error: Exception) -> str:
-    """What an error of another library says first, at most 300 characters; its kind where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,10 +74,10 @@ class ComputeConfig:
     """Images in a forward pass without gradients. Default: 256 on a GPU, 32 on a CPU."""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 0), ("threads", 1), ("batch_size", 1)):
+        for name, minimum in (("workers", 0), ("threads", 1), ("batch_size", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--compute.{name.replace('_', '-')} {value} must be at least {least}.")
+            if value is not None and value < minimum:
+                raise UserError(f"--compute.{name.replace('_', '-')} {value} must be at least {minimum}.")
         for name in ("cpus_per_worker", "gpus_per_worker"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -148,18 +126,18 @@ class OptimConfig:
     """Arithmetic under autocast; weights stay fp32. auto: bf16 where the GPU or the CPU computes in it."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("batch_size", 0), ("accumulate", 1)):
-            if getattr(self, name) < least:
-                raise UserError(f"--optim.{name.replace('_', '-')} {getattr(self, name)} must be at least {least}.")
+        for name, minimum in (("epochs", 0), ("batch_size", 0), ("accumulate", 1)):
+            if getattr(self, name) < minimum:
+                raise UserError(f"--optim.{name.replace('_', '-')} {getattr(self, name)} must be at least {minimum}.")
         if not (self.lr >= 0 and 0 <= self.warmup < 1 and 0 <= self.ema < 1 and 0 < self.layer_decay <= 1):
             raise UserError("--optim: lr >= 0, 0 <= warmup < 1, 0 <= ema < 1 and 0 < layer-decay <= 1 are needed.")
         for entry in self.lr_scale:
             name, _, factor = entry.partition("=")
             try:
-                good = bool(name) and float(factor) >= 0
+                valid = bool(name) and float(factor) >= 0
             except ValueError:
-                good = False
-            if not good:
+                valid = False
+            if not valid:
                 raise UserError(f"--optim.lr-scale {entry!r} must be NAME=MULTIPLIER, e.g. head=10.")
 
 
@@ -245,111 +223,6 @@ class TrainConfig:
         return manifest
 
 
-def from_cli(config_type: type[ConfigT], description: str, args: list[str] | None = None) -> ConfigT:
-    """Parse `args` (default: the command line) into `config_type`; a bad flag ends the process with status 2.
-
-    Where there are subcommands, flags that are not theirs may stand before or behind them.
-    """
-    together = (tyro.conf.CascadeSubcommandArgs,)
-    # tyro joins lines that begin with a letter, and wraps none: those with a space before them stay as they are.
-    description = textwrap.indent(wrapped(description, terminal_width() - 1), " ")
-    return tyro.cli(config_type, description=description, args=args, config=together)
-
-
-def run_job(config_type: type[ConfigT], main: Callable[[ConfigT], None], description: str | None) -> None:
-    """Run a job from the command line.
-
-    Exit status: 0 when done, 2 for a user's mistake, 1 for a failure, 130 and 143 where SIGINT or SIGTERM stopped it.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a caption's odd character must not end a job on an ASCII terminal
-    config = from_cli(config_type, description or "")
-    environment.set_home()
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        check_names(sys.argv[1:], "The argument")
-        check_seeds(config)
-        check_paths(config)
-        main(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        print(f"error: {error.filename or 'A file'} can't be written ({error.strerror}): make room.", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("Interrupted: run the same command again to go on where it stopped.", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
-def check_names(names: Iterable[str], what: str) -> None:
-    """Refuse names with letters beyond ASCII where Python takes names of files for another encoding than UTF-8."""
-    encoding = sys.getfilesystemencoding()
-    odd = next((name for name in names if not name.isascii()), "") if encoding != "utf-8" else ""
-    if odd:
-        raise UserError(f"{what} {odd!a} is not ASCII, and this process takes names for {encoding}: set PYTHONUTF8=1.")
-
-
-def check_seeds(config: Any) -> None:
-    """Refuse seeds below 0 or from 2**32, which not every library's generator takes."""
-    for key, value in flatten(config).items():
-        if key.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < 2**32:
-            raise UserError(f"--{key} {value} is not a whole number from 0 to {2**32 - 1}.")
-
-
-def check_paths(config: Any) -> None:
-    """Refuse folders that this machine can't write to, or that would be lost, before any work is done.
-
-    Files and folders that jobs read and write are local paths, or on a shared file system: URIs are refused. So is an --out
-    that is a file, below one, or not writable, and relative --out and --data in a submitted job, which Ray runs in a copy
-    of the working directory.
-    """
-    for name, path in _paths(config):
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
-            given = str(path) if "://" in str(path) else str(path).replace(":/", "://", 1)
-            raise UserError(
-                f"--{name} {given} is a URI: give a folder that this machine, and each node, sees as a path."
-            )
-        if name in ("out", "data") and not path.is_absolute() and _in_ray_copy(Path.cwd()):
-            raise UserError(
-                f"--{name} {path} would be in Ray's copy of the working directory, which Ray deletes: give an absolute path "
-                "that every node sees."
-            )
-        if name == "out":
-            check_writable(path)
-
-
-def check_writable(folder: Path) -> None:
-    """A folder that is a file, is below one, or can't be written to or made, is a `UserError`."""
-    above = next(place for place in (folder, *folder.absolute().parents) if place.exists() or place.is_symlink())
-    if not above.is_dir():
-        raise UserError(f"--out {folder} can't be a folder: {above} is a file; give another --out.")
-    try:
-        tempfile.TemporaryFile(dir=above).close()
-    except OSError as error:
-        raise UserError(f"--out {folder} can't be written ({above}: {error.strerror}); give another --out.") from None
-
-
-def _paths(config: Any) -> Iterator[tuple[str, Path]]:
-    """The last part of a field's key, and its value, of all fields of a nested config that hold paths."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _paths(value)
-        elif field.name == "out" and isinstance(value, str):
-            yield field.name, Path(value)
-        else:
-            found = value if isinstance(value, tuple) else (value,)
-            yield from ((field.name, path) for path in found if isinstance(path, Path))
-
-
-def _in_ray_copy(place: Path) -> bool:
-    return "working_dir_files" in place.parts and "runtime_resources" in place.parts
-
-
 def resolve_defaults(config: ConfigT) -> ConfigT:
     """A copy with the defaults that follow from other fields: its `derived_defaults`, dotted key → value.
 
@@ -365,19 +238,11 @@ def resolve_schedule(config: ConfigT, images: int) -> ConfigT:
     training = typing.cast(TrainConfig, config)
     epochs, batch_size = training.optim.epochs, training.optim.batch_size
     if not batch_size:
-        per_epoch = 2 ** max(
-            0, (images // 16).bit_length() - 1
-        )  # the largest power of two that makes 16 steps an epoch
-        batch_size = min(64, max(training.smallest_batch, per_epoch))
+        largest = 2 ** max(0, (images // 16).bit_length() - 1)  # the largest power of two that makes 16 steps an epoch
+        batch_size = min(64, max(training.smallest_batch, largest))
     if not epochs:
         epochs = min(50, max(10, -(-500 // max(1, images // batch_size))))
     return override(config, {"optim.epochs": epochs, "optim.batch_size": batch_size})
-
-
-def _stop(number: int, frame: Any) -> None:
-    """End the job in order: what it has half written is cleared, and its records say that it was stopped."""
-    print("Stopped: run the same command again to go on where it was.", file=sys.stderr)
-    raise SystemExit(128 + number)
 
 
 def flatten(config: Any) -> dict[str, Scalar]:
@@ -402,35 +267,45 @@ def flatten_fields(config: Any) -> dict[str, Any]:
 
 def override(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
     """A copy of `config` with dotted keys replaced, e.g. `{"optim.lr": 1e-4}`; an unknown key is a `UserError`."""
-    here: dict[str, Any] = {}
-    below: dict[str, dict[str, Any]] = {}
-    known = flatten_fields(config)
+    values: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    keys = flatten_fields(config)
     for key, value in changes.items():
         head, _, rest = key.partition(".")
-        if key not in known:
-            raise UserError(f"{type(config).__name__} has no key {key!r}; it has: {', '.join(sorted(known))}.")
+        if key not in keys:
+            raise UserError(f"{type(config).__name__} has no key {key!r}; it has: {', '.join(sorted(keys))}.")
         if rest:
-            below.setdefault(head, {})[rest] = value
+            nested.setdefault(head, {})[rest] = value
         else:
-            here[head] = value
-    for head, inner in below.items():
-        here[head] = override(getattr(config, head), inner)
-    return typing.cast(ConfigT, dataclasses.replace(typing.cast(Any, config), **here))
+            values[head] = value
+    for head, inner in nested.items():
+        values[head] = override(getattr(config, head), inner)
+    return typing.cast(ConfigT, dataclasses.replace(typing.cast(Any, config), **values))
 
 
 def restore(config_type: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
     """The config whose `dataclasses.asdict` went through JSON; a field that it does not have is a `UserError`."""
-    kinds = typing.get_type_hints(config_type)
+    types = typing.get_type_hints(config_type)
     values: dict[str, Any] = {}
     for key, value in fields.items():
-        kind = kinds.get(key)
-        if kind is None:
+        field_type = types.get(key)
+        if field_type is None:
             raise UserError(f"{config_type.__name__} has no field {key!r}: was it written by another version?")
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            value = restore(kind, value)
-        elif Path in (kind, *typing.get_args(kind)) and value is not None:
+        if isinstance(field_type, type) and dataclasses.is_dataclass(field_type):
+            value = restore(field_type, value)
+        elif Path in (field_type, *typing.get_args(field_type)) and value is not None:
             value = Path(value)
         elif isinstance(value, list):
             value = tuple(value)
         values[key] = value
     return config_type(**values)
+
+
+def check_names(names: Iterable[str], what: str) -> None:
+    """Refuse names with letters beyond ASCII where Python takes names of files for another encoding than UTF-8."""
+    encoding = sys.getfilesystemencoding()
+    foreign = next((name for name in names if not name.isascii()), "") if encoding != "utf-8" else ""
+    if foreign:
+        raise UserError(
+            f"{what} {foreign!a} is not ASCII, and this process takes names for {encoding}: set PYTHONUTF8=1."
+        )

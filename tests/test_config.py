@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from clipcovid.cli import from_cli, run_job
 from clipcovid.config import (
     ClipConfig,
     ComputeConfig,
@@ -16,11 +17,9 @@ from clipcovid.config import (
     OptimConfig,
     UserError,
     flatten,
-    from_cli,
     override,
     resolve_defaults,
     resolve_schedule,
-    run_job,
 )
 from clipcovid.identity import config_identity
 from clipcovid.methods.registry import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig

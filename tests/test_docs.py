@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tyro
 
-from clipcovid.config import from_cli
+from clipcovid.cli import from_cli
 from clipcovid.data.sources import SOURCES
 from clipcovid.evaluate import metrics
 

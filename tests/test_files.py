@@ -22,7 +22,8 @@ import torch
 from conftest import HERE
 from rich.console import Console
 
-from clipcovid.config import OptimConfig, UserError, from_cli
+from clipcovid.cli import from_cli
+from clipcovid.config import OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import MaskedConfig, apply_masks
 from clipcovid.evaluate import plots
@@ -76,7 +77,7 @@ FLAGS = {  # what each job is asked; {folder} is the one with the files of other
     "sweep": [f"probe --data {{data}} {TINY} {RUN}"],
     "tune_prompts": [f"--data {{data}} {TINY} {RUN}"],
 }
-WITHOUT_OUT = {"classify", "generate_captions"}
+WITHOUT_OUT = {"classify", "demo", "generate_captions"}
 NAMES = (  # of files of others: any, and some that are called as ours are
     *(
         "a.txt",
@@ -253,7 +254,10 @@ def test_what_json_has_no_form_for_is_refused_and_leaves_no_file(tmp_path, value
 @contextlib.contextmanager
 def held_elsewhere(folder):
     """A process that holds a folder; given, to be ended."""
-    code = "import sys, pathlib, clipcovid.io.files as f; f.lock_folder(pathlib.Path(sys.argv[1])); print('ok', flush=True); input()"
+    code = (
+        "import sys, pathlib, clipcovid.io.files as files; files.lock_folder(pathlib.Path(sys.argv[1])); "
+        "print('ok', flush=True); input()"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )

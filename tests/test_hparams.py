@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from conftest import LOCAL, interruptible, run_and_list_imports
 
-from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten, from_cli, override
+from clipcovid.cli import from_cli
+from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten, override
 from clipcovid.methods.registry import METHODS, CaptionConfig, CnnConfig, CoopConfig, FinetuneConfig, ProbeConfig
 from clipcovid.ray_backend.tune import Trial, importance, search
 from clipcovid.search_space import SPACES, Choice, Int, Log, Uniform, read_space

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 from pictures import cells, listed, pictures
 
-from clipcovid.config import ImagesConfig, UserError, from_cli
+from clipcovid.cli import from_cli
+from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.prepare import PrepareConfig, prepare
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from clipcovid.config import UserError, check_seeds
+from clipcovid.cli import check_seeds
+from clipcovid.config import UserError
 from clipcovid.data.prepare import PrepareConfig
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.randomness import stream_seed

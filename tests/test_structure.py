@@ -17,14 +17,24 @@ LIBRARIES_ALLOWED = {
     "torch": lambda name: (
         name == "clipcovid.data.augment"  # which works on the device that a batch is on
         or not name.startswith(
-            ("clipcovid.data", "clipcovid.evaluate", "clipcovid.io", "clipcovid.config", "clipcovid.commands", "jobs.")
+            (
+                "clipcovid.data",
+                "clipcovid.evaluate",
+                "clipcovid.io",
+                "clipcovid.config",
+                "clipcovid.cli",
+                "clipcovid.commands",
+                "jobs.",
+            )
         )
     ),
     "streamlit": lambda name: name == "clipcovid.app",
 }
 LAYERS = [
     ("clipcovid.terminal", "clipcovid.environment"),
+    ("clipcovid.errors",),
     ("clipcovid.config",),
+    ("clipcovid.cli",),
     ("clipcovid.io", "clipcovid.prompts", "clipcovid.distributed", "clipcovid.randomness", "clipcovid.search_space"),
     ("clipcovid.ray_backend.cluster", "clipcovid.ray_backend.resources", "clipcovid.models.weights"),
     ("clipcovid.identity",),
@@ -36,6 +46,7 @@ LAYERS = [
     ("clipcovid.tracking", "clipcovid.inference"),
     ("clipcovid.workflows",),
     ("clipcovid.commands",),
+    ("clipcovid.__main__",),
     ("jobs", "tune"),
 ]
 

@@ -1,10 +1,11 @@
-"""Make a prepared data set of what masks leave of another's images: lungs only, lungs black, infection only, cropped.
+"""Make a data set of what masks leave of another's images.
 
     clipcovid apply-masks --data data/phantom --keep lungs --out data/phantom-lungs
     clipcovid predict --run outputs/segment --data data/quex --split all --name masks
     clipcovid apply-masks --data data/quex --masks outputs/masks/predictions/all.parquet --out data/quex-lungs
 
-Every other job runs on it. What a method scores on blacked-out lungs, it did not learn from the lungs.
+Keeps the lungs only, blacks them out, keeps the infection only, or crops to the lungs. Every other job runs on the set.
+What a method scores on blacked-out lungs, it did not learn from the lungs.
 """
 
 from clipcovid.data.manifest import read_manifest

@@ -1,4 +1,4 @@
-"""Segment X-rays, classify what the mask leaves of them, and draw what was found.
+"""Segment X-rays, and classify what the masks leave.
 
     clipcovid cascade scan.png --segment outputs/segment --classify outputs/cnn-lungs
     clipcovid cascade scans/*.png --segment outputs/lung outputs/infection --classify outputs/cnn-lungs --json

@@ -1,7 +1,9 @@
-"""Zero-shot CLIP on images and words of your own: each image's probability for each text.
+"""Classify images of your own by words of your own.
 
-clipcovid classify scan.png --classes "a chest X-ray of pneumonia, a normal chest X-ray"
-clipcovid classify photos/*.jpg --classes "a dog, a cat, a bird" --top 2 --json
+    clipcovid classify scan.png --classes "a chest X-ray of pneumonia, a normal chest X-ray"
+    clipcovid classify photos/*.jpg --classes "a dog, a cat, a bird" --top 2 --json
+
+Zero-shot CLIP: each image's probability for each text.
 """
 
 import csv

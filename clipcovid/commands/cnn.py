@@ -1,9 +1,9 @@
-"""Train an image classifier of timm: a CNN or a vision transformer.
+"""Train an image classifier: a CNN or a vision transformer.
 
     clipcovid cnn --data data/phantom --arch resnet18 --weights none
     clipcovid cnn --data data/quex --arch vit_base_patch16_224 --weights vit.safetensors --compute.workers 2
 
-Killed and run again, it goes on after the last epoch that it finished.
+Any architecture of timm. Killed and run again, it goes on after the last epoch that it finished.
 """
 
 from clipcovid.methods.registry import CnnConfig

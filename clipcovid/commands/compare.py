@@ -1,11 +1,12 @@
-"""Compare methods on the same images, from their predictions alone: table, intervals, paired differences, figures, MLflow.
+"""Compare methods on the same images, by their predictions.
 
     clipcovid compare outputs/zeroshot-1a2b3c4d outputs/cnn-resnet18-5e6f7a8b
     clipcovid compare --split val
     clipcovid compare --split crossval --name folds outputs/cnn-cv outputs/probe-cv
     clipcovid compare outputs/a/predictions/test.parquet outputs/a/predictions/test-plain.parquet
 
-Without any run, all finished runs in --out that predict the split are compared, if they predict the same one.
+Makes a table with intervals, paired differences and figures, and shows it in MLflow. Without any run, all finished runs in
+--out that predict the split are compared, if they predict the same one.
 """
 
 from clipcovid.evaluate.compare import CompareConfig

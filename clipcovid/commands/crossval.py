@@ -1,9 +1,10 @@
-"""Cross-validate any training method over folds of patients: mean ± sd of the folds, and the pooled predictions' scores.
+"""Cross-validate any training method over folds of patients.
 
     clipcovid crossval cnn --data data/cxr3 --arch resnet18 --weights none
     clipcovid crossval probe --data data/cxr3 --clip.pretrained openai --folds 10
 
-Each fold chooses its epoch and settings on patients of its own. Killed and run again, it goes on with the fold where it was.
+Gives the mean ± sd of the folds, and the pooled predictions' scores. Each fold chooses its epoch and settings on patients
+of its own. Killed and run again, it goes on with the fold where it was.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""Embed a prepared data set with CLIP, over all the workers that the cluster has room for.
+"""Embed a prepared data set with CLIP.
 
     clipcovid embed --data data/phantom --clip.model tiny --clip.pretrained none
     clipcovid embed --data data/quex --clip.model ViT-B-32 --clip.pretrained openai
 
-Run again, it goes on where it stopped, or says that it is done.
+Uses all the workers that the cluster has room for. Run again, it goes on where it stopped, or says that it is done.
 """
 
 from clipcovid.data.manifest import read_manifest

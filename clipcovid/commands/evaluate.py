@@ -1,13 +1,14 @@
-"""Score predictions that any program wrote against a ground truth.
+"""Score predictions that any program wrote.
 
     clipcovid evaluate --predictions preds.json --ground-truth truth.json
     clipcovid evaluate --predictions preds.csv --ground-truth truth.parquet --classes Sick Healthy --out outputs
     clipcovid evaluate --predictions preds.json --ground-truth truth.json --json > metrics.json
 
-Files are JSON, JSON lines, CSV, TSV or Parquet. Rows match by the column that names the images in both (image_id, filename,
-Image Index, …), or an object's keys. Truth: label, and patient_id for intervals by patient. Predictions: hard labels,
-prob_<class> columns or columns named as the classes, probabilities, a Hugging Face pipeline's output, sim_<class> columns
-or similarities, or a ranking of the classes. One file with y_true and y_pred needs no --ground-truth.
+Scores them against a ground truth. Files are JSON, JSON lines, CSV, TSV or Parquet. Rows match by the column that names the
+images in both (image_id, filename, Image Index, …), or an object's keys. Truth: label, and patient_id for intervals by
+patient. Predictions: hard labels, prob_<class> columns or columns named as the classes, probabilities, a Hugging Face
+pipeline's output, sim_<class> columns or similarities, or a ranking of the classes. One file with y_true and y_pred needs
+no --ground-truth.
 """
 
 import dataclasses

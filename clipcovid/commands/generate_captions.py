@@ -1,4 +1,4 @@
-"""Let a published captioner (BLIP) write captions of a prepared data set, to train CLIP on.
+"""Write captions of a data set with BLIP, to train CLIP on.
 
     clipcovid generate-captions --data data/quex
     clipcovid generate-captions --data data/quex --label append --prompt "a chest x-ray of"

@@ -1,9 +1,10 @@
-"""Predict any prepared data set with a trained run, over all the workers that the cluster has room for.
+"""Predict a prepared data set with a trained run.
 
     clipcovid predict --run outputs/cnn-resnet18-1a2b3c4d --data data/quex --split all
     clipcovid predict --run outputs/finetune-lora-1a2b3c4d --data data/other --map Pneumonia=Non-COVID "Lung Opacity="
 
-Killed and run again, it goes on where it stopped. Labels are needed only to score.
+Uses all the workers that the cluster has room for. Killed and run again, it goes on where it stopped. Labels are needed
+only to score.
 """
 
 from clipcovid.inference.predict import PredictConfig, predict_split

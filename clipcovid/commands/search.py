@@ -1,10 +1,11 @@
-"""Find images or captions of a prepared data set, by words or by an image.
+"""Find images or captions by words or by an image.
 
     clipcovid search --data data/medpix2 --run outputs/caption-resnet18 --text "axial CT of the chest"
     clipcovid search --data data/medpix2 --run outputs/caption-resnet18 --image scan.png --find captions
     clipcovid search --data data/quex --clip.pretrained openai --text pneumonia --where label=Normal split=test
 
-Prints what each query finds with the cosine similarities, and writes a table and a contact sheet into a run folder.
+Searches a prepared data set. Prints what each query finds with the cosine similarities, and writes a table and a contact
+sheet into a run folder.
 """
 
 from typing import Any

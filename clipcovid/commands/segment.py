@@ -1,4 +1,4 @@
-"""Train a segmentation network for lungs, infections or both.
+"""Train a segmentation network for lungs and infections.
 
     clipcovid segment --data data/phantom --target both --weights none
     clipcovid segment --data data/quex --target infection --arch unetplusplus --encoder efficientnet-b0

@@ -1,10 +1,11 @@
-"""Score zero-shot CLIP on a prepared data set: prompts × cached embeddings → predictions → metrics, in MLflow.
+"""Score zero-shot CLIP on a prepared data set.
 
     clipcovid zeroshot --data data/phantom --clip.model tiny --clip.pretrained none
     clipcovid zeroshot --data data/quex --clip.model ViT-B-32 --clip.pretrained openai --prompts ensemble
     clipcovid zeroshot --data data/quex --prompts my-prompts.yaml --split val
 
-What is not embedded yet is embedded first.
+Prompts and cached embeddings give predictions, their scores, and a run in MLflow. What is not embedded yet is embedded
+first.
 """
 
 from clipcovid.data.manifest import read_manifest

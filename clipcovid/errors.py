@@ -1,0 +1,19 @@
+"""A user's mistake, and the words that errors are reported in."""
+
+from collections.abc import Iterable
+
+RESEARCH_ONLY = "Research use only, not for diagnosis."
+
+
+class UserError(ValueError):
+    """A user's mistake. Its text is one sentence that says what is wrong and the way out; jobs end with status 2."""
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names in quotes with commas between them: they may hold commas themselves."""
+    return ", ".join(map(repr, names))
+
+
+def summarize_error(error: Exception) -> str:
+    """What an error of another library says first, at most 300 characters; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
