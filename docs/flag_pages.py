@@ -1,4 +1,4 @@
-"""The reference of flags, read from the jobs' configs: a Markdown page a job."""
+"""The reference of flags, read from the commands' configs: a Markdown page a command."""
 
 import ast
 import dataclasses
@@ -15,10 +15,10 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
+from clipcovid import commands
+
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("jobs", "tune")
-COMMANDS = {"hparams": "sweep", "prompts": "tune_prompts"}  # of scripts with other names than their commands
-INTRODUCTION = """# Flags of every job
+INTRODUCTION = """# Flags of every command
 
 These pages are generated from the configs when the book is built, so they list what the code accepts; `--help` prints the
 same. A flag with a dot belongs to a section: `--optim.lr` is the learning rate in the section `optim`.
@@ -55,22 +55,24 @@ class Flag:
 
 
 def pages() -> dict[str, str]:
-    """File name → Markdown: `index.md`, and a page for each job."""
-    names = job_modules()
-    rows = [f"| [`{path}`]({path.stem}.md) | {_summary(module)} |" for path, module in names.items()]
-    listing = "\n".join(["| job | what it does |", "|---|---|", *rows])
-    texts = {f"{path.stem}.md": _page(path, module) for path, module in names.items()}
-    return texts | {"index.md": f"{INTRODUCTION}\n{listing}\n"}
+    """File name → Markdown: `index.md`, and a page for each command."""
+    modules = command_modules()
+    lines = [INTRODUCTION]
+    for title, names in commands.GROUPS.items():
+        rows = [f"| [`{name}`]({name}.md) | {_summary(modules[name])} |" for name in names]
+        lines += [f"## {title}", "", "| `clipcovid …` | what it does |", "|---|---|", *rows, ""]
+    texts = {f"{name}.md": _page(name, module) for name, module in modules.items()}
+    return texts | {"index.md": "\n".join(lines)}
 
 
-def job_modules() -> dict[Path, types.ModuleType]:
-    """Script, relative to the repository → the module of the command that it runs, of every job."""
-    paths = [path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).glob("[a-z]*.py"))]
-    return {path: importlib.import_module(f"clipcovid.commands.{COMMANDS.get(path.stem, path.stem)}") for path in paths}
+def command_modules() -> dict[str, types.ModuleType]:
+    """Command → its module."""
+    modules = {name: name.replace("-", "_") for name in commands.names()}
+    return {name: importlib.import_module(f"{commands.__name__}.{module}") for name, module in modules.items()}
 
 
 def config_of(module: types.ModuleType) -> Any:
-    """The config that a job's `main` takes."""
+    """The config that a command's `main` takes."""
     return typing.get_type_hints(module.main)["config"]
 
 
@@ -102,9 +104,9 @@ def methods(config: Any) -> list[str]:
     return [name for field in dataclasses.fields(config) for name in _subcommands(_unwrapped(hints[field.name])[0])]
 
 
-def _page(path: Path, module: types.ModuleType) -> str:
+def _page(name: str, module: types.ModuleType) -> str:
     config = config_of(module)
-    lines, section = [f"# {path}", "", _docstring(module)], "."
+    lines, section = [f"# clipcovid {name}", "", _docstring(module)], "."
     for flag in sorted(flags(config), key=lambda flag: flag.section):
         if flag.section != section:
             section = flag.section
@@ -113,7 +115,7 @@ def _page(path: Path, module: types.ModuleType) -> str:
         spelling = ", ".join(f"`{name}`" for name in flag.spellings)
         lines += ["", f"{spelling} ({flag.values}; {about})", f":   {_escaped(flag.text)}"]
     if names := methods(config):
-        links = ", ".join(f"[`{name}`]({name}.md)" for name in names)
+        links = ", ".join(f"[`{method}`]({method.replace('_', '-')}.md)" for method in names)
         lines += ["", "## Method", "", f"Then the method's name with any of its own flags: {links}."]
     return "\n".join(lines) + "\n"
 

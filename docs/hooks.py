@@ -1,4 +1,4 @@
-"""Pages that MkDocs builds from the code: the flags of every job, and the root's CONTRIBUTING and CHANGELOG."""
+"""Pages that MkDocs builds from the code: the flags of every command, and the root's CONTRIBUTING and CHANGELOG."""
 
 import functools
 import sys

@@ -19,35 +19,35 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 import flag_pages  # noqa: E402 (the book's own code)
 
-JOBS = {str(path): module for path, module in flag_pages.job_modules().items()}
+COMMANDS = flag_pages.command_modules()
 OPTIONS = r"^[│ ] (--?[a-z][\w.-]*(?:, --?[a-z][\w.-]*)*)(?= [A-Z{\[]|  )"  # before a value's name, or a gap
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands(text):
-    """The jobs' command lines in a page's code blocks: (script, arguments)."""
+    """The command lines in a page's code blocks: (command, arguments)."""
     for block in re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         for line in block.replace("\\\n", " ").splitlines():
-            if match := re.match(r"\$? ?(?:\s*-- )?python ((?:jobs|tune)/\w+\.py) (.*)", line):
+            if match := re.match(r"\$? ?(?:\s*-- )?(?:python -m )?clipcovid ([a-z][a-z-]*)(.*)", line):
                 yield match[1], shlex.split(match[2], comments=True)
 
 
 @pytest.mark.parametrize(
-    ("page", "script", "arguments"),
+    ("page", "name", "arguments"),
     [
         pytest.param(page, *command, id=f"{page.relative_to(ROOT)}: {' '.join(command[1])[:60]}")
         for page in PAGES
         for command in commands(page.read_text(encoding="utf-8"))
     ],
 )
-def test_commands_of_the_documentation_are_accepted(page, script, arguments):
-    config = flag_pages.config_of(JOBS[script])
+def test_commands_of_the_documentation_are_accepted(page, name, arguments):
+    config = flag_pages.config_of(COMMANDS[name])
     assert isinstance(from_cli(config, "", arguments), config)
 
 
-@pytest.mark.parametrize("script", JOBS)
-def test_flag_pages_list_the_flags_of_help(script, capsys):
-    config = flag_pages.config_of(JOBS[script])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_flag_pages_list_the_flags_of_help(name, capsys):
+    config = flag_pages.config_of(COMMANDS[name])
     with pytest.raises(SystemExit):
         tyro.cli(config, args=["--help"])
     shown = re.findall(OPTIONS, capsys.readouterr().out, re.MULTILINE)
@@ -56,10 +56,10 @@ def test_flag_pages_list_the_flags_of_help(script, capsys):
     assert listed == accepted
 
 
-def test_readme_is_short_and_names_every_job():
+def test_readme_is_short_and_names_every_command():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
-    assert [script for script in JOBS if f"| `{script}` |" not in text] == []
+    assert [name for name in COMMANDS if f"| `{name}` |" not in text] == []
 
 
 def test_links_of_readme_lead_to_files():
@@ -95,13 +95,12 @@ def test_messages_of_the_documentation_are_those_of_the_code():
 
 def strings():
     """Every text of the code, with … for what is filled in."""
-    for folder in ("clipcovid", *flag_pages.FOLDERS):
-        for path in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.JoinedStr):
-                    yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    yield node.value
+    for path in (ROOT / "clipcovid").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
 
 
 def test_the_book_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
