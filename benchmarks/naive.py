@@ -31,11 +31,13 @@ from clipcovid.config import ImagesConfig, OptimConfig, UserError
 from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.evaluate import bootstrap, predictions, segmentation
-from clipcovid.evaluate import captions as caption_scores
-from clipcovid.evaluate.compare import differences
+from clipcovid.evaluate.captions import BASELINES
 from clipcovid.evaluate.console import print_scores
-from clipcovid.evaluate.predictions import class_probabilities, probability_table, read_predictions
+from clipcovid.evaluate.kinds.base import Scores
+from clipcovid.evaluate.kinds.registry import kind_of
+from clipcovid.evaluate.predictions import read_predictions
+from clipcovid.evaluate.probabilities import probability_table
+from clipcovid.evaluate.segmentation import REGIONS
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import NO_AUGMENT, CaptionConfig, SegmentConfig
 from clipcovid.methods.task import make_task
@@ -98,14 +100,22 @@ def classify(config: Classifying) -> None:
     ours, about = _ours(config)
     theirs, seconds = _each_fold(config, _class_probabilities, ("label",))
     theirs = ours[["image_id", "label", "patient_id"]].merge(theirs, on="image_id", validate="1:1")
-    scores, name, classes = predictions.score(theirs, about["classes"]), about["method"], about["classes"]
+    _compare(config, ours, theirs, about, seconds)
+
+
+def _compare(
+    config: Folds, ours: pd.DataFrame, theirs: pd.DataFrame, metadata: dict[str, Any], seconds: Sequence[float]
+) -> None:
+    """Print and write the naive scores, and ours minus those, on the same images."""
+    kind, classes, name = kind_of(metadata["task"]), metadata["classes"], metadata["method"]
+    ours, theirs = (table.sort_values("image_id", ignore_index=True) for table in (ours, theirs))
+    scores = kind.score(theirs, classes)
     print_scores(scores, Console())
-    found = {"naive": theirs, name: ours}
-    chosen = {key: class_probabilities(table, classes).argmax(axis=1) for key, table in found.items()}
-    pair = differences(ours["label"].tolist(), chosen, classes, bootstrap.patients(ours))[name]
-    for key in ("accuracy", "macro_f1"):
-        print(f"{name} − naive, {key}: {pair[key]['value']:+.3f} ({pair[key]['low']:+.3f} to {pair[key]['high']:+.3f})")
-    write_json(config.run / "naive.json", {"pairs": pair, "seconds": seconds, "naive": scores})
+    differences = kind.differences({"naive": theirs, name: ours}, classes)[name]
+    for metric, gap in differences.items():
+        if "low" in gap:
+            print(f"{name} − naive, {metric}: {gap['value']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})")
+    write_json(config.run / "naive.json", {"pairs": differences, "seconds": seconds, "naive": scores.to_json()})
 
 
 def _ours(config: Folds) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -168,21 +178,13 @@ def _class_probabilities(config: Classifying, manifest: Any) -> pd.DataFrame:
 def segment(config: Segmenting) -> None:
     """Train on each fold, pool what it predicts, and compare."""
     ours, about = _ours(config)
-    regions = [region for region in segmentation.REGIONS if region in set(ours["region"])]
+    regions = [region for region in REGIONS if region in set(ours["region"])]
     target = "both" if len(regions) == 2 else regions[0]
     settings: Any = {"target": target, "weights": "none", "image_size": config.size, "augment": NO_AUGMENT}
     task_config = SegmentConfig(data=config.data, **settings)
     theirs, seconds = _each_fold(config, partial(_masks, task_config=task_config), task_config.required_columns)
     theirs["patient_id"] = theirs["image_id"].map(read_manifest(config.data).table.set_index("image_id")["patient_id"])
-    console, found = Console(), {}
-    print_scores(segmentation.score(theirs), console)
-    for region in regions:
-        pairs = segmentation.compare_pairs(ours, theirs, region)
-        found[region] = pairs
-        for name, value in pairs["difference"].items():
-            low, high = pairs["intervals"][name]
-            console.print(f"{about['method']} − naive, {region} {name}: {value:+.3f} ({low:+.3f} to {high:+.3f})")
-    write_json(config.run / "naive.json", {"pairs": found, "seconds": seconds, "naive": segmentation.score(theirs)})
+    _compare(config, ours, theirs, about, seconds)
 
 
 def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.DataFrame:
@@ -238,16 +240,16 @@ def caption(config: Captioning) -> None:
         one = CaptionConfig(data=config.data, optim=optim, augment=NO_AUGMENT, seed=seed, **settings)
         found.append(_captions(one))
         print_scores(found[-1], Console())
-    names = [name for name in found[0]["metrics"] if all(name in body["metrics"] for body in found)]
-    means = {name: float(np.mean([body["metrics"][name] for body in found])) for name in names}
-    own = [body["baselines"][caption_scores.BASELINES["hypothesis_own"]] for body in found]
+    names = [name for name in found[0].metrics if all(name in scores.metrics for scores in found)]
+    means = {name: float(np.mean([scores.metrics[name] for scores in found])) for name in names}
+    own = [scores.baselines[BASELINES["hypothesis_own"]] for scores in found]
     means |= {f"own/{name}": float(np.mean([body[name] for body in own])) for name in own[0]}
     write_json(config.out / "naive.json", means)
     for name, value in means.items():
         print(f"mean of {len(found)} seeds, {name}: {value:.3f}")
 
 
-def _captions(config: CaptionConfig) -> dict[str, Any]:
+def _captions(config: CaptionConfig) -> Scores:
     manifest = config.resolve_manifest(read_manifest(config.data))
     task: Any = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
     machine = DeviceContext(device=torch.device("cpu"), precision="fp32")
@@ -259,7 +261,7 @@ def _captions(config: CaptionConfig) -> dict[str, Any]:
         fit(task, module, train, val, config=config, machine=machine, states=states, report=lambda line: None)
     table = task.table(test, predict(task.test_predictor(module), test, machine))
     patients = test.rows.set_index("image_id")["patient_id"]
-    return caption_scores.score(table.assign(patient_id=table["image_id"].map(patients)))
+    return kind_of("captions").score(table.assign(patient_id=table["image_id"].map(patients)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,21 +25,12 @@ from urllib.parse import urlsplit
 
 from clipcovid import environment
 from clipcovid.config import RESEARCH_ONLY, flatten, summarize_error
+from clipcovid.evaluate.kinds.registry import kind_names, kind_of
 from clipcovid.identity import digest
 from clipcovid.runs import Run
 
 EXPERIMENT = "clipcovid"
 TAG = "clipcovid.run"
-KEY_METRICS = (
-    "accuracy",
-    "macro_f1",
-    "lung/iou",
-    "infection/iou",
-    "bleu_1",
-    "bleu_4",
-    "cider",
-    "image_to_text/recall_10",
-)
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of trained models, not of language models
 ARTIFACTS = ("figures", "predictions")  # folders of a run that MLflow gets; weights and states stay where they are
 REVISION = "CLIPCOVID_REVISION"  # the git commit of a copy without `.git`, such as a submitted job's working directory
@@ -282,14 +273,15 @@ def _log(client: Any, run_id: str, run: Run, tags: dict[str, str]) -> None:
 
 
 def _metrics(run: Run) -> dict[str, float]:
-    """`<split>/<metric>` of all splits scored so far, and the baselines' accuracy and macro F1 beside them."""
+    """`<split>/<metric>` of all splits scored so far, and the key metrics of folds and baselines beside them."""
+    key_metrics = [name for kind in kind_names() for name in kind_of(kind).key_metrics]
     metrics: dict[str, float] = {}
     for split, body in run.metrics().items():
         metrics |= {f"{split}/{name}": value for name, value in body["metrics"].items()}
         for number, values in enumerate(body.get("folds", []), 1):
-            metrics |= {f"{split}/fold-{number}/{name}": values[name] for name in KEY_METRICS if name in values}
+            metrics |= {f"{split}/fold-{number}/{name}": values[name] for name in key_metrics if name in values}
         for baseline, values in body["baselines"].items():
-            shown = {name: values[name] for name in KEY_METRICS if name in values}
+            shown = {name: values[name] for name in key_metrics if name in values}
             metrics |= {f"{split}/{baseline}/{name}": value for name, value in shown.items()}
     return metrics
 

@@ -79,10 +79,10 @@ def test_a_run_has_captions_from_the_training_split_with_ranks_and_baselines(fin
     right = table["image_to_text_rank"] == 1
     assert (table.loc[right, "hypothesis_own"] == table.loc[right, "reference"]).all()
     body = finished.scores
-    assert set(body["baselines"]) == {BASELINES[name] for name in (*OTHERS, "hypothesis_own")}
-    assert body["metrics"]["image_to_text/recall_1"] == pytest.approx(right.mean())
+    assert set(body.baselines) == {BASELINES[name] for name in (*OTHERS, "hypothesis_own")}
+    assert body.metrics["image_to_text/recall_1"] == pytest.approx(right.mean())
     assert (finished.run.folder / "figures" / "test_captions.png").exists()
-    json.dumps(body, allow_nan=False)
+    json.dumps(body.to_json(), allow_nan=False)
 
 
 def test_its_checkpoint_predicts_the_same_again(finished, phantoms, tmp_path, monkeypatch):
@@ -136,8 +136,8 @@ def test_long_odd_and_missing_captions(bare, tmp_path):
     assert f"{missing} training images without a caption are left out." in said
     assert "captions are longer than the model's context and cut off" in text
     assert "caption tokens are cut off" in text
-    assert trained.scores["n"] < len(manifest.rows("test"))
-    assert any("without a caption are left out" in note for note in trained.scores["notes"])
+    assert trained.scores.n < len(manifest.rows("test"))
+    assert any("without a caption are left out" in note for note in trained.scores.notes)
     write_manifest(bare, manifest)
     with pytest.raises(UserError, match=r"No image of the train split .* has a caption"):
         train_model(caption(bare, tmp_path, name="none"), log=quiet)
@@ -148,7 +148,7 @@ def test_long_odd_and_missing_captions(bare, tmp_path):
 def test_towers_of_an_open_clip_and_frozen_ones(phantoms, tmp_path):
     tiny = {"towers": "clip", "clip": ClipConfig(model="tiny", pretrained="none")}
     one_epoch = OptimConfig(epochs=1, batch_size=16)
-    assert train_model(caption(phantoms, tmp_path, optim=one_epoch, **tiny), log=quiet).scores["n"] > 0
+    assert train_model(caption(phantoms, tmp_path, optim=one_epoch, **tiny), log=quiet).scores.n > 0
     config = caption(phantoms, tmp_path, freeze="image", loss="soft")
     manifest = config.resolve_manifest(read_manifest(phantoms))
     task = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))

@@ -9,9 +9,11 @@ import pytest
 from rich.console import Console
 
 from clipcovid.evaluate import captions, retrieval
-from clipcovid.evaluate.captions import METRICS, compare_texts, score, tokenize
+from clipcovid.evaluate.captions import METRICS, compare_texts, tokenize
 from clipcovid.evaluate.console import print_scores
+from clipcovid.evaluate.kinds.captions import KIND
 
+score = KIND.score
 REFERENCES = [
     "a man riding a wave on top of a surfboard .",
     "Axial CT of the chest: a large pleural effusion.",
@@ -53,16 +55,16 @@ def toolkit():
 
 @JAVA
 def test_scores_are_the_coco_toolkits():
-    ours = score(pd.DataFrame({"reference": REFERENCES, "hypothesis": HYPOTHESES}))["metrics"]
+    ours = score(pd.DataFrame({"reference": REFERENCES, "hypothesis": HYPOTHESES})).metrics
     assert ours == pytest.approx(toolkit(), abs=1e-9)
     assert list(ours) == list(METRICS)
 
 
 def test_without_java_all_but_meteor_is_scored_and_said(without_java):
     body = score(pd.DataFrame({"reference": REFERENCES, "hypothesis": HYPOTHESES}))
-    assert set(body["metrics"]) == set(METRICS) - {"meteor"}
-    assert any("METEOR is not scored" in note for note in body["notes"])
-    assert body["metrics"]["bleu_1"] > 0.3
+    assert set(body.metrics) == set(METRICS) - {"meteor"}
+    assert any("METEOR is not scored" in note for note in body.notes)
+    assert body.metrics["bleu_1"] > 0.3
 
 
 @JAVA
@@ -80,9 +82,9 @@ def test_a_perfect_caption_and_an_empty_one(without_java):
     assert same["bleu_4"] == pytest.approx(1)
     assert same["rouge_l"] == pytest.approx(1)
     body = score(pd.DataFrame({"reference": REFERENCES, "hypothesis": [""] * 5}))
-    assert body["metrics"]["bleu_1"] == pytest.approx(0, abs=1e-6)
-    assert "5 of 5 captions are empty" in " ".join(body["notes"])
-    assert body["alarms"]
+    assert body.metrics["bleu_1"] == pytest.approx(0, abs=1e-6)
+    assert "5 of 5 captions are empty" in " ".join(body.notes)
+    assert body.alarms
 
 
 def odd_captions():
@@ -95,10 +97,10 @@ def test_odd_captions_are_scored_and_stay_in_their_lines():
     assert texts[-1] == "the last one"
     assert len(texts) == 6
     body = score(pd.DataFrame({"reference": [*REFERENCES], "hypothesis": odd_captions()}))
-    json.dumps(body, allow_nan=False)
+    json.dumps(body.to_json(), allow_nan=False)
     back = score(pd.DataFrame({"reference": odd_captions(), "hypothesis": REFERENCES}))
-    json.dumps(back, allow_nan=False)
-    assert any("other than Latin" in note for note in back["notes"])
+    json.dumps(back.to_json(), allow_nan=False)
+    assert any("other than Latin" in note for note in back.notes)
 
 
 def test_intervals_resample_what_the_scores_are_made_of(without_java):
@@ -111,15 +113,15 @@ def test_intervals_resample_what_the_scores_are_made_of(without_java):
     table = table.assign(patient_id=[f"p{i // 2}" for i in range(60)])
     table = table.assign(image_to_text_rank=rng.integers(1, 20, 60), text_to_image_rank=rng.integers(1, 20, 60))
     body = score(table)
-    for name, value in body["metrics"].items():
-        low, high = body["intervals"]["intervals"][name]
+    for name, value in body.metrics.items():
+        low, high = body.intervals["intervals"][name]
         assert low <= value <= high, name
-    assert body["intervals"]["units"] == 30
-    assert body["baselines"]["random caption"]["bleu_1"] < body["metrics"]["bleu_1"]
-    gap = body["differences"]["random caption"]["bleu_4"]
-    assert gap["value"] == pytest.approx(body["metrics"]["bleu_4"] - body["baselines"]["random caption"]["bleu_4"])
+    assert body.intervals["units"] == 30
+    assert body.baselines["random caption"]["bleu_1"] < body.metrics["bleu_1"]
+    gap = body.differences["random caption"]["bleu_4"]
+    assert gap["value"] == pytest.approx(body.metrics["bleu_4"] - body.baselines["random caption"]["bleu_4"])
     assert 0 < gap["interval"][0] < gap["value"] < gap["interval"][1]
-    assert not any("hypothesis" in name for name in body["intervals"]["intervals"])
+    assert not any("hypothesis" in name for name in body.intervals["intervals"])
     console = Console(record=True, width=120)
     print_scores(body, console)
     assert "random" in console.export_text()

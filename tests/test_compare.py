@@ -21,13 +21,20 @@ from test_metrics import CLASSES, make
 
 from clipcovid.config import RESEARCH_ONLY, UserError
 from clipcovid.data.manifest import Manifest, normalize_columns
-from clipcovid.evaluate import bootstrap, console, plots
-from clipcovid.evaluate.compare import CompareConfig, compare, differences, holm, mcnemar, write
+from clipcovid.evaluate import bootstrap, plots
+from clipcovid.evaluate.compare import CompareConfig, compare, comparison_markdown, write
+from clipcovid.evaluate.console import print_comparison
+from clipcovid.evaluate.kinds.classification import KIND
 from clipcovid.evaluate.load_predictions import find, read
-from clipcovid.evaluate.predictions import class_probabilities, read_predictions, score, write_predictions
+from clipcovid.evaluate.number_format import value_with_interval
+from clipcovid.evaluate.predictions import read_predictions, write_predictions
+from clipcovid.evaluate.probabilities import class_probabilities
+from clipcovid.evaluate.report import score_split
+from clipcovid.evaluate.significance import holm, mcnemar
 from clipcovid.identity import comparison_identity
-from clipcovid.runs import DONE, finish_run, score_split, start_run
+from clipcovid.runs import DONE, finish_run, start_run
 
+score = KIND.score
 JOB = Path(__file__).parents[1] / "jobs" / "compare.py"
 ABOUT = {
     "method": "zeroshot",
@@ -146,7 +153,7 @@ def test_scores_are_those_of_the_table(tmp_path):
     assert list(comparison["methods"]) == ["b", "c", "a"]
     for i, name in enumerate("abc"):
         table = table_of(seed=i, signal=(0.3, 1.5, 1.0)[i]).sort_values("image_id", ignore_index=True)
-        expected = score(table, CLASSES)
+        expected = score(table, CLASSES).to_json()
         assert {key: comparison["methods"][name][key] for key in expected} == expected
     assert comparison["baselines"] == expected["baselines"]
     assert json.loads(json.dumps(comparison, allow_nan=False)) == comparison
@@ -166,7 +173,7 @@ def test_a_run_s_own_scores_and_train_shares_are_taken_if_they_are_of_its_table(
     table.loc[0, [f"prob_{c}" for c in CLASSES]] = [0.31, 0.36, 0.33]
     write_predictions(changed, table, **about)
     fresh = compared(paths)["methods"]["cnn"]["metrics"]
-    assert fresh == pytest.approx(score(table, CLASSES)["metrics"])
+    assert fresh == pytest.approx(score(table, CLASSES).metrics)
     assert fresh != comparison["methods"]["cnn"]["metrics"]
 
 
@@ -195,12 +202,12 @@ def test_differences_are_those_of_the_paired_draws(patients):
     ours, theirs = table_of(signal=1.5, patients=patients), table_of(seed=1, patients=patients)
     labels, groups = ours["label"].tolist(), ours["patient_id"].tolist()
     first, second = (class_probabilities(table, CLASSES) for table in (ours, theirs))
-    gap = differences(labels, {"best": first.argmax(1), "other": second.argmax(1)}, CLASSES, groups)["other"]
+    gap = KIND.differences({"best": ours, "other": theirs}, CLASSES)["other"]
     one, two = (bootstrap.classification_draws(labels, scores, CLASSES, groups) for scores in (first, second))
     for key in ("macro_f1", "accuracy"):
         low, high = np.percentile(two[key] - one[key], [2.5, 97.5])
         assert (gap[key]["low"], gap[key]["high"]) == pytest.approx((low, high), abs=1e-12)
-        value = score(theirs, CLASSES)["metrics"][key] - score(ours, CLASSES)["metrics"][key]
+        value = score(theirs, CLASSES).metrics[key] - score(ours, CLASSES).metrics[key]
         assert gap[key]["value"] == pytest.approx(value)
     right = [scores.argmax(1) == [CLASSES.index(c) for c in labels] for scores in (first, second)]
     only = [int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())]
@@ -272,7 +279,11 @@ REFUSED = {
         {"classes": ["COVID-19", "Non-COVID", "Other"]},
         r"classes of .*b\.parquet is COVID-19, Non-COVID, Other, but",
     ),
-    "task": (GOOD[["image_id"]], {"task": "segmentation"}, r"task of .*b\.parquet is segmentation"),
+    "task": (
+        GOOD[["image_id"]].assign(region="lung"),
+        {"task": "segmentation"},
+        r"task of .*b\.parquet is segmentation",
+    ),
     "no labels": (GOOD.assign(label=""), {}, r"90 of 90 images in .*b\.parquet have no label"),
     "NaN": (GOOD.assign(**{"prob_Normal": np.nan}), {}, r"b\.parquet are not finite numbers for 90 of 90"),
 }
@@ -328,7 +339,7 @@ def test_finished_runs_are_found_and_several_splits_are_told_apart(outputs):
     (outputs / "compare-x").mkdir()
     (outputs / "compare-x" / DONE).write_text("")
     masks = outputs / "unet" / "predictions" / "test.parquet"
-    write_predictions(masks, table_of(), **{**ABOUT, "task": "segmentation"})
+    write_predictions(masks, table_of().assign(region="lung"), **{**ABOUT, "task": "segmentation"})
     (outputs / "unet" / DONE).write_text("")
     assert find(outputs, "test", DONE) == [outputs / "probe", outputs / "zeroshot"]
     unscored(outputs / "elsewhere", split_hash="s2")
@@ -367,11 +378,11 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
     entries = [(table_of(seed=i, signal=i), {"method": name}) for i, name in enumerate(names)]
     comparison = compared(files_of(tmp_path, *entries))
     console = Console(file=io.StringIO(), width=100)
-    console.print_comparison(comparison, console)
+    print_comparison(comparison, console)
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 100
     small = Console(file=io.StringIO(), width=80)
-    console.print_comparison(comparison, small)
+    print_comparison(comparison, small)
     assert "thresholds" in small.file.getvalue()
     assert text.rstrip().endswith(RESEARCH_ONLY)
     values = comparison["methods"]["c"]
@@ -379,7 +390,7 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
     cell = f"{values['metrics']['macro_f1']:.3f} ({low:.2f}–{high:.2f})".replace("0.", ".")
     for word in ("[red]odd[/] | name", "majority", "prior", "(Holm)", cell):
         assert word in text, word
-    markdown = console.comparison_markdown(comparison)
+    markdown = comparison_markdown(comparison)
     assert cell in markdown
     rows = [line.replace("\\|", "") for line in markdown.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {7, 8}
@@ -387,11 +398,11 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
 
 
 def test_numbers_are_short():
-    assert console._cell(0.9134, (0.891, 0.929)) == ".913 (.89–.93)"
-    assert console._cell(1.0, (0.98, 1.0)) == "1.000 (.98–1.00)"
-    assert console._cell(-0.021, (-0.05, 0.01), 3) == "-.021 (-.050 to .010)"
-    assert console._cell(-1e-9) == ".000"
-    assert console._cell(None) == ""
+    assert value_with_interval(0.9134, (0.891, 0.929)) == ".913 (.89–.93)"
+    assert value_with_interval(1.0, (0.98, 1.0)) == "1.000 (.98–1.00)"
+    assert value_with_interval(-0.021, (-0.05, 0.01), 3) == "-.021 (-.050 to .010)"
+    assert value_with_interval(-1e-9) == ".000"
+    assert value_with_interval(None) == ""
 
 
 def drawn(figure):

@@ -233,7 +233,7 @@ def test_where_the_data_can_not_be_written_embeddings_go_beside_the_runs(data, t
     assert f"{data} can't be written: embeddings are kept in {out / 'embeddings'}" in note
     assert not embed(here(data, out=out), quiet).created
     scored = zeroshot(ZeroshotConfig(data=data, clip=TINY, out=out, compute=HERE), quiet)
-    assert scored.scores["n"] > 0
+    assert scored.scores.n > 0
     assert [path.name for path in (out / "embeddings").iterdir()] == [made.folder.name]
 
 

@@ -5,8 +5,8 @@ import io
 import pandas as pd
 from rich.console import Console
 
-from clipcovid.evaluate import predictions
 from clipcovid.evaluate.console import print_folds, print_scores, print_variants
+from clipcovid.evaluate.kinds.classification import KIND
 
 
 def shown(function, *args):
@@ -23,7 +23,7 @@ def row(text, name):
 
 def one_patient():
     table = pd.DataFrame({"label": ["a", "b", "a"], "patient_id": ["p"] * 3})
-    return predictions.score(table.assign(prob_a=[0.9, 0.2, 0.4], prob_b=[0.1, 0.8, 0.6]), ("a", "b"))
+    return KIND.score(table.assign(prob_a=[0.9, 0.2, 0.4], prob_b=[0.1, 0.8, 0.6]), ("a", "b"))
 
 
 def test_scores_of_one_patient_have_no_intervals_and_say_why():
@@ -40,9 +40,9 @@ def test_scores_before_and_after_of_one_patient_are_printed_without_intervals():
 
 def test_a_score_that_some_folds_lack_is_averaged_over_those_that_have_it():
     folds = [{"accuracy": 0.5}, {"accuracy": 0.6, "macro_auroc": 0.7}, {"accuracy": 0.7}]
-    text = shown(print_folds, folds)
+    text = shown(print_folds, "classification", folds)
     assert row(text, "mean ± sd") == ["0.600", "±", "0.100", "0.700"]
     assert row(text, "of folds") == ["3", "1"]
-    text = shown(print_folds, [values | {"macro_auroc": 0.7} for values in folds])
+    text = shown(print_folds, "classification", [values | {"macro_auroc": 0.7} for values in folds])
     assert row(text, "mean ± sd") == ["0.600", "±", "0.100", "0.700", "±", "0.000"]
     assert "of folds" not in text

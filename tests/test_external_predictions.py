@@ -8,7 +8,7 @@ import pytest
 
 from clipcovid.config import UserError
 from clipcovid.evaluate.external_predictions import read_foreign
-from clipcovid.evaluate.predictions import score
+from clipcovid.evaluate.kinds.classification import KIND
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
 TRUE = ["COVID-19", "Normal", "Non-COVID", "Normal", "COVID-19", "Normal", "Non-COVID", "Normal"]
@@ -30,7 +30,7 @@ def evaluated(folder, predictions, truth=TRUTH, ending=".csv", classes=(), **opt
             path.write_text(json.dumps(content))
         paths += [path] if content is not None else []
     table, names, notes = read_foreign(*paths, classes=classes, **options)
-    return score(table, names)["metrics"], notes, table
+    return KIND.score(table, names).metrics, notes, table
 
 
 def accuracy(*args, **options):

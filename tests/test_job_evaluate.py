@@ -1,5 +1,6 @@
 """jobs/evaluate.py from the command line."""
 
+import dataclasses
 import io
 import json
 import runpy
@@ -13,7 +14,7 @@ from test_predictions import CLASSES, KINDS, OWN, TABLE, TRUTH, write
 
 from clipcovid.config import UserError
 from clipcovid.evaluate.console import print_scores
-from clipcovid.evaluate.predictions import score
+from clipcovid.evaluate.kinds.classification import KIND
 
 JOB = Path(__file__).parents[1] / "jobs" / "evaluate.py"
 
@@ -47,13 +48,13 @@ def test_prints_tables_and_writes_scores_and_figures(tmp_path, files):
     folder = tmp_path / "out" / "mine"
     assert str(folder) in done.stdout
     assert sorted(path.name for path in folder.iterdir()) == ["classes.png", "confusion.png", "metrics.json", "roc.png"]
-    assert json.loads((folder / "metrics.json").read_text()) == OWN
+    assert json.loads((folder / "metrics.json").read_text()) == OWN.to_json()
 
 
 def test_json_stands_alone_on_stdout(files, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(JOB), *map(str, files), "--json"])
     runpy.run_path(str(JOB), run_name="__main__")
-    assert json.loads(capsys.readouterr().out) == OWN
+    assert json.loads(capsys.readouterr().out) == OWN.to_json()
 
 
 def test_one_file_and_rows_by_position(tmp_path, capsys, monkeypatch):
@@ -92,8 +93,8 @@ def test_tables_fit_and_take_class_names_as_they_are():
     names = ("[red]odd[/]", "A very long name of a class of images", "[/]")
     table = TABLE.rename(columns={f"prob_{c}": f"prob_{n}" for c, n in zip(CLASSES, names, strict=True)})
     table["label"] = table["label"].map(dict(zip(CLASSES, names, strict=True)))
-    body = score(table.assign(patient_id=""), names)
-    body["alarms"], body["notes"] = ["Beware of [/]."], ["See [/]."]
+    body = KIND.score(table.assign(patient_id=""), names)
+    body = dataclasses.replace(body, alarms=["Beware of [/]."], notes=["See [/]."])
     console = Console(file=io.StringIO(), width=80)
     print_scores(body, console)
     text = console.file.getvalue()

@@ -120,13 +120,13 @@ def test_images_that_were_learned_from_are_predicted_but_not_scored(runs, phanto
     learned = set(manifest.table["image_id"][manifest.table["split"] != "test"])
     assert set(table["image_id"]) == set(manifest.table["image_id"])
     assert set(table["image_id"][table["trained_on"]]) == learned
-    assert found.scores["n"] == len(manifest.table) - len(learned)
+    assert found.scores.n == len(manifest.table) - len(learned)
     note = (
         f"{len(learned)} of {len(manifest.table)} images are among those that the model learned from, by their pixels"
     )
-    assert note in found.scores["notes"][0]
+    assert note in found.scores.notes[0]
     own = json.loads((runs[kind] / "metrics.json").read_text())["test"]
-    assert found.scores["metrics"]["macro_f1"] == pytest.approx(own["metrics"]["macro_f1"])
+    assert found.scores.metrics["macro_f1"] == pytest.approx(own["metrics"]["macro_f1"])
     seen = predict_split(ask(runs[kind], phantoms, tmp_path, split="train"), quiet)
     assert (seen.scores, seen.run.metrics()) == (None, {})
     assert "The model learned from all" in seen.why
@@ -155,7 +155,7 @@ def test_classes_that_the_model_does_not_know_are_refused_mapped_or_left_out(run
     assert set(table["label"]) == {"COVID-19", "Non-COVID"}
     assert about["classes"] == ["COVID-19", "Non-COVID", "Normal"]
     left_out = int((read_manifest(data).table["label"] == "Other").sum())
-    assert any(str(left_out) in note for note in found.scores["notes"])
+    assert any(str(left_out) in note for note in found.scores.notes)
 
 
 def test_images_without_labels_are_predicted_but_not_scored(runs, other, tmp_path):

@@ -13,8 +13,12 @@ from test_metrics import CLASSES, make
 from clipcovid.config import UserError
 from clipcovid.evaluate import metrics
 from clipcovid.evaluate.external_predictions import read_foreign
-from clipcovid.evaluate.predictions import class_probabilities, predicted, read_predictions, score, write_predictions
+from clipcovid.evaluate.kinds.classification import KIND, ClassificationScores
+from clipcovid.evaluate.kinds.registry import scores_from_json
+from clipcovid.evaluate.predictions import read_predictions, write_predictions
+from clipcovid.evaluate.probabilities import class_probabilities, predicted
 
+score = KIND.score
 ABOUT = {
     "method": "zeroshot",
     "task": "classification",
@@ -105,27 +109,29 @@ def test_class_probabilities_go_by_name_not_by_position():
 def test_score_is_json_and_agrees_with_the_metrics():
     table = table_of()
     body = score(table, CLASSES, train_labels=["Normal"] * 3, similarities=np.full((60, 3), 0.25))
-    assert json.loads(json.dumps(body, allow_nan=False)) == body
+    content = json.loads(json.dumps(body.to_json(), allow_nan=False))
+    assert scores_from_json(content) == ClassificationScores.from_json(content) == body
+    assert list(content) == ["n", "classes", "metrics", "confusion", "intervals", "baselines", "alarms", "notes"]
     expected = metrics.classification(table["label"].tolist(), class_probabilities(table, CLASSES), CLASSES)
-    assert body["metrics"] == {**expected, "mean_true_similarity": 0.25}
-    assert (body["n"], body["classes"]) == (60, list(CLASSES))
-    assert (body["intervals"]["unit"], body["intervals"]["units"]) == ("patient", 30)
-    assert body["baselines"]["majority"]["from"] == "train"
-    low, high = body["intervals"]["intervals"]["accuracy"]
-    assert low < body["metrics"]["accuracy"] < high
-    assert body["alarms"] == body["notes"] == []
+    assert body.metrics == {**expected, "mean_true_similarity": 0.25}
+    assert (body.n, body.classes) == (60, list(CLASSES))
+    assert (body.intervals["unit"], body.intervals["units"]) == ("patient", 30)
+    assert body.baselines["majority"]["from"] == "train"
+    low, high = body.intervals["intervals"]["accuracy"]
+    assert low < body.metrics["accuracy"] < high
+    assert body.alarms == body.notes == []
 
 
 def test_score_without_patients_says_image_and_warns_of_what_is_wrong():
     table = table_of().drop(columns="patient_id")
     table[[f"prob_{c}" for c in CLASSES]] = [0.2, 0.2, 0.6]
     body = score(table, CLASSES)
-    assert body["intervals"]["unit"] == "image"
-    assert "'Normal'" in body["alarms"][0]
+    assert body.intervals["unit"] == "image"
+    assert "'Normal'" in body.alarms[0]
     known = table_of()
     known.loc[:9, "patient_id"] = None
-    assert "10 of 60 images have no patient id" in score(known, CLASSES)["notes"][0]
-    assert "No image is labelled Normal" in score(table_of(shares=[0.5, 0.5, 0]), CLASSES)["notes"][0]
+    assert "10 of 60 images have no patient id" in score(known, CLASSES).notes[0]
+    assert "No image is labelled Normal" in score(table_of(shares=[0.5, 0.5, 0]), CLASSES).notes[0]
 
 
 def test_a_table_without_predictions_is_a_sentence():
@@ -182,13 +188,13 @@ def test_every_shape_in_every_format_scores_as_our_own_table(tmp_path, kind, end
     rows = [{"image_id": TRUTH[i]["image_id"], **row} for i, row in enumerate(KINDS[kind])]
     body, notes = foreign_score(tmp_path, rows[::-1], ending=ending)  # order must not matter
     assert notes == []
-    expected = {key: value for key, value in OWN["metrics"].items() if key in body["metrics"]}
-    assert {key: value for key, value in body["metrics"].items() if "similarity" not in key} == pytest.approx(expected)
-    assert body["confusion"] == OWN["confusion"]
-    assert body["intervals"]["intervals"]["macro_f1"] == OWN["intervals"]["intervals"]["macro_f1"]
-    assert ("macro_auroc" in body["metrics"]) == (kind in ("prob_", "probabilities", "list"))
-    assert ("mean_true_similarity" in body["metrics"]) == kind.startswith("sim")
-    assert ("mean_reciprocal_rank" in body["metrics"]) == (kind not in ("label", "index"))
+    expected = {key: value for key, value in OWN.metrics.items() if key in body.metrics}
+    assert {key: value for key, value in body.metrics.items() if "similarity" not in key} == pytest.approx(expected)
+    assert body.confusion == OWN.confusion
+    assert body.intervals["intervals"]["macro_f1"] == OWN.intervals["intervals"]["macro_f1"]
+    assert ("macro_auroc" in body.metrics) == (kind in ("prob_", "probabilities", "list"))
+    assert ("mean_true_similarity" in body.metrics) == kind.startswith("sim")
+    assert ("mean_reciprocal_rank" in body.metrics) == (kind not in ("label", "index"))
 
 
 def test_objects_of_ids_lists_and_columns_mean_the_same(tmp_path):
@@ -209,15 +215,15 @@ def test_objects_of_ids_lists_and_columns_mean_the_same(tmp_path):
         assert "matched by position" in notes[0]
         with pytest.raises(UserError, match="--match position"):
             foreign_score(tmp_path, given, labels)
-    accuracies = {body["metrics"]["accuracy"] for body in [*by_id.values(), *by_position.values()]}
-    assert accuracies == {OWN["metrics"]["accuracy"]}
+    accuracies = {body.metrics["accuracy"] for body in [*by_id.values(), *by_position.values()]}
+    assert accuracies == {OWN.metrics["accuracy"]}
 
 
 def test_ids_match_by_the_column_that_both_have(tmp_path):
     truth = [{"image_id": f"x{i}", "path": f"/data/{i}.png", "label": "a"} for i in range(3)]
     given = [{"path": f"/data/{i}.png", "pred": "ab"[i % 2]} for i in range(3)]
     body, _ = foreign_score(tmp_path, given, truth, classes=("a", "b"))
-    assert body["metrics"]["accuracy"] == pytest.approx(2 / 3)
+    assert body.metrics["accuracy"] == pytest.approx(2 / 3)
 
 
 def test_our_own_predictions_can_be_read_as_foreign(tmp_path):
@@ -230,17 +236,17 @@ def test_our_own_predictions_can_be_read_as_foreign(tmp_path):
 
 def test_numbers_are_classes_of_their_own_where_none_are_named(tmp_path):
     body, notes = foreign_score(tmp_path, [0, 1, 1], [0, 1, 0], classes=(), match="position")
-    assert body["classes"] == ["0", "1"]
+    assert body.classes == ["0", "1"]
     assert "--classes" in notes[1]
     named, _ = foreign_score(tmp_path, [0, 1, 1], [0, 1, 0], classes=("1", "0"), match="position")
-    assert named["metrics"]["recall/1"] == 1  # a name goes before an index
+    assert named.metrics["recall/1"] == 1  # a name goes before an index
 
 
 def test_drop_scores_what_both_have_and_says_what_it_left(tmp_path):
     given = [{"id": f"i{i}", "pred": "a"} for i in range(1, 6)]
     truth = [{"id": f"i{i}", "label": "a"} for i in range(5)]
     body, notes = foreign_score(tmp_path, given, truth, classes=("a", "b"), missing="drop")
-    assert body["n"] == 4
+    assert body.n == 4
     assert notes == ["Left out: 1 images without a prediction, 1 without a ground truth."]
 
 

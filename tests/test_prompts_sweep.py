@@ -126,13 +126,11 @@ def test_a_sweep_leaves_a_prompt_file_all_candidates_and_one_test(finished, phan
         compute=HERE,
     )
     body = json.loads((folder / "metrics.json").read_text())["test"]
-    assert zeroshot(own, lambda text: None).scores["metrics"] == pytest.approx(body["metrics"])
+    assert zeroshot(own, lambda text: None).scores.metrics == pytest.approx(body["metrics"])
     assert any("best of 60" in note and "scored once" in note for note in body["notes"])
     assert (folder / "figures" / "spread.png").exists()
     val = ZeroshotConfig(**(vars(own) | {"split": "val", "name": "val"}))
-    assert zeroshot(val, lambda text: None).scores["metrics"]["macro_f1"] == pytest.approx(
-        table["score"].max(), abs=1e-6
-    )
+    assert zeroshot(val, lambda text: None).scores.metrics["macro_f1"] == pytest.approx(table["score"].max(), abs=1e-6)
 
 
 def test_mlflow_has_a_child_for_each_trial(finished):

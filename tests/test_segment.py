@@ -18,9 +18,10 @@ from clipcovid.data.images import fit_mask, resize_geometry
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, prepare
+from clipcovid.data.rle import decode_mask
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.evaluate.predictions import read_predictions
-from clipcovid.evaluate.segmentation import decode_mask, per_image
+from clipcovid.evaluate.segmentation import per_image
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.methods.registry import NO_AUGMENT, SegmentConfig
 from clipcovid.methods.segment import BINS, _histograms, boundary_loss, box_loss, largest, segmentation_loss
@@ -183,7 +184,7 @@ def test_boxes_teach_where_to_look(phantoms, tmp_path):
     optim = OptimConfig(epochs=2, batch_size=12, lr=2e-3)
     config = segment(phantoms, tmp_path, target="lung", supervision="mask-boxes", augment=NO_AUGMENT, optim=optim)
     trained = train_model(config, log=quiet)
-    assert trained.scores["metrics"]["lung/iou"] > 0.3
+    assert trained.scores.metrics["lung/iou"] > 0.3
     for settings in ({"target": "both"}, {"target": "lung", "augment": AugmentConfig()}):
         with pytest.raises(UserError, match=r"--augment\.rotate 0"):
             segment(phantoms, tmp_path, supervision="boxes", **({"augment": NO_AUGMENT} | settings))
@@ -272,7 +273,7 @@ def test_a_run_folder_has_masks_scores_and_overlays(finished, phantoms):
         assert not (found & ~decode_mask(lungs.loc[image, "mask"])).any()
     figures = {path.stem for path in (trained.run.folder / "figures").glob("*.png")}
     assert figures >= {"curves", "test_overlays_lung", "test_overlays_infection"}
-    assert trained.scores["metrics"]["lung/iou"] == pytest.approx(per_image(lungs)["iou"].mean())
+    assert trained.scores.metrics["lung/iou"] == pytest.approx(per_image(lungs)["iou"].mean())
     assert trained.run.metrics()["test-atlas"]["metrics"]["lung/iou"] > 0.5  # phantoms' lungs are much alike
 
 
@@ -282,7 +283,7 @@ def test_predictions_of_a_run_are_its_own_again(finished, phantoms, tmp_path):
     ours, _ = read_predictions(again.run.folder / "predictions" / "test.parquet")
     theirs, _ = read_predictions(trained.run.folder / "predictions" / "test.parquet")
     assert ours["mask"].tolist() == theirs["mask"].tolist()
-    assert again.scores["metrics"] == pytest.approx(trained.scores["metrics"])
+    assert again.scores.metrics == pytest.approx(trained.scores.metrics)
 
 
 def test_images_without_masks_are_predicted_and_not_scored(finished, tmp_path):
@@ -313,7 +314,7 @@ def test_only_images_with_the_masks_are_used_and_the_others_counted(phantoms, tm
     optim = OptimConfig(epochs=1, batch_size=12)
     trained = train_model(segment(data, tmp_path, target="infection", optim=optim), log=said.append)
     assert "5 training images without an infection mask are left out." in said
-    assert "2 images without an infection mask are left out." in trained.scores["notes"]
+    assert "2 images without an infection mask are left out." in trained.scores.notes
     assert not set(gone) & set(read_predictions(trained.run.folder / "predictions" / "test.parquet")[0]["image_id"])
     table["infection_mask"] = ""
     write_manifest(data, dataclasses.replace(manifest, table=table))

@@ -8,18 +8,11 @@ import pytest
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from clipcovid.evaluate.segmentation import (
-    UNTESTED,
-    compare_pairs,
-    count,
-    decode_mask,
-    distances,
-    encode_mask,
-    infected_share,
-    per_image,
-    pooled,
-    score,
-)
+from clipcovid.data.rle import decode_mask, encode_mask
+from clipcovid.evaluate.kinds.segmentation import KIND
+from clipcovid.evaluate.segmentation import UNTESTED, count, distances, infected_share, per_image, pooled
+
+score = KIND.score
 
 
 def blobs(seed, shape=(60, 80), share=0.3):
@@ -89,13 +82,13 @@ def test_an_empty_truth_never_counts_as_a_perfect_score():
     assert values.isna().tolist() == [True, True, False]
     assert values[2] == 0
     body = score(table)
-    assert body["metrics"]["infection/iou"] == 0
-    assert body["metrics"]["infection/clean_share"] == 0.5
-    assert "infection/hd95" not in body["metrics"]
-    assert body["notes"][0].startswith("2 of 3 images have no infection")
-    assert UNTESTED not in body["notes"]
-    assert body["notes"][1].startswith("infection: distances are undefined for 3 of 3")
-    json.dumps(body, allow_nan=False)
+    assert body.metrics["infection/iou"] == 0
+    assert body.metrics["infection/clean_share"] == 0.5
+    assert "infection/hd95" not in body.metrics
+    assert body.notes[0].startswith("2 of 3 images have no infection")
+    assert UNTESTED not in body.notes
+    assert body.notes[1].startswith("infection: distances are undefined for 3 of 3")
+    json.dumps(body.to_json(), allow_nan=False)
 
 
 def test_scores_are_means_over_images_and_pooled_over_pixels():
@@ -103,20 +96,20 @@ def test_scores_are_means_over_images_and_pooled_over_pixels():
     table = pd.DataFrame([row(str(at), *pair, patient=f"p{at // 2}") for at, pair in enumerate(pairs)])
     body = score(table)
     each = [(true & found).sum() / (true | found).sum() for true, found in pairs]
-    assert body["metrics"]["infection/iou"] == pytest.approx(np.mean(each))
-    assert UNTESTED in body["notes"]
-    assert body["metrics"]["infection/iou_median"] == pytest.approx(np.median(each))
+    assert body.metrics["infection/iou"] == pytest.approx(np.mean(each))
+    assert UNTESTED in body.notes
+    assert body.metrics["infection/iou_median"] == pytest.approx(np.median(each))
     both = sum((true & found).sum() for true, found in pairs) / sum((true | found).sum() for true, found in pairs)
-    assert body["metrics"]["infection/iou_pooled"] == pytest.approx(both) == pooled(table)["iou_pooled"]
-    low, high = body["intervals"]["intervals"]["infection/iou"]
+    assert body.metrics["infection/iou_pooled"] == pytest.approx(both) == pooled(table)["iou_pooled"]
+    low, high = body.intervals["intervals"]["infection/iou"]
     assert low <= np.mean(each) <= high
-    assert (body["intervals"]["unit"], body["intervals"]["units"]) == ("patient", 2)
+    assert (body.intervals["unit"], body.intervals["units"]) == ("patient", 2)
 
 
 def test_nothing_predicted_anywhere_is_an_alarm():
     empty = np.zeros((60, 80), bool)
-    assert "No infection was predicted" in score(pd.DataFrame([row("a", blobs(1), empty)]))["alarms"][0]
-    assert not score(pd.DataFrame([row("a", blobs(1), blobs(2))]))["alarms"]
+    assert "No infection was predicted" in score(pd.DataFrame([row("a", blobs(1), empty)])).alarms[0]
+    assert not score(pd.DataFrame([row("a", blobs(1), blobs(2))])).alarms
 
 
 def test_the_infected_share_is_of_the_lungs():
@@ -135,17 +128,19 @@ def test_severity_is_scored_against_the_truth():
         [row(str(at), blobs(at, share=at / 10), blobs(at, share=at / 20), lung=2000.0) for at in (1, 2, 4)]
     )
     body = score(table)
-    metrics, shares = body["metrics"], infected_share(table)
+    metrics, shares = body.metrics, infected_share(table)
     assert metrics["severity/mae"] == pytest.approx((shares["true"] - shares["predicted"]).abs().mean())
     assert metrics["severity/correlation"] > 0.99
-    low, high = body["intervals"]["intervals"]["severity/mae"]
+    low, high = body.intervals["intervals"]["severity/mae"]
     assert low <= metrics["severity/mae"] <= high
 
 
 def test_paired_differences_are_of_the_same_resamples():
     table = pd.DataFrame([row(str(at), blobs(at), blobs(at + 30), patient=f"p{at}") for at in range(6)])
     better = pd.DataFrame([row(str(at), blobs(at), blobs(at), patient=f"p{at}") for at in range(6)])
-    same = compare_pairs(table, table.sample(frac=1, random_state=0), "infection")
-    assert same["difference"]["iou"] == 0
-    assert same["intervals"]["iou"] == [0, 0]
-    assert compare_pairs(better, table, "infection")["intervals"]["iou"][0] > 0
+    (same,) = KIND.differences({"a": table, "b": table.copy()}, ()).values()
+    assert same["infection/iou"] == {"value": 0, "low": 0, "high": 0}
+    gap = KIND.differences({"table": table, "better": better}, ())["better"]
+    assert gap["infection/iou"]["low"] > 0
+    assert set(gap) == {f"infection/{name}" for name in ("iou", "dice", "iou_pooled", "dice_pooled")}
+    assert gap["infection/dice"]["value"] == pytest.approx(1 - score(table).metrics["infection/dice"])

@@ -35,7 +35,7 @@ def test_predictions_are_of_exactly_the_splits_labelled_images(config):
     assert about["split_hash"] == manifest.split_hash
     assert about["classes"] == list(CLASSES)
     assert about["method"] == "zeroshot"
-    assert scored.scores["n"] == len(table)
+    assert scored.scores.n == len(table)
 
 
 def test_the_run_folder_is_whole_and_marked_last(config):
@@ -49,12 +49,12 @@ def test_the_run_folder_is_whole_and_marked_last(config):
 
 def test_scores_come_beside_baselines_intervals_and_alarms(config):
     body = zeroshot(config, quiet).scores
-    low, high = body["intervals"]["intervals"]["accuracy"]
-    assert low <= body["metrics"]["accuracy"] <= high
-    assert body["intervals"]["unit"] == "patient"
-    assert body["baselines"]["majority"]["from"] == "train"
-    assert "mean_true_similarity" in body["metrics"]
-    assert isinstance(body["alarms"], list)
+    low, high = body.intervals["intervals"]["accuracy"]
+    assert low <= body.metrics["accuracy"] <= high
+    assert body.intervals["unit"] == "patient"
+    assert body.baselines["majority"]["from"] == "train"
+    assert "mean_true_similarity" in body.metrics
+    assert isinstance(body.alarms, list)
 
 
 def test_splits_of_one_run_stand_side_by_side(config):
@@ -117,8 +117,8 @@ def test_images_without_a_label_are_left_out_and_counted(config, tmp_path):
     shutil.copytree(config.data, copy)
     write_manifest(copy, Manifest(table=table, classes=manifest.classes, dataset="x", info=manifest.info))
     scored = zeroshot(override(config, {"data": copy}), quiet)
-    assert scored.scores["n"] == (table["split"] == "test").sum() - 3
-    assert scored.scores["notes"][0] == "3 images without a label are left out."
+    assert scored.scores.n == (table["split"] == "test").sum() - 3
+    assert scored.scores.notes[0] == "3 images without a label are left out."
 
 
 def test_texts_beyond_the_context_are_counted(config, tmp_path):

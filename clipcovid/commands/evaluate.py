@@ -18,9 +18,10 @@ from typing import Literal
 
 from rich.console import Console
 
-from clipcovid.evaluate import plots, predictions
+from clipcovid.evaluate import plots
 from clipcovid.evaluate.console import print_scores
 from clipcovid.evaluate.external_predictions import read_foreign
+from clipcovid.evaluate.kinds.classification import KIND
 from clipcovid.io.files import refuse_foreign, write_json
 
 OWN = r"metrics\.json|(confusion|classes|roc)\.png"  # what an evaluation writes into its folder
@@ -63,19 +64,19 @@ def main(config: EvaluateConfig) -> None:
         truth_column=config.truth_column,
         prediction_column=config.prediction_column,
     )
-    body = predictions.score(table, classes)
-    body["notes"] = [*notes, *body["notes"]]
+    scores = KIND.score(table, classes)
+    scores = dataclasses.replace(scores, notes=[*notes, *scores.notes])
     if config.json:
-        print(json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(scores.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        print_scores(body, Console())
+        print_scores(scores, Console())
     if config.out is None:
         return
     name = config.name or Path(config.predictions).stem
     folder = Path(config.out) / name
     refuse_foreign(folder, OWN if _is_evaluation(folder / "metrics.json") else "", "--name")
-    figures = plots.figures(table["label"].tolist(), predictions.predicted(table, classes), classes, split=name)
-    write_json(folder / "metrics.json", body)
+    figures = KIND.figures(table, scores, classes, split=name)
+    write_json(folder / "metrics.json", scores.to_json())
     plots.save(figures, folder)
     Console(stderr=config.json).print(f"Scores and figures: {folder}", soft_wrap=True, markup=False)
 

@@ -12,10 +12,11 @@ has drifted away from the words. Killed and run again, it goes on where it was.
 from rich.console import Console
 
 from clipcovid.evaluate.console import print_variants
+from clipcovid.evaluate.report import stored_scores
 from clipcovid.methods.registry import FinetuneConfig
 from clipcovid.workflows.train import train
 
 
 def main(config: FinetuneConfig) -> None:
     """Train, show the run, and what training changed."""
-    print_variants(train(config).run.metrics(), "test", Console())
+    print_variants(stored_scores(train(config).run), "test", Console())

@@ -15,10 +15,9 @@ from clipcovid.data.folder import begin_folder, is_ours
 from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import MASKS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages, write_shard
-from clipcovid.evaluate.predictions import read_predictions
-from clipcovid.evaluate.segmentation import decode_mask
+from clipcovid.data.rle import decode_mask
 from clipcovid.identity import digest, masked_identity
-from clipcovid.io.files import refuse_overlap, unlock_folder, write_parquet
+from clipcovid.io.files import read_parquet, refuse_overlap, unlock_folder, write_parquet
 
 Keep = Literal["lungs", "lungs-black", "infection", "crop"]
 SHARD = 1024
@@ -83,7 +82,7 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
         raise UserError(
             f"{config.data} is a masked set itself ({source.info['masked']['keep']}): give the one it is of."
         )
-    table, about = read_predictions(config.masks) if config.masks else (None, {})
+    table, about = read_parquet(config.masks) if config.masks else (None, None)
     made_by = masked_identity(config, source)
     if is_ours(config.out) and (config.out / "manifest.parquet").exists() and not config.overwrite:
         there = read_manifest(config.out)
@@ -92,7 +91,7 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
             return there
         raise UserError(f"{config.out} holds another data set: choose another --out, or --overwrite.")
     if table is not None:
-        table = _predicted(config, source, table, about)
+        table = _predicted(config, source, table, about or {})
     begin_folder(config.out)
     kept, bad = _write(config, source, table)
     if not kept:

@@ -5,17 +5,14 @@ tokenizer and METEOR are Java programs: without Java, texts are split by NLTK's 
 """
 
 import functools
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from clipcovid.evaluate import bootstrap
-from clipcovid.evaluate.retrieval import nearest, summary
+from clipcovid.evaluate.retrieval import nearest
 
 HYPOTHESIS = "hypothesis"
 BASELINES = {  # column → what it is
@@ -153,72 +150,3 @@ def bleu(counts: np.ndarray) -> dict[str, float]:
     ratio = (words + 1e-15) / (reference + 1e-9)
     shares = np.cumprod((right + 1e-15) / (guessed + 1e-9)) ** (1 / np.arange(1, 5))
     return {f"bleu_{n}": float(value * min(1.0, np.exp(1 - 1 / ratio))) for n, value in enumerate(shares, 1)}
-
-
-def score(table: pd.DataFrame) -> dict[str, Any]:
-    """The body of metrics.json: JSON-ready, no NaN.
-
-    `table`: reference and hypothesis; where known patient_id, the ranks of `RANKS` and the further hypotheses of
-    `BASELINES`, which are scored by the same code. `differences` are of the hypothesis minus each of them, in paired
-    resamples of patients.
-    """
-    patients = bootstrap.patients(table)
-    columns = [HYPOTHESIS, *(name for name in BASELINES if name in table)]
-    texts = tokenize([*table["reference"], *(text for name in columns for text in table[name])])
-    parts = [texts[start : start + len(table)] for start in range(0, len(texts), len(table))]
-    references, scored = parts[0], {}
-    for name, hypotheses in zip(columns, parts[1:], strict=True):
-        scored[name] = compare_texts(references, hypotheses)
-    metrics = {name: scored[HYPOTHESIS].overall[name] for name in METRICS if name in scored[HYPOTHESIS].overall}
-    found = {kind: table[column].to_numpy() for column, kind in RANKS.items() if column in table}
-    for kind, values in found.items():
-        metrics |= {f"{kind}/{name}": value for name, value in summary(values).items()}
-
-    def draw(take: np.ndarray) -> dict[str, float]:
-        own = scored[HYPOTHESIS].of(take)
-        for kind, values in found.items():
-            own |= {f"{kind}/{name}": value for name, value in summary(values[take]).items()}
-        for name in columns[1:]:
-            other = scored[name].of(take)
-            own |= {f"{name} {metric}": own[metric] - other[metric] for metric in other}
-        return own
-
-    intervals = bootstrap.bootstrap(draw, patients)
-    differences = {
-        BASELINES[name]: {
-            metric: {
-                "value": scored[HYPOTHESIS].overall[metric] - value,
-                "interval": intervals["intervals"].pop(f"{name} {metric}", None),
-            }
-            for metric, value in scored[name].overall.items()
-        }
-        for name in columns[1:]
-    }
-    return {
-        "n": len(table),
-        "captions": True,
-        "metrics": metrics,
-        "intervals": intervals,
-        "baselines": {BASELINES[name]: scored[name].overall for name in columns[1:]},
-        "differences": differences,
-        "alarms": _alarms(table),
-        "notes": _notes(table),
-    }
-
-
-def _alarms(table: pd.DataFrame) -> list[str]:
-    written = table[HYPOTHESIS].map(str.strip)
-    if len(table) > 1 and written.nunique() == 1:
-        return [f"All {len(table)} images get the same caption: {written.iloc[0][:80]!r}."]
-    return []
-
-
-def _notes(table: pd.DataFrame) -> list[str]:
-    notes = [java_note()] if java_note() else []
-    if foreign := int(table["reference"].map(lambda text: bool(re.search(r"[^\W\d_a-zA-ZÀ-ɏ]", text))).sum()):
-        notes.append(f"{foreign} references have letters other than Latin ones: METEOR knows only English words.")
-    if long := int(table["reference"].map(lambda text: len(text.split()) > METEOR_WORDS).sum()):
-        notes.append(f"{long} references have over {METEOR_WORDS} words: METEOR looks at so many of each text.")
-    if empty := int((table[HYPOTHESIS].str.strip() == "").sum()):
-        notes.append(f"{empty} of {len(table)} captions are empty; they score nothing.")
-    return notes

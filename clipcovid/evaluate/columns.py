@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.predictions import PROBABILITY, SIMILARITY
+from clipcovid.evaluate.probabilities import PROBABILITY, SIMILARITY
 from clipcovid.io.tables import VALUE, is_missing
 
 TRUE = ("ytrue", "truelabel", "trueclass", "groundtruth", "gt", "truth", "true", "target", "actual")

@@ -7,20 +7,20 @@ are made of that dict.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import tyro
-from scipy.stats import binomtest
 
-from clipcovid.config import UserError
-from clipcovid.evaluate import bootstrap, metrics, plots
-from clipcovid.evaluate.console import comparison_markdown
+from clipcovid.config import RESEARCH_ONLY, UserError
+from clipcovid.evaluate import metrics
+from clipcovid.evaluate.kinds.classification import KIND
 from clipcovid.evaluate.load_predictions import Method
-from clipcovid.evaluate.predictions import class_probabilities, score
+from clipcovid.evaluate.number_format import p_value, value_with_interval
+from clipcovid.evaluate.probabilities import class_probabilities
+from clipcovid.evaluate.text_table import TextTable
 from clipcovid.io.files import write_json, write_text
 
 DIFFERENCES = ("macro_f1", "accuracy")
@@ -54,7 +54,7 @@ def compare(methods: Sequence[Method]) -> dict[str, Any]:
     }
     ordered = sorted(bodies, key=lambda name: (-bodies[name]["metrics"]["macro_f1"], name))
     bodies = {name: bodies[name] for name in ordered}
-    predicted = {method.name: class_probabilities(method.table, classes).argmax(axis=1) for method in methods}
+    tables = {method.name: method.table for method in methods}
     patients = table["patient_id"].tolist()
     baselines = [body["baselines"] for body in bodies.values()]
     informed = [one for one in baselines if one["majority"]["from"] == "train"]
@@ -67,7 +67,7 @@ def compare(methods: Sequence[Method]) -> dict[str, Any]:
         "best": ordered[0],
         "methods": bodies,
         "baselines": (informed or baselines)[0],
-        "paired": differences(table["label"].tolist(), {name: predicted[name] for name in ordered}, classes, patients),
+        "paired": KIND.differences({name: tables[name] for name in ordered}, classes),
         "alarms": [f"{name}: {alarm}" for name, body in bodies.items() for alarm in body["alarms"]],
     }
     learned = [
@@ -79,71 +79,63 @@ def compare(methods: Sequence[Method]) -> dict[str, Any]:
     return comparison | {"notes": [*learned, *_notes(comparison, patients)]}
 
 
-def differences(
-    labels: Sequence[str],
-    predicted: Mapping[str, np.ndarray],
-    classes: Sequence[str],
-    groups: Sequence[str],
-    *,
-    samples: int = 1000,
-    seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Each method minus the first, which is left out: macro F1 and accuracy, with 95 % intervals, and McNemar's test.
-
-    `predicted`: method → indices (n,) into `classes`; `groups`: n patient ids, "" where unknown. Intervals are
-    percentiles over resamples of patients that all methods share. `mcnemar` has how often only the first and only this
-    method is right, its p-value, and that after Holm's correction for the number of methods. A difference has value, and
-    low and high where there are two units or more.
-    """
-    truth, k, names = metrics.encode(labels, classes), len(classes), list(predicted)
-    cells = [truth * k + predicted[name] for name in names]
-
-    def minus_first(rows: np.ndarray) -> dict[str, float]:
-        counts = np.stack([np.bincount(cell[rows], minlength=k * k) for cell in cells]).reshape(-1, k, k)
-        rates = metrics.confusion_rates(counts, classes)
-        return {
-            f"{key}/{name}": float(rates[key][at] - rates[key][0])
-            for key in DIFFERENCES
-            for at, name in enumerate(names)
-        }
-
-    values = minus_first(np.arange(len(truth)))
-    drawn = bootstrap.bootstrap(minus_first, groups, samples=samples, seed=seed)["intervals"] if len(names) > 1 else {}
-    right = [predicted[name] == truth for name in names]
-    pairs = [(int((right[0] & ~other).sum()), int((other & ~right[0]).sum())) for other in right[1:]]
-    p_values = [mcnemar(*pair) for pair in pairs]
-    paired: dict[str, dict[str, Any]] = {}
-    for name, pair, p, corrected in zip(names[1:], pairs, p_values, holm(p_values), strict=True):
-        bounds = {key: dict(zip(("low", "high"), drawn.get(f"{key}/{name}", ()), strict=False)) for key in DIFFERENCES}
-        paired[name] = {key: {"value": values[f"{key}/{name}"], **bounds[key]} for key in DIFFERENCES}
-        paired[name]["mcnemar"] = {"only_best": pair[0], "only_this": pair[1], "p": p, "p_holm": corrected}
-    return paired
-
-
-def mcnemar(first: int, second: int) -> float:
-    """Exact two-sided p-value of McNemar's test from the rows that only one, and only the other, has right.
-
-    McNemar, Psychometrika 12 (1947), with the binomial distribution of the discordant rows in place of chi-squared.
-    """
-    return float(binomtest(first, first + second, 0.5).pvalue) if first + second else 1.0
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number: Holm's step-down method, Scand. J. Statist. 6 (1979), in the order given."""
-    corrected, highest = [0.0] * len(p_values), 0.0
-    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[at]))
-        corrected[at] = highest
-    return corrected
-
-
 def write(comparison: dict[str, Any], folder: Path) -> None:
     """Write comparison.{json,csv,md}, metrics.json (method → scores) and the figures into `folder`."""
+    from clipcovid.evaluate import plots  # matplotlib: what only prints a comparison starts without it
+
     write_json(folder / "comparison.json", comparison)
     write_json(folder / "metrics.json", comparison["methods"])
     write_text(folder / "comparison.csv", comparison_frame(comparison).to_csv(index=False))
     write_text(folder / "comparison.md", comparison_markdown(comparison))
     plots.save(plots.comparison_figures(comparison), folder / "figures")
+
+
+def comparison_markdown(comparison: dict[str, Any]) -> str:
+    """What `console.print_comparison` prints, as Markdown."""
+    lines = [line for table in comparison_tables(comparison) for line in table.markdown()]
+    lines += [f"- {note}" for note in comparison["notes"]]
+    lines += [f"- **warning:** {alarm}" for alarm in comparison["alarms"]]
+    return "\n".join([*lines, "", RESEARCH_ONLY, ""])
+
+
+def comparison_tables(comparison: dict[str, Any]) -> list[TextTable]:
+    """The methods' scores and the baselines beneath; then, if there are any, the differences to the best."""
+    bodies, baselines = comparison["methods"], comparison["baselines"]
+    heads = KIND.table_metrics
+    rows = [[name] for name in bodies]
+    for key in heads:
+        intervals = [body["intervals"]["intervals"].get(key) for body in bodies.values()]
+        narrow = any(interval and interval[1] - interval[0] < 0.01 for interval in intervals)
+        for row, body, interval in zip(rows, bodies.values(), intervals, strict=True):
+            row.append(value_with_interval(body["metrics"].get(key), interval, 3 if narrow else 2))
+    names = {"majority": f"majority ({baselines['majority']['class']})", "prior": "prior"}
+    trivial = [
+        [names[which], *(value_with_interval(values.get(key)) for key in heads)] for which, values in baselines.items()
+    ]
+    title = f"{comparison['split']}: {comparison['n']:,} images, {len(comparison['classes'])} classes"
+    tables = [_table(title, ["Method", *heads.values()], rows, trivial)]
+    if comparison["paired"]:
+        tables.append(_difference_table(comparison))
+    return tables
+
+
+def _difference_table(comparison: dict[str, Any]) -> TextTable:
+    head = KIND.table_metrics["macro_f1"]
+    heads = ["Method", head, "Acc", "only best\nright", "only this\nright", "p", "p\n(Holm)"]
+    rows = []
+    for name, pair in comparison["paired"].items():
+        gaps = (pair[key] for key in ("macro_f1", "accuracy"))
+        cells = (
+            value_with_interval(gap["value"], (gap["low"], gap["high"]) if "low" in gap else None, 3) for gap in gaps
+        )
+        test = pair["mcnemar"]
+        counts = (f"{test[which]:,}" for which in ("only_best", "only_this"))
+        rows.append([name, *cells, *counts, *(p_value(test[which]) for which in ("p", "p_holm"))])
+    return _table(f"Minus {comparison['best']}", heads, rows)
+
+
+def _table(title: str, heads: list[str], *sections: list[list[str]]) -> TextTable:
+    return TextTable(title=title, heads=heads, sections=sections, fold=True, unbroken="numbers", title_left=True)
 
 
 def comparison_frame(comparison: dict[str, Any]) -> pd.DataFrame:
@@ -185,7 +177,7 @@ def _score(method: Method, classes: list[str]) -> dict[str, Any]:
                 math.isclose(held["metrics"].get(name, math.nan), value, abs_tol=1e-9) for name, value in scores.items()
             ):
                 return held
-        return score(method.table, classes)
+        return KIND.score(method.table, classes).to_json()
     except UserError as error:
         raise UserError(f"{method.source}: {error}") from None
 

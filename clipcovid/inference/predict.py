@@ -14,8 +14,10 @@ import pandas as pd
 
 from clipcovid.config import ComputeConfig, EmbeddingsConfig, UserError, quoted
 from clipcovid.data.manifest import Manifest, read_manifest
-from clipcovid.data.masks import check_mask_files
 from clipcovid.data.training_images import known_rows
+from clipcovid.evaluate.kinds.base import Scores
+from clipcovid.evaluate.kinds.registry import kind_of
+from clipcovid.evaluate.report import score_split, stored_scores, write_split
 from clipcovid.identity import prediction_identity, weights_of
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.io.files import atomic_write, remove_own
@@ -23,7 +25,7 @@ from clipcovid.methods.registry import METHODS, read_checkpoint
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import parallel_map
 from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
-from clipcovid.runs import Run, finish_run, score_split, start_run, write_split
+from clipcovid.runs import Run, finish_run, start_run
 
 SHARD = 256  # images that are predicted, and kept, at once
 
@@ -55,7 +57,7 @@ class Predicted:
     run: Run
     manifest: Manifest
     """The data's, with labels as the model's classes."""
-    scores: dict[str, Any] | None
+    scores: Scores | None
     """Of the images that the model did not learn from; None where there are no such images with labels."""
     created: bool
     """False where it had been done before."""
@@ -84,16 +86,17 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     named = folder.parent if folder.name == "checkpoint" else folder
     stem = f"predict-{named.resolve().name}-{config.data.resolve().name}"
     run = start_run(config, method=task.title, identity=identity, stem=stem, job="predict")
-    rows = manifest.rows(config.split)
+    rows, kind = manifest.rows(config.split), kind_of(METHODS[task.task].kind)
     if known := bool((rows[list(task.required_columns)] != "").all(axis=1).any()):
         rows, _ = manifest.eligible(config.split, task.required_columns)
-        if METHODS[task.task].kind == "segmentation":
-            check_mask_files(rows)
+        kind.check_images(rows)
     trained_on = set(manifest.table.loc[learned, "image_id"]) & set(rows["image_id"])
     why = "" if known else "No image of this split has what its predictions could be scored by"
     if known and len(trained_on) == len(rows):
         why = f"The model learned from all {len(rows)} of these images, by their pixels"
-    predicted = Predicted(run=run, manifest=manifest, scores=run.metrics().get(config.split), created=False, why=why)
+    predicted = Predicted(
+        run=run, manifest=manifest, scores=stored_scores(run).get(config.split), created=False, why=why
+    )
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do.")
         return predicted
@@ -103,7 +106,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
         here = dataclasses.replace(task, data=config.data)
         scores = score_split(run, manifest, table, here, split=split, trained_on=trained_on)
     else:
-        write_split(run, manifest, table, kind=METHODS[task.task].kind, split=split, trained_on=trained_on)
+        write_split(run, manifest, table, kind=kind.name, split=split, trained_on=trained_on)
     finish_run(run)
     remove_own(run.folder, r"state/\d{5}\.(parquet|npy)")
     return dataclasses.replace(predicted, scores=scores, created=True)
@@ -151,7 +154,7 @@ def _table(
     at = manifest.positions(rows["image_id"])
     state = run.folder.resolve() / "state"
     starts = range(0, len(rows), SHARD)
-    pooled = METHODS[task.task].kind == "captions"  # ranks among all of them: what is kept is the model's own output
+    pooled = kind_of(METHODS[task.task].kind).needs_whole_split  # so what is kept is the model's own output
     part = functools.partial(_part, state, ".npy" if pooled else ".parquet")
     items = [
         {"path": str(part(number)), "rows": at[start : start + SHARD].tolist()}

@@ -11,12 +11,14 @@ import tyro
 
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError
 from clipcovid.data.manifest import read_manifest
+from clipcovid.evaluate.kinds.base import Scores
+from clipcovid.evaluate.report import score_split
 from clipcovid.identity import zeroshot_identity
 from clipcovid.inference.embed import EmbedConfig, embed, learned_by
 from clipcovid.io.files import write_json
 from clipcovid.models.recognition import clip_defaults
 from clipcovid.prompts import PromptsConfig, build_prompts
-from clipcovid.runs import Run, finish_run, score_split, start_run
+from clipcovid.runs import Run, finish_run, start_run
 
 if TYPE_CHECKING:
     from clipcovid.models.clip import Clip
@@ -56,7 +58,7 @@ class Scored:
     """A zero-shot run and what came of it."""
 
     run: Run
-    scores: dict[str, Any] | None
+    scores: Scores | None
     """None where the encoder learned from all of the images."""
 
 

@@ -17,6 +17,7 @@ from clipcovid.data.images import fit_mask, read_bytes, resize_geometry
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
+from clipcovid.data.rle import encode_mask
 from clipcovid.evaluate import segmentation
 from clipcovid.methods.task import Batch, Examples, Predictor, Task
 from clipcovid.models.normalization import undo_fit
@@ -229,7 +230,7 @@ class Segment(Task):
         shape = next((truths[region].shape for region in self.config.regions if region in truths), frame)
         lungs, rows = truths.get("lung"), []
         for region, mask in self.masks(maps, thresholds, shape, how.fit).items():
-            row = {"image_id": about["image_id"], "region": region, "mask": segmentation.encode_mask(mask)}
+            row = {"image_id": about["image_id"], "region": region, "mask": encode_mask(mask)}
             if (truth := truths.get(region)) is not None:
                 if truth.shape != mask.shape:
                     truth = _at(truth, mask.shape)

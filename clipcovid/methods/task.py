@@ -17,7 +17,7 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import metrics
-from clipcovid.evaluate.predictions import probability_table
+from clipcovid.evaluate.probabilities import probability_table
 from clipcovid.io.files import atomic_write, write_json
 from clipcovid.methods.registry import METHODS, read_checkpoint
 from clipcovid.models.state_dicts import load_weights

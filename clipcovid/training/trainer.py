@@ -14,15 +14,17 @@ from clipcovid.config import ImagesConfig, UserError, override, resolve_defaults
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import Manifest, read_manifest
-from clipcovid.data.masks import check_mask_files
 from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
+from clipcovid.evaluate.kinds.base import Scores
+from clipcovid.evaluate.kinds.registry import kind_of
+from clipcovid.evaluate.report import score_split, stored_scores
 from clipcovid.identity import run_identity, weight_paths
 from clipcovid.io.files import atomic_write, remove_own, write_json
 from clipcovid.methods.registry import METHODS, save_texts
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
 from clipcovid.ray_backend.train import train_on_workers
-from clipcovid.runs import Run, finish_run, score_split, start_run
+from clipcovid.runs import Run, finish_run, start_run
 
 OnEpoch = Callable[[dict[str, float]], None]
 SCORED_SPLITS = ("val", "test")
@@ -38,7 +40,7 @@ class TrainResult:
     run: Run
     manifest: Manifest
     """The data's, with the splits that were used."""
-    scores: dict[str, Any]
+    scores: Scores
     """The test split's."""
     created: bool
     """False where it had been finished before."""
@@ -65,8 +67,8 @@ def training_manifest(config: Any) -> Manifest:
         manifest = split_into_folds(manifest, config.fold, config.seed, config.required_columns)
     for split in ("train", *SCORED_SPLITS):
         rows, _ = manifest.eligible(split, config.train_columns if split == "train" else config.required_columns)
-        if split in SCORED_SPLITS and METHODS[config.task].kind == "segmentation":
-            check_mask_files(rows)
+        if split in SCORED_SPLITS:
+            kind_of(METHODS[config.task].kind).check_images(rows)
         if "label" in config.required_columns and split == "train" and rows["label"].nunique() < 2:
             raise UserError(
                 f"The train split of {config.data} has images of {rows['label'].nunique()} class: training needs labelled "
@@ -150,7 +152,7 @@ def train_model(
     run = start_run(config, method=config.title, identity=run_identity(config, manifest), job="train")
     if run.done:
         log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
-        return TrainResult(run=run, manifest=manifest, scores=run.metrics()["test"], created=False)
+        return TrainResult(run=run, manifest=manifest, scores=stored_scores(run)["test"], created=False)
     config = save_texts(config, manifest.classes, run.folder / "checkpoint")
     config = override(config, {field: str(path.resolve()) for field, path in weight_paths(config).items()})
     if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
@@ -259,7 +261,7 @@ def _encoder(job: _Job) -> dict[str, Any]:
     return {key: value for key, value in job.run.identity.items() if key in ("clip.weights", "clip.seed")}
 
 
-def _score(config: Any, run: Run, manifest: Manifest) -> dict[str, Any]:
+def _score(config: Any, run: Run, manifest: Manifest) -> Scores:
     """Score what the workers predicted, and finish the run; the test split's scores.
 
     Test images that have the pixels of one that was learned from are not scored.
@@ -278,4 +280,4 @@ def _score(config: Any, run: Run, manifest: Manifest) -> dict[str, Any]:
             score_split(run, manifest, table, config, split=split, variant=variant, trained_on=seen)
     finish_run(run)
     remove_own(run.folder, STATE_FILES)  # a finished run goes on no more
-    return run.metrics()["test"]
+    return stored_scores(run)["test"]

@@ -9,13 +9,13 @@ from rich.console import Console
 from clipcovid.config import UserError, override
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import read_manifest
-from clipcovid.evaluate import predictions
 from clipcovid.evaluate.console import print_folds
-from clipcovid.evaluate.predictions import TRAINED_ON
+from clipcovid.evaluate.predictions import TRAINED_ON, read_predictions
+from clipcovid.evaluate.report import score_split
 from clipcovid.identity import crossval_identity
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import save_texts
-from clipcovid.runs import Run, finish_run, score_split, start_run
+from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.terminal import Countdown
 from clipcovid.tracking import live
 from clipcovid.training.trainer import TrainResult, sized_config, train_model, training_manifest
@@ -48,10 +48,10 @@ def cross_validate(config: Any, folds: int) -> Run:
     table, trained_on = _pooled_predictions(results)
     scores = score_split(run, everything, table, config, split="all", name=CROSSVAL, trained_on=trained_on)
     assert scores is not None, "each fold has images that it did not learn from"
-    scores["folds"] = [result.scores["metrics"] for result in results]
-    write_json(run.folder / "metrics.json", {CROSSVAL: scores})
+    scores = dataclasses.replace(scores, folds=[result.scores.metrics for result in results])
+    write_json(run.folder / "metrics.json", {CROSSVAL: scores.to_json()})
     finish_run(run)
-    print_folds(scores["folds"], Console())
+    print_folds(scores.kind, scores.folds, Console())
     report(run, config, data_tags(manifest), scores=scores, children=children)
     return run
 
@@ -75,7 +75,7 @@ def _pooled_predictions(results: list[TrainResult]) -> tuple[pd.DataFrame, set[s
     """The test predictions of all folds, and the ids of the images that the initial weights were trained on."""
     tables, trained_on = [], set[str]()
     for result in results:
-        table, _ = predictions.read_predictions(result.run.folder / "predictions" / "test.parquet")
+        table, _ = read_predictions(result.run.folder / "predictions" / "test.parquet")
         trained_on |= set(table["image_id"][table.pop(TRAINED_ON)]) if TRAINED_ON in table else set()
         tables.append(table)
     return pd.concat(tables, ignore_index=True).drop(columns=["label", "patient_id"]), trained_on

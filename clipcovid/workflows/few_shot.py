@@ -4,6 +4,7 @@ from rich.console import Console
 
 from clipcovid.config import override
 from clipcovid.evaluate.console import print_shots
+from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.identity import run_identity
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import FewShotConfig, save_texts
@@ -38,20 +39,20 @@ def few_shot(config: FewShotConfig) -> Run:
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
     draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS)]
-    bodies, children, countdown = {}, list[ChildRun](), Countdown("training", len(draws))
+    scores, children, countdown = dict[str, Scores](), list[ChildRun](), Countdown("training", len(draws))
     with live(config) as watch:
         watch(run)
         for done, (shots, draw) in enumerate(draws, 1):
             single = override(config, {"shots": (shots,), "draw": draw, "name": ""})
             placed = override(single, {"out": run.folder / "runs"})
             trained = train_model(placed, embeddings=embeddings, log=lambda text: None)
-            bodies[f"{shots}-shot-{draw}"] = body = trained.scores
+            scores[f"{shots}-shot-{draw}"] = trained.scores
             children.append(ChildRun(run=trained.run, config=single))
-            print(countdown.line(done, f"{shots} shots", f"accuracy {body['metrics']['accuracy']:.3f}"))
-    scores = [{"shots": name.partition("-")[0]} | body["metrics"] for name, body in bodies.items()]
-    write_json(run.folder / "metrics.json", bodies)
-    plots.save({"shots": plots.shots(scores)}, run.folder / "figures")
+            print(countdown.line(done, f"{shots} shots", f"accuracy {trained.scores.metrics['accuracy']:.3f}"))
+    curve = [{"shots": name.partition("-")[0]} | entry.metrics for name, entry in scores.items()]
+    write_json(run.folder / "metrics.json", {name: entry.to_json() for name, entry in scores.items()})
+    plots.save({"shots": plots.shots(curve)}, run.folder / "figures")
     finish_run(run)
-    print_shots(scores, Console())
+    print_shots(curve, Console())
     report(run, config, data_tags(manifest), children=children)
     return run

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.console import print_scores
+from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.runs import Run
 from clipcovid.tracking import Status, track, ui_command
 
@@ -34,7 +35,7 @@ def report(
     config: Any,
     tags: Mapping[str, str],
     *,
-    scores: dict[str, Any] | None = None,
+    scores: Scores | None = None,
     children: Iterable[ChildRun] = (),
     title: str = "Run",
 ) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.console import print_scores
+from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.prompt_scoring import Objective, score_candidates
 from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, embed
@@ -105,12 +106,13 @@ def sweep_prompts(config: PromptSweepConfig) -> None:
     figure = plots.spread(table["score"].to_numpy(), marks, what=f"validation {config.objective}")
     plots.save({"spread": figure}, run.folder / "figures")
     scores = _test_scores(config, run, embeddings)
-    scores["notes"].append(
+    origin = (
         f"The prompts are the best of {len(table):,} by {config.objective} on the validation split ({best['score']:.3f}; "
         + ", ".join(f"{name} {value:.3f}" for name, value in standard_scores.items())
         + "); the test split was scored once."
     )
-    write_json(run.folder / "metrics.json", {"test": scores})
+    scores = replace(scores, notes=[*scores.notes, origin])
+    write_json(run.folder / "metrics.json", {"test": scores.to_json()})
     finish_run(run)
     print_scores(scores, Console())
     print(f"Prompts: {run.folder / 'prompts.json'}")
@@ -196,7 +198,7 @@ def _candidates(trials: Sequence[Trial]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(trial.task["path"]) for trial in trials], ignore_index=True)
 
 
-def _test_scores(config: PromptSweepConfig, run: Run, embeddings: Embeddings) -> dict[str, Any]:
+def _test_scores(config: PromptSweepConfig, run: Run, embeddings: Embeddings) -> Scores:
     """The test split's scores with the prompts of the run, by zero-shot classification in its folder `winner`."""
     scores = zeroshot(
         ZeroshotConfig(

@@ -1,0 +1,213 @@
+"""Classifications: a probability of each class for every image, or a ranking or a name where other programs give no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from clipcovid.config import UserError
+from clipcovid.evaluate import bootstrap, metrics
+from clipcovid.evaluate.kinds.base import Kind, Resampler, Scores
+from clipcovid.evaluate.number_format import interval, number, resampling
+from clipcovid.evaluate.probabilities import (
+    PROBABILITY,
+    SIMILARITY,
+    class_probabilities,
+    has_columns,
+    predicted,
+    rankings,
+)
+from clipcovid.evaluate.significance import holm, mcnemar
+from clipcovid.evaluate.text_table import TextTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from clipcovid.data.packed import PackedImages
+
+PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "auprc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationScores(Scores):
+    """Scores of a classification (`metrics.classification`), with its confusion matrix."""
+
+    kind = "classification"
+    marker = "confusion"
+    json_order = ("n", "classes", "metrics", "confusion", "intervals", "baselines", "alarms", "notes")
+
+    classes: list[str]
+    confusion: list[list[int]]
+    """Counts (k, k), a row the true class."""
+
+
+class Classification(Kind[ClassificationScores]):
+    """One class an image. Columns: label, prob_<class>, and patient_id where known."""
+
+    name = "classification"
+    title = "classifications"
+    scores_type = ClassificationScores
+    key_metrics: ClassVar[Mapping[str, str]] = {"macro_f1": "macro F1", "accuracy": "accuracy"}
+    table_metrics: ClassVar[Mapping[str, str]] = {
+        "accuracy": "Acc",
+        "macro_f1": "F1\n(macro)",
+        "macro_precision": "Precision\n(macro)",
+        "macro_recall": "Recall\n(macro)",
+        "macro_auroc": "AUROC\n(macro)",
+    }
+
+    def columns(self, classes: Sequence[str]) -> list[str]:
+        """image_id, label, and prob_<class> of every class."""
+        return ["image_id", "label", *(PROBABILITY + name for name in classes)]
+
+    def check(self, table: pd.DataFrame, classes: Sequence[str], path: object) -> None:
+        """Also refuse an image that stands twice, and probabilities that are no finite numbers."""
+        super().check(table, classes, path)
+        if (twice := table["image_id"].duplicated()).any():
+            image_id = table["image_id"][twice].iloc[0]
+            raise UserError(f"The predictions for {path} have image {image_id!r} twice; an image is predicted once.")
+        values = table[[PROBABILITY + name for name in classes]].to_numpy(np.float64)
+        if bad := int((~np.isfinite(values)).any(axis=1).sum()):
+            raise UserError(f"The predictions for {path} are not finite numbers for {bad} of {len(table)} images.")
+
+    def score(
+        self,
+        table: pd.DataFrame,
+        classes: Sequence[str] = (),
+        train_labels: Sequence[str] | None = None,
+        similarities: np.ndarray | None = None,
+    ) -> ClassificationScores:
+        """Scores of label against prob_<class> (or sim_<class>, a ranking of class names, or predicted).
+
+        `similarities` (n, k) to the classes' texts add mean_true_similarity, and so do sim_<class> columns. Baselines know
+        the class shares of `train_labels`, by default of the scored labels. Errors as in `metrics`.
+        """
+        labels, classes = table["label"].tolist(), list(classes)
+        predictions = predicted(table, classes)
+        values = _measure(table, labels, predictions, classes)
+        if similarities is None and has_columns(table, SIMILARITY):
+            similarities = class_probabilities(table, classes, SIMILARITY)
+        if similarities is not None:
+            values |= metrics.similarity(labels, similarities, classes)
+        patients = bootstrap.patients(table)
+        alarm = metrics.collapse_alarm(predictions, labels, classes)
+        return ClassificationScores(
+            n=len(labels),
+            classes=classes,
+            metrics=values,
+            confusion=metrics.confusion(labels, predictions, classes).tolist(),
+            intervals=bootstrap.classification_intervals(labels, predictions, classes, patients),
+            baselines=metrics.baselines(train_labels, labels, classes),
+            alarms=[alarm] if alarm else [],
+            notes=_notes(patients, labels, classes),
+        )
+
+    def tables(self, scores: ClassificationScores) -> list[TextTable]:
+        """All metrics beside the baselines', then the classes."""
+        return [_overview(scores), _classes(scores)]
+
+    def figures(
+        self,
+        table: pd.DataFrame,
+        scores: ClassificationScores,
+        classes: Sequence[str],
+        open_images: Callable[[], PackedImages] | None = None,
+        *,
+        split: str,
+    ) -> dict[str, Figure]:
+        """`confusion`, `classes`, and `roc` where there are probabilities; the images are not needed."""
+        from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
+
+        return plots.figures(table["label"].tolist(), predicted(table, classes), classes, split=split)
+
+    def resampler(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Resampler:
+        """The key metrics, from the confusion matrices of all tables at once."""
+        k = len(classes)
+        truth = metrics.encode(tables[0]["label"].tolist(), classes)
+        cells = [truth * k + class_probabilities(table, classes).argmax(axis=1) for table in tables]
+
+        def resample(indices: np.ndarray) -> dict[str, np.ndarray]:
+            counts = np.stack([np.bincount(cell[indices], minlength=k * k) for cell in cells]).reshape(-1, k, k)
+            rates = metrics.confusion_rates(counts, classes)
+            return {name: rates[name] for name in self.key_metrics}
+
+        return resample
+
+    def differences(
+        self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str], *, samples: int = 1000, seed: int = 0
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """Also `mcnemar`: how often only the first and only this method is right, p, and p after Holm's correction."""
+        paired = super().differences(tables, classes, samples=samples, seed=seed)
+        first, *others = [
+            class_probabilities(table, classes).argmax(axis=1) == metrics.encode(table["label"].tolist(), classes)
+            for table in tables.values()
+        ]
+        counts = [(int((first & ~right).sum()), int((right & ~first).sum())) for right in others]
+        p_values = [mcnemar(*pair) for pair in counts]
+        for name, pair, p, corrected in zip(paired, counts, p_values, holm(p_values), strict=True):
+            paired[name]["mcnemar"] = {"only_best": pair[0], "only_this": pair[1], "p": p, "p_holm": corrected}
+        return paired
+
+
+def _measure(
+    table: pd.DataFrame, labels: Sequence[str], predictions: metrics.Predictions, classes: Sequence[str]
+) -> dict[str, float]:
+    if isinstance(predictions, np.ndarray):
+        return metrics.classification(labels, predictions, classes)
+    ranked = rankings(table, classes)
+    if ranked is not None:
+        return metrics.from_rankings(labels, ranked, classes)
+    return metrics.from_labels(labels, predictions, classes)
+
+
+def _notes(patients: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> list[str]:
+    notes = []
+    if 0 < (unknown := patients.count("")) < len(patients):
+        notes.append(
+            f"{unknown} of {len(patients)} images have no patient id and count as patients of their own, "
+            "so the intervals may be too narrow."
+        )
+    if absent := [name for name in classes if name not in set(labels)]:
+        notes.append(f"No image is labelled {', '.join(absent)}; macro averages leave out what no image is.")
+    return notes
+
+
+def _overview(scores: ClassificationScores) -> TextTable:
+    intervals, baselines = scores.intervals, scores.baselines
+    majority, prior = baselines["majority"], baselines["prior"]
+    shares = "train split" if majority["from"] == "train" else majority["from"]
+    rows = [
+        (
+            name,
+            number(value),
+            interval(intervals["intervals"].get(name)),
+            *map(number, (majority.get(name), prior.get(name))),
+        )
+        for name, value in scores.metrics.items()
+        if "/" not in name
+    ]
+    return TextTable(
+        title=f"{scores.n:,} images, {len(scores.classes)} classes",
+        caption=f"{resampling(intervals)}; baselines see no image and know the class shares of the {shares}",
+        heads=("metric", "value", f"{intervals['level']:.0%} interval", f"majority\n({majority['class']})", "prior"),
+        sections=[rows],
+        unbroken="names",
+        bold=1,
+    )
+
+
+def _classes(scores: ClassificationScores) -> TextTable:
+    names = [name for name in PER_CLASS if any(key.startswith(f"{name}/") for key in scores.metrics)]
+    predicted_counts = [sum(column) for column in zip(*scores.confusion, strict=True)]
+    rows = []
+    for row, (class_name, counts) in enumerate(zip(scores.classes, scores.confusion, strict=True)):
+        values = (number(scores.metrics.get(f"{metric}/{class_name}")) for metric in names)
+        rows.append((class_name, f"{sum(counts):,}", f"{predicted_counts[row]:,}", *values))
+    return TextTable(heads=("class", "images", "predicted", *names), sections=[rows], box="plain", fold=True)
+
+
+KIND = Classification()

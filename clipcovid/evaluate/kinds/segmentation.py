@@ -1,0 +1,249 @@
+"""Segmentations: a mask of each region for every image, and the pixels counted in it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from clipcovid.config import ImagesConfig
+from clipcovid.data.images import fit_mask
+from clipcovid.data.masks import check_mask_files
+from clipcovid.data.rle import decode_mask
+from clipcovid.evaluate import bootstrap
+from clipcovid.evaluate.kinds.base import Kind, Resampler, Scores
+from clipcovid.evaluate.number_format import interval, number, resampling
+from clipcovid.evaluate.segmentation import REGIONS, UNTESTED, infected_share, per_image, pooled
+from clipcovid.evaluate.text_table import TextTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from clipcovid.data.packed import PackedImages
+
+MEANS = ("iou", "dice", "sensitivity", "precision", "hd95", "assd")
+IN_FIGURES = 3  # images of each rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationScores(Scores):
+    """Scores of masks: metrics are named `<region>/<metric>`, and `severity/<metric>` for the infected share."""
+
+    kind = "segmentation"
+    marker = "regions"
+    json_order = ("n", "regions", "metrics", "intervals", "baselines", "alarms", "notes")
+
+    regions: list[str]
+
+
+class Segmentation(Kind[SegmentationScores]):
+    """A row an image and region. Columns: region, tp, fp, fn, tn, hd95, assd, lung_area, mask, and patient_id where known."""
+
+    name = "segmentation"
+    title = "segmentations"
+    scores_type = SegmentationScores
+    key_metrics: ClassVar[Mapping[str, str]] = {"infection/iou": "infection IoU", "lung/iou": "lung IoU"}
+    table_metrics: ClassVar[Mapping[str, str]] = {
+        f"{region}/{metric}": f"{region}\n{metric}".replace("_", "\n")
+        for region in REGIONS
+        for metric in ("iou", "iou_pooled")
+    }
+
+    def columns(self, classes: Sequence[str]) -> list[str]:
+        """image_id and region; the counts are those of images that have a true mask."""
+        return ["image_id", "region"]
+
+    def check_images(self, rows: pd.DataFrame) -> None:
+        """Refuse rows whose mask files are gone: they are scored at the files' own size."""
+        check_mask_files(rows)
+
+    def score(
+        self,
+        table: pd.DataFrame,
+        classes: Sequence[str] = (),
+        train_labels: Sequence[str] | None = None,
+        similarities: np.ndarray | None = None,
+    ) -> SegmentationScores:
+        """Scores of the counted pixels; no classes, labels or similarities are needed.
+
+        Metrics are means over images, `_median`, `_pooled` over all pixels, and for the infected share of the lungs its
+        mean absolute error (0–1) and Pearson correlation with the truth. Intervals by patient.
+        """
+        values: dict[str, float] = {}
+        notes, alarms, per_region = [], [], []
+        regions = [region for region in REGIONS if region in set(table["region"])]
+        assert regions, "a table without regions"
+        for region in regions:
+            rows = table[table["region"] == region].reset_index(drop=True)
+            values |= {f"{region}/{name}": value for name, value in _region_metrics(rows).items()}
+            notes += _region_notes(rows, region)
+            if not (rows["tp"] + rows["fp"]).any():
+                alarms.append(f"No {region} was predicted in any of the {len(rows)} images.")
+            resampled = functools.partial(_resampled, _numbers(rows))
+            per_region.append(bootstrap.bootstrap(resampled, bootstrap.patients(rows)))
+        bounds = {
+            f"{region}/{name}": pair
+            for region, intervals in zip(regions, per_region, strict=True)
+            for name, pair in intervals["intervals"].items()
+        }
+        severity, severity_bounds = _severity_scores(table)
+        return SegmentationScores(
+            n=int(table["image_id"].nunique()),
+            regions=regions,
+            metrics=values | severity,
+            intervals={**per_region[0], "intervals": bounds | severity_bounds},
+            baselines={},
+            alarms=alarms,
+            notes=notes,
+        )
+
+    def tables(self, scores: SegmentationScores) -> list[TextTable]:
+        """All metrics with their intervals."""
+        rows = [
+            (
+                name.replace("severity/", "infected share, ").replace("_", " ").replace("/", " "),
+                number(value),
+                interval(scores.intervals["intervals"].get(name)),
+            )
+            for name, value in scores.metrics.items()
+        ]
+        return [
+            TextTable(
+                title=f"{scores.n:,} images",
+                caption=f"{resampling(scores.intervals)}; distances in pixels of the masks; "
+                "the infected share is of the lungs",
+                heads=("metric", "value", f"{scores.intervals['level']:.0%} interval"),
+                sections=[rows],
+                box="full",
+                bold=1,
+            )
+        ]
+
+    def figures(
+        self,
+        table: pd.DataFrame,
+        scores: SegmentationScores,
+        classes: Sequence[str],
+        open_images: Callable[[], PackedImages],
+        *,
+        split: str,
+    ) -> dict[str, Figure]:
+        """`overlays_<region>`: its best, median and worst images, of those that have it."""
+        packed = open_images()
+        figures = {}
+        for region in scores.regions:
+            rows = table[table["region"] == region]
+            iou = per_image(rows)["iou"].dropna().sort_values(ascending=False)
+            if len(iou):
+                figures[f"overlays_{region}"] = _overlays(rows, iou, packed, region)
+        return figures
+
+    def resampler(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Resampler:
+        """Mean and pooled IoU and Dice of each region that all tables predict."""
+        image_ids = tables[0]["image_id"].unique()
+        numbers = {
+            region: [
+                _numbers(table[table["region"] == region].set_index("image_id").reindex(image_ids)) for table in tables
+            ]
+            for region in REGIONS
+            if all(region in set(table["region"]) for table in tables)
+        }
+
+        def resample(indices: np.ndarray) -> dict[str, np.ndarray]:
+            values: dict[str, np.ndarray] = {}
+            for region, arrays in numbers.items():
+                metrics = [_resampled(array, indices) for array in arrays]
+                values |= {f"{region}/{name}": np.array([entry[name] for entry in metrics]) for name in metrics[0]}
+            return values
+
+        return resample
+
+
+def _region_metrics(rows: pd.DataFrame) -> dict[str, float]:
+    """The metrics of a region's rows, and the share of images without any that were left clean."""
+    values = per_image(rows).join(rows[["hd95", "assd"]])
+    means = {name: float(values[name].mean()) for name in MEANS if values[name].notna().any()}
+    means |= {f"{name}_median": float(values[name].median()) for name in ("iou", "dice") if name in means}
+    empty = rows["tp"] + rows["fn"] == 0
+    clean = {"clean_share": int((empty & (rows["fp"] == 0)).sum()) / int(empty.sum())} if empty.any() else {}
+    return means | pooled(rows) | clean
+
+
+def _region_notes(rows: pd.DataFrame, region: str) -> list[str]:
+    notes = []
+    empty = rows["tp"] + rows["fn"] == 0
+    if empty.any():
+        clean = int((empty & (rows["fp"] == 0)).sum())
+        notes.append(
+            f"{int(empty.sum())} of {len(rows)} images have no {region}: they have no IoU and count in no mean of it; "
+            f"{clean} of them were left clean."
+        )
+    elif region == "infection":
+        notes.append(UNTESTED)
+    if undefined := int(rows["hd95"].isna().sum()):
+        notes.append(f"{region}: distances are undefined for {undefined} of {len(rows)} images, one side being empty.")
+    return notes
+
+
+def _severity_scores(table: pd.DataFrame) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Metrics of the infected share of the lungs, and their intervals; nothing for fewer than two images."""
+    shares = infected_share(table)
+    if len(shares) < 2:
+        return {}, {}
+    pairs = shares[["predicted", "true"]].to_numpy()
+    images = table.drop_duplicates("image_id").set_index("image_id").reindex(shares.index)
+    intervals = bootstrap.bootstrap(functools.partial(_severity, pairs), bootstrap.patients(images))
+    return _severity(pairs, np.arange(len(pairs))), intervals["intervals"]
+
+
+def _severity(shares: np.ndarray, indices: np.ndarray) -> dict[str, float]:
+    """Of infected shares (n, 2), predicted and true."""
+    predicted, true = shares[indices].T
+    values = {"severity/mae": float(np.abs(predicted - true).mean())}
+    if predicted.std() > 0 and true.std() > 0:
+        values["severity/correlation"] = float(np.corrcoef(predicted, true)[0, 1])
+    return values
+
+
+def _numbers(rows: pd.DataFrame) -> np.ndarray:
+    """(n, 5): IoU and Dice of each image, NaN where undefined, and its tp, fp, fn."""
+    return np.column_stack([per_image(rows)[["iou", "dice"]].to_numpy(), rows[["tp", "fp", "fn"]].to_numpy(np.float64)])
+
+
+def _resampled(numbers: np.ndarray, indices: np.ndarray) -> dict[str, float]:
+    """iou, dice, iou_pooled and dice_pooled of some images; nothing where none of them has any foreground."""
+    numbers = numbers[indices]
+    defined = numbers[~np.isnan(numbers[:, 0])]
+    tp, fp, fn = np.nansum(numbers[:, 2:], axis=0)
+    if len(defined) == 0:
+        return {}
+    union = tp + fp + fn
+    means = dict(zip(("iou", "dice"), defined[:, :2].mean(axis=0).tolist(), strict=True))
+    return means | {"iou_pooled": tp / union, "dice_pooled": 2 * tp / (union + tp)}
+
+
+def _overlays(rows: pd.DataFrame, iou: pd.Series, packed: PackedImages, region: str) -> Figure:
+    """The masks of the images with the best, middle and worst of `iou`, which is sorted from the best down."""
+    from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
+
+    middle = max(0, len(iou) // 2 - 1)
+    ranks = {"best": iou[:IN_FIGURES], "median": iou[middle : middle + IN_FIGURES], "worst": iou[-IN_FIGURES:]}
+    picked = rows.loc[[index for values in ranks.values() for index in values.index]]
+    titles = [f"{rank}: IoU {value:.2f}" for rank, values in ranks.items() for value in values]
+    positions = packed.manifest.positions(picked["image_id"])
+    masks = [decode_mask(text).astype(np.uint8) * 255 for text in picked["mask"]]
+    how = ImagesConfig(**packed.manifest.info["images"])
+    return plots.overlays(
+        packed.images(positions),
+        packed.masks(f"{region}_mask", positions),
+        [fit_mask(mask, mask.shape, how) for mask in masks],
+        [f"{title}\n{image_id}" for title, image_id in zip(titles, picked["image_id"], strict=True)],
+        title=f"{region}: green true, red predicted",
+    )
+
+
+KIND = Segmentation()

@@ -1,0 +1,49 @@
+"""Scores as text: fixed digits, intervals, means and p-values."""
+
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import Any
+
+
+def number(value: float | None) -> str:
+    """`0.812`; nothing for None."""
+    return "" if value is None else f"{round(value, 3) + 0.0:.3f}"  # + 0.0 makes -0.0 a plain zero
+
+
+def interval(bounds: Sequence[float] | None) -> str:
+    """`0.700 – 0.850`, or nothing where there is no interval."""
+    return f"{number(bounds[0])} – {number(bounds[1])}" if bounds else ""
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """`0.812 ± 0.020`; without the deviation for a single value, nothing for none."""
+    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{number(mean(values))}{deviation}" if values else ""
+
+
+def short(value: float, digits: int) -> str:
+    """A number without the zero before its point."""
+    text = f"{round(value, digits) + 0.0:.{digits}f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def value_with_interval(value: float | None, bounds: Sequence[float] | None = None, digits: int = 2) -> str:
+    """`.913 (.89–.93)`, or `-.021 (-.035 to -.008)` where there are negative numbers; nothing for None."""
+    if value is None:
+        return ""
+    if bounds is None:
+        return short(value, 3)
+    between = " to " if min(value, *bounds) < 0 else "–"
+    return f"{short(value, 3)} ({between.join(short(bound, digits) for bound in bounds)})"
+
+
+def p_value(p: float) -> str:
+    """`.034`, or `<.001`."""
+    return "<.001" if p < 0.001 else short(p, 3)
+
+
+def resampling(intervals: Any) -> str:
+    """What was resampled for `bootstrap.Intervals`, or why there are no intervals."""
+    if intervals["units"] < 2:
+        return f"no intervals, for all is of one {intervals['unit']}"
+    return f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,})"

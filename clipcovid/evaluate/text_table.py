@@ -1,0 +1,73 @@
+"""Tables of texts, which the terminal and Markdown show alike."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+Row = Sequence[str]
+BOXES = {"head": box.SIMPLE_HEAD, "plain": box.SIMPLE, "full": box.HEAVY_HEAD}
+NARROW = 100  # characters of a terminal below which intervals stand beneath their values
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """A table whose first column names the rows, and whose other columns are numbers."""
+
+    heads: Row
+    sections: Sequence[Sequence[Row]]
+    """Rows, in groups that a gap parts."""
+    title: str = ""
+    caption: str = ""
+    box: Literal["head", "plain", "full"] = "head"
+    fold: bool = False
+    """Whether names that are too long break anywhere, and are not cut."""
+    unbroken: Literal["none", "names", "numbers"] = "none"
+    """Which columns never break."""
+    bold: int | None = None
+    """The column of the values that matter most."""
+    title_left: bool = False
+
+    def rich(self, width: int) -> Table:
+        """The table for a terminal `width` characters wide."""
+        compact = self.box != "full"
+        table = Table(
+            title=escape(self.title) or None,
+            caption=escape(self.caption) or None,
+            title_justify="left" if self.title_left else "center",
+            box=BOXES[self.box],
+            padding=0 if compact else (0, 1),
+            pad_edge=not compact,
+        )
+        table.add_column(
+            escape(self.heads[0]), overflow="fold" if self.fold else "ellipsis", no_wrap=self.unbroken == "names"
+        )
+        for head in self.heads[1:]:
+            table.add_column(escape(head), justify="right", no_wrap=self.unbroken == "numbers")
+        for rows in self.sections:
+            for name, *cells in rows:
+                if self.unbroken == "numbers" and width < NARROW:
+                    cells = [cell.replace(" (", "\n(") for cell in cells]
+                texts = [escape(name), *map(escape, cells)]
+                if self.bold is not None:
+                    texts[self.bold] = f"[bold]{texts[self.bold]}[/]"
+                table.add_row(*texts)
+            table.add_section()
+        return table
+
+    def markdown(self) -> list[str]:
+        """The table's lines in Markdown, the title as a heading."""
+        rows = [
+            self.heads,
+            ["---", *["---:"] * (len(self.heads) - 1)],
+            *(row for rows in self.sections for row in rows),
+        ]
+        lines = [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
+        return [f"## {self.title}", "", *lines, ""] if self.title else [*lines, ""]
+
+
+def _cell(text: str) -> str:
+    return text.replace("\n", " ").replace("|", "\\|")
