@@ -4,7 +4,6 @@ import dataclasses
 import io
 import itertools
 import json
-import runpy
 import shutil
 import sqlite3
 from pathlib import Path
@@ -33,6 +32,7 @@ from clipcovid.evaluate.report import score_split
 from clipcovid.evaluate.significance import holm, mcnemar
 from clipcovid.identity import comparison_identity
 from clipcovid.runs import DONE, finish_run, start_run
+from clipcovid.workflows.compare import compare_runs
 
 score = KIND.score
 JOB = Path(__file__).parents[1] / "jobs" / "compare.py"
@@ -471,10 +471,9 @@ def test_the_job_compares_all_runs_and_shows_them_in_mlflow(outputs, monkeypatch
     assert (tags["clipcovid.method"], tags["split"]) == ("compare", manifest_of().split_hash)
     kept = {path.name for path in (outputs / "mlartifacts").glob("*/artifacts/*")}
     assert {"comparison.csv", "comparison.md", "comparison.json", "figures"} <= kept
-    main = runpy.run_path(str(JOB))["main"]
-    monkeypatch.setitem(main.__globals__, "track", lambda run, config, tags: True)
+    monkeypatch.setattr("clipcovid.workflows.report.track", lambda run, config, tags: True)
     monkeypatch.setattr(plots, "save", lambda made, folder: [])
-    main(CompareConfig(out=outputs, runs=(outputs / "zeroshot", outputs / "probe", outputs / "cnn")))
+    compare_runs(CompareConfig(out=outputs, runs=(outputs / "zeroshot", outputs / "probe", outputs / "cnn")))
     assert capsys.readouterr().out == done.stdout
 
 

@@ -12,6 +12,7 @@ from conftest import run_and_list_imports
 from rich.console import Console
 from test_predictions import CLASSES, KINDS, OWN, TABLE, TRUTH, write
 
+from clipcovid.commands.evaluate import EvaluateConfig, main
 from clipcovid.config import UserError
 from clipcovid.evaluate.console import print_scores
 from clipcovid.evaluate.kinds.classification import KIND
@@ -84,9 +85,8 @@ def test_a_mistake_is_one_sentence_and_status_2(tmp_path, files):
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path, files):
     (tmp_path / "file").write_text("")
-    job = runpy.run_path(str(JOB))
     with pytest.raises(UserError, match="give another --out"):
-        job["main"](job["Config"](predictions=str(files[1]), ground_truth=str(files[3]), out=str(tmp_path / "file")))
+        main(EvaluateConfig(predictions=str(files[1]), ground_truth=str(files[3]), out=str(tmp_path / "file")))
 
 
 def test_tables_fit_and_take_class_names_as_they_are():
