@@ -1,4 +1,4 @@
-"""Pages that MkDocs builds from the code: the flags of every command, and the root's CONTRIBUTING and CHANGELOG."""
+"""Pages that MkDocs builds: the flags of every command, the package's names, and the root's CONTRIBUTING and CHANGELOG."""
 
 import functools
 import sys
@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 INDEX = "reference/flags/index.md"
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-import flag_pages  # noqa: E402 (it is beside this file, where MkDocs does not look)
+import flag_pages  # noqa: E402 (these are beside this file, where MkDocs does not look)
+import python_page  # noqa: E402
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -34,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def generated_pages() -> dict[str, str]:
     """Path below docs/ → Markdown."""
     texts = {f"reference/flags/{name}": text for name, text in flag_pages.pages().items()}
+    texts["reference/python.md"] = python_page.page()
     for name in ("CONTRIBUTING", "CHANGELOG"):
         text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
         texts[f"{name.lower()}.md"] = text.replace("](docs/", "](")
