@@ -39,7 +39,9 @@ from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.probabilities import probability_table
 from clipcovid.evaluate.segmentation import REGIONS
 from clipcovid.io.files import write_json
-from clipcovid.methods.registry import NO_AUGMENT, CaptionConfig, SegmentConfig
+from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.configs import NO_AUGMENT
+from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.task import make_task
 from clipcovid.training.checkpoint import TrainingCheckpoint
 from clipcovid.training.loop import DeviceContext, fit, predict

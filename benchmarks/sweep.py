@@ -23,7 +23,7 @@ from clipcovid.cli import run_job
 from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.methods.registry import CnnConfig
+from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.models.clip import load_clip
 from clipcovid.ray_backend.tune import run_trials
 from clipcovid.workflows.prompt_search import CandidateScorer, read_space

@@ -37,10 +37,14 @@ from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.inference.predict import Predicting
 from clipcovid.io.files import write_json
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.configs import NO_AUGMENT
 from clipcovid.methods.contrastive import Contrastive
-from clipcovid.methods.probe import Probe
-from clipcovid.methods.registry import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
-from clipcovid.methods.segment import Segment
+from clipcovid.methods.finetune.config import FinetuneConfig
+from clipcovid.methods.probe.config import ProbeConfig
+from clipcovid.methods.probe.task import Probe
+from clipcovid.methods.segment.config import SegmentConfig
+from clipcovid.methods.segment.task import Segment
 from clipcovid.methods.task import Batch, Examples, Task, get_targets, make_task, save_checkpoint
 from clipcovid.ray_backend.resources import ResourcePlan, resolve_precision
 from clipcovid.training.batches import to_device

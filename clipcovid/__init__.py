@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from clipcovid.inference.embed import EmbedConfig, embed
     from clipcovid.inference.predict import PredictConfig, predict_split
     from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-    from clipcovid.methods.registry import CnnConfig, FinetuneConfig, ProbeConfig
+    from clipcovid.methods.cnn.config import CnnConfig
+    from clipcovid.methods.finetune.config import FinetuneConfig
+    from clipcovid.methods.probe.config import ProbeConfig
     from clipcovid.models.clip import load_clip
     from clipcovid.workflows.compare import compare_runs
     from clipcovid.workflows.train import train
@@ -64,7 +66,9 @@ _MODULES = {  # as above, for `__getattr__`
     "clipcovid.inference.embed": ("EmbedConfig", "embed"),
     "clipcovid.inference.predict": ("PredictConfig", "predict_split"),
     "clipcovid.inference.zeroshot": ("ZeroshotConfig", "zeroshot"),
-    "clipcovid.methods.registry": ("CnnConfig", "FinetuneConfig", "ProbeConfig"),
+    "clipcovid.methods.cnn.config": ("CnnConfig",),
+    "clipcovid.methods.finetune.config": ("FinetuneConfig",),
+    "clipcovid.methods.probe.config": ("ProbeConfig",),
     "clipcovid.models.clip": ("load_clip",),
     "clipcovid.workflows.compare": ("compare_runs",),
     "clipcovid.workflows.train": ("train",),

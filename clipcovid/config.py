@@ -6,7 +6,7 @@ import sys
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from clipcovid.errors import RESEARCH_ONLY as RESEARCH_ONLY  # as every job finds them here
 from clipcovid.errors import UserError
@@ -168,6 +168,8 @@ class AugmentConfig:
 class TrainConfig:
     """What every training job asks."""
 
+    task: ClassVar[str]
+    """The method's name."""
     data: Path
     """A prepared folder."""
     fold: str = ""
@@ -184,6 +186,11 @@ class TrainConfig:
     """Seed of weights, order and augmentation: the same config gives the same model."""
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
+
+    @property
+    def title(self) -> str:
+        """What runs are named after."""
+        return self.task
 
     @property
     def derived_defaults(self) -> dict[str, Any]:

@@ -1,106 +1,137 @@
-"""What is searched for each task: dotted config key → distribution. A test holds that each key is one of the config's.
+"""Search spaces: dotted config key → distribution. Each method's is in its folder's `space.py`.
 
 A file of the same shape can be given with `--space`: a YAML mapping of key → {log: [low, high]}, {uniform: [low, high]},
 {int: [low, high]} or {choice: [a, b, …]}.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from clipcovid.config import UserError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from optuna.distributions import BaseDistribution
+
+PERTURBATIONS = 0.8, 1.25  # of numbers in population based training (Jaderberg et al. 2017)
+REDRAW = 0.25  # the probability that a choice is drawn anew in it
+
+
+class Distribution(ABC):
+    """What a hyperparameter is drawn from."""
+
+    values: tuple[Any, ...]
+    """Values that the config must accept: the bounds, or all choices."""
+
+    @abstractmethod
+    def to_ray_tune(self, tune: ModuleType) -> Any:
+        """The same in Ray Tune's terms; `tune`: the module `ray.tune`, which is imported in ray_backend alone."""
+
+    @abstractmethod
+    def to_optuna(self) -> "BaseDistribution":
+        """The same in Optuna's terms."""
+
+    @abstractmethod
+    def perturb(self, value: Any, rng: "np.random.Generator") -> Any:
+        """A value near `value`, for population based training."""
+
 
 @dataclass(frozen=True)
-class Range:
-    """Numbers from one to another."""
+class Range(Distribution):
+    """Numbers from `low` to `high`."""
 
     low: float
     high: float
 
     @property
-    def values(self) -> tuple[Any, ...]:
-        """The ends, which a config must take."""
+    def values(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """The bounds."""
         return self.low, self.high
+
+    def perturb(self, value: Any, rng: "np.random.Generator") -> Any:
+        """A fifth smaller or a quarter larger, within the bounds."""
+        return min(self.high, max(self.low, value * float(rng.choice(PERTURBATIONS))))
 
 
 class Log(Range):
-    """Any number between two, all orders of magnitude alike."""
+    """Any number of a range, uniform in its logarithm."""
+
+    def to_ray_tune(self, tune: ModuleType) -> Any:
+        """Uniform in the logarithm."""
+        return tune.loguniform(self.low, self.high)
+
+    def to_optuna(self) -> "BaseDistribution":
+        """Uniform in the logarithm."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=True)
 
 
 class Uniform(Range):
-    """Any number between two."""
+    """Any number of a range."""
+
+    def to_ray_tune(self, tune: ModuleType) -> Any:
+        """Uniform."""
+        return tune.uniform(self.low, self.high)
+
+    def to_optuna(self) -> "BaseDistribution":
+        """Uniform."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high)
 
 
 class Int(Range):
-    """Any whole number from one to another."""
+    """Any integer of a range, both bounds included."""
+
+    def to_ray_tune(self, tune: ModuleType) -> Any:
+        """Ray Tune's upper bound is exclusive."""
+        return tune.randint(self.low, self.high + 1)
+
+    def to_optuna(self) -> "BaseDistribution":
+        """Optuna's upper bound is inclusive."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(int(self.low), int(self.high))
+
+    def perturb(self, value: Any, rng: "np.random.Generator") -> int:
+        """Rounded to an integer."""
+        return round(super().perturb(value, rng))
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of some values."""
+class Choice(Distribution):
+    """One of several values."""
 
     values: tuple[Any, ...]
 
+    def to_ray_tune(self, tune: ModuleType) -> Any:
+        """Each value as probable as the others."""
+        return tune.choice(list(self.values))
 
-Distribution = Log | Uniform | Int | Choice
+    def to_optuna(self) -> "BaseDistribution":
+        """Categories without an order."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(list(self.values))
+
+    def perturb(self, value: Any, rng: "np.random.Generator") -> Any:
+        """The same, or with probability `REDRAW` any of the values."""
+        return self.values[int(rng.integers(len(self.values)))] if rng.random() < REDRAW else value
+
+
 Space = dict[str, Distribution]
+DISTRIBUTIONS: dict[str, type[Range]] = {"log": Log, "uniform": Uniform, "int": Int}  # by their names in a file
 
-_OPTIM: Space = {
-    "optim.lr": Log(1e-5, 1e-2),
-    "optim.weight_decay": Log(1e-4, 0.3),
-    "optim.batch_size": Choice((16, 32, 64)),
-}
-_AUGMENT: Space = {
-    "augment.rotate": Uniform(0, 20),
-    "augment.scale": Uniform(0, 0.3),
-    "augment.intensity": Uniform(0, 0.4),
-}
-SPACES: dict[str, Space] = {
-    "cnn": _OPTIM | _AUGMENT | {"label_smoothing": Uniform(0, 0.2), "class_weights": Choice(("none", "balanced"))},
-    "hybrid": _OPTIM | _AUGMENT | {"join": Choice(("add", "concat")), "label_smoothing": Uniform(0, 0.2)},
-    "probe": {
-        "optim.lr": Log(1e-3, 1e-1),
-        "head": Choice(("linear", "mlp")),
-        "hidden": Choice((64, 256, 1024)),
-        "label_smoothing": Uniform(0, 0.2),
-    },
-    "coop": {
-        "optim.lr": Log(1e-4, 1e-1),
-        "words": Choice((1, 4, 8, 16)),
-        "per_class": Choice((False, True)),
-    },
-    "tip_adapter": {"optim.lr": Log(1e-5, 1e-2), "optim.epochs": Choice((5, 20, 50))},
-    "finetune": {
-        "optim.lr": Log(1e-6, 1e-3),
-        "optim.weight_decay": Log(1e-3, 0.5),
-        "optim.batch_size": Choice((32, 64, 128)),
-        "method": Choice(("full", "lora", "vision")),
-        "loss": Choice(("clip", "multi-positive", "siglip")),
-    },
-    "caption": {
-        "optim.lr": Log(1e-5, 3e-3),
-        "optim.weight_decay": Log(1e-4, 0.3),
-        "optim.batch_size": Choice((32, 64, 128)),
-        "loss": Choice(("soft", "clip", "multi-positive", "siglip")),
-        "projection": Choice(("linear", "mlp")),
-    },
-    "captioner": {
-        "optim.lr": Log(1e-5, 3e-3),
-        "optim.weight_decay": Log(1e-4, 0.3),
-        "prefix": Int(2, 16),
-        "dropout": Uniform(0, 0.4),
-    },
-    "segment": _OPTIM
-    | {"loss": Choice(("dice-bce", "dice-focal", "tversky", "dice-boundary")), "augment.intensity": Uniform(0, 0.4)},
-}
 MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "label_smoothing", "class_weights", "box_fill")
 """Keys that may change while a model is trained, as all of augment may."""
 ENCODER = ("input", "shots", "draw")
 """Keys that say, as all of clip does, what embeddings a method reads: all trials of a sweep read the same."""
-_KINDS: dict[str, Any] = {"log": Log, "uniform": Uniform, "int": Int}
 
 
 def read_space(path: Path) -> Space:
@@ -116,19 +147,19 @@ def read_space(path: Path) -> Space:
 
 def _distribution(key: object, value: Any, path: Path) -> Distribution:
     if isinstance(value, dict) and len(value) == 1:
-        ((kind, given),) = value.items()
-        numbers = isinstance(given, list) and all(isinstance(one, int | float) for one in given)
-        if kind == "choice" and isinstance(given, list) and given:
-            return Choice(tuple(given))
-        if (
-            kind in _KINDS
-            and numbers
-            and len(given) == 2
-            and (0 if kind == "log" else float("-inf")) < given[0] < given[1]
-        ):
-            made: Distribution = _KINDS[kind](*given)
-            return made
+        ((name, arguments),) = value.items()
+        if name == "choice" and isinstance(arguments, list) and arguments:
+            return Choice(tuple(arguments))
+        if name in DISTRIBUTIONS and _is_range(arguments, positive=name == "log"):
+            return DISTRIBUTIONS[name](*arguments)
     raise UserError(
         f"--space {path}: {key} must be {{log: [low, high]}}, {{uniform: [low, high]}}, {{int: [low, high]}} or "
         f"{{choice: [a, b, …]}}, not {value!r}."
     )
+
+
+def _is_range(bounds: Any, *, positive: bool) -> bool:
+    """Whether they are two numbers, the smaller one first, and where asked above 0."""
+    if not isinstance(bounds, list) or len(bounds) != 2 or not all(isinstance(bound, int | float) for bound in bounds):
+        return False
+    return (0 if positive else float("-inf")) < bounds[0] < bounds[1]

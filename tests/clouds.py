@@ -6,7 +6,7 @@ import torch
 
 from clipcovid.config import ImagesConfig, resolve_defaults, resolve_schedule
 from clipcovid.data.manifest import Manifest, normalize_columns
-from clipcovid.methods.registry import ProbeConfig
+from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.methods.task import make_task
 from clipcovid.training.checkpoint import TrainingCheckpoint
 from clipcovid.training.loop import DeviceContext, fit, predict

@@ -9,8 +9,8 @@ import torch
 
 from clipcovid.config import ImagesConfig, OptimConfig, TrainConfig
 from clipcovid.distributed import rank
-from clipcovid.methods.classifier import Classify
-from clipcovid.methods.registry import NO_AUGMENT
+from clipcovid.methods.classification import Classify
+from clipcovid.methods.configs import NO_AUGMENT
 from clipcovid.methods.task import Examples, get_targets
 from clipcovid.training.checkpoint import TrainingCheckpoint
 from clipcovid.training.loop import DeviceContext, fit

@@ -18,8 +18,10 @@ from clipcovid.evaluate.captions import BASELINES
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.inference import predict as prediction
 from clipcovid.inference.predict import PredictConfig, predict_split
+from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.captioner.config import CaptionerConfig
+from clipcovid.methods.configs import NO_AUGMENT
 from clipcovid.methods.contrastive import contrastive_loss, soft_loss
-from clipcovid.methods.registry import NO_AUGMENT, CaptionConfig, CaptionerConfig
 from clipcovid.methods.task import load_checkpoint, make_task
 from clipcovid.models.decoder import build_decoder, load_or_train_tokenizer
 from clipcovid.training.trainer import train_model

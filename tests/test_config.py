@@ -22,7 +22,11 @@ from clipcovid.config import (
     resolve_schedule,
 )
 from clipcovid.identity import config_identity
-from clipcovid.methods.registry import CaptionConfig, CnnConfig, FinetuneConfig, ProbeConfig, SegmentConfig
+from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.finetune.config import FinetuneConfig
+from clipcovid.methods.probe.config import ProbeConfig
+from clipcovid.methods.segment.config import SegmentConfig
 
 JOBS = sorted((Path(__file__).parents[1] / "jobs").glob("*.py"))
 

@@ -14,7 +14,7 @@ from clipcovid.methods.contrastive import (
     positive_matrix,
     siglip_loss,
 )
-from clipcovid.methods.registry import FinetuneConfig, LoraConfig
+from clipcovid.methods.finetune.config import FinetuneConfig, LoraConfig
 from clipcovid.methods.task import make_task
 
 TINY = ClipConfig(model="tiny", pretrained="none")

@@ -7,10 +7,11 @@ from conftest import HERE, shown_below
 
 from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.evaluate.predictions import read_predictions
-from clipcovid.methods import coop, tip_adapter
-from clipcovid.methods.coop import PromptLearner
-from clipcovid.methods.registry import CoopConfig, TipAdapterConfig
+from clipcovid.methods.coop.config import CoopConfig
+from clipcovid.methods.coop.task import PromptLearner, context_tokens
 from clipcovid.methods.task import load_checkpoint
+from clipcovid.methods.tip_adapter.config import TipAdapterConfig
+from clipcovid.methods.tip_adapter.task import CacheModel
 from clipcovid.models.clip import class_embeddings, load_clip
 from clipcovid.models.dual_encoder import Towers, build_dual
 from clipcovid.prompts import PromptsConfig, build_prompts
@@ -53,7 +54,7 @@ def hf_clip():
 def test_learned_words_that_are_real_words_give_the_text_itself(words, kind):
     clip = load_clip(TINY) if kind == "tiny" else hf_clip()
     endings = ["normal lungs", "viral pneumonia of both lungs"]
-    vectors = coop.context_tokens(clip, words)
+    vectors = context_tokens(clip, words)
     module = PromptLearner(vectors[None], clip.encode_texts(endings), clip.logit_scale)
     module.attach(clip, endings)
     expected = clip.encode_texts([f"{words} {ending}" for ending in endings])
@@ -95,7 +96,7 @@ def test_logits_keep_their_digits_under_autocast():
         F.normalize(torch.randn(rows, 64, generator=torch.Generator().manual_seed(rows)), dim=-1)
         for rows in (40, 3, 20)
     )
-    memory = tip_adapter.CacheModel(keys, F.one_hot(torch.arange(20) % 3).float(), texts, 100.0)
+    memory = CacheModel(keys, F.one_hot(torch.arange(20) % 3).float(), texts, 100.0)
     words = PromptLearner(torch.zeros(1, 4, 8), texts, 100.0)
     for logits in (lambda: memory(seen), lambda: memory(seen, plain=True), lambda: words(seen, texts)):
         exact = logits()
@@ -109,7 +110,7 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
     embeddings = embeddings_for(config)
     done = train_model(config, embeddings=embeddings, log=quiet)
     table, _ = read_predictions(done.run.folder / "predictions" / "test.parquet")
-    monkeypatch.setattr(f"clipcovid.methods.{kind.task}.load_clip", None)
+    monkeypatch.setattr(f"clipcovid.methods.{kind.task}.task.load_clip", None)
     task, module = load_checkpoint(done.run.folder)
     task.embeddings = embeddings
     examples = task.examples(phantoms, done.manifest, "test")

@@ -39,7 +39,8 @@ from clipcovid.io.files import (
     write_json,
     write_parquet,
 )
-from clipcovid.methods.registry import CnnConfig, SegmentConfig
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.task import save_weights
 from clipcovid.runs import read_about, start_run
 from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainable_state

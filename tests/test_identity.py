@@ -23,17 +23,15 @@ from clipcovid.identity import (
 )
 from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.io.files import write_json
-from clipcovid.methods.registry import (
-    CaptionConfig,
-    CaptionerConfig,
-    CnnConfig,
-    CoopConfig,
-    FinetuneConfig,
-    HybridConfig,
-    ProbeConfig,
-    SegmentConfig,
-    TipAdapterConfig,
-)
+from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.captioner.config import CaptionerConfig
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.coop.config import CoopConfig
+from clipcovid.methods.finetune.config import FinetuneConfig
+from clipcovid.methods.hybrid.config import HybridConfig
+from clipcovid.methods.probe.config import ProbeConfig
+from clipcovid.methods.segment.config import SegmentConfig
+from clipcovid.methods.tip_adapter.config import TipAdapterConfig
 from clipcovid.prompts import PromptsConfig
 from clipcovid.workflows.prompt_search import read_space
 from clipcovid.workflows.sweep_prompts import PromptSweepConfig

@@ -22,7 +22,8 @@ from clipcovid.inference.cascade import CascadeConfig, cascade, read_image
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.io.files import write_json
-from clipcovid.methods.registry import CnnConfig, SegmentConfig
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.runs import read_metrics
 from clipcovid.training.trainer import train_model
 

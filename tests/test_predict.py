@@ -15,7 +15,10 @@ from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.inference import predict as module
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.io.files import write_json
-from clipcovid.methods.registry import CnnConfig, FinetuneConfig, HybridConfig, ProbeConfig
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.finetune.config import FinetuneConfig
+from clipcovid.methods.hybrid.config import HybridConfig
+from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.prompts import PromptsConfig
 from clipcovid.training.trainer import train_model
 from clipcovid.workflows.train import embeddings_for

@@ -6,7 +6,8 @@ from sklearn.preprocessing import StandardScaler
 
 from clipcovid.config import ImagesConfig, OptimConfig, UserError, override
 from clipcovid.data.manifest import Manifest
-from clipcovid.methods.registry import NO_AUGMENT, ProbeConfig
+from clipcovid.methods.configs import NO_AUGMENT
+from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.methods.task import make_task
 from clipcovid.training.loop import predict
 

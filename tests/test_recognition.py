@@ -11,7 +11,11 @@ from segmentation_models_pytorch import Unet
 from clipcovid.config import ClipConfig, UserError, flatten, resolve_defaults
 from clipcovid.inference.embed import EmbedConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
-from clipcovid.methods.registry import CaptionConfig, CaptionerConfig, FinetuneConfig, HybridConfig, ProbeConfig
+from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.captioner.config import CaptionerConfig
+from clipcovid.methods.finetune.config import FinetuneConfig
+from clipcovid.methods.hybrid.config import HybridConfig
+from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.models.dual_encoder import Towers, build_dual
 from clipcovid.models.recognition import architecture, open_clip_configs, recognise

@@ -23,8 +23,9 @@ from clipcovid.data.sources import PhantomConfig
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.segmentation import per_image
 from clipcovid.inference.predict import PredictConfig, predict_split
-from clipcovid.methods.registry import NO_AUGMENT, SegmentConfig
-from clipcovid.methods.segment import BINS, _histograms, boundary_loss, box_loss, largest, segmentation_loss
+from clipcovid.methods.configs import NO_AUGMENT
+from clipcovid.methods.segment.config import SegmentConfig
+from clipcovid.methods.segment.task import BINS, _histograms, boundary_loss, box_loss, largest, segmentation_loss
 from clipcovid.methods.task import make_task
 from clipcovid.models.normalization import undo_fit
 from clipcovid.models.unet import build_segmenter

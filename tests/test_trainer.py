@@ -19,7 +19,10 @@ from clipcovid.data.training_images import TrainingImages, read_training_images
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.identity import digest, run_identity
 from clipcovid.io.files import write_json
-from clipcovid.methods.registry import NO_AUGMENT, CnnConfig, FinetuneConfig, ProbeConfig
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.configs import NO_AUGMENT
+from clipcovid.methods.finetune.config import FinetuneConfig
+from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.runs import start_run
 from clipcovid.training.trainer import check_weights, train_model, training_manifest

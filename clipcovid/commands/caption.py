@@ -9,7 +9,7 @@ split's own, as the published system does. Killed and run again, it goes on afte
 """
 
 from clipcovid.evaluate.captions import java_note
-from clipcovid.methods.registry import CaptionConfig
+from clipcovid.methods.caption.config import CaptionConfig
 from clipcovid.workflows.train import train
 
 

@@ -9,7 +9,7 @@ data with the run.
 """
 
 from clipcovid.evaluate.captions import java_note
-from clipcovid.methods.registry import CaptionerConfig
+from clipcovid.methods.captioner.config import CaptionerConfig
 from clipcovid.workflows.train import train
 
 

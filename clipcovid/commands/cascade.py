@@ -23,7 +23,7 @@ from clipcovid.evaluate import plots
 from clipcovid.evaluate.segmentation import UNTESTED
 from clipcovid.identity import cascade_identity
 from clipcovid.inference.cascade import CascadeConfig, Seen, cascade, read_image
-from clipcovid.methods.registry import read_checkpoint
+from clipcovid.methods.checkpoints import read_checkpoint
 from clipcovid.runs import finish_run, read_metrics, start_run
 
 

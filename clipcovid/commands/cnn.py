@@ -6,7 +6,7 @@
 Any architecture of timm. Killed and run again, it goes on after the last epoch that it finished.
 """
 
-from clipcovid.methods.registry import CnnConfig
+from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.workflows.train import train
 
 

@@ -7,7 +7,7 @@ Works on the embeddings of a frozen CLIP, made first where missing: no image is 
 shots train a run for each, and draw the curve.
 """
 
-from clipcovid.methods.registry import CoopConfig
+from clipcovid.methods.coop.config import CoopConfig
 from clipcovid.workflows.few_shot import train_or_curve
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from clipcovid.evaluate.console import print_variants
 from clipcovid.evaluate.report import stored_scores
-from clipcovid.methods.registry import FinetuneConfig
+from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.workflows.train import train
 
 

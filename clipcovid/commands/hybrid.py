@@ -7,7 +7,7 @@ Features are added and compared with the classes' texts, or read by a layer. Kil
 epoch that it finished.
 """
 
-from clipcovid.methods.registry import HybridConfig
+from clipcovid.methods.hybrid.config import HybridConfig
 from clipcovid.workflows.train import train
 
 

@@ -8,7 +8,7 @@ Embeddings are made first where they are missing. The penalty is chosen on the v
 train a run for each, and draw the curve.
 """
 
-from clipcovid.methods.registry import ProbeConfig
+from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.workflows.few_shot import train_or_curve
 
 

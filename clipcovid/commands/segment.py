@@ -7,7 +7,7 @@
 Only images that have the masks are used. Killed and run again, it goes on after the last epoch that it finished.
 """
 
-from clipcovid.methods.registry import SegmentConfig
+from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.workflows.train import train
 
 

@@ -8,7 +8,7 @@ images: a few shots a class, or all of them. How much it weighs, and how near an
 validation split. Several numbers of shots draw a curve.
 """
 
-from clipcovid.methods.registry import TipAdapterConfig
+from clipcovid.methods.tip_adapter.config import TipAdapterConfig
 from clipcovid.workflows.few_shot import train_or_curve
 
 

@@ -11,7 +11,8 @@ import tyro
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.images import fit_image, fit_mask, open_image
 from clipcovid.data.masked import Keep, mask_image
-from clipcovid.methods.registry import METHODS, read_checkpoint
+from clipcovid.methods.checkpoints import read_checkpoint
+from clipcovid.methods.registry import METHODS
 
 BATCH = 32
 

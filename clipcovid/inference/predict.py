@@ -21,7 +21,8 @@ from clipcovid.evaluate.report import score_split, stored_scores, write_split
 from clipcovid.identity import prediction_identity, weights_of
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.io.files import atomic_write, remove_own
-from clipcovid.methods.registry import METHODS, read_checkpoint
+from clipcovid.methods.checkpoints import read_checkpoint
+from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import parallel_map
 from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision

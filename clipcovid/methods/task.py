@@ -19,7 +19,8 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import metrics
 from clipcovid.evaluate.probabilities import probability_table
 from clipcovid.io.files import atomic_write, write_json
-from clipcovid.methods.registry import METHODS, read_checkpoint
+from clipcovid.methods.checkpoints import read_checkpoint
+from clipcovid.methods.registry import METHODS
 from clipcovid.models.state_dicts import load_weights
 
 Batch = dict[str, Any]

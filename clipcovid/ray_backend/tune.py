@@ -16,6 +16,7 @@ from clipcovid.io.files import write_json
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import chdir_to_driver_cwd
 from clipcovid.ray_backend.resources import ResourcePlan, plan
+from clipcovid.search_space import Space
 from clipcovid.terminal import Countdown
 
 HEARTBEAT = 30.0  # seconds
@@ -93,7 +94,7 @@ GRACE = 1 / 4  # of its epochs, before which no trial is stopped for being worse
 
 def search(
     attempt: Objective,
-    space: dict[str, Any],
+    space: Space,
     *,
     settings: dict[str, Any],
     folder: Path,
@@ -107,7 +108,7 @@ def search(
     workers: int,
     seed: int,
 ) -> list[Trial]:
-    """Try `count` configurations of `space` (key → a distribution of `low` and `high`, or of `values`).
+    """Try `count` configurations of `space` (config key → distribution).
 
     `attempt({"values": {key: value}, "name": …, "adopt": …}, report, **settings)` reports as its scores come, and returns
     its final `score` and `epoch`; where `adopt` is not None, it is the state of another that it goes on from. `epochs`: the
@@ -156,7 +157,7 @@ def search(
         variants = BasicVariantGenerator(random_state=seed, max_concurrent=(at_once if population else together))
         tuner = Tuner(
             made,
-            param_space={key: _tunes(one) for key, one in space.items()} if drawn else None,
+            param_space={key: one.to_ray_tune(tune) for key, one in space.items()} if drawn else None,
             tune_config=TuneConfig(
                 metric="score",
                 mode=mode,
@@ -196,7 +197,7 @@ def plan_trials(compute: ComputeConfig, workers: int, count: int, at_once: int) 
     return plan(whole, have, gpu=True, items=count)
 
 
-def _scheduler(algorithm: str, space: dict[str, Any], epochs: int, stop_early: bool, seed: int) -> Any:
+def _scheduler(algorithm: str, space: Space, epochs: int, stop_early: bool, seed: int) -> Any:
     from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
 
     if algorithm == "pbt":
@@ -216,17 +217,9 @@ def _scheduler(algorithm: str, space: dict[str, Any], epochs: int, stop_early: b
     )
 
 
-def _perturb(space: dict[str, Any], rng: np.random.Generator, config: dict[str, Any]) -> dict[str, Any]:
-    """Another's settings, changed: numbers by a fifth up or down within their bounds, one choice in four drawn anew."""
-    changed = dict(config)
-    for key, one in space.items():
-        if type(one).__name__ == "Choice":
-            if rng.random() < 0.25:
-                changed[key] = one.values[int(rng.integers(len(one.values)))]
-            continue
-        value = min(one.high, max(one.low, config[key] * float(rng.choice([0.8, 1.25]))))
-        changed[key] = round(value) if type(one).__name__ == "Int" else value
-    return changed
+def _perturb(space: Space, rng: np.random.Generator, config: dict[str, Any]) -> dict[str, Any]:
+    """The config of another trial, each searched value perturbed."""
+    return config | {key: distribution.perturb(config[key], rng) for key, distribution in space.items()}
 
 
 def _to_trial(result: Any) -> Trial:
@@ -241,21 +234,14 @@ def _to_trial(result: Any) -> Trial:
     return Trial(task=task, metrics=metrics, state="finished" if reported.get("ended") else "pruned")
 
 
-def _tunes(one: Any) -> Any:
-    """A distribution as Ray Tune has it."""
-    from ray import tune
-
-    kinds = {"Log": tune.loguniform, "Uniform": tune.uniform, "Int": lambda low, high: tune.randint(low, high + 1)}
-    kind = type(one).__name__
-    return tune.choice(list(one.values)) if kind == "Choice" else kinds[kind](one.low, one.high)
-
-
-def _searcher(space: dict[str, Any], mode: str, seed: int) -> Any:
+def _searcher(space: Space, mode: str, seed: int) -> Any:
     import optuna
+    from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch({key: _tunes(one) for key, one in space.items()}, metric="score", mode=mode, seed=seed)
+    searched = {key: distribution.to_ray_tune(tune) for key, distribution in space.items()}
+    return OptunaSearch(searched, metric="score", mode=mode, seed=seed)
 
 
 def silence_tune() -> None:
@@ -302,7 +288,7 @@ def _announcer(count: int, mode: str) -> Any:
     return Announcer()
 
 
-def importance(trials: Sequence[Trial], space: dict[str, Any], seed: int) -> dict[str, float]:
+def importance(trials: Sequence[Trial], space: Space, seed: int) -> dict[str, float]:
     """Key → its share of the variance of the scores, by fANOVA (Hutter, Hoos and Leyton-Brown 2014), greatest first.
 
     Nothing where fewer than 4 trials have finished, or all scores are the same.
@@ -310,7 +296,7 @@ def importance(trials: Sequence[Trial], space: dict[str, Any], seed: int) -> dic
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    made = {key: _of_optuna(one) for key, one in space.items()}
+    distributions = {key: distribution.to_optuna() for key, distribution in space.items()}
     known = [trial for trial in trials if trial.state == "finished"]
     if len(known) < 4 or len({trial.metrics["score"] for trial in known}) < 2:
         return {}
@@ -318,23 +304,13 @@ def importance(trials: Sequence[Trial], space: dict[str, Any], seed: int) -> dic
     study = optuna.create_study()
     study.add_trials(
         [
-            optuna.trial.create_trial(params=trial.task["values"], distributions=made, value=trial.metrics["score"])
+            optuna.trial.create_trial(
+                params=trial.task["values"], distributions=distributions, value=trial.metrics["score"]
+            )
             for trial in known
         ]
     )
     return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed)))
-
-
-def _of_optuna(one: Any) -> Any:
-    """A distribution as Optuna has it."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    kind = type(one).__name__
-    if kind == "Choice":
-        return CategoricalDistribution(list(one.values))
-    return (
-        IntDistribution(one.low, one.high) if kind == "Int" else FloatDistribution(one.low, one.high, log=kind == "Log")
-    )
 
 
 def _on_tune(

@@ -20,7 +20,8 @@ from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.report import score_split, stored_scores
 from clipcovid.identity import run_identity, weight_paths
 from clipcovid.io.files import atomic_write, remove_own, write_json
-from clipcovid.methods.registry import METHODS, save_texts
+from clipcovid.methods.checkpoints import save_texts
+from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
 from clipcovid.ray_backend.train import train_on_workers

@@ -14,7 +14,7 @@ from clipcovid.evaluate.predictions import TRAINED_ON, read_predictions
 from clipcovid.evaluate.report import score_split
 from clipcovid.identity import crossval_identity
 from clipcovid.io.files import write_json
-from clipcovid.methods.registry import save_texts
+from clipcovid.methods.checkpoints import save_texts
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.terminal import Countdown
 from clipcovid.tracking import live

@@ -7,7 +7,8 @@ from clipcovid.evaluate.console import print_shots
 from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.identity import run_identity
 from clipcovid.io.files import write_json
-from clipcovid.methods.registry import FewShotConfig, save_texts
+from clipcovid.methods.checkpoints import save_texts
+from clipcovid.methods.configs import FewShotConfig
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.terminal import Countdown
 from clipcovid.tracking import live

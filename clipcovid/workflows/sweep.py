@@ -20,11 +20,12 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate import plots
 from clipcovid.identity import sweep_identity
 from clipcovid.io.files import remove_own, unlock_folder, write_json
-from clipcovid.methods.registry import CHECKPOINT_FILES, METHODS, AnyMethod, save_texts
+from clipcovid.methods.checkpoints import CHECKPOINT_FILES, save_texts
+from clipcovid.methods.registry import METHODS, AnyMethod
 from clipcovid.ray_backend.cluster import connect
 from clipcovid.ray_backend.tune import Report, Trial, importance, plan_trials, search
 from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
-from clipcovid.search_space import ENCODER, MUTABLE, SPACES, Space, read_space
+from clipcovid.search_space import ENCODER, MUTABLE, Space, read_space
 from clipcovid.training.trainer import STATE_FILES, sized_config, train_model, training_manifest
 from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
@@ -50,7 +51,7 @@ class SweepConfig:
     """Stop trials that are worse than the others were after as many epochs (ASHA, Li et al. 2020); none with
     --compute.workers 1 or more, whose epochs are known only in the end."""
     space: Path | None = None
-    """A YAML file of what to search. Default: the task's own (clipcovid/search_space.py)."""
+    """A YAML file of what to search. Default: the method's own (clipcovid/methods/NAME/space.py)."""
     max_concurrent: int = 0
     """The most trials at once. 0: as many as the cluster has room for."""
     confirm_seeds: int = 0
@@ -74,7 +75,7 @@ class SweepConfig:
 def checked_space(config: SweepConfig) -> Space:
     """The space to search; a key that the task's config does not have, or a value that it refuses, is a `UserError`."""
     task = config.task
-    space = read_space(config.space) if config.space else SPACES[task.task]
+    space = read_space(config.space) if config.space else METHODS[task.task].space
     if config.search == "pbt":
         fixed = [key for key in space if key not in MUTABLE and not key.startswith("augment.")]
         if fixed and (config.space or len(fixed) == len(space)):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from clipcovid.config import UserError
-from clipcovid.methods.classifier import Classify
+from clipcovid.methods.classification import Classify
 from clipcovid.methods.few_shot import FewShot
 from clipcovid.methods.task import Predictor, save_weights
 from clipcovid.models.clip import Clip, cosine_logits, load_clip

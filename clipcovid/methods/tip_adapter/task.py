@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from clipcovid.methods.classifier import Classify
+from clipcovid.methods.classification import Classify
 from clipcovid.methods.few_shot import FewShot
 from clipcovid.methods.task import Batch, Predictor
 from clipcovid.models.clip import class_embeddings, load_clip

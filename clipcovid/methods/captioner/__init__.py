@@ -1,0 +1,1 @@
+"""ClipCap, a decoder on a frozen encoder's embeddings."""

@@ -1,0 +1,50 @@
+"""A checkpoint's config and texts, without its weights: no torch here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from clipcovid.config import UserError, override, restore
+from clipcovid.data.captions import read_captions
+from clipcovid.identity import CAPTIONS
+from clipcovid.io.files import read_object, write_json, write_parquet
+from clipcovid.methods.registry import METHODS
+from clipcovid.models.published import check_file
+from clipcovid.prompts import PromptsConfig, build_prompts
+
+PROMPTS, CAPTION_TABLE = "prompts.json", "captions.parquet"
+CHECKPOINT_FILES = (  # what is written into `checkpoint/`, as a regular expression of paths in a run's folder
+    r"checkpoint/((hf|text|decoder)/)?((model|gallery|known)\.safetensors|(gallery|known|prompts|(\w+_)?config|tokenizer|vocab"
+    r"|special_tokens_map|added_tokens)\.json|(vocab|merges)\.txt|chat_template\.jinja"
+    r"|(captions|training_images)\.parquet)"
+)
+
+
+def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
+    """A run's config, the rest of its checkpoint's `config.json`, and the checkpoint's folder; what is none: `UserError`."""
+    folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
+    path = folder / "config.json"
+    about = read_object(path)
+    if about.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
+        raise UserError(f"{run} holds no checkpoint: give the folder of a finished training run.")
+    check_file(folder / "model.safetensors")
+    return with_saved_texts(restore(METHODS[about["task"]].config, about.pop("config")), folder), about, folder
+
+
+def save_texts(config: Any, classes: Sequence[str], folder: Path) -> Any:
+    """Write the texts that a config names into `folder`; gives the config that reads them there.
+
+    So a training goes on with the texts that it began with, and its checkpoint predicts with them, whatever becomes of the
+    files that were given.
+    """
+    if isinstance(getattr(config, "prompts", None), PromptsConfig):
+        write_json(folder / PROMPTS, build_prompts(config.prompts, tuple(classes)))
+    if getattr(config, "captions", "labels") not in CAPTIONS:
+        write_parquet(folder / CAPTION_TABLE, read_captions(config.captions), {})
+    return with_saved_texts(config, folder)
+
+
+def with_saved_texts(config: Any, folder: Path) -> Any:
+    """A config that reads the texts which `save_texts` left in `folder`; as it is, where there are none."""
+    own = {"prompts.prompts": folder / PROMPTS, "captions": folder / CAPTION_TABLE}
+    return override(config, {key: str(path.resolve()) for key, path in own.items() if path.is_file()})

@@ -1,0 +1,1 @@
+"""A timm image classifier."""

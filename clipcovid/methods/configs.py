@@ -1,0 +1,99 @@
+"""The parts of configs that several methods share."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from clipcovid.config import AugmentConfig, ClipConfig, EmbeddingsConfig, OptimConfig, TrainConfig, UserError
+from clipcovid.data.captions import TEMPLATE, captioned
+from clipcovid.data.manifest import Manifest
+from clipcovid.models.published import check_clip
+from clipcovid.models.recognition import clip_defaults
+
+NO_AUGMENT = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyConfig(TrainConfig):
+    """What all classifiers with a softmax ask."""
+
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: classes weigh alike in the loss, however many images they have."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"--label-smoothing {self.label_smoothing} must be from 0 to below 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTrainConfig(TrainConfig):
+    """What all that begin with a CLIP ask."""
+
+    clip: ClipConfig = ClipConfig()
+    """The CLIP."""
+
+    @property
+    def derived_defaults(self) -> dict[str, Any]:
+        """The model is what a folder of weights says it is."""
+        return super().derived_defaults | clip_defaults(self.clip)
+
+    def check_initial_weights(self) -> None:
+        """What can be known of the initial weights before anything starts."""
+        check_clip(self.clip)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotConfig(EmbeddingsConfig, ClassifyConfig, ClipTrainConfig):
+    """What all that learn from the embeddings of a frozen CLIP ask."""
+
+    task: ClassVar[str]
+    clip: ClipConfig = ClipConfig()
+    """The encoder: published, a checkpoint, or a fine-tuned run of ours."""
+    shots: tuple[str, ...] = ("all",)
+    """Training images a class, or all; several (1 2 4 8 16 all) draw a curve, a run for each number and draw."""
+    draw: int = 0
+    """Which random choice of the shots."""
+    input: Literal["packed", "raw"] = "packed"
+    """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
+    augment: AugmentConfig = field(default=NO_AUGMENT)
+    """Not used: embeddings are made beforehand."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.shots or not all(shots == "all" or (shots.isdigit() and int(shots)) for shots in self.shots):
+            raise UserError(f"--shots {' '.join(self.shots)} must be numbers of 1 or more, or all.")
+
+    @property
+    def title(self) -> str:
+        """What runs are named after."""
+        return self.task + (f"-{'-'.join(self.shots)}-shot" if self.shots != ("all",) else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionedConfig(TrainConfig):
+    """What all that learn from captions ask."""
+
+    captions: str = "template"
+    """template: the data set's fields in the caption template. dataset: its captions. both: the one before the other. Or
+    a table with image_id, caption."""
+    caption_template: str = TEMPLATE
+    """Each {field} stands for a column of the manifest; what is in […] is left out where a field in it is unknown."""
+
+    @property
+    def required_columns(self) -> tuple[str, ...]:
+        """The caption."""
+        return ("caption",)
+
+    def resolve_manifest(self, manifest: Manifest, *, learning: bool = True) -> Manifest:
+        """With the captions that are asked for."""
+        return captioned(manifest, self.captions, self.caption_template, strict=learning)
+
+
+def require_whole_batches(optim: OptimConfig) -> None:
+    """Raise `UserError` where a batch is computed in parts, each of which would lack the others as negatives."""
+    if optim.accumulate > 1:
+        raise UserError(
+            "--optim.accumulate would take negatives away from a contrastive loss: use --grad-checkpointing or more "
+            "--compute.workers for large batches."
+        )

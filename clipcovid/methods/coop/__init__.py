@@ -1,0 +1,1 @@
+"""CoOp, learned prompts."""

@@ -1,0 +1,1 @@
+"""CLIP fine-tuned on captions."""

@@ -1,0 +1,1 @@
+"""A CNN joined with a frozen CLIP."""
