@@ -168,7 +168,7 @@ def _load_and_encode(config: Config, data: Path, workers: int, threads: int, pre
 
 
 def ours(config: Config, data: Path, pixels: str) -> Measured:
-    """`jobs/embed.py` as a user runs it; steady state is read off the times that it keeps with its shards."""
+    """`clipcovid embed` as a user runs it; steady state is read off the times that it keeps with its shards."""
     shutil_embeddings(data)
     started = time.time()
     _run(config, data, pixels)
@@ -233,7 +233,7 @@ def empty_pipeline(workers: int) -> float:
 
 
 def peak_memory(config: Config, data: Path) -> dict[str, float]:
-    """Peak GB of `jobs/embed.py` with all its processes: `anonymous`, and `total` with its share of mapped files."""
+    """Peak GB of `clipcovid embed` with all its processes: `anonymous`, and `total` with its share of mapped files."""
     shutil_embeddings(data)
     peak, stop = {"anonymous": 0.0, "total": 0.0}, threading.Event()
 

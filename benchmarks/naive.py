@@ -52,7 +52,7 @@ class Folds:
     """What a cross-validation of ours is compared with."""
 
     run: Path
-    """The folder of a `jobs/crossval.py` run."""
+    """The folder of a `clipcovid crossval` run."""
     data: Path
     """The prepared data set that it was run on, at this or another size."""
     folds: int = 5

@@ -164,7 +164,7 @@ def test_an_image_that_vanished_is_named(data):
 
 
 def test_a_folder_that_is_not_prepared_says_how_to_prepare_it(tmp_path):
-    with pytest.raises(UserError, match=r"jobs/prepare\.py"):
+    with pytest.raises(UserError, match=r"clipcovid prepare"):
         embed(config(tmp_path), quiet)
 
 

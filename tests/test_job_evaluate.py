@@ -1,4 +1,4 @@
-"""jobs/evaluate.py from the command line."""
+"""clipcovid evaluate from the command line."""
 
 import dataclasses
 import io

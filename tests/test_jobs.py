@@ -115,7 +115,7 @@ def test_a_missing_data_folder_says_how_to_make_it(tmp_path):
     for name in ("embed", "zeroshot"):
         done = job(name, "--data", tmp_path / "nowhere", *TINY)
         assert done.returncode == 2
-        assert "jobs/prepare.py" in done.stderr
+        assert "clipcovid prepare" in done.stderr
 
 
 @pytest.fixture(scope="module")

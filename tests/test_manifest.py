@@ -90,7 +90,7 @@ def test_an_altered_file_is_refused(tmp_path, change):
 
 
 def test_other_files_in_a_manifests_place_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"is not a prepared data set.*jobs/prepare\.py"):
+    with pytest.raises(UserError, match=r"is not a prepared data set.*clipcovid prepare"):
         read_manifest(tmp_path)
     path = tmp_path / "manifest.parquet"
     pd.DataFrame({"a": [1]}).to_parquet(path)

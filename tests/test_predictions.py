@@ -90,7 +90,7 @@ def test_files_of_another_make_are_refused(tmp_path):
     with pytest.raises(UserError, match="not a readable Parquet"):
         read_predictions(tmp_path / "text.parquet")
     table_of().to_parquet(tmp_path / "other.parquet")
-    with pytest.raises(UserError, match=r"jobs/evaluate\.py"):
+    with pytest.raises(UserError, match=r"clipcovid evaluate"):
         read_predictions(tmp_path / "other.parquet")
 
 

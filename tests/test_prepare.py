@@ -1,4 +1,4 @@
-"""clipcovid.data.prepare and jobs/prepare.py: what is packed, refused, resumed and redone."""
+"""clipcovid.data.prepare and clipcovid prepare: what is packed, refused, resumed and redone."""
 
 import contextlib
 import dataclasses

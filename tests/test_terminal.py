@@ -7,8 +7,8 @@ from clipcovid.terminal import Countdown, clock, fitted_line, set_terminal_width
 
 DESCRIPTION = """Fine-tune CLIP on images and captions: all of it, low-rank adapters, or one tower; judged by its scores.
 
-    python jobs/finetune.py --data data/phantom --clip.model tiny --clip.pretrained none --method full
-    python jobs/x.py
+    clipcovid finetune --data data/phantom --clip.model tiny --clip.pretrained none --method full
+    clipcovid x
 
 A last paragraph, of
 two lines."""

@@ -171,7 +171,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     if not path.exists():
         raise UserError(
             f"{folder} is not a prepared data set (it has no manifest.parquet): run "
-            f"`python jobs/prepare.py --source … --root … --out {folder}` first."
+            f"`clipcovid prepare --source … --root … --out {folder}` first."
         )
     table, meta = read_parquet(path)
     meta = meta or {}

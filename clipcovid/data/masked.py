@@ -113,7 +113,7 @@ def _predicted(config: MaskedConfig, source: Manifest, table: pd.DataFrame, abou
         raise UserError(f"--masks {config.masks} predicts no {config.region}: give a segmentation run's predictions.")
     if about["split_hash"] != source.split_hash:
         raise UserError(
-            f"--masks {config.masks} are of another data set: predict this one with jobs/predict.py --split all."
+            f"--masks {config.masks} are of another data set: predict this one with clipcovid predict --split all."
         )
     return table[table["region"] == config.region].set_index("image_id")
 

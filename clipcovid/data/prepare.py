@@ -398,7 +398,7 @@ def reasons(quarantine: pd.DataFrame, most: int = 3) -> str:
 
 
 def split_table(manifest: Manifest) -> pd.DataFrame:
-    """Images per split × class, with patients, masks and captions: what `jobs/prepare.py` prints."""
+    """Images per split × class, with patients, masks and captions: what `clipcovid prepare` prints."""
     rows = []
     for split in (*SPLITS, "all"):
         part = manifest.table if split == "all" else manifest.table[manifest.table["split"] == split]

@@ -40,5 +40,5 @@ def read_predictions(path: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table and the metadata that `write_predictions` was given; a file of another make is a `UserError`."""
     table, metadata = read_parquet(path)
     if metadata is None:
-        raise UserError(f"{path} is no predictions table of clipcovid; score other tables with jobs/evaluate.py.")
+        raise UserError(f"{path} is no predictions table of clipcovid; score other tables with clipcovid evaluate.")
     return table, metadata

@@ -26,7 +26,7 @@ class CascadeConfig:
     segment: tuple[Path, ...]
     """Segmentation runs: one for both regions, or one for the lungs and maybe one for infections."""
     classify: Path
-    """The run of an image classifier, best trained on a set of jobs/apply_masks.py with the same --keep."""
+    """The run of an image classifier, best trained on a set of clipcovid apply-masks with the same --keep."""
     keep: Keep = "lungs"
     """What the classifier sees: lungs, infection, lungs-black, or crop, the box around the lungs."""
     out: Path = Path("outputs")

@@ -41,7 +41,7 @@ class SearchConfig(EmbeddingsConfig):
     data: Path
     """A prepared folder."""
     run: Path | None = None
-    """A finished run of jobs/caption.py or jobs/finetune.py whose encoders to use. Default: --clip."""
+    """A finished run of clipcovid caption or clipcovid finetune whose encoders to use. Default: --clip."""
     clip: ClipConfig = ClipConfig()
     """The encoders, without --run."""
     text: tuple[str, ...] = ()

@@ -26,12 +26,11 @@ class FewShot(Task):
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
         """The split's labelled images by their embeddings; for training as many shots a class as asked for."""
         if self.embeddings is None:
-            raise UserError(f"{self.config.task} needs embeddings: run jobs/embed.py first.")
+            raise UserError(f"{self.config.task} needs embeddings: run clipcovid embed first.")
         rows, notes = manifest.eligible(split, self.config.required_columns)
         if len(self.config.shots) > 1:
-            raise UserError(
-                f"Several numbers of --shots are a curve, which jobs/{self.config.task}.py draws: give one."
-            )
+            command = self.config.task.replace("_", "-")
+            raise UserError(f"Several numbers of --shots are a curve, which clipcovid {command} draws: give one.")
         if training and self.config.shots != ("all",):
             shots = int(self.config.shots[0])
             shuffled = rows.sample(frac=1, random_state=np.random.default_rng([self.config.seed, self.config.draw]))

@@ -82,7 +82,9 @@ class Caption(Contrastive):
                 inner = getattr(self.clip.model, tower, None)
                 trunk = getattr(inner, "trunk", None) or getattr(inner, "transformer", None)
                 if trunk is None or self.config.towers == "clip":
-                    raise UserError("--freeze is for --towers own; to train one tower of a CLIP use jobs/finetune.py.")
+                    raise UserError(
+                        "--freeze is for --towers own; to train one tower of a CLIP, use clipcovid finetune."
+                    )
                 trunk.requires_grad_(False)
 
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:

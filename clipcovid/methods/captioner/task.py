@@ -38,7 +38,7 @@ class ClipCap(Task):
     def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
         """The split's images that have a caption, by their embeddings."""
         if self.embeddings is None:
-            raise UserError("A captioner needs embeddings: run jobs/embed.py first.")
+            raise UserError("A captioner needs embeddings: run clipcovid embed first.")
         rows, notes = manifest.eligible(split, self.config.required_columns)
         features = self.embeddings.load(rows["image_id"])
         captions = rows["caption"].tolist()
