@@ -6,7 +6,7 @@ What the commands do, from Python: each takes a config, a frozen dataclass whose
 
     prepare(PrepareConfig(source="imagefolder", root="my-xrays", out=Path("data/mine")))
     result = zeroshot(ZeroshotConfig(data=Path("data/mine"), clip=ClipConfig(model="ViT-B-32")))
-    result.scores["metrics"]["macro_f1"]
+    result.scores.metrics["macro_f1"]
 
 Names are imported when they are first used, so that `import clipcovid` takes no time.
 """
