@@ -34,6 +34,7 @@ WEIGHTS = {  # fields that may name a file or folder of weights, and the words t
 }
 CAPTIONS = ("labels", "template", "dataset", "both")  # what `captions` may say, if it names no table
 KEPT_APART = ("config.json", "training_images.parquet")  # files of a checkpoint that change no prediction
+BLOCK = 65_536  # rows that are hashed at a time
 ENDINGS = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -57,6 +58,10 @@ class Data(Protocol):
         """Of its images, labels, patients and splits."""
 
     @property
+    def images_hash(self) -> str:
+        """Of its images' ids and pixels."""
+
+    @property
     def info(self) -> dict[str, Any]:
         """Its metadata, of which `pack_hash` says how pixels were packed."""
 
@@ -65,6 +70,17 @@ def digest(value: Any, length: int = 12) -> str:
     """The first `length` hex digits of the SHA-256 of `value` as canonical JSON; what has no form in it: TypeError."""
     text = json.dumps(value, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def rows_digest(table: pd.DataFrame, length: int = 12) -> str:
+    """`digest` of the rows of a table of texts; in blocks, since the text of a large one takes a gigabyte."""
+    total = hashlib.sha256(b"[")
+    for start in range(0, len(table), BLOCK):
+        block = table.iloc[start : start + BLOCK]
+        rows = json.dumps(list(zip(*(block[column].astype(str) for column in block), strict=True)))
+        total.update(f"{', ' if start else ''}{rows[1:-1]}".encode())
+    total.update(b"]")
+    return total.hexdigest()[:length]
 
 
 def file_hash(path: Path) -> str:
@@ -163,13 +179,13 @@ def config_identity(config: Any, classes: Sequence[str] = ()) -> dict[str, Any]:
 def data_identity(data: Data, columns: Iterable[str] = ()) -> dict[str, str]:
     """Of a data set's images, split and pixels, and of the columns that are read beside the label."""
     known = {
-        "images_hash": digest(sorted(zip(data.table["image_id"], data.table["sha256"], strict=True))),
+        "images_hash": data.images_hash,
         "split_hash": data.split_hash,
         "pack_hash": data.info["pack_hash"],
     }
     for column in sorted({*columns} - {"label"}):
-        texts = data.info.get("masks_hash", {}).get(column) or data.table[["image_id", column]].to_numpy(str).tolist()
-        known[f"{column}_hash"] = digest(texts)
+        masks = data.info.get("masks_hash", {}).get(column)
+        known[f"{column}_hash"] = digest(masks) if masks else rows_digest(data.table[["image_id", column]])
     return known
 
 

@@ -1,5 +1,9 @@
 """clipcovid.data.manifest: hashes, cells, and the file."""
 
+import dataclasses
+import hashlib
+import json
+import pickle
 from collections import Counter
 
 import numpy as np
@@ -9,7 +13,16 @@ import pytest
 from test_splits import LABELS, people
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import COLUMNS, SPLITS, Manifest, normalize_columns, read_manifest, write_manifest
+from clipcovid.data.manifest import (
+    COLUMNS,
+    HASHES,
+    PACKED_ROW,
+    SPLITS,
+    Manifest,
+    normalize_columns,
+    read_manifest,
+    write_manifest,
+)
 from clipcovid.data.splits import assign_splits
 from clipcovid.io.tables import MISSING_WORDS
 
@@ -62,7 +75,111 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
     pd.testing.assert_frame_equal(back.table, one.table, check_dtype=False)
     assert (back.classes, back.dataset, back.info) == (one.classes, one.dataset, one.info)
     assert (back.content_hash, back.split_hash) == (one.content_hash, one.split_hash)
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.parquet"]
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.arrow", "manifest.parquet"}
+
+
+def reopened(given):
+    """What another process gets that the manifest is sent to."""
+    return pickle.loads(pickle.dumps(given))
+
+
+def test_a_manifest_is_sent_as_the_place_of_its_copy(tmp_path):
+    write_manifest(tmp_path, manifest(4000))
+    opened = read_manifest(tmp_path)
+    sent = pickle.dumps(opened)
+    assert len(sent) < 1000
+    back = pickle.loads(sent)
+    pd.testing.assert_frame_equal(back.table, opened.table)
+    assert PACKED_ROW not in back.table
+    assert back.content_hash == Manifest(table=back.table, classes=LABELS, dataset="").content_hash
+    assert all(getattr(back, name) == getattr(opened, name) for name in (*HASHES, "classes", "dataset", "info"))
+
+
+def test_changed_columns_are_sent_and_nothing_else(tmp_path):
+    write_manifest(tmp_path, manifest(4000))
+    opened = read_manifest(tmp_path)
+    changed = opened.with_columns(["a", *LABELS], caption="new", label="a").with_columns(view=opened.table["image_id"])
+    back = reopened(changed)
+    pd.testing.assert_frame_equal(
+        back.table, opened.table.assign(caption="new", label="a", view=opened.table["image_id"])
+    )
+    assert back.classes == ("a", *LABELS)
+    assert (
+        len({one.content_hash for one in (opened, changed, Manifest(table=back.table, classes=("a",), dataset=""))})
+        == 2
+    )
+    assert len(pickle.dumps(changed)) < len(pickle.dumps(dataclasses.replace(changed))) / 3
+    with pytest.raises(UserError, match="labels"):
+        opened.with_columns(label="Flu")
+
+
+def test_a_set_of_an_older_version_gets_its_copy_when_it_is_opened(tmp_path):
+    write_manifest(tmp_path, one := manifest())
+    (tmp_path / "manifest.arrow").unlink()
+    opened = read_manifest(tmp_path)
+    assert opened.mapped
+    assert (tmp_path / "manifest.arrow").exists()
+    assert (opened.content_hash, opened.split_hash) == (one.content_hash, one.split_hash)
+
+
+@pytest.mark.parametrize("content", [b"", b"ARROW1 not really", None])
+def test_a_copy_of_another_file_or_a_damaged_one_is_made_again(tmp_path, content):
+    write_manifest(tmp_path, one := manifest())
+    if content is None:
+        write_manifest(tmp_path / "other", manifest(7))
+        content = (tmp_path / "other" / "manifest.arrow").read_bytes()
+    (tmp_path / "manifest.arrow").write_bytes(content)
+    assert read_manifest(tmp_path).table["image_id"].tolist() == one.table["image_id"].tolist()
+    assert read_manifest(tmp_path).mapped
+
+
+def test_where_no_copy_can_be_written_the_table_is_read_into_memory(tmp_path, monkeypatch):
+    write_manifest(tmp_path, one := manifest())
+    (tmp_path / "manifest.arrow").unlink()
+    for name, value in (("writable", lambda folder: False), ("_write_copy", _full)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"clipcovid.data.manifest.{name}", value)
+            opened = read_manifest(tmp_path)
+        assert not opened.mapped
+        assert reopened(opened).content_hash == one.content_hash
+        pd.testing.assert_frame_equal(reopened(opened).table, opened.table)
+
+
+def _full(*args):
+    raise UserError("no room")
+
+
+def test_a_worker_says_when_the_set_was_prepared_anew_or_is_not_there(tmp_path):
+    write_manifest(tmp_path, manifest())
+    sent = pickle.dumps(read_manifest(tmp_path))
+    write_manifest(tmp_path, manifest(7))
+    with pytest.raises(UserError, match=r"manifest\.arrow was changed while it was in use"):
+        len(pickle.loads(sent).table)
+    (tmp_path / "manifest.arrow").unlink()
+    with pytest.raises(UserError, match="every node must see this folder"):
+        len(pickle.loads(sent).table)
+
+
+def test_hashes_are_those_of_the_whole_text_however_large_the_table(monkeypatch):
+    one = manifest()
+    ids, pixels = one.table["image_id"].tolist(), one.table["sha256"].tolist()
+    text = json.dumps(list(one.table.columns)) + one.table.to_json(orient="values")
+    images = json.dumps(sorted(zip(ids, pixels, strict=True)))
+    for rows in (7, 8, len(ids), 1000):
+        monkeypatch.setattr("clipcovid.data.manifest.ROWS", rows)
+        monkeypatch.setattr("clipcovid.identity.BLOCK", rows)
+        again = Manifest(table=one.table, classes=LABELS, dataset="")
+        assert again.content_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
+        assert again.images_hash == hashlib.sha256(images.encode()).hexdigest()[:12]
+
+
+def test_positions_are_those_in_the_table():
+    one = manifest()
+    order = np.random.default_rng(0).permutation(len(one.table))[:11]
+    assert one.positions(one.table["image_id"].iloc[order]).tolist() == order.tolist()
+    assert one.positions(one.table["image_id"][:0]).tolist() == []
+    with pytest.raises(KeyError, match="nobody"):
+        one.positions(pd.Series([one.table["image_id"][0], "nobody"]))
 
 
 @pytest.mark.parametrize(

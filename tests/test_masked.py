@@ -86,7 +86,7 @@ def test_images_without_the_mask_are_left_out_and_named(phantoms, tmp_path):
     manifest = read_manifest(phantoms)
     import pyarrow as pa
 
-    from clipcovid.data.packed import read_shard, write_shard
+    from clipcovid.data.shards import read_shard, write_shard
 
     for path in (phantoms / "images").glob("*.arrow"):
         rows = pa.Table.from_batches([read_shard(path)]).to_pylist()

@@ -1,5 +1,6 @@
 """clipcovid.data.packed: shards and their reader."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -7,8 +8,9 @@ import pandas as pd
 import pytest
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import Manifest, normalize_columns, write_manifest
-from clipcovid.data.packed import PackedImages, masks_hash, read_shard, write_shard
+from clipcovid.data.manifest import Manifest, normalize_columns, read_manifest, write_manifest
+from clipcovid.data.packed import PackedImages
+from clipcovid.data.shards import masks_hash, read_shard, write_shard
 
 SIZE = 16
 
@@ -94,6 +96,25 @@ def test_an_image_that_no_shard_holds_is_a_sentence(tmp_path):
     folder(tmp_path, [[row(0)]], ids=["0.png", "lost.png"])
     with pytest.raises(UserError, match=r"no packed image 'lost\.png'.*--overwrite"):
         PackedImages(tmp_path)
+
+
+def test_stored_places_are_used_only_for_the_packed_files_that_they_are_of(tmp_path, monkeypatch):
+    folder(tmp_path, [[row(7), row(3)], [row(1), row(5), row(2)]])
+    with monkeypatch.context() as patch:
+        patch.setattr("clipcovid.data.manifest.locate_images", None)  # nothing is looked up
+        np.testing.assert_array_equal(PackedImages(tmp_path).images([0, 4]), [pixels(1), pixels(7)])
+    write_shard(tmp_path / "images" / "00001.arrow", [row(2), row(5), row(4), row(1)])
+    np.testing.assert_array_equal(PackedImages(tmp_path).images(range(5)), [pixels(n) for n in (1, 2, 3, 5, 7)])
+    write_shard(tmp_path / "images" / "00002.arrow", [row(8)])
+    assert len(PackedImages(tmp_path)) == 5
+
+
+def test_rows_of_a_manifest_are_found_among_all_packed_images(tmp_path):
+    manifest = read_manifest(folder(tmp_path, [[row(7), row(3)], [row(1), row(5), row(2)]]))
+    some = dataclasses.replace(manifest, table=manifest.table.iloc[[4, 1]].reset_index(drop=True))
+    np.testing.assert_array_equal(PackedImages(tmp_path, some).images([0, 1]), [pixels(7), pixels(2)])
+    changed = manifest.with_columns(caption="new")
+    np.testing.assert_array_equal(PackedImages(tmp_path, changed).images([4]), [pixels(7)])
 
 
 def test_partial_files_are_passed_over(tmp_path):

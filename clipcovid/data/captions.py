@@ -1,6 +1,5 @@
 """The text that goes with an image: from a table's fields by a template, free text, both, or a table of its own."""
 
-import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -29,10 +28,8 @@ def captioned(manifest: Manifest, kind: str, template: str, *, strict: bool = Tr
     if kind == "dataset":
         return manifest
     if not strict and (_absent(manifest.table, template) if kind in KINDS else not Path(kind).exists()):
-        return dataclasses.replace(manifest, table=manifest.table.assign(caption=""))
-    return dataclasses.replace(
-        manifest, table=manifest.table.assign(caption=captions_of(manifest.table, kind, template, strict=strict))
-    )
+        return manifest.with_columns(caption="")
+    return manifest.with_columns(caption=captions_of(manifest.table, kind, template, strict=strict))
 
 
 def captions_of(rows: pd.DataFrame, kind: str, template: str, *, strict: bool = True) -> pd.Series:

@@ -16,7 +16,10 @@ EMBEDDINGS = (
     rf"embeddings/[0-9a-f]+/({re.escape(LOCK)}|\d{{5}}\.parquet|_encoder\.json|_SUCCESS|_\w+\.(faiss|json)"
     r"|_texts/[0-9a-f]+\.parquet)"
 )
-PREPARED = rf"(manifest|listing|quarantine)\.parquet|images/\d{{5}}\.arrow|{READINGS}/\d{{5}}\.json|{EMBEDDINGS}"
+PREPARED = (
+    r"(manifest|listing|quarantine)\.parquet|manifest\.arrow|images/\d{5}\.arrow"
+    rf"|{READINGS}/\d{{5}}\.json|{EMBEDDINGS}"
+)
 BESIDE = r"phantom/.*|captions/.*"  # drawn and written by other jobs, which look after it themselves
 
 

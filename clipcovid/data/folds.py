@@ -45,6 +45,8 @@ def split_into_folds(manifest: Manifest, text: str, seed: int, needs: Sequence[s
     _, val = _split(table["label"].loc[rest], group.loc[rest], min(VAL_FOLDS, left), seed)[0]
     splits = np.full(len(table), "train", object)
     splits[test], splits[rest[val]] = "test", "val"
+    if len(table) == len(manifest.table):
+        return manifest.with_columns(split=splits)
     return dataclasses.replace(manifest, table=table.assign(split=splits))
 
 

@@ -2,21 +2,30 @@
 
 `manifest.parquet` has the columns of `COLUMNS` as text ("" where unknown; width and height are integers), then whatever
 further columns the source brought, as text. The classes, the data set's name and the hashes stand in the Parquet metadata.
+
+`manifest.arrow` is a copy of it to be memory-mapped, with the hashes and each image's place in the packed files. It is made
+again whenever it does not belong to the Parquet file, and may be deleted.
 """
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from clipcovid.config import UserError
-from clipcovid.io.files import read_parquet, write_parquet
+from clipcovid.data.shards import MASKS as MASKS
+from clipcovid.data.shards import ShardIndex, locate_images
+from clipcovid.identity import file_hash, rows_digest
+from clipcovid.io.arrow_tables import MappedTable, index_in, map_table, to_frame, write_table
+from clipcovid.io.files import read_parquet, writable, write_parquet
 from clipcovid.io.tables import MISSING_WORDS
 
 TEXT_COLUMNS = (
@@ -34,7 +43,10 @@ TEXT_COLUMNS = (
     "sha256",
 )
 COLUMNS = (*TEXT_COLUMNS[:-1], "width", "height", "sha256")
-MASKS = ("lung_mask", "infection_mask")
+COPY = "manifest.arrow"
+HASHES = ("content_hash", "split_hash", "images_hash")  # that the copy keeps
+PACKED_ROW = "packed_row"  # of the Arrow copy alone: the image's row, counted through all packed files
+ROWS = 65_536  # that are hashed at a time
 SPLITS = ("train", "val", "test")  # from the least to the most strictly kept apart
 SPLIT_NAMES = {
     "train": "train",
@@ -61,6 +73,10 @@ class Manifest:
     """The data set's name."""
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Further facts kept in the metadata: the pack hash, how it was prepared, what was found."""
+    mapped: MappedTable | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    """The Arrow copy that has these rows: what other processes open instead of being sent the table."""
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    """The columns in which the table differs from the copy."""
 
     def __post_init__(self) -> None:
         if missing := [column for column in COLUMNS if column not in self.table]:
@@ -68,10 +84,23 @@ class Manifest:
         ids = self.table["image_id"]
         if not ids.is_unique:
             raise UserError(f"The manifest has image_id {ids[ids.duplicated()].iloc[0]!r} more than once.")
-        if unknown := set(self.table["split"]) - set(SPLITS):
+        if unknown := set(self.table["split"].unique()) - set(SPLITS):
             raise UserError(f"The manifest has splits {sorted(unknown)}; they must be of {', '.join(SPLITS)}.")
-        if unknown := set(self.table["label"]) - {"", *self.classes}:
+        if unknown := set(self.table["label"].unique()) - {"", *self.classes}:
             raise UserError(f"The manifest has labels {sorted(unknown)}, which are not among {list(self.classes)}.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "table" or not self.mapped}
+
+    if not TYPE_CHECKING:  # to mypy, it would have every attribute
+
+        def __getattr__(self, name: str) -> pd.DataFrame:
+            """The table, opened at its first use by a process that was sent the manifest."""
+            if name != "table" or "mapped" not in self.__dict__:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            table = to_frame(self.mapped.open().drop_columns([PACKED_ROW])).assign(**self.changes)
+            self.__dict__["table"] = table
+            return table
 
     @functools.cached_property
     def content_hash(self) -> str:
@@ -84,10 +113,33 @@ class Manifest:
         columns = ["image_id", "label", "patient_id", "split"]
         return _table_hash(self.table[columns].sort_values("image_id"))
 
+    @functools.cached_property
+    def images_hash(self) -> str:
+        """SHA-256 (12 hex digits) of the sorted (image_id, sha256): which images these are."""
+        return rows_digest(self.table[["image_id", "sha256"]].sort_values("image_id"))
+
+    def with_columns(self, classes: Sequence[str] | None = None, **columns: Any) -> "Manifest":
+        """The manifest with other values, (n,) or one for all, in some columns, and maybe other classes."""
+        table = self.table.assign(**columns)
+        manifest = dataclasses.replace(self, table=table, classes=tuple(self.classes if classes is None else classes))
+        manifest.__dict__.update(mapped=self.mapped, changes=self.changes | {name: table[name] for name in columns})
+        return manifest
+
     def positions(self, image_ids: pd.Series) -> np.ndarray:
-        """Where images stand in the table, (n,) int64."""
-        at = pd.Series(np.arange(len(self.table)), index=self.table["image_id"])
-        return at.loc[image_ids].to_numpy(np.int64)
+        """Where images stand in the table, (n,) int64; an image that does not is a KeyError."""
+        positions = index_in(image_ids, self.table["image_id"])
+        if (positions < 0).any():
+            raise KeyError(image_ids[positions < 0].iloc[0])
+        return positions
+
+    def packed_rows(self, folder: Path) -> tuple[ShardIndex, np.ndarray]:
+        """The packed files of the prepared `folder`, and each image's row in them (see `locate_images`)."""
+        if self.mapped and self.mapped.path.parent == folder.resolve():
+            table, metadata = map_table(self.mapped.path)
+            index = ShardIndex(**metadata["shards"])
+            if metadata["key"] == self.mapped.key and index.matches(folder):
+                return index, table[PACKED_ROW].combine_chunks().to_numpy()
+        return locate_images(folder, self.table["image_id"])
 
     def eligible(self, split: str, needs: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
         """A split's rows that have all the columns of `needs`; and what is missing of how many others, which are left out.
@@ -101,7 +153,7 @@ class Manifest:
                 raise UserError(f"No image of the {split} split of {self.dataset} has {what}.")
             if not known.all():
                 notes[f"images without {what} are left out"] = int((~known).sum())
-            rows = rows[known]
+                rows = rows[known]
         return rows.reset_index(drop=True), notes
 
     def rows(self, split: str) -> pd.DataFrame:
@@ -118,8 +170,13 @@ class Manifest:
 
 
 def _table_hash(table: pd.DataFrame) -> str:
-    text = json.dumps(list(table.columns)) + table.to_json(orient="values")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Of the columns' names, and of all cells as JSON; in blocks, since the text of a large table is larger still."""
+    total = hashlib.sha256((json.dumps(list(table.columns)) + "[").encode())
+    for start in range(0, len(table), ROWS):
+        cells = table.iloc[start : start + ROWS].to_json(orient="values")
+        total.update(f"{',' if start else ''}{cells[1:-1]}".encode())
+    total.update(b"]")
+    return total.hexdigest()[:16]
 
 
 def normalize_columns(table: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +212,7 @@ def _text(value: Any) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.parquet` into `folder`, whole or not at all."""
+    """Write `manifest.parquet` into `folder`, whole or not at all, and its Arrow copy."""
     meta = manifest.info | {
         "classes": list(manifest.classes),
         "dataset": manifest.dataset,
@@ -163,16 +220,33 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "split_hash": manifest.split_hash,
     }
     write_parquet(folder / "manifest.parquet", manifest.table, meta)
+    _write_copy(folder, manifest, file_hash(folder / "manifest.parquet"))
 
 
 def read_manifest(folder: Path | str) -> Manifest:
-    """Read a prepared folder's manifest; a missing, unfinished or altered one is a `UserError`."""
+    """Open a prepared folder's manifest; a missing, unfinished or altered one is a `UserError`.
+
+    Its Arrow copy is mapped, and made where there is none, as by older versions. Where it can't be written, the table is read
+    into memory.
+    """
     path = Path(folder) / "manifest.parquet"
     if not path.exists():
         raise UserError(
             f"{folder} is not a prepared data set (it has no manifest.parquet): run "
             f"`clipcovid prepare --source … --root … --out {folder}` first."
         )
+    key = file_hash(path)
+    if mapped := _open_copy(path.parent, key):
+        return mapped
+    manifest = _read_parquet(path)
+    if writable(path.parent):
+        with contextlib.suppress(UserError):  # of a full disk, or of a damaged shard, which whoever needs it will name
+            _write_copy(path.parent, manifest, key)
+    return _open_copy(path.parent, key) or manifest
+
+
+def _read_parquet(path: Path) -> Manifest:
+    """The manifest in memory, every cell checked against the hash that was written with it."""
     table, meta = read_parquet(path)
     meta = meta or {}
     known = {"classes", "dataset", "content_hash", "split_hash"}
@@ -188,4 +262,34 @@ def read_manifest(folder: Path | str) -> Manifest:
     )
     if manifest.content_hash != meta["content_hash"]:
         raise UserError(f"{path} was changed after it was written: prepare the data set again, with --overwrite.")
+    return manifest
+
+
+def _write_copy(folder: Path, manifest: Manifest, key: str) -> None:
+    """Write `manifest.arrow`; `key` is the hash of the Parquet file that it is a copy of."""
+    index, rows = locate_images(folder, manifest.table["image_id"])
+    table = pa.Table.from_pandas(manifest.table, preserve_index=False)
+    metadata = {
+        "key": key,
+        "classes": list(manifest.classes),
+        "dataset": manifest.dataset,
+        "info": manifest.info,
+        "hashes": {name: getattr(manifest, name) for name in HASHES},
+        "shards": dataclasses.asdict(index),
+    }
+    write_table(folder / COPY, table.append_column(PACKED_ROW, pa.array(rows)), metadata)
+
+
+def _open_copy(folder: Path, key: str) -> Manifest | None:
+    """The manifest of the Arrow copy; None where there is none of the Parquet file with this hash."""
+    mapped = MappedTable((folder / COPY).resolve(), key)
+    try:
+        _, metadata = map_table(mapped.path)
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    if metadata.get("key") != key:
+        return None
+    manifest: Manifest = object.__new__(Manifest)  # not checked again: it was before it was copied
+    named = {"classes": tuple(metadata["classes"]), "dataset": metadata["dataset"], "info": metadata["info"]}
+    manifest.__dict__.update(named | metadata["hashes"] | {"mapped": mapped, "changes": {}})
     return manifest

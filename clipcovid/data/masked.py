@@ -14,8 +14,9 @@ from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.folder import begin_folder, is_ours
 from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import MASKS, Manifest, read_manifest, write_manifest
-from clipcovid.data.packed import PackedImages, write_shard
+from clipcovid.data.packed import PackedImages
 from clipcovid.data.rle import decode_mask
+from clipcovid.data.shards import write_shard
 from clipcovid.identity import digest, masked_identity
 from clipcovid.io.files import read_parquet, refuse_overlap, unlock_folder, write_parquet
 

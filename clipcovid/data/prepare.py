@@ -18,7 +18,7 @@ from clipcovid.data.folder import LISTING, READINGS, begin_folder, check_folder,
 from clipcovid.data.headers import fill_from_headers
 from clipcovid.data.manifest import MASKS, SPLITS, Manifest, read_manifest, write_manifest
 from clipcovid.data.masks import decode_mask
-from clipcovid.data.packed import masks_hash, read_shard, write_shard
+from clipcovid.data.shards import masks_hash, read_shard, write_shard
 from clipcovid.data.sources import PARTS, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import duplicates, make_splits, split_patients
 from clipcovid.identity import digest

@@ -131,8 +131,7 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
             f"The model knows {quoted(classes)}, but not {quoted(unknown)} of {manifest.dataset}: say what each of them is "
             f"with --map {' '.join(shlex.quote(f'{name}=…') for name in unknown)} (nothing after the = leaves it out)."
         )
-    table = manifest.table.assign(label=manifest.table["label"].map(named))
-    return dataclasses.replace(manifest, table=table, classes=tuple(classes))
+    return manifest.with_columns(classes, label=manifest.table["label"].map(named))
 
 
 def _table(
