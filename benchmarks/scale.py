@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from clipcovid.config import run_job
+from clipcovid.cli import run_job
 
 SHARD = 256  # images a packed file, as `jobs/prepare.py` has it
 LABELS = ("COVID-19", "Non-COVID", "Normal")
