@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import html
-import importlib
 import inspect
 import itertools
 import re
@@ -56,24 +55,18 @@ class Flag:
 
 def pages() -> dict[str, str]:
     """File name → Markdown: `index.md`, and a page for each command."""
-    modules = command_modules()
+    loaded = all_commands()
     lines = [INTRODUCTION]
     for title, names in commands.GROUPS.items():
-        rows = [f"| [`{name}`]({name}.md) | {_summary(modules[name])} |" for name in names]
+        rows = [f"| [`{name}`]({name}.md) | {_summary(loaded[name])} |" for name in names]
         lines += [f"## {title}", "", "| `clipcovid …` | what it does |", "|---|---|", *rows, ""]
-    texts = {f"{name}.md": _page(name, module) for name, module in modules.items()}
+    texts = {f"{name}.md": _page(command) for name, command in loaded.items()}
     return texts | {"index.md": "\n".join(lines)}
 
 
-def command_modules() -> dict[str, types.ModuleType]:
-    """Command → its module."""
-    modules = {name: name.replace("-", "_") for name in commands.names()}
-    return {name: importlib.import_module(f"{commands.__name__}.{module}") for name, module in modules.items()}
-
-
-def config_of(module: types.ModuleType) -> Any:
-    """The config that a command's `main` takes."""
-    return typing.get_type_hints(module.main)["config"]
+def all_commands() -> dict[str, commands.Command]:
+    """Name → command, in the order of `clipcovid --help`."""
+    return {name: commands.load_command(name) for name in commands.names()}
 
 
 def flags(config: Any, prefix: str = "", default: Any = MISSING) -> Iterator[Flag]:
@@ -104,9 +97,9 @@ def methods(config: Any) -> list[str]:
     return [name for field in dataclasses.fields(config) for name in _subcommands(_unwrapped(hints[field.name])[0])]
 
 
-def _page(name: str, module: types.ModuleType) -> str:
-    config = config_of(module)
-    lines, section = [f"# clipcovid {name}", "", _docstring(module)], "."
+def _page(command: commands.Command) -> str:
+    config = command.config
+    lines, section = [f"# clipcovid {command.name}", "", _description(command)], "."
     for flag in sorted(flags(config), key=lambda flag: flag.section):
         if flag.section != section:
             section = flag.section
@@ -120,17 +113,17 @@ def _page(name: str, module: types.ModuleType) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _docstring(module: types.ModuleType) -> str:
-    """A module's docstring, its example commands in a fenced block."""
+def _description(command: commands.Command) -> str:
+    """A command's description, its examples in a fenced block."""
     blocks = []
-    for paragraph in (inspect.getdoc(module) or "").split("\n\n"):
+    for paragraph in command.description.split("\n\n"):
         text = textwrap.dedent(paragraph)
         blocks.append(f"```\n{text}\n```" if re.match("(python|clipcovid) ", text) else _escaped(text))
     return "\n\n".join(blocks)
 
 
-def _summary(module: types.ModuleType) -> str:
-    return _escaped((inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " "))
+def _summary(command: commands.Command) -> str:
+    return _escaped(command.description.partition("\n")[0])
 
 
 def _escaped(text: str) -> str:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 import flag_pages  # noqa: E402 (the book's own code)
 
-COMMANDS = flag_pages.command_modules()
+COMMANDS = flag_pages.all_commands()
 OPTIONS = r"^[│ ] (--?[a-z][\w.-]*(?:, --?[a-z][\w.-]*)*)(?= [A-Z{\[]|  )"  # before a value's name, or a gap
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -41,13 +41,13 @@ def commands(text):
     ],
 )
 def test_commands_of_the_documentation_are_accepted(page, name, arguments):
-    config = flag_pages.config_of(COMMANDS[name])
+    config = COMMANDS[name].config
     assert isinstance(from_cli(config, "", arguments), config)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_flag_pages_list_the_flags_of_help(name, capsys):
-    config = flag_pages.config_of(COMMANDS[name])
+    config = COMMANDS[name].config
     with pytest.raises(SystemExit):
         tyro.cli(config, args=["--help"])
     shown = re.findall(OPTIONS, capsys.readouterr().out, re.MULTILINE)

@@ -17,7 +17,7 @@ from clipcovid.models.dual_encoder import Towers, build_dual
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.training.loop import predict
 from clipcovid.training.trainer import train_model
-from clipcovid.workflows.few_shot import train_or_curve
+from clipcovid.workflows.method import train_method
 from clipcovid.workflows.train import embeddings_for
 
 TINY = ClipConfig(model="tiny", pretrained="none")
@@ -125,7 +125,7 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
 
 def test_a_curve_has_a_run_for_each_number_of_shots(phantoms, tmp_path, capsys):
     one = OptimConfig(epochs=1, batch_size=64)
-    train_or_curve(TipAdapterConfig(data=phantoms, out=tmp_path, clip=TINY, shots=("1", "2"), optim=one, compute=HERE))
+    train_method(TipAdapterConfig(data=phantoms, out=tmp_path, clip=TINY, shots=("1", "2"), optim=one, compute=HERE))
     (folder,) = tmp_path.glob("tip_adapter-curve-*")
     assert (folder / "figures" / "shots.png").exists()
     assert len(list((folder / "runs").glob("tip_adapter-*-shot-*"))) == 6

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import errno
-import importlib
 import json
 import os
 import re
@@ -12,7 +11,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import typing
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,8 @@ from conftest import HERE
 from rich.console import Console
 
 from clipcovid.cli import from_cli
+from clipcovid.commands import load_command, names
+from clipcovid.commands.search import Found, listed
 from clipcovid.config import OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import MaskedConfig, apply_masks
@@ -47,7 +47,7 @@ from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainabl
 from clipcovid.training.trainer import train_model, training_manifest
 
 ROOT = Path(__file__).parents[1]
-JOBS = {path.stem for path in (ROOT / "clipcovid" / "commands").glob("[a-z]*.py")}
+JOBS = {name.replace("-", "_") for name in names()}
 TINY = "--clip.model tiny --clip.pretrained none --compute.workers 0"
 RUN = "--out {parent} --name {name}"  # jobs that make a folder in --out
 FLAGS = {  # what each job is asked; {folder} is the one with the files of others
@@ -126,8 +126,8 @@ def inputs(phantoms, tmp_path_factory):
 
 
 def config_type(job):
-    module = importlib.import_module(f"clipcovid.commands.{job}")
-    return module, typing.get_type_hints(module.main)["config"]
+    command = load_command(job.replace("_", "-"))
+    return command, command.config
 
 
 def test_every_job_that_has_an_out_is_tried():
@@ -395,5 +395,5 @@ def test_a_search_keeps_the_one_before_it_and_shows_how_names_end(phantoms, tmp_
     table = pd.DataFrame(
         [{"rank": 1, "score": 1.0, "image_id": "site/" * 20 + "p1/view1.png", "label": "a", "caption": ""}]
     )
-    Console(width=80).print(module.listed(module.Found(query="q", table=table)))
+    Console(width=80).print(listed(Found(query="q", table=table)))
     assert "p1/view1.png" in capsys.readouterr().out

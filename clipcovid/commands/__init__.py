@@ -1,22 +1,41 @@
-"""The command line `clipcovid`: a module for each command, with its description, its config and its `main`."""
+"""The command line `clipcovid`: a module for each command, with its description, its config and its `main`.
+
+The commands that train are the methods themselves: a folder in `clipcovid/methods` is a command.
+"""
 
 import ast
 import difflib
 import importlib
+import inspect
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+METHODS = Path(__file__).parents[1] / "methods"
 GROUPS = {
     "Start": ("demo",),
     "Data": ("prepare", "apply-masks", "generate-captions", "embed"),
     "Classify without training": ("zeroshot", "tune-prompts", "classify"),
-    "Train": ("finetune", "probe", "coop", "tip-adapter", "cnn", "hybrid", "segment", "caption", "captioner"),
+    "Train": tuple(sorted(config.parent.name.replace("_", "-") for config in METHODS.glob("*/config.py"))),
     "Train many times": ("crossval", "sweep"),
     "Evaluate": ("predict", "compare", "evaluate"),
     "Use": ("cascade", "search"),
 }
 OTHER_NAMES = {"hparams": "sweep", "prompts": "tune-prompts"}  # of the scripts in tune/
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command, imported."""
+
+    name: str
+    description: str
+    """Its first line is the summary; indented lines are examples."""
+    config: Any
+    """The dataclass that the command line is made from."""
+    main: Callable[[Any], None]
 
 
 def names() -> list[str]:
@@ -35,8 +54,9 @@ def contents() -> str:
 
 def summary(name: str) -> str:
     """The first line of a command's description."""
-    source = Path(__file__).with_name(f"{_module(name)}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    module = name.replace("-", "_")
+    path = METHODS / module / "__init__.py" if name in GROUPS["Train"] else Path(__file__).with_name(f"{module}.py")
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def nearest(name: str) -> str:
@@ -47,16 +67,31 @@ def nearest(name: str) -> str:
     return f"There is no command {name!r}{near}. clipcovid --help lists all."
 
 
+def load_command(name: str) -> Command:
+    """Import the command of this name, e.g. `apply-masks`."""
+    module_name = name.replace("-", "_")
+    if name in GROUPS["Train"]:
+        from clipcovid.methods.registry import METHODS as registry
+        from clipcovid.workflows.method import train_method
+
+        description = importlib.import_module(f"clipcovid.methods.{module_name}")
+        return Command(
+            name=name,
+            description=inspect.getdoc(description) or "",
+            config=registry[module_name].config,
+            main=train_method,
+        )
+    module = importlib.import_module(f"{__name__}.{module_name}")
+    config = typing.get_type_hints(module.main)["config"]
+    return Command(name=name, description=inspect.getdoc(module) or "", config=config, main=module.main)
+
+
 def run_command(name: str, args: Sequence[str] | None = None, prog: str | None = None) -> None:
-    """Run the command of this name, e.g. `apply-masks`, with `args`, by default the command line's.
+    """Run the command of this name with `args`, by default the command line's.
 
     `prog`: the name that its help and its errors give it. Default: the script's.
     """
     from clipcovid.cli import run_job  # tyro: the list of all commands does without
 
-    module = importlib.import_module(f"{__name__}.{_module(name)}")
-    run_job(typing.get_type_hints(module.main)["config"], module.main, module.__doc__, args, prog)
-
-
-def _module(name: str) -> str:
-    return name.replace("-", "_")
+    command = load_command(name)
+    run_job(command.config, command.main, command.description, args, prog)

@@ -20,6 +20,8 @@ class Method:
     """The kind of its predictions: classification, segmentation or captions."""
     embedded: bool = False
     """Whether it reads the embeddings of a frozen encoder, not images."""
+    before_and_after: bool = False
+    """Whether the test scores before training are printed beside those after it."""
 
     def load(self) -> Any:
         """The task's class; imports torch."""

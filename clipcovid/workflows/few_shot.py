@@ -14,17 +14,9 @@ from clipcovid.terminal import Countdown
 from clipcovid.tracking import live
 from clipcovid.training.trainer import train_model, training_manifest
 from clipcovid.workflows.report import ChildRun, data_tags, report
-from clipcovid.workflows.train import embeddings_for, train
+from clipcovid.workflows.train import embeddings_for
 
 DRAWS = 3  # of the images of each number of shots
-
-
-def train_or_curve(config: FewShotConfig) -> None:
-    """Train a method that reads embeddings, or with several numbers of shots a curve of trainings."""
-    if len(config.shots) > 1:
-        few_shot(config)
-    else:
-        train(config)
 
 
 def few_shot(config: FewShotConfig) -> Run:

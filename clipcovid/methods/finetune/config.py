@@ -92,4 +92,4 @@ class FinetuneConfig(ClipTrainConfig):
         return captioned(manifest, self.captions, self.caption_template)
 
 
-METHOD = Method(FinetuneConfig, task="Finetune")
+METHOD = Method(FinetuneConfig, task="Finetune", before_and_after=True)
