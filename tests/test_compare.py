@@ -81,10 +81,10 @@ def test_images_that_any_method_learned_from_are_compared_by_none(tmp_path):
         table.insert(3, "trained_on", table.index.isin(learned))
     comparison = compared(files_of(tmp_path, (one, {}), (other, {}), (third, {})))
     rest = compared(files_of(tmp_path / "rest", *((table.drop(index=range(15)), {}) for table in (one, other, third))))
-    assert comparison["n"] == rest["n"] == 75
+    assert comparison.n == rest.n == 75
     for name in "abc":
-        assert comparison["methods"][name]["metrics"] == rest["methods"][name]["metrics"]
-    learned = [note for note in comparison["notes"] if "learned from" in note]
+        assert comparison.methods[name].metrics == rest.methods[name].metrics
+    learned = [note for note in comparison.notes if "learned from" in note]
     assert [note[:2] for note in learned] == ["a ", "b "]
     assert all("10 of the images that it predicts" in note for note in learned)
     seen = files_of(tmp_path / "all", (one.assign(trained_on=True), {}), (third, {}))
@@ -150,13 +150,13 @@ def body_of(folder):
 
 def test_scores_are_those_of_the_table(tmp_path):
     comparison = compared(three(tmp_path))
-    assert list(comparison["methods"]) == ["b", "c", "a"]
+    assert list(comparison.methods) == ["b", "c", "a"]
     for i, name in enumerate("abc"):
         table = table_of(seed=i, signal=(0.3, 1.5, 1.0)[i]).sort_values("image_id", ignore_index=True)
         expected = score(table, CLASSES).to_json()
-        assert {key: comparison["methods"][name][key] for key in expected} == expected
-    assert comparison["baselines"] == expected["baselines"]
-    assert json.loads(json.dumps(comparison, allow_nan=False)) == comparison
+        assert comparison.methods[name].to_json() == expected
+    assert comparison.baselines == expected["baselines"]
+    assert json.loads(json.dumps(comparison.to_json(), allow_nan=False)) == comparison.to_json()
 
 
 def test_a_run_s_own_scores_and_train_shares_are_taken_if_they_are_of_its_table(outputs):
@@ -164,17 +164,17 @@ def test_a_run_s_own_scores_and_train_shares_are_taken_if_they_are_of_its_table(
     comparison = compared(paths)
     for path in paths:
         expected = body_of(path)
-        assert {key: comparison["methods"][path.name][key] for key in expected} == expected
-    assert comparison["baselines"] == expected["baselines"]
-    assert comparison["baselines"]["majority"]["from"] == "train"
-    assert "train split" in " ".join(comparison["notes"])
+        assert comparison.methods[path.name].to_json() == expected
+    assert comparison.baselines == expected["baselines"]
+    assert comparison.baselines["majority"]["from"] == "train"
+    assert "train split" in " ".join(comparison.notes)
     changed = outputs / "cnn" / "predictions" / "test.parquet"
     table, about = read_predictions(changed)
     table.loc[0, [f"prob_{c}" for c in CLASSES]] = [0.31, 0.36, 0.33]
     write_predictions(changed, table, **about)
-    fresh = compared(paths)["methods"]["cnn"]["metrics"]
+    fresh = compared(paths).methods["cnn"].metrics
     assert fresh == pytest.approx(score(table, CLASSES).metrics)
-    assert fresh != comparison["methods"]["cnn"]["metrics"]
+    assert fresh != comparison.methods["cnn"].metrics
 
 
 def test_the_order_of_rows_columns_classes_and_runs_changes_nothing(tmp_path):
@@ -191,7 +191,7 @@ def test_the_order_of_rows_columns_classes_and_runs_changes_nothing(tmp_path):
 
 
 def test_a_method_against_itself_differs_by_exactly_nothing(tmp_path):
-    (gap,) = compared(files_of(tmp_path, (table_of(), {}), (table_of(), {})))["paired"].values()
+    (gap,) = compared(files_of(tmp_path, (table_of(), {}), (table_of(), {}))).paired.values()
     for key in ("macro_f1", "accuracy"):
         assert gap[key] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert gap["mcnemar"] == {"only_best": 0, "only_this": 0, "p": 1.0, "p_holm": 1.0}
@@ -232,12 +232,12 @@ def test_holm_against_the_published_rule():
 
 
 def test_notes_say_what_was_resampled_and_what_mcnemar_assumes(tmp_path):
-    notes = " ".join(compared(three(tmp_path))["notes"])
+    notes = " ".join(compared(three(tmp_path)).notes)
     assert "by patient (30 of them)" in notes
     assert "90 images are of 30 patients" in notes
     assert "scored labels" in notes
     tables_ = [(table_of(seed=i, patients=False), {}) for i in range(2)]
-    notes = " ".join(compared(files_of(tmp_path, *tables_))["notes"])
+    notes = " ".join(compared(files_of(tmp_path, *tables_)).notes)
     assert "by image (90 of them, for no patient ids are known)" in notes
     assert "independent" not in notes
 
@@ -245,12 +245,12 @@ def test_notes_say_what_was_resampled_and_what_mcnemar_assumes(tmp_path):
 def test_one_method_and_one_patient_are_no_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda made, folder: [])
     comparison = compared(files_of(tmp_path, (table_of(), {})))
-    assert comparison["paired"] == {}
+    assert comparison.paired == {}
     write(comparison, tmp_path / "one")
     lonely = [(table_of(seed=i).assign(patient_id="p"), {}) for i in range(2)]
     comparison = compared(files_of(tmp_path, *lonely))
-    assert all(gap["macro_f1"].keys() == {"value"} for gap in comparison["paired"].values())
-    assert comparison["notes"][0] == "There are no intervals: all is of one patient."
+    assert all(gap["macro_f1"].keys() == {"value"} for gap in comparison.paired.values())
+    assert comparison.notes[0] == "There are no intervals: all is of one patient."
     write(comparison, tmp_path / "two")
     assert "_low" in (tmp_path / "two" / "comparison.csv").read_text()
 
@@ -330,7 +330,7 @@ def test_pooled_folds_are_compared_as_a_split_of_their_own(tmp_path):
     for name in ("a", "b"):
         path = tmp_path / name / "predictions" / "crossval.parquet"
         write_predictions(path, table_of(seed=ord(name)), **{**ABOUT, **about, "method": name})
-    assert compared([tmp_path / "a", tmp_path / "b"], "crossval")["split"] == "crossval"
+    assert compared([tmp_path / "a", tmp_path / "b"], "crossval").split == "crossval"
 
 
 def test_finished_runs_are_found_and_several_splits_are_told_apart(outputs):
@@ -359,18 +359,18 @@ def test_csv_has_every_number(tmp_path):
     write(comparison, tmp_path / "out")
     frame = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("method")
     assert frame.index.tolist() == ["b", "c", "a", "majority", "prior"]
-    for name, body in comparison["methods"].items():
+    for name, body in comparison.methods.items():
         assert (frame["unit"][name], frame["n"][name], frame["units"][name]) == ("patient", 90, 30)
-        for key, value in body["metrics"].items():
+        for key, value in body.metrics.items():
             assert frame[key][name] == value
-            if key in body["intervals"]["intervals"]:
-                assert [frame[f"{key}_low"][name], frame[f"{key}_high"][name]] == body["intervals"]["intervals"][key]
-    for name, gap in comparison["paired"].items():
+            if key in body.intervals["intervals"]:
+                assert [frame[f"{key}_low"][name], frame[f"{key}_high"][name]] == body.intervals["intervals"][key]
+    for name, gap in comparison.paired.items():
         assert frame["difference_macro_f1_low"][name] == gap["macro_f1"]["low"]
         assert frame["mcnemar_p_holm"][name] == gap["mcnemar"]["p_holm"]
-    assert frame["macro_f1"]["prior"] == comparison["baselines"]["prior"]["macro_f1"]
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == comparison["methods"]
-    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == comparison
+    assert frame["macro_f1"]["prior"] == comparison.baselines["prior"]["macro_f1"]
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == comparison.methods_json()
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == comparison.to_json()
 
 
 def test_tables_fit_and_take_names_as_they_are(tmp_path):
@@ -385,9 +385,9 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
     print_comparison(comparison, small)
     assert "thresholds" in small.file.getvalue()
     assert text.rstrip().endswith(RESEARCH_ONLY)
-    values = comparison["methods"]["c"]
-    low, high = values["intervals"]["intervals"]["macro_f1"]
-    cell = f"{values['metrics']['macro_f1']:.3f} ({low:.2f}–{high:.2f})".replace("0.", ".")
+    values = comparison.methods["c"]
+    low, high = values.intervals["intervals"]["macro_f1"]
+    cell = f"{values.metrics['macro_f1']:.3f} ({low:.2f}–{high:.2f})".replace("0.", ".")
     for word in ("[red]odd[/] | name", "majority", "prior", "(Holm)", cell):
         assert word in text, word
     markdown = comparison_markdown(comparison)
@@ -426,12 +426,15 @@ def test_figures_are_legible_at_any_number(tmp_path, count, classes):
     classes = classes or tuple(f"_Finding {i} of $many$ with a long name" for i in range(12))
     entries = [(table_of(300, i, i, classes, patients=False), {"classes": classes}) for i in range(min(count, 2))]
     comparison = compared(files_of(tmp_path, *entries))
-    for key in ("methods", "paired"):
-        bodies = list(comparison[key].values())
-        names = [f"method-{i}-of-$many$-with-a-long-name" for i in range(count - (key == "paired"))]
-        comparison[key] = {name: bodies[i % len(bodies)] for i, name in enumerate(names)}
-    comparison["best"] = next(iter(comparison["methods"]))
-    made = plots.comparison_figures(comparison)
+    names = [f"method-{i}-of-$many$-with-a-long-name" for i in range(count)]
+    scores, gaps = list(comparison.methods.values()), list(comparison.paired.values())
+    comparison = dataclasses.replace(
+        comparison,
+        best=names[0],
+        methods={name: scores[i % len(scores)] for i, name in enumerate(names)},
+        paired=dict(zip(names[1:], itertools.cycle(gaps), strict=False)),
+    )
+    made = KIND.comparison_figures(comparison)
     assert made.keys() == {"scores", "classes", "confusions"} | ({"differences"} if count > 1 else set())
     for key, figure in made.items():
         shown = drawn(figure)

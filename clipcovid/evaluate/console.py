@@ -10,7 +10,7 @@ from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.compare import comparison_tables
-from clipcovid.evaluate.kinds.base import Scores
+from clipcovid.evaluate.kinds.base import Comparison, Scores
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.number_format import interval, mean_and_deviation, number
 
@@ -85,8 +85,8 @@ def print_folds(kind: str, folds: Sequence[Mapping[str, float]], console: Consol
     console.print(table)
 
 
-def print_comparison(comparison: dict[str, Any], console: Console) -> None:
+def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print what `compare.compare` gives: the methods, the baselines beneath, and the differences to the best."""
     for table in comparison_tables(comparison):
         console.print(table.rich(console.width))
-    print_remarks(comparison["notes"], comparison["alarms"], console)
+    print_remarks(comparison.notes, comparison.alarms, console)

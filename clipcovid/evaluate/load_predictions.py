@@ -1,4 +1,4 @@
-"""The predictions tables of several methods, which must predict the same images; what does not fit is refused by name."""
+"""The predictions tables of several methods, which must predict the same images; others are refused by name."""
 
 import dataclasses
 import json
@@ -7,14 +7,15 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.config import UserError
+from clipcovid.errors import UserError
+from clipcovid.evaluate.kinds.base import Kind, Scores
+from clipcovid.evaluate.kinds.registry import kind_of, scores_from_json
 from clipcovid.evaluate.predictions import TRAINED_ON, read_predictions
-from clipcovid.io.files import METADATA_KEY
+from clipcovid.io.files import METADATA_KEY, read_object
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,13 @@ class Method:
     """The folder or file as it was named."""
     path: Path
     about: dict[str, Any]
-    """What `write_predictions` was told."""
+    """The metadata that `write_predictions` was given."""
     trained_on: frozenset[str]
     """Ids of predicted images that it learned from. No method is scored on them."""
     table: pd.DataFrame
     """Sorted by image_id, so that the order in the file changes nothing; label and patient_id are text, "" if unknown."""
+    stored: Scores | None = None
+    """The scores that the run's metrics.json holds of these predictions."""
 
     @property
     def run(self) -> str:
@@ -39,38 +42,43 @@ class Method:
         return self.path.parent.parent.name if self.path.parent.name == "predictions" else self.path.stem
 
 
-def find(out: Path, split: str, marker: str) -> list[Path]:
-    """The run folders in `out` that have `marker` and classify `split`; none, or several split hashes: `UserError`."""
+def find(out: Path, split: str, marker: str, kind: str = "classification") -> list[Path]:
+    """The run folders in `out` that have `marker` and predictions of `split`, of one kind.
+
+    None, or runs that predict several splits by their hashes, are a `UserError`.
+    """
+    kind = kind_of(kind).name
     groups: dict[str, list[Path]] = {}
     for folder in sorted(path.parent for path in out.glob(f"*/{marker}")):
-        about = _about(folder / "predictions" / f"{split}.parquet")
-        if about.get("task") == "classification":
-            groups.setdefault(about["split_hash"], []).append(folder)
+        metadata = _metadata(folder / "predictions" / f"{split}.parquet")
+        if metadata.get("task") == kind:
+            groups.setdefault(metadata["split_hash"], []).append(folder)
     if not groups:
         raise UserError(f"{out} has no finished run with predictions of {split}: name run folders, --out or --split.")
     if len(groups) > 1:
-        told = "; ".join(
-            f"{' and '.join(sorted(set(map(_data, runs))))} with split hash {key} ({', '.join(run.name for run in runs)})"
+        splits = "; ".join(
+            f"{' and '.join(sorted(set(map(_data_of, runs))))} with split hash {key} ({', '.join(run.name for run in runs)})"
             for key, runs in groups.items()
         )
-        raise UserError(f"The runs in {out} predict {len(groups)} different splits, {told}: name those to compare.")
+        raise UserError(f"The runs in {out} predict {len(groups)} different splits, {splits}: name those to compare.")
     return next(iter(groups.values()))
 
 
 def read(paths: Sequence[Path], split: str) -> list[Method]:
     """The predictions of run folders or .parquet files, each once, in the order of their names.
 
-    They must be classifications of one split (by its hash) and of the same images with the same labels, patients and
-    classes; what is not is a `UserError` that names the run that differs from most.
+    They must be of one kind, of one split (by its hash) and of the same images with the same truth, patients and classes;
+    what is not is a `UserError` that names the run that differs from most.
     """
     files = {_file(path, split).resolve(): path for path in sorted(paths)}
     methods = [_read(path, str(source)) for path, source in files.items()]
     if not methods:
         raise UserError("There is nothing to compare: name run folders or .parquet files of predictions.")
-    for key in ("split", "split_hash", "classes"):
-        _same(methods, key)
-    methods = _unseen(methods)
-    _same_images(methods)
+    for key in ("task", "split", "split_hash", "classes"):
+        _check_same_metadata(methods, key)
+    kind = kind_of(methods[0].about["task"])
+    methods = _without_trained_on([_with_truth(method, kind) for method in methods])
+    _check_same_images(methods, kind)
     for more in ("run", "source"):
         names = Counter(method.name for method in methods)
         methods = [
@@ -82,8 +90,8 @@ def read(paths: Sequence[Path], split: str) -> list[Method]:
     return methods
 
 
-def _about(path: Path) -> dict[str, Any]:
-    """What a predictions table says about itself, without its rows; {} where there is none."""
+def _metadata(path: Path) -> dict[str, Any]:
+    """What a predictions table says of itself, without its rows; {} where there is none."""
     try:
         return json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, "{}"))
     except FileNotFoundError:
@@ -92,10 +100,9 @@ def _about(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a readable Parquet file ({error}); name the runs to compare.") from None
 
 
-def _data(run: Path) -> str:
-    about = run / "config.json"
-    told = json.loads(about.read_text(encoding="utf-8")).get("config", {}) if about.exists() else {}
-    return str(told.get("data", "unknown data"))
+def _data_of(run: Path) -> str:
+    """The data folder that a run names in its config."""
+    return str(read_object(run / "config.json").get("config", {}).get("data", "unknown data"))
 
 
 def _file(path: Path, split: str) -> Path:
@@ -104,78 +111,104 @@ def _file(path: Path, split: str) -> Path:
     file = path / "predictions" / f"{split}.parquet"
     if file.exists():
         return file
-    there = ", ".join(sorted(other.stem for other in file.parent.glob("*.parquet")))
-    way = f"it has those of {there}: choose a --split." if there else "name the folders of finished runs."
+    splits = ", ".join(sorted(other.stem for other in file.parent.glob("*.parquet")))
+    way = f"it has those of {splits}: choose a --split." if splits else "name the folders of finished runs."
     raise UserError(f"{path} has no predictions of {split}; {way}")
 
 
 def _read(path: Path, source: str) -> Method:
-    table, about = read_predictions(path)
-    if lacks := {"method", "task", "identity", "manifest_hash", "split_hash", "split", "classes"} - about.keys():
+    table, metadata = read_predictions(path)
+    if lacks := {"method", "task", "identity", "manifest_hash", "split_hash", "split", "classes"} - metadata.keys():
         raise UserError(f"{source} is no predictions table: its metadata lack {', '.join(sorted(lacks))}.")
-    if about["task"] != "classification":
-        raise UserError(f"The task of {source} is {about['task']}; only classifications are compared: leave it out.")
     for column in ("label", "patient_id"):
         table[column] = table[column].fillna("").astype(str) if column in table else ""
-    if unknown := int((table["label"] == "").sum()):
-        raise UserError(f"{unknown} of {len(table)} images in {source} have no label, so they can't be compared.")
-    known = table.pop(TRAINED_ON) if TRAINED_ON in table else pd.Series(False, index=table.index)
+    learned = table.pop(TRAINED_ON) if TRAINED_ON in table else pd.Series(False, index=table.index)
     return Method(
-        name=about["method"],
+        name=metadata["method"],
         source=source,
         path=path,
-        about=about,
-        trained_on=frozenset(table["image_id"][known]),
-        table=table.sort_values("image_id", ignore_index=True),
+        about=metadata,
+        trained_on=frozenset(table["image_id"][learned]),
+        table=table.sort_values("image_id", ignore_index=True, kind="stable"),
+        stored=_stored_scores(path),
     )
 
 
-def _unseen(methods: Sequence[Method]) -> list[Method]:
+def _stored_scores(path: Path) -> Scores | None:
+    """The scores that stand in the metrics.json of the run whose predictions these are."""
+    if path.parent.name != "predictions":
+        return None
+    content = read_object(path.parent.parent / "metrics.json").get(path.stem)
+    return scores_from_json(content) if content else None
+
+
+def _with_truth(method: Method, kind: Kind[Any]) -> Method:
+    """The method, if all of its images can be scored; else `UserError`."""
+    images = method.table["image_id"]
+    if unknown := images[kind.without_truth(method.table)].nunique():
+        raise UserError(
+            f"{unknown} of {images.nunique()} images in {method.source} have no {kind.truth_name}, so they can't be compared."
+        )
+    return method
+
+
+def _without_trained_on(methods: Sequence[Method]) -> list[Method]:
     """The methods without the images that any of them learned from; where none is left: `UserError`."""
-    known = frozenset().union(*(method.trained_on for method in methods))
-    if not known:
+    learned = frozenset().union(*(method.trained_on for method in methods))
+    if not learned:
         return list(methods)
-    tables = [method.table[~method.table["image_id"].isin(known)].reset_index(drop=True) for method in methods]
+    tables = [method.table[~method.table["image_id"].isin(learned)].reset_index(drop=True) for method in methods]
     if any(table.empty for table in tables):
-        named = ", ".join(method.source for method in methods if method.trained_on)
-        raise UserError(f"There is no image to compare that none of {named} learned from: predict other data.")
+        sources = ", ".join(method.source for method in methods if method.trained_on)
+        raise UserError(f"There is no image to compare that none of {sources} learned from: predict other data.")
     return [dataclasses.replace(method, table=table) for method, table in zip(methods, tables, strict=True)]
 
 
-def _odd(values: Sequence[Hashable]) -> tuple[int, int] | None:
-    """Where a value stands that is not the most common one, and where that one does; None where all are equal."""
+def _outlier(values: Sequence[Hashable]) -> tuple[int, int] | None:
+    """The index of a value that is not the most common one, and of that one; None where all are equal."""
     common = Counter(values).most_common(1)[0][0]
-    odd = [at for at, value in enumerate(values) if value != common]
-    return (odd[0], values.index(common)) if odd else None
+    others = [index for index, value in enumerate(values) if value != common]
+    return (others[0], values.index(common)) if others else None
 
 
-def _same(methods: Sequence[Method], key: str) -> None:
+def _check_same_metadata(methods: Sequence[Method], key: str) -> None:
     values = [method.about[key] for method in methods]
-    told = [", ".join(sorted(value)) if isinstance(value, list) else str(value) for value in values]
-    if found := _odd(told):
-        odd, common = found
-        data = [_data(methods[at].path.parent.parent) for at in found]
+    texts = [", ".join(sorted(value)) if isinstance(value, list) else str(value) for value in values]
+    if pair := _outlier(texts):
+        outlier, common = pair
+        data = [_data_of(methods[index].path.parent.parent) for index in pair]
         of = f"; they predict {data[0]} and {data[1]}" if data[0] != data[1] else ""
         raise UserError(
-            f"The {key.replace('_', ' ')} of {methods[odd].source} is {told[odd]}, but that of {methods[common].source} "
-            f"is {told[common]}{of}: compare what predicts the same."
+            f"The {key.replace('_', ' ')} of {methods[outlier].source} is {texts[outlier]}, but that of "
+            f"{methods[common].source} is {texts[common]}{of}: compare what predicts the same."
         )
 
 
-def _same_images(methods: Sequence[Method]) -> None:
-    if found := _odd([tuple(method.table["image_id"]) for method in methods]):
-        one, other = (methods[at] for at in found)
-        own, others = set(one.table["image_id"]), set(other.table["image_id"])
+def _check_same_images(methods: Sequence[Method], kind: Kind[Any]) -> None:
+    image_ids = [tuple(method.table["image_id"].unique()) for method in methods]
+    if pair := _outlier(image_ids):
+        first, second = (methods[index] for index in pair)
+        ours, theirs = (set(image_ids[index]) for index in pair)
         raise UserError(
-            f"{one.source} lacks {len(others - own)} of the images that {other.source} predicts and has "
-            f"{len(own - others)} that it has not, the first of all is {min(own ^ others)!r}: predict the same images."
+            f"{first.source} lacks {len(theirs - ours)} of the images that {second.source} predicts and has "
+            f"{len(ours - theirs)} that it has not, the first of all is {min(ours ^ theirs)!r}: predict the same images."
         )
-    for column, called in (("label", "the label"), ("patient_id", "the patient")):
-        if found := _odd([tuple(method.table[column]) for method in methods]):
-            one, other = (methods[at] for at in found)
-            differ = np.flatnonzero(one.table[column] != other.table[column])
-            at = differ[0]
-            raise UserError(
-                f"{one.source} has {called} {one.table[column][at]!r} for image {one.table['image_id'][at]!r}, but "
-                f"{other.source} has {other.table[column][at]!r} ({len(differ)} images differ): predict the same data."
-            )
+    truths = [kind.truth(method.table) for method in methods]
+    for name in [str(name) for name in truths[0] if all(name in truth for truth in truths)]:
+        _check_same_values(methods, name, [truth[name].tolist() for truth in truths], image_ids[0])
+    patients = [method.table.drop_duplicates("image_id")["patient_id"].tolist() for method in methods]
+    _check_same_values(methods, "the patient", patients, image_ids[0])
+
+
+def _check_same_values(
+    methods: Sequence[Method], name: str, values: Sequence[list[Any]], image_ids: Sequence[str]
+) -> None:
+    """Refuse methods that say different things (`values`, a list an image for each method) of the same images."""
+    if pair := _outlier([tuple(column) for column in values]):
+        first, second = (methods[index] for index in pair)
+        ours, theirs = (values[index] for index in pair)
+        differ = [row for row in range(len(ours)) if ours[row] != theirs[row]]
+        raise UserError(
+            f"{first.source} has {name} {ours[differ[0]]!r} for image {image_ids[differ[0]]!r}, but {second.source} has "
+            f"{theirs[differ[0]]!r} ({len(differ)} images differ): predict the same data."
+        )

@@ -20,7 +20,6 @@ from clipcovid.io.files import atomic_write
 
 LONGEST_NAME = 40
 NOT_SCORES = ("logit_scale", "_threshold", "median_rank")  # of a training's line, and on no scale of theirs
-SHOWN = {"macro_f1": "macro F1", "accuracy": "accuracy"}
 SLANT: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
 
 
@@ -42,11 +41,11 @@ def figures(
 
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], *, split: str) -> Figure:
     """The confusion matrix `counts` (k, k), a row the true class: counts written, shaded by the share of the row."""
-    k, names = len(classes), _names(classes)
+    k, names = len(classes), axis_names(classes)
     upright = k <= 4 and max(map(len, names)) <= 12
-    room = 0.09 * max(map(_width, "\n".join(names).split("\n")))  # inches that a name takes
+    room = 0.09 * max(map(text_width, "\n".join(names).split("\n")))  # inches that a name takes
     width, height = 3.6 + 0.55 * k + room, 3.0 + 0.45 * k + (0 if upright else 0.75 * room)
-    figure, axes = _figure(f"Confusion matrix, {_n(int(counts.sum()), split)}", width, height)
+    figure, axes = new_figure(f"Confusion matrix, {sample_title(int(counts.sum()), split)}", width, height)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     figure.colorbar(image, ax=axes, label="share of the true class")
@@ -66,12 +65,12 @@ def roc_figure(labels: Sequence[str], probabilities: np.ndarray, classes: Sequen
 
     truth = encode(labels, classes)
     predicted_index(probabilities, classes, len(truth))  # checks shape and finiteness
-    figure, axes = _figure(
-        f"ROC, one class against the rest, {_n(len(truth), split)}", 8.5, max(5.2, 0.31 * len(classes))
+    figure, axes = new_figure(
+        f"ROC, one class against the rest, {sample_title(len(truth), split)}", 8.5, max(5.2, 0.31 * len(classes))
     )
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"]
     lines, names = [], []
-    for i, name in enumerate(_names(classes)):
+    for i, name in enumerate(axis_names(classes)):
         positive = truth == i
         if positive.all() or not positive.any():
             continue
@@ -91,11 +90,11 @@ def histogram_figure(labels: Sequence[str], predictions: Predictions, classes: S
     """How many rows have each class, by the labels and by the predictions."""
     truth, k = encode(labels, classes), len(classes)
     predicted = predicted_index(predictions, classes, len(truth))
-    figure, axes = _figure(f"True and predicted classes, {_n(len(truth), split)}", 8.5, 1.8 + 0.5 * k)
+    figure, axes = new_figure(f"True and predicted classes, {sample_title(len(truth), split)}", 8.5, 1.8 + 0.5 * k)
     for offset, index, name in ((-0.2, truth, "true"), (0.2, predicted, "predicted")):
         bars = axes.barh(np.arange(k) + offset, np.bincount(index, minlength=k), 0.38, label=name)
         axes.bar_label(bars, fontsize=8, padding=3)
-    axes.set_yticks(range(k), _names(classes), fontsize=9)
+    axes.set_yticks(range(k), axis_names(classes), fontsize=9)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="images")
@@ -136,7 +135,9 @@ def overlays(
 ) -> Figure:
     """Images (n, h, w) or (n, h, w, 3) with the outlines of their true (green) and predicted (red) masks (h, w)."""
     columns = min(3, len(images))
-    figure, panels = _panels(title, math.ceil(len(images) / columns), columns, 3 * columns, 3.5 * len(images) / columns)
+    figure, panels = new_panels(
+        title, math.ceil(len(images) / columns), columns, 3 * columns, 3.5 * len(images) / columns
+    )
     for axes in panels:
         axes.axis("off")
     for axes, image, true, mask, caption in zip(panels, images, truths, found, captions, strict=False):
@@ -155,7 +156,7 @@ def sheet(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
     rows = math.ceil(len(images) / columns)
     wrapped = [[part for line in text.split("\n") for part in _wrap(line, 48)[:4]] for text in texts]
     height = 3.5 + 0.13 * max(map(len, wrapped), default=0)
-    figure, panels = _panels(title, rows, columns, 3.4 * columns, height * rows)
+    figure, panels = new_panels(title, rows, columns, 3.4 * columns, height * rows)
     for axes in panels:
         axes.set(xticks=[], yticks=[], frame_on=False)
     for axes, image, lines in zip(panels, images, wrapped, strict=False):
@@ -166,7 +167,7 @@ def sheet(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
 
 def outlines(image: np.ndarray, masks: dict[str, np.ndarray], *, title: str) -> Figure:
     """An image, (h, w) or (h, w, 3), with the outlines of its masks, bool (h, w), by name."""
-    figure, axes = _figure(title, 5, 5.4)
+    figure, axes = new_figure(title, 5, 5.4)
     axes.imshow(image, cmap="gray")
     axes.axis("off")
     for number, (name, mask) in enumerate(masks.items()):
@@ -180,7 +181,7 @@ def outlines(image: np.ndarray, masks: dict[str, np.ndarray], *, title: str) -> 
 
 def spread(scores: np.ndarray, marks: dict[str, float], *, what: str) -> Figure:
     """How the scores (n,) of many candidates are distributed, and where some that have names stand among them."""
-    figure, axes = _figure(f"{len(scores):,} candidates", 7, 4.5)
+    figure, axes = new_figure(f"{len(scores):,} candidates", 7, 4.5)
     axes.hist(scores[~np.isnan(scores)], bins=40, color="C0", alpha=0.6)
     for number, (name, value) in enumerate(marks.items(), 1):
         axes.axvline(value, color=f"C{number}", linewidth=2, label=f"{name}: {value:.3f}")
@@ -203,7 +204,7 @@ def sweep_figures(
         return {}
     scores = np.array([trial["score"] for trial in known])
     best = np.minimum.accumulate(scores) if mode == "min" else np.maximum.accumulate(scores)
-    history, axes = _figure(f"{len(known)} trials", 7, 4)
+    history, axes = new_figure(f"{len(known)} trials", 7, 4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for state, colour in (("finished", "C0"), ("pruned", "C7"), ("failed", "C3")):
         at = [place for place, trial in enumerate(known) if trial["state"] == state]
@@ -213,7 +214,7 @@ def sweep_figures(
     axes.set_ylabel(f"validation {metric}")
     axes.legend(fontsize=8)
     keys = [*known[0]["values"], metric]
-    parallel, axes = _figure("What was tried: the better, the darker", max(6, 1.4 * len(keys)), 5)
+    parallel, axes = new_figure("What was tried: the better, the darker", max(6, 1.4 * len(keys)), 5)
     axes.set_title(axes.get_title(), pad=22)
     columns = [_places([trial["values"][key] for trial in known]) for key in keys[:-1]] + [_places(scores.tolist())]
     order = np.argsort(scores if mode == "max" else -scores)
@@ -229,7 +230,7 @@ def sweep_figures(
     axes.set_ylim(-0.02, 1.02)
     made = {"history": history, "parallel": parallel}
     if importance:
-        made["importance"], axes = _figure("What the score depends on (fANOVA)", 6, 1 + 0.35 * len(importance))
+        made["importance"], axes = new_figure("What the score depends on (fANOVA)", 6, 1 + 0.35 * len(importance))
         axes.barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
         axes.set_xlabel(f"share of the variance of validation {metric}")
     return made
@@ -250,7 +251,7 @@ def _places(values: Sequence[Any]) -> tuple[np.ndarray, str, str]:
 def shots(scores: Sequence[dict[str, Any]]) -> Figure:
     """Test scores over the training images a class: a point a draw, a line through the means."""
     counts = list(dict.fromkeys(line["shots"] for line in scores))
-    figure, axes = _figure("Few-shot curve", 5.5, 3.8)
+    figure, axes = new_figure("Few-shot curve", 5.5, 3.8)
     for name, colour in (("macro_f1", "C0"), ("accuracy", "C1")):
         drawn = [[line[name] for line in scores if line["shots"] == count] for count in counts]
         axes.plot(range(len(counts)), [float(np.mean(values)) for values in drawn], color=colour, label=name)
@@ -260,90 +261,6 @@ def shots(scores: Sequence[dict[str, Any]]) -> Figure:
     axes.set(xlabel="training images a class", ylabel="test score", ylim=(0, 1))
     axes.legend()
     axes.grid(alpha=0.3)
-    return figure
-
-
-def comparison_figures(comparison: dict[str, Any]) -> dict[str, Figure]:
-    """`scores`, `classes`, `confusions`, and `differences` for two methods or more, of what `compare.compare` gives."""
-    made = {
-        "scores": scores_figure(comparison),
-        "classes": classes_figure(comparison),
-        "confusions": confusions_figure(comparison),
-    }
-    return made | ({"differences": differences_figure(comparison)} if comparison["paired"] else {})
-
-
-def scores_figure(comparison: dict[str, Any]) -> Figure:
-    """Macro F1 and accuracy of each method with their intervals, and the baselines as dotted lines."""
-    bodies = comparison["methods"]
-    intervals = bodies[comparison["best"]]["intervals"]
-    title = f"Scores, {intervals['level']:.0%} intervals by {intervals['unit']}, {_of(comparison)}"
-    figure, panels = _rows(title, list(bodies), 9.5)
-    for axes, (key, label) in zip(panels, SHOWN.items(), strict=True):
-        _points(
-            axes, [(body["metrics"][key], body["intervals"]["intervals"].get(key)) for body in bodies.values()], label
-        )
-        for colour, (name, values) in zip(("C1", "C2"), comparison["baselines"].items(), strict=True):
-            axes.axvline(values[key], color=colour, linestyle=":", linewidth=1.8, label=name)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
-    return figure
-
-
-def differences_figure(comparison: dict[str, Any]) -> Figure:
-    """Macro F1 and accuracy of each method minus those of the best, with their paired intervals."""
-    paired = comparison["paired"]
-    title = f"Difference to {comparison['best']}, paired intervals, {_of(comparison)}"
-    figure, panels = _rows(title, list(paired), 8.5)
-    for axes, (key, label) in zip(panels, SHOWN.items(), strict=True):
-        gaps = [pair[key] for pair in paired.values()]
-        _points(axes, [(gap["value"], (gap["low"], gap["high"]) if "low" in gap else None) for gap in gaps], label)
-        axes.axvline(0, color="black", linewidth=1)
-    return figure
-
-
-def classes_figure(comparison: dict[str, Any]) -> Figure:
-    """F1 and AUROC of each class, a row a method; blank where undefined."""
-    bodies, classes = comparison["methods"], comparison["classes"]
-    figure, panels = _rows(f"Scores of each class, {_of(comparison)}", list(bodies), 3.5 + 0.9 * len(classes), 0.9)
-    for axes, (key, label) in zip(panels, {"f1": "F1", "auroc": "AUROC"}.items(), strict=True):
-        rows = [[body["metrics"].get(f"{key}/{name}", np.nan) for name in classes] for body in bodies.values()]
-        values = np.array(rows, dtype=np.float64)
-        axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for row, column in np.argwhere(~np.isnan(values)):
-            colour = "white" if values[row, column] > 0.6 else "black"
-            text = f"{values[row, column]:.2f}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(len(classes)), _names(classes), fontsize=8, **SLANT)
-        axes.set_xlabel(label)
-    return figure
-
-
-def confusions_figure(comparison: dict[str, Any]) -> Figure:
-    """Each method's confusion matrix as shares of the true class, in percent where classes are few enough to read."""
-    bodies, names = comparison["methods"], _names(comparison["classes"])
-    k, rows = len(names), -(-len(bodies) // 4)
-    columns = -(-len(bodies) // rows)
-    side = max(1.8, (0.19 + 0.12 * max(name.count("\n") for name in names)) * k)
-    room = 0.07 * max(map(_width, "\n".join(names).split("\n")))  # inches that a name takes
-    title = f"Confusion matrices, {'%' if k <= 6 else 'share'} of the true class, {_of(comparison)}"
-    width, height = 1 + room + columns * (side + 0.15), 1.2 + room + rows * (side + 0.45)
-    figure, panels = _panels(title, rows, columns, width, height, share=True)
-    for axes in panels[len(bodies) :]:
-        axes.set_visible(False)
-    for place, (axes, (name, body)) in enumerate(zip(panels, bodies.items(), strict=False)):
-        counts = np.array(body["confusion"])
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for row, column in np.ndindex(k, k) if k <= 6 else ():
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            text = f"{100 * shares[row, column]:.0f}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-        axes.set_title(_names([name])[0], fontsize=8)
-        axes.set_xticks(range(k), names, fontsize=7, rotation=90)
-        axes.set_yticks(range(k), names, fontsize=7)
-        axes.tick_params(labelbottom=place + columns >= len(bodies))
-    figure.supylabel("true", fontsize=9)
-    panels[len(bodies) - 1].set_xlabel("predicted", fontsize=9)
     return figure
 
 
@@ -359,7 +276,8 @@ def save(made: dict[str, Figure], folder: str | Path) -> list[Path]:
     return paths
 
 
-def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one panel, at most 24 inches on a side, with its title and purpose."""
     figure = Figure(figsize=(min(width, 24), min(height, 24)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(_plain("\n".join(_wrap(title, 60))), fontsize=11)
@@ -367,49 +285,27 @@ def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _panels(
+def new_panels(
     title: str, rows: int, columns: int, width: float, height: float, share: bool = False
 ) -> tuple[Figure, list[Axes]]:
+    """A figure of several panels, row by row."""
     figure = Figure(figsize=(min(width, 24), min(height, 24)), layout="constrained")
     figure.suptitle(_plain("\n".join(_wrap(title, int(9 * width)))), fontsize=11)
     figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=True).flat)
 
 
-def _rows(title: str, names: Sequence[str], width: float, more: float = 0) -> tuple[Figure, list[Axes]]:
-    """Two panels side by side with a row for each name, the first on top; `more` inches of room below."""
-    figure, panels = _panels(title, 1, 2, width, 1.6 + more + 0.36 * len(names))
-    panels[0].set_yticks(range(len(names)), _names(names), fontsize=8)
-    panels[0].set_ylim(len(names) - 0.5, -0.5)
-    return figure, panels
-
-
-def _points(axes: Axes, values: Sequence[tuple[float, Sequence[float] | None]], label: str) -> None:
-    """A row for each value, with its interval where there is one."""
-    for row, (value, interval) in enumerate(values):
-        if interval is not None:
-            axes.plot(interval, [row, row], color="C0", linewidth=2)
-        axes.plot(value, row, "o", color="C0", markersize=5)
-    axes.grid(axis="x", alpha=0.3)
-    axes.margins(x=0.08)
-    axes.locator_params(axis="x", nbins=6)
-    axes.set_xlabel(label)
-
-
-def _of(comparison: dict[str, Any]) -> str:
-    return _n(comparison["n"], comparison["split"])
-
-
-def _n(n: int, split: str) -> str:
+def sample_title(n: int, split: str) -> str:
+    """`test (n = 1,234)`."""
     return f"{split} (n = {n:,})"
 
 
 def _wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width` letters; of half as many where some are as wide as two, as Chinese ones are."""
-    return textwrap.wrap(text, width if _width(text) == len(text) else width // 2)
+    return textwrap.wrap(text, width if text_width(text) == len(text) else width // 2)
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
     """How many letters of usual width a text is as wide as."""
     return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
@@ -418,7 +314,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # matplotlib reads what stands between two dollars as mathematics
 
 
-def _names(classes: Sequence[str]) -> list[str]:
+def axis_names(classes: Sequence[str]) -> list[str]:
     """Names fit for an axis: at most `LONGEST_NAME` characters, in lines of about half that."""
     short = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
     return [_plain("\n".join(_wrap(name, LONGEST_NAME // 2 + 4))) for name in short]

@@ -50,7 +50,7 @@ class TextTable:
         for rows in self.sections:
             for name, *cells in rows:
                 if self.unbroken == "numbers" and width < NARROW:
-                    cells = [cell.replace(" (", "\n(") for cell in cells]
+                    cells = _stacked(cells)
                 texts = [escape(name), *map(escape, cells)]
                 if self.bold is not None:
                     texts[self.bold] = f"[bold]{texts[self.bold]}[/]"
@@ -67,6 +67,13 @@ class TextTable:
         ]
         lines = [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
         return [f"## {self.title}", "", *lines, ""] if self.title else [*lines, ""]
+
+
+def _stacked(cells: Row) -> list[str]:
+    """Intervals beneath their values; of many, also the upper bound beneath the lower."""
+    cells = [cell.replace(" (", "\n(") for cell in cells]
+    many = sum("(" in cell for cell in cells) > 4
+    return [cell.replace(" to ", "\nto ") for cell in cells] if many else cells
 
 
 def _cell(text: str) -> str:

@@ -14,7 +14,7 @@ from clipcovid.workflows.report import report
 
 def compare_runs(config: CompareConfig) -> Run:
     """Compare the config's runs, or all finished ones in `config.out`; write, print and show the comparison in MLflow."""
-    runs = config.runs or tuple(load_predictions.find(config.out, config.split, DONE))
+    runs = config.runs or tuple(load_predictions.find(config.out, config.split, DONE, config.kind))
     config = dataclasses.replace(config, runs=runs)
     methods = load_predictions.read(config.runs, config.split)
     comparison = compare(methods)
@@ -24,6 +24,6 @@ def compare_runs(config: CompareConfig) -> Run:
     write(comparison, run.folder)
     finish_run(run)
     print_comparison(comparison, Console())
-    tags = {"split": comparison["split_hash"], "manifest": comparison["manifest_hash"]}
+    tags = {"split": comparison.split_hash, "manifest": comparison.manifest_hash}
     report(run, config, tags, title="Comparison")
     return run

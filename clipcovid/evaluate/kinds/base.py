@@ -55,6 +55,44 @@ class Scores:
         return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods side by side on the same images; all tables, files and figures of a comparison are made of it."""
+
+    kind: str
+    split: str
+    split_hash: str
+    manifest_hash: str
+    n: int
+    """Images that all methods are scored on."""
+    classes: list[str]
+    best: str
+    methods: dict[str, Scores]
+    """Method → scores, the best first."""
+    runs: dict[str, str]
+    """Method → the name of its run."""
+    sources: dict[str, str]
+    """Method → the folder or file of its predictions."""
+    baselines: dict[str, dict[str, Any]]
+    paired: dict[str, dict[str, dict[str, float]]]
+    """Method, but the best → its differences to the best (`Kind.differences`)."""
+    alarms: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of comparison.json."""
+        names = ("split", "split_hash", "manifest_hash", "n", "classes", "best")
+        content = {name: getattr(self, name) for name in names} | {"methods": self.methods_json()}
+        return content | {name: getattr(self, name) for name in ("baselines", "paired", "alarms", "notes")}
+
+    def methods_json(self) -> dict[str, dict[str, Any]]:
+        """Method → run, source and scores."""
+        return {
+            name: {"run": self.runs[name], "source": self.sources[name], **scores.to_json()}
+            for name, scores in self.methods.items()
+        }
+
+
 ScoresT = TypeVar("ScoresT", bound=Scores)
 Resampler = Callable[[np.ndarray], dict[str, np.ndarray]]
 """From indices of images (m,), those drawn twice standing twice, to metrics of k tables, (k,) float64 each."""
@@ -71,6 +109,8 @@ class Kind(ABC, Generic[ScoresT]):
     """Metric → its name in figures: what runs, folds and baselines are judged by, the one that ranks methods first."""
     table_metrics: ClassVar[Mapping[str, str]]
     """Metric → its head in tables of folds and of comparisons."""
+    truth_name: ClassVar[str]
+    """What an image needs to be scored, in a sentence."""
     needs_whole_split: ClassVar[bool] = False
     """Whether an image's row depends on all images of its split, as ranks do."""
 
@@ -150,3 +190,72 @@ class Kind(ABC, Generic[ScoresT]):
             interval = dict(zip(("low", "high"), bounds.get(key, ()), strict=False))
             paired[names[int(at)]][metric] = {"value": value, **interval}
         return paired
+
+    @abstractmethod
+    def without_truth(self, table: pd.DataFrame) -> pd.Series:
+        """Which rows of a predictions table, bool (n,), have nothing that they could be scored by."""
+
+    @abstractmethod
+    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
+        """What methods that are compared must agree on: a row an image, in the table's order, columns as a sentence says."""
+
+    def describes(self, scores: ScoresT, table: pd.DataFrame, classes: Sequence[str]) -> bool:
+        """Whether stored scores are those of this very table, so that it need not be scored again."""
+        return False
+
+    def ranked(self, scores: Mapping[str, Scores]) -> list[str]:
+        """Methods from the best down, by the first of the key metrics that all of them have; none: `UserError`."""
+        for metric in self.key_metrics:
+            if all(metric in entry.metrics for entry in scores.values()):
+                return sorted(scores, key=lambda name: (-scores[name].metrics[metric], name))
+        raise UserError(
+            f"The {self.title} of {', '.join(scores)} have none of {', '.join(self.key_metrics)} in common: compare methods "
+            "that predict the same."
+        )
+
+    def common_baselines(self, scores: Sequence[ScoresT]) -> dict[str, dict[str, Any]]:
+        """The baselines that do not depend on the method."""
+        return {}
+
+    def comparison_title(self, comparison: Comparison) -> str:
+        """The title of the table of scores."""
+        return f"{comparison.split}: {comparison.n:,} images"
+
+    def comparison_heads(self, comparison: Comparison) -> dict[str, str]:
+        """Metric → head of the table of scores."""
+        return self.fold_metrics([scores.metrics for scores in comparison.methods.values()])
+
+    def baseline_names(self, comparison: Comparison) -> dict[str, str]:
+        """Baseline → what its row is called."""
+        return {name: name for name in comparison.baselines}
+
+    def baseline_notes(self, comparison: Comparison) -> list[str]:
+        """What the baselines know."""
+        return []
+
+    def test_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+        """Head → cell of what a test says of a method's difference to the best."""
+        return {}
+
+    def test_notes(self, comparison: Comparison) -> list[str]:
+        """What the test is, and what it assumes."""
+        return []
+
+    def comparison_figures(self, comparison: Comparison) -> dict[str, Figure]:
+        """Figures by name: the key metrics with intervals, and their differences to the best."""
+        from clipcovid.evaluate import comparison_plots  # matplotlib: what only prints a comparison starts without it
+
+        labels = {
+            metric: label
+            for metric, label in self.key_metrics.items()
+            if all(metric in scores.metrics for scores in comparison.methods.values())
+        }
+        figures = {"scores": comparison_plots.scores_figure(comparison, labels)}
+        labels = {
+            metric: label
+            for metric, label in labels.items()
+            if all(metric in gaps for gaps in comparison.paired.values())
+        }
+        if comparison.paired and labels:
+            figures["differences"] = comparison_plots.differences_figure(comparison, labels)
+        return figures

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
-from clipcovid.evaluate.kinds.base import Kind, Resampler, Scores
-from clipcovid.evaluate.number_format import interval, number, resampling
+from clipcovid.evaluate.kinds.base import Comparison, Kind, Resampler, Scores
+from clipcovid.evaluate.number_format import interval, number, p_value, resampling
 from clipcovid.evaluate.probabilities import (
     PROBABILITY,
     SIMILARITY,
@@ -50,6 +51,7 @@ class Classification(Kind[ClassificationScores]):
 
     name = "classification"
     title = "classifications"
+    truth_name = "label"
     scores_type = ClassificationScores
     key_metrics: ClassVar[Mapping[str, str]] = {"macro_f1": "macro F1", "accuracy": "accuracy"}
     table_metrics: ClassVar[Mapping[str, str]] = {
@@ -152,6 +154,78 @@ class Classification(Kind[ClassificationScores]):
             paired[name]["mcnemar"] = {"only_best": pair[0], "only_this": pair[1], "p": p, "p_holm": corrected}
         return paired
 
+    def without_truth(self, table: pd.DataFrame) -> pd.Series:
+        """The rows without a label."""
+        return table["label"] == ""
+
+    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The label."""
+        return pd.DataFrame({"the label": table["label"]})
+
+    def describes(self, scores: ClassificationScores, table: pd.DataFrame, classes: Sequence[str]) -> bool:
+        """Whether confusion matrix and metrics agree; resampling AUROCs is what takes long."""
+        probabilities, labels = class_probabilities(table, classes), table["label"].tolist()
+        metrics_now = metrics.classification(labels, probabilities, classes)
+        counts = metrics.confusion(labels, probabilities, classes).tolist()
+        return (scores.classes, scores.confusion) == (list(classes), counts) and all(
+            math.isclose(scores.metrics.get(name, math.nan), value, abs_tol=1e-9) for name, value in metrics_now.items()
+        )
+
+    def common_baselines(self, scores: Sequence[ClassificationScores]) -> dict[str, dict[str, Any]]:
+        """Majority and prior, by the train split's class shares where any method's scores have them."""
+        baselines = [entry.baselines for entry in scores]
+        of_train_split = [entry for entry in baselines if entry["majority"]["from"] == "train"]
+        return (of_train_split or baselines)[0]
+
+    def comparison_title(self, comparison: Comparison) -> str:
+        """Also the number of classes."""
+        return f"{super().comparison_title(comparison)}, {len(comparison.classes)} classes"
+
+    def comparison_heads(self, comparison: Comparison) -> dict[str, str]:
+        """All of the metrics, defined or not."""
+        return dict(self.table_metrics)
+
+    def baseline_names(self, comparison: Comparison) -> dict[str, str]:
+        """The majority with its class."""
+        return {"majority": f"majority ({comparison.baselines['majority']['class']})", "prior": "prior"}
+
+    def baseline_notes(self, comparison: Comparison) -> list[str]:
+        """Whose class shares the baselines know."""
+        return [f"The baselines see no image and know the class shares of the {_shares(comparison.baselines)}."]
+
+    def test_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+        """McNemar's test: counts and p-values."""
+        test = gap["mcnemar"]
+        counts = {"only best\nright": f"{test['only_best']:,}", "only this\nright": f"{test['only_this']:,}"}
+        return counts | {"p": p_value(test["p"]), "p\n(Holm)": p_value(test["p_holm"])}
+
+    def test_notes(self, comparison: Comparison) -> list[str]:
+        """McNemar's test, and that it takes images as independent."""
+        notes = ["p: McNemar's exact test of accuracy, and after Holm's correction for the number of methods."]
+        units = comparison.methods[comparison.best].intervals["units"]
+        if units < comparison.n:
+            notes.append(
+                f"McNemar's test takes images as independent, but {comparison.n:,} images are of {units:,} patients, so p "
+                "may be too small: go by the intervals."
+            )
+        return notes
+
+    def comparison_figures(self, comparison: Comparison) -> dict[str, Figure]:
+        """Also the scores of each class, and the confusion matrices."""
+        from clipcovid.evaluate import comparison_plots  # matplotlib: what only prints a comparison starts without it
+
+        confusions = {name: cast(ClassificationScores, scores).confusion for name, scores in comparison.methods.items()}
+        return super().comparison_figures(comparison) | {
+            "classes": comparison_plots.classes_figure(comparison),
+            "confusions": comparison_plots.confusions_figure(comparison, confusions),
+        }
+
+
+def _shares(baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """Whose class shares the baselines know."""
+    origin = str(baselines["majority"]["from"])
+    return "train split" if origin == "train" else origin
+
 
 def _measure(
     table: pd.DataFrame, labels: Sequence[str], predictions: metrics.Predictions, classes: Sequence[str]
@@ -179,7 +253,6 @@ def _notes(patients: Sequence[str], labels: Sequence[str], classes: Sequence[str
 def _overview(scores: ClassificationScores) -> TextTable:
     intervals, baselines = scores.intervals, scores.baselines
     majority, prior = baselines["majority"], baselines["prior"]
-    shares = "train split" if majority["from"] == "train" else majority["from"]
     rows = [
         (
             name,
@@ -192,7 +265,7 @@ def _overview(scores: ClassificationScores) -> TextTable:
     ]
     return TextTable(
         title=f"{scores.n:,} images, {len(scores.classes)} classes",
-        caption=f"{resampling(intervals)}; baselines see no image and know the class shares of the {shares}",
+        caption=f"{resampling(intervals)}; baselines see no image and know the class shares of the {_shares(baselines)}",
         heads=("metric", "value", f"{intervals['level']:.0%} interval", f"majority\n({majority['class']})", "prior"),
         sections=[rows],
         unbroken="names",

@@ -45,6 +45,7 @@ class Segmentation(Kind[SegmentationScores]):
 
     name = "segmentation"
     title = "segmentations"
+    truth_name = "true mask"
     scores_type = SegmentationScores
     key_metrics: ClassVar[Mapping[str, str]] = {"infection/iou": "infection IoU", "lung/iou": "lung IoU"}
     table_metrics: ClassVar[Mapping[str, str]] = {
@@ -161,6 +162,17 @@ class Segmentation(Kind[SegmentationScores]):
             return values
 
         return resample
+
+    def without_truth(self, table: pd.DataFrame) -> pd.Series:
+        """The rows whose pixels were not counted."""
+        return table["tp"].isna() if "tp" in table else pd.Series(True, index=table.index)
+
+    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The number of each region's true pixels."""
+        pixels = (table["tp"] + table["fn"]).astype("Int64")
+        regions = pd.DataFrame({"image_id": table["image_id"], "region": table["region"], "pixels": pixels})
+        wide = regions.pivot(index="image_id", columns="region", values="pixels").reindex(table["image_id"].unique())
+        return wide.rename(columns=lambda region: f"the true {region} pixels").reset_index(drop=True)
 
 
 def _region_metrics(rows: pd.DataFrame) -> dict[str, float]:
