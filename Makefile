@@ -38,7 +38,7 @@ format: install
 
 # The book, in site/: any warning is an error.
 docs: install
-	$(RUN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf data/phantom data/phantom-black outputs site
