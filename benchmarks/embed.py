@@ -90,7 +90,8 @@ def _encode_arrays(config: Config, processes: int, threads: int, barrier: Any, r
     import numpy as np
     import torch
 
-    from clipcovid.models.clip import default_device, load_clip
+    from clipcovid.models.clip import load_clip
+    from clipcovid.models.clip_model import default_device
 
     torch.set_num_threads(threads)
     device = default_device()
@@ -140,7 +141,8 @@ def _load_and_encode(config: Config, data: Path, workers: int, threads: int, pre
     import open_clip
     import torch
 
-    from clipcovid.models.clip import DTYPES, OWN_CONFIGS, default_device
+    from clipcovid.models.clip import OWN_CONFIGS
+    from clipcovid.models.clip_model import DTYPES, default_device
 
     torch.set_num_threads(threads)
     open_clip.add_model_config(OWN_CONFIGS)

@@ -15,7 +15,8 @@ from clipcovid.data.images import decode, fit_image
 from clipcovid.identity import weights_of
 from clipcovid.inference.zeroshot import classify
 from clipcovid.models import clip as clip_module
-from clipcovid.models.clip import class_embeddings, load_clip, save_clip
+from clipcovid.models.clip import load_clip, save_clip
+from clipcovid.models.clip_model import class_embeddings
 from clipcovid.models.state_dicts import note
 
 TINY = ClipConfig(model="tiny", pretrained="none")

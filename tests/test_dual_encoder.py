@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertForMaskedLM
 
 from clipcovid.config import ClipConfig, UserError
-from clipcovid.models.clip import build_untrained_clip, checkpoint_activations, load_clip, save_clip
+from clipcovid.models.clip import load_clip, save_clip
+from clipcovid.models.clip_model import build_untrained_clip, checkpoint_activations
 from clipcovid.models.dual_encoder import Towers, build_dual, train_tokenizer
 
 TEXTS = ["axial CT of the chest with a mass", "sagittal MR of the brain", "a normal chest X-ray, PA view"]

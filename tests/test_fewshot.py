@@ -12,7 +12,8 @@ from clipcovid.methods.coop.task import PromptLearner, context_tokens
 from clipcovid.methods.task import load_checkpoint
 from clipcovid.methods.tip_adapter.config import TipAdapterConfig
 from clipcovid.methods.tip_adapter.task import CacheModel
-from clipcovid.models.clip import class_embeddings, load_clip
+from clipcovid.models.clip import load_clip
+from clipcovid.models.clip_model import class_embeddings
 from clipcovid.models.dual_encoder import Towers, build_dual
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.training.loop import predict

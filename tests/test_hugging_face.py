@@ -16,7 +16,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.identity import weights_of
-from clipcovid.models.clip import Clip, load_clip, save_clip
+from clipcovid.models.clip import load_clip, save_clip
+from clipcovid.models.clip_model import Clip
 from clipcovid.models.hugging_face import conversion_problem, from_hf, save_hf
 from clipcovid.models.lora import add_adapters, merge
 

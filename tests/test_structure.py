@@ -1,6 +1,8 @@
 """Who may import whom, held by reading the imports."""
 
 import ast
+import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ MODULES = {
     for folder in ("clipcovid", "jobs", "tune")
     for path in (ROOT / folder).rglob("*.py")
 }
+SOURCES = MODULES | {f"benchmarks.{path.stem}": path for path in (ROOT / "benchmarks").glob("*.py")}
 LIBRARIES_ALLOWED = {
     "ray": lambda name: name.startswith("clipcovid.ray_backend."),
     "mlflow": lambda name: name == "clipcovid.tracking",
@@ -66,6 +69,46 @@ def layer(name):
         (len(prefix), at) for at, names in enumerate(LAYERS) for prefix in names if f"{name}.".startswith(f"{prefix}.")
     ]
     return max(levels)[1] if levels else None
+
+
+def test_no_module_leads_back_to_itself():
+    """Imports inside functions count: they hide a circle, they do not open it."""
+    graph = {name.removesuffix(".__init__"): set() for name in MODULES}
+    for name, path in MODULES.items():
+        leaf = name.removesuffix(".__init__")
+        graph[leaf] = {module for module in imports(path) if module in graph and module not in (leaf, *parents(leaf))}
+    try:
+        list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(f"These import each other: {' -> '.join(error.args[1])}")
+
+
+def parents(name):
+    """The packages that a module is in."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def test_data_does_not_import_evaluate():
+    for name, path in MODULES.items():
+        if name.startswith("clipcovid.data."):
+            assert not [module for module in imports(path) if module.startswith("clipcovid.evaluate")], name
+
+
+def test_nothing_is_written_twice():
+    """Eight lines in two places are one piece of code that has two."""
+    places, repeated = {}, set()
+    for name, path in SOURCES.items():
+        lines = [(line.strip(), at) for at, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)]
+        lines = [
+            (line, at) for line, at in lines if re.search(r"\w", line) and not re.match(r"(from|import|#)\b", line)
+        ]
+        for start in range(len(lines) - 7):
+            run = tuple(line for line, _ in lines[start : start + 8])
+            here = f"{name}, line {lines[start][1]}"
+            if places.setdefault(run, here) != here:
+                repeated.add(f"{places[run]} and {here}")
+    assert not repeated, "\n".join(sorted(repeated))
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -68,7 +68,8 @@ class ClassifyConfig:
 
 def main(config: ClassifyConfig) -> None:
     """Classify what can be read, print it, and end with status 2 where something could not."""
-    from clipcovid.models.clip import default_device, load_clip  # torch: `--help` does without
+    from clipcovid.models.clip import load_clip  # torch: `--help` does without
+    from clipcovid.models.clip_model import default_device
 
     device = default_device()
     precision = resolve_precision(config.clip.precision, device)

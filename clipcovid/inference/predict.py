@@ -194,7 +194,7 @@ def _of_embeddings(run: Path, rows: pd.DataFrame, embeddings: np.ndarray) -> pd.
     import torch
 
     from clipcovid.methods.task import Examples, load_checkpoint
-    from clipcovid.models.clip import default_device
+    from clipcovid.models.clip_model import default_device
     from clipcovid.training.loop import DeviceContext, predict
 
     task, module = load_checkpoint(run)

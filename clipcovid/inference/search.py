@@ -24,7 +24,8 @@ from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.identity import digest, search_identity
 from clipcovid.inference.embed import EmbedConfig, embed, embeddings_identity
 from clipcovid.io.files import atomic_write, write_json
-from clipcovid.models.clip import Clip, default_device, load_clip
+from clipcovid.models.clip import load_clip
+from clipcovid.models.clip_model import Clip, default_device
 
 RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find
 TIED = 1e-3  # what float16 may change of a similarity

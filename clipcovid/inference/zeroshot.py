@@ -21,7 +21,7 @@ from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.runs import Run, finish_run, start_run
 
 if TYPE_CHECKING:
-    from clipcovid.models.clip import Clip
+    from clipcovid.models.clip_model import Clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
         EmbedConfig.of(config),
         log,
     )
-    from clipcovid.models.clip import class_embeddings, load_clip  # torch, which the driver does not need before
+    from clipcovid.models.clip import load_clip  # torch, which the driver does not need before
+    from clipcovid.models.clip_model import class_embeddings
 
     identity = zeroshot_identity(config, manifest, embeddings.encoder["precision"])
     run = start_run(config, method="zeroshot", identity=identity)

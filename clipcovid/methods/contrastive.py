@@ -14,7 +14,8 @@ from clipcovid.config import ClipConfig
 from clipcovid.data.packed import PackedImages
 from clipcovid.distributed import all_gather
 from clipcovid.methods.task import Batch, Task, get_targets
-from clipcovid.models.clip import Clip, checkpoint_activations, cosine_logits, load_clip, save_clip
+from clipcovid.models.clip import load_clip, save_clip
+from clipcovid.models.clip_model import Clip, checkpoint_activations, cosine_logits
 
 SAMPLE = 64  # training pairs from which SigLIP's bias is set
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP was trained (Radford et al. 2021)

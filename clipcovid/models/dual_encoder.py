@@ -11,7 +11,7 @@ import torch
 
 from clipcovid.config import UserError
 from clipcovid.io.files import write_json
-from clipcovid.models.clip import Clip, build_untrained_clip, silence_logging
+from clipcovid.models.clip_model import Clip, build_untrained_clip, silence_logging
 from clipcovid.models.cnn import load_backbone, timm_defaults
 from clipcovid.models.presets import TEXT_ENCODERS
 from clipcovid.models.published import check_hub_model, check_timm

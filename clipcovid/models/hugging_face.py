@@ -4,17 +4,15 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
 from clipcovid.config import UserError, summarize_error
 from clipcovid.io.files import atomic_write, write_json, write_text
+from clipcovid.models.clip_model import Clip
 from clipcovid.models.state_dicts import check_finite, largest_state_dict
 from clipcovid.models.weights import HF_CONFIG, HF_IMAGES, hf_weights
-
-if TYPE_CHECKING:
-    from clipcovid.models.clip import Clip
 
 VOCABULARY = 49408
 START, END = ("<|startoftext|>", 49406), ("<|endoftext|>", 49407)
@@ -67,7 +65,7 @@ def conversion_problem(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str
     return ""
 
 
-def save_hf(folder: Path, clip: "Clip") -> None:
+def save_hf(folder: Path, clip: Clip) -> None:
     """Write a folder that transformers' CLIPModel, CLIPImageProcessor and CLIPTokenizer load: float32 safetensors.
 
     The tokenizer gives open_clip's ids, but for what ftfy repairs before open_clip tokenizes (curly quotes, ligatures, HTML

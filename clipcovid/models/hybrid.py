@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from clipcovid.models.clip import Clip, cosine_logits
+from clipcovid.models.clip_model import Clip, cosine_logits
 from clipcovid.models.cnn import TimmClassifier
 
 

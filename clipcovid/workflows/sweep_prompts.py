@@ -124,7 +124,8 @@ def _scorer(
 ) -> tuple[CandidateScorer, dict[str, float]]:
     """The scorer of candidates, and the scores of the standard prompts by their names: single and ensemble."""
     from clipcovid.inference.search import text_vectors
-    from clipcovid.models.clip import class_embeddings, load_clip
+    from clipcovid.models.clip import load_clip
+    from clipcovid.models.clip_model import class_embeddings
 
     rows, _ = manifest.eligible("val", ("label",))
     labels = np.array([manifest.classes.index(label) for label in rows["label"]], np.int64)

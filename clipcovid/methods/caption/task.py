@@ -19,7 +19,8 @@ from clipcovid.evaluate.captions import retrieval_baselines
 from clipcovid.io.files import atomic_write, write_json
 from clipcovid.methods.contrastive import Contrastive
 from clipcovid.methods.task import Batch, Examples, Predictor
-from clipcovid.models.clip import Clip, load_clip
+from clipcovid.models.clip import load_clip
+from clipcovid.models.clip_model import Clip
 from clipcovid.models.dual_encoder import Towers, build_dual
 
 CHUNK = 64  # training pairs encoded at once for the gallery

@@ -12,7 +12,8 @@ from clipcovid.config import UserError
 from clipcovid.methods.classification import Classify
 from clipcovid.methods.few_shot import FewShot
 from clipcovid.methods.task import Predictor, save_weights
-from clipcovid.models.clip import Clip, cosine_logits, load_clip
+from clipcovid.models.clip import load_clip
+from clipcovid.models.clip_model import Clip, cosine_logits
 from clipcovid.prompts import build_prompts
 
 DEVIATION = 0.02  # of random vectors, as CLIP's own words are drawn

@@ -13,7 +13,8 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.methods.contrastive import MAX_LOGIT_SCALE, Contrastive, DualEncoder
 from clipcovid.methods.task import Batch, Examples, Predictor
-from clipcovid.models.clip import Clip, class_embeddings, cosine_logits, load_clip
+from clipcovid.models.clip import load_clip
+from clipcovid.models.clip_model import Clip, class_embeddings, cosine_logits
 from clipcovid.models.lora import add_adapters, check_targets, merge
 from clipcovid.prompts import build_prompts
 

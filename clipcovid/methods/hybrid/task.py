@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from clipcovid.methods.classification import Classify, build_network
-from clipcovid.models.clip import build_untrained_clip, class_embeddings, load_clip, write_open_clip_config
+from clipcovid.models.clip import load_clip, write_open_clip_config
+from clipcovid.models.clip_model import build_untrained_clip, class_embeddings
 from clipcovid.models.hybrid import Hybrid as HybridNetwork
 from clipcovid.prompts import build_prompts
 

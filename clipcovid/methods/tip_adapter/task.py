@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from clipcovid.methods.classification import Classify
 from clipcovid.methods.few_shot import FewShot
 from clipcovid.methods.task import Batch, Predictor
-from clipcovid.models.clip import class_embeddings, load_clip
+from clipcovid.models.clip import load_clip
+from clipcovid.models.clip_model import class_embeddings
 from clipcovid.prompts import build_prompts
 
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
