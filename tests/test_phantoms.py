@@ -15,8 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from clipcovid.config import UserError
+from clipcovid.data.phantom_anatomy import SITES
 from clipcovid.data.phantom_captions import ZONES
-from clipcovid.data.phantoms import CLASSES, SITES, draw_phantom, write_phantoms
+from clipcovid.data.phantoms import CLASSES, draw_phantom, write_phantoms
 
 SIZE, TRAIN, TEST = 128, 600, 300  # blocks of ten indices share no patient, so that 0-599 and 600-899 do not either
 AT_MOST, AT_LEAST = 0.45, 0.60
