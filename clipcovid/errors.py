@@ -9,6 +9,10 @@ class UserError(ValueError):
     """A user's mistake. Its text is one sentence that says what is wrong and the way out; jobs end with status 2."""
 
 
+class TrainingStopped(UserError):
+    """A mistake that all processes of a training know of, so that none of them waits for another."""
+
+
 def quoted(names: Iterable[str]) -> str:
     """Names in quotes with commas between them: they may hold commas themselves."""
     return ", ".join(map(repr, names))

@@ -18,9 +18,10 @@ from stubs import (
 )
 
 from clipcovid.config import ImagesConfig, OptimConfig, UserError
+from clipcovid.errors import TrainingStopped
 from clipcovid.training.batches import epoch_batches, iter_batches, split_microbatches
 from clipcovid.training.checkpoint import TrainingCheckpoint
-from clipcovid.training.loop import TrainingStopped, fit, predict
+from clipcovid.training.loop import fit, predict
 from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer, layer_of, set_lr
 
 
@@ -296,6 +297,16 @@ def test_adopted_weights_go_on_with_settings_of_their_own(tmp_path):
     assert difference(before, state_of(after)) < 1e-6
     with pytest.raises(UserError, match="state of another run"):
         TrainingCheckpoint(tmp_path / "own", {"a": 1}).restore(module, optimizer, {})
+
+
+def test_a_state_of_an_older_version_goes_on(tmp_path):
+    killed_after(2, tmp_path, config())
+    content = torch.load(tmp_path / "state.pt", weights_only=True)
+    content["progress"]["stale"] = content["progress"].pop("epochs_without_improvement") + 5
+    torch.save(content, tmp_path / "state.pt")
+    module = Stub(config(), CLASSES, ImagesConfig()).build()
+    progress = TrainingCheckpoint(tmp_path, {"a": 1}).restore(module, build_optimizer(module, config().optim), {})
+    assert (progress.epoch, progress.epochs_without_improvement >= 5) == (2, True)
 
 
 def test_state_keeps_only_what_training_changes(tmp_path):

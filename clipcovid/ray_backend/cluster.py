@@ -13,10 +13,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from clipcovid import environment
 from clipcovid.config import ComputeConfig, UserError, summarize_error
+from clipcovid.ray_backend import private
 
 OWN_CLUSTER_VARIABLE = "CLIPCOVID_OWN_CLUSTER"  # set in all processes of a cluster that `connect` started
 MODE, TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
@@ -54,9 +55,9 @@ def _join(address: str) -> None:
     os.environ.pop(OWN_CLUSTER_VARIABLE, None)
     import ray
 
-    _reload_auth_mode()
+    private.reload_auth_mode()
     if listens_on_loopback_alone(address):
-        _stay_on_loopback()
+        private.stay_on_loopback()
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except (ConnectionError, ray.exceptions.RayError) as error:
@@ -70,12 +71,12 @@ def _start() -> None:
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
     import ray
 
-    _stay_on_loopback()
-    _reload_auth_mode()
+    private.stay_on_loopback()
+    private.reload_auth_mode()
     options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": 10**9}
     if len(os.fsencode(_temp_folder())) > MAX_TEMP_LENGTH:
         print(f"note: the path of {_temp_folder()} is too long for Ray's sockets: they are in {SYSTEM_TEMP}/ray.")
-        options["_temp_dir"] = f"{SYSTEM_TEMP}/ray"
+        options[private.TEMP_DIR_OPTION] = f"{SYSTEM_TEMP}/ray"
     try:
         ray.init(address="local", logging_level=logging.WARNING, **options)
     except OSError as error:
@@ -83,13 +84,6 @@ def _start() -> None:
             f"Ray can't be started ({summarize_error(error)}): name a folder that can be written in RAY_TMPDIR, or use "
             "--compute.workers 0."
         ) from error
-
-
-def _stay_on_loopback() -> None:
-    """Let this node's address be 127.0.0.1, as Ray has it on a Mac; else Ray replaces 127.0.0.1 by the machine's own."""
-    from ray._private import ray_constants
-
-    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def listens_on_loopback_alone(address: str) -> bool:
@@ -100,13 +94,6 @@ def listens_on_loopback_alone(address: str) -> bool:
     from ray.util import get_node_ip_address
 
     return not _probe(f"{get_node_ip_address()}:{port}")
-
-
-def _reload_auth_mode() -> None:
-    """Let Ray read `RAY_AUTH_MODE` anew, where it was imported before that was set."""
-    from ray import _raylet
-
-    cast(Any, _raylet).Config.initialize("")
 
 
 @contextmanager
@@ -137,7 +124,7 @@ def find_cluster(wanted: str) -> str:
             raise UserError(f"No Ray cluster answers at {given}: start one, or use --compute.address local.")
         return given
     for folder in dict.fromkeys((_temp_folder(), SYSTEM_TEMP)):
-        left = Path(folder) / "ray" / "ray_current_cluster"
+        left = Path(folder) / "ray" / private.ADDRESS_FILE
         last = left.read_text(encoding="utf-8").strip() if left.exists() else ""
         if last and _probe(last):
             return last
@@ -185,7 +172,7 @@ def _probe(address: str, token: str = "") -> str:
     metadata = [("authorization", f"Bearer {token}")] if token else None
     with grpc.insecure_channel(address.removeprefix("ray://"), options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=PROBE_TIMEOUT, metadata=metadata)
+            channel.unary_unary(private.CHECK_ALIVE)(b"", timeout=PROBE_TIMEOUT, metadata=metadata)
         except grpc.RpcError as error:
             answers = {
                 grpc.StatusCode.UNAUTHENTICATED: "refuses",

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import UserError
+from clipcovid.errors import UserError
+from clipcovid.ray_backend.private import silence_progress
 from clipcovid.ray_backend.resources import ResourcePlan
 
 Item = dict[str, Any]
@@ -86,7 +87,7 @@ def _run_ray(
     context.enable_progress_bars = False  # ours counts images, theirs blocks
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bars are off
+    silence_progress()
     asked: dict[str, Any] = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus_per_worker or None}
     workers = min(chosen.workers, len(items))
     # By reference: Ray would warn of large ones, and send them with each task.

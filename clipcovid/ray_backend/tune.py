@@ -15,6 +15,7 @@ from clipcovid.config import ComputeConfig
 from clipcovid.io.files import write_json
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import chdir_to_driver_cwd
+from clipcovid.ray_backend.private import HEAD_RESOURCE
 from clipcovid.ray_backend.resources import ResourcePlan, plan
 from clipcovid.search_space import Space
 from clipcovid.terminal import Countdown
@@ -125,7 +126,7 @@ def search(
     room = plan_trials(compute, workers, count, at_once)
     together = min(room.workers, at_once or room.workers)
     # A trial that starts workers asks for no CPU itself: it would wait for theirs for ever. But it has to ask for something.
-    asked = {"node:__internal_head__": 1e-3} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
+    asked = {HEAD_RESOURCE: 1e-3} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
     population, place = algorithm == "pbt", Path.cwd()
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:

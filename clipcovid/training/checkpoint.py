@@ -78,13 +78,16 @@ class TrainingCheckpoint:
         optimizer.load_state_dict(content["optimizer"])
         for group, settings in zip(optimizer.param_groups, own, strict=True):  # those of an adopted state are another's
             group.update(settings)
-        return Progress(**content["progress"])
+        progress = content["progress"]
+        if "stale" in progress:  # as older versions called it
+            progress["epochs_without_improvement"] = progress.pop("stale")
+        return Progress(**progress)
 
     def fork_from(self, folder: Path) -> None:
         """Go on where the training whose `state/` is `folder` was, with another config; what was best counts anew."""
         content = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        anew: dict[str, Any] = {"best": None, "best_epoch": 0, "stale": 0, "stopped": False, "history": []}
-        content |= {"identity": self.identity, "progress": content["progress"] | anew}
+        progress = Progress(epoch=content["progress"]["epoch"])
+        content |= {"identity": self.identity, "progress": asdict(progress)}
         with atomic_write(self.folder / "state.pt") as partial:
             torch.save(content, partial)
 

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from clipcovid.config import TrainConfig, UserError
 from clipcovid.data.augment import Augment
 from clipcovid.distributed import all_gather_object, all_reduce_mean, broadcast, rank, world_size
+from clipcovid.errors import TrainingStopped
 from clipcovid.methods.task import Batch, Examples, Output, Predictor, Task
 from clipcovid.randomness import stream_seed
 from clipcovid.terminal import Countdown, clock, fitted_line
@@ -25,10 +26,6 @@ from clipcovid.training.threads import Threads
 
 Report = Callable[[dict[str, float]], None]
 SAY_EVERY = 10.0  # seconds
-
-
-class TrainingStopped(UserError):
-    """Training can't go on, and all processes know it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
+from clipcovid.errors import TrainingStopped
 from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.report import score_split, stored_scores
@@ -205,7 +206,7 @@ def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
     from clipcovid.distributed import all_gather_object, rank
     from clipcovid.methods.task import make_task, save_checkpoint
     from clipcovid.training.checkpoint import TrainingCheckpoint
-    from clipcovid.training.loop import DeviceContext, TrainingStopped, fit, predict
+    from clipcovid.training.loop import DeviceContext, fit, predict
 
     config, folder = job.config, job.run.folder
     if not (folder / "config.json").exists():
