@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,8 @@ from clipcovid.identity import digest
 from clipcovid.io.files import lock_folder, read_parquet, refuse_overlap, unlock_folder, write_json, write_parquet
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import parallel_map
-from clipcovid.ray_backend.resources import plan
+from clipcovid.ray_backend.resources import ResourcePlan, plan
+from clipcovid.ray_backend.shards import sharded_map
 
 DECODER = 1  # to be raised when the same file would give other pixels
 RULES = 2  # to be raised when the same files would give other rows, columns or splits
@@ -285,11 +286,17 @@ def _final_listing(
             return there, meta["parts"]
     if parts:
         write_parquet(path, table, {"recipe": recipe}, row_group_size=SHARD)
-        numbers = _shards(config.out)
-        hashes = {
-            item["number"]: item["hashes"] for item in _spread(config, numbers, _hash_shard, "Comparing the parts")
-        }
-        table["sha256"] = [text for number in numbers for text in hashes[number]]
+        items = _shard_items(config.out)
+        results = parallel_map(
+            items,
+            _hash_shard,
+            _plan_packing(config, items),
+            total=len(table),
+            label="Comparing the parts",
+            settings=_packing_settings(config),
+        )
+        hashes = {item["number"]: item["hashes"] for item in results}
+        table["sha256"] = [text for item in items for text in hashes[item["number"]]]
         table, found = merge_parts(table)
     table = table.drop(columns=PARTS, errors="ignore")
     write_parquet(path, table, {"recipe": recipe, "parts": found}, row_group_size=SHARD)
@@ -297,34 +304,35 @@ def _final_listing(
 
 
 def _pack(config: PrepareConfig, log: Callable[[str], None]) -> None:
-    """Write the shards that are not there yet."""
-    numbers = _shards(config.out)
-    todo = [number for number in numbers if not _shard_path(config.out, number).exists()]
-    if len(todo) < len(numbers):
-        log(f"Going on: {len(numbers) - len(todo)} of {len(numbers)} packed files are there.")
-    for _ in _spread(config, todo, _pack_shard, "Packing"):
-        pass
+    """Write the shards that do not exist yet."""
+    items = _shard_items(config.out)
+    sharded_map(
+        config.out / "images",
+        items,
+        _pack_shard,
+        _plan_packing(config, items),
+        suffix=".arrow",
+        label="Packing",
+        settings=_packing_settings(config),
+        resumed="{done} of {shards} packed files are there",
+        log=log,
+    )
 
 
-def _spread(
-    config: PrepareConfig, numbers: Sequence[int], work: Callable[..., dict[str, Any]], label: str
-) -> Iterator[dict[str, Any]]:
-    """Run `work` on these shards of the listing over the cluster."""
-    items = [{"number": number} for number in numbers]
-    chosen = plan(config.compute, cluster_nodes(), gpu=False, items=len(items))
-    rows = pq.ParquetFile(config.out / LISTING).metadata
-    total = sum(rows.row_group(number).num_rows for number in numbers)
-    settings = {"out": config.out.resolve(), "config": config.images}
-    yield from parallel_map(items, work, chosen, total=total, label=label, settings=settings)
+def _shard_items(out: Path) -> list[dict[str, Any]]:
+    """Number and images of each shard, a row group of the listing."""
+    metadata = pq.ParquetFile(out / LISTING).metadata
+    return [
+        {"number": number, "images": metadata.row_group(number).num_rows} for number in range(metadata.num_row_groups)
+    ]
 
 
-def _shards(out: Path) -> range:
-    """The numbers of the listing's shards."""
-    return range(pq.ParquetFile(out / LISTING).num_row_groups)
+def _plan_packing(config: PrepareConfig, items: Sequence[dict[str, Any]]) -> ResourcePlan:
+    return plan(config.compute, cluster_nodes(), gpu=False, items=len(items))
 
 
-def _shard_path(out: Path, number: int) -> Path:
-    return out / "images" / f"{number:05}.arrow"
+def _packing_settings(config: PrepareConfig) -> dict[str, Any]:
+    return {"out": config.out.resolve(), "config": config.images}
 
 
 def _shard_rows(out: Path, number: int) -> list[dict[str, str]]:
@@ -337,7 +345,7 @@ def _pack_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dic
     notes = Counter(note for row in rows for note in row["notes"])
     if headers or notes:  # before the shard, which says that all is done
         write_json(out / READINGS / f"{item['number']:05}.json", {"headers": headers, "notes": notes})
-    write_shard(_shard_path(out, item["number"]), rows)
+    write_shard(Path(item["path"]), rows)
     return item | {"images": len(rows)}
 
 

@@ -32,8 +32,9 @@ from clipcovid.io.files import METADATA_KEY, atomic_write, lock_folder, unlock_f
 from clipcovid.models.published import check_clip
 from clipcovid.models.recognition import clip_defaults
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
-from clipcovid.ray_backend.map import parallel_map, prefetch
+from clipcovid.ray_backend.map import prefetch
 from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
+from clipcovid.ray_backend.shards import sharded_map, split_rows
 
 ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
 DONE = "_SUCCESS"
@@ -102,19 +103,17 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
             "shard": min(batches, 8) * chosen.batch_size,  # full batches, and little to do again
         }
         write_json(about, encoder)
-    items = [
-        {"shard": number, "start": start, "stop": min(start + encoder["shard"], rows)}
-        for number, start in enumerate(range(0, rows, encoder["shard"]))
-    ]
-    todo = [item for item in items if not _shard(folder, item["shard"]).exists()]
-    total = sum(item["stop"] - item["start"] for item in todo)
     log(f"{config.clip.model} in {encoder['precision']} on {chosen.device}: {chosen}.")
-    if total < rows:
-        log(f"Going on: {rows - total} of {rows} images are embedded.")
-    settings = {"config": config, "data": config.data.resolve(), "folder": folder.resolve(), "encoder": encoder}
-    settings["chosen"] = chosen
-    for _ in parallel_map(todo, Embedder, chosen, total=total, label="Embedding", settings=settings):
-        pass
+    sharded_map(
+        folder,
+        split_rows(np.arange(rows), encoder["shard"]),
+        Embedder,
+        chosen,
+        label="Embedding",
+        settings={"config": config, "data": config.data.resolve(), "precision": encoder["precision"], "chosen": chosen},
+        resumed="{images_done} of {images} images are embedded",
+        log=log,
+    )
     write_text(folder / DONE, "")
     unlock_folder(folder)
     return Embeddings(folder=folder, encoder=encoder, created=True)
@@ -152,17 +151,14 @@ def places(config: EmbedConfig, name: str, log: Callable[[str], None]) -> tuple[
 class Embedder:
     """An actor: one encoder, and the reading of what it encodes."""
 
-    def __init__(
-        self, *, config: EmbedConfig, data: Path, folder: Path, encoder: dict[str, Any], chosen: ResourcePlan
-    ) -> None:
+    def __init__(self, *, config: EmbedConfig, data: Path, precision: str, chosen: ResourcePlan) -> None:
         import torch
 
         from clipcovid.models.clip import load_clip
 
         torch.set_num_threads(chosen.threads)
-        self.clip = load_clip(config.clip, seed=config.seed, device=chosen.device, precision=encoder["precision"])
-        self.name, self.precision = config.clip.model, encoder["precision"]
-        self.folder, self.batch_size = folder, chosen.batch_size
+        self.clip = load_clip(config.clip, seed=config.seed, device=chosen.device, precision=precision)
+        self.name, self.precision, self.batch_size = config.clip.model, precision, chosen.batch_size
         self.packed = PackedImages(data)
         self.rows = self.packed.manifest.table
         self.images = replace(ImagesConfig(**self.packed.manifest.info["images"]), size=self.clip.image_size)
@@ -170,11 +166,11 @@ class Embedder:
         self.readers = ThreadPoolExecutor(chosen.threads if chosen.device == "cuda" else 1)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Encode the rows `start` to `stop` and write them as one shard."""
+        """Encode the item's rows and write them as one shard."""
         import torch
 
-        starts = range(item["start"], item["stop"], self.batch_size)
-        batches = [range(start, min(start + self.batch_size, item["stop"])) for start in starts]
+        rows = item["rows"]
+        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         began, first = time.time(), 0.0
         parts = []
         for pixels in prefetch(self.read, batches):
@@ -186,24 +182,20 @@ class Embedder:
                 f"{self.name} gives embeddings that are not finite in {self.precision}: try --clip.precision fp32."
             )
         column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
-        ids = self.rows["image_id"].iloc[item["start"] : item["stop"]]
+        ids = self.rows["image_id"].iloc[rows]
         times = {"worker": os.getpid(), "began": began, "first_batch": first, "ended": time.time()}
         table = pa.table({"image_id": pa.array(ids, pa.string()), "embedding": column})
         table = table.replace_schema_metadata({METADATA_KEY: json.dumps(times)})  # for whoever asks where the time went
-        with atomic_write(_shard(self.folder, item["shard"])) as partial:
+        with atomic_write(Path(item["path"])) as partial:
             pq.write_table(table, partial)
-        return {"shard": item["shard"], "images": len(features)}
+        return {"images": len(features)}
 
-    def _decode(self, rows: range) -> np.ndarray:
+    def _decode(self, rows: list[int]) -> np.ndarray:
         """The original files of these rows, decoded at the encoder's size."""
-        return np.stack(list(self.readers.map(self._decode_one, self.rows["path"].iloc[rows.start : rows.stop])))
+        return np.stack(list(self.readers.map(self._decode_one, self.rows["path"].iloc[rows])))
 
     def _decode_one(self, path: str) -> np.ndarray:
         try:
             return fit_image(decode(read_bytes(path), max_pixels=self.images.max_pixels), self.images)
         except BadImage as error:
             raise UserError(f"{path} can't be read any more ({error}): prepare the data set again.") from None
-
-
-def _shard(folder: Path, number: int) -> Path:
-    return folder / f"{number:05}.parquet"

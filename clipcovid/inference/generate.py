@@ -20,8 +20,8 @@ from clipcovid.identity import digest, generation_identity
 from clipcovid.io.files import atomic_write, lock_folder, remove_own, unlock_folder, writable
 from clipcovid.models.published import check_hub_model
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
-from clipcovid.ray_backend.map import parallel_map
 from clipcovid.ray_backend.resources import ResourcePlan, plan
+from clipcovid.ray_backend.shards import read_shards, sharded_map, split_rows
 
 SHARD = 64  # images that are captioned, and kept, at once
 
@@ -81,21 +81,12 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     check_hub_model(config.model, "--model")
     connect(config.compute)
     chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
-    at = manifest.positions(rows["image_id"])
     state = path.with_suffix("").resolve()
     lock_folder(state)
-    parts = [state / f"{number:05}.parquet" for number in range(math.ceil(len(rows) / SHARD))]
-    items = [
-        {"path": str(part), "rows": at[number * SHARD : (number + 1) * SHARD].tolist()}
-        for number, part in enumerate(parts)
-        if not part.exists()
-    ]
     log(f"{config.model} on {chosen.device}: {chosen}.")
     settings = {"config": config, "data": config.data.resolve(), "chosen": chosen}
-    total = sum(len(item["rows"]) for item in items)
-    for _ in parallel_map(items, Captioning, chosen, total=total, label="Captioning", settings=settings):
-        pass
-    table = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    items = split_rows(manifest.positions(rows["image_id"]), SHARD)
+    table = read_shards(sharded_map(state, items, Captioning, chosen, label="Captioning", settings=settings))
     table["caption"] = table["generated"]
     if config.label == "append":
         known = rows["label"] != ""

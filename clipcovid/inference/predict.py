@@ -1,7 +1,6 @@
 """Predictions of a trained run on any prepared data set, over all the workers that the cluster has room for."""
 
 import dataclasses
-import functools
 import math
 import shlex
 from collections.abc import Callable
@@ -24,8 +23,8 @@ from clipcovid.io.files import atomic_write, remove_own
 from clipcovid.methods.checkpoints import read_checkpoint
 from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
-from clipcovid.ray_backend.map import parallel_map
 from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
+from clipcovid.ray_backend.shards import read_shards, sharded_map, split_rows
 from clipcovid.runs import Run, finish_run, start_run
 
 SHARD = 256  # images that are predicted, and kept, at once
@@ -151,27 +150,23 @@ def _table(
         return _of_embeddings(config.run, rows, made.load(rows["image_id"]))
     connect(config.compute)
     chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
-    at = manifest.positions(rows["image_id"])
-    state = run.folder.resolve() / "state"
-    starts = range(0, len(rows), SHARD)
     pooled = kind_of(METHODS[task.task].kind).needs_whole_split  # so what is kept is the model's own output
-    part = functools.partial(_part, state, ".npy" if pooled else ".parquet")
-    items = [
-        {"path": str(part(number)), "rows": at[start : start + SHARD].tolist()}
-        for number, start in enumerate(starts)
-        if not part(number).exists()
-    ]
     settings = {"run": config.run.resolve(), "data": config.data.resolve(), "manifest": manifest, "chosen": chosen}
     log(f"Predicting {len(rows):,} images: {chosen}.")
-    for _ in parallel_map(
-        items, Predicting, chosen, total=sum(len(item["rows"]) for item in items), label="Predicting", settings=settings
-    ):
-        pass
+    shards = sharded_map(
+        run.folder / "state",
+        split_rows(manifest.positions(rows["image_id"]), SHARD),
+        Predicting,
+        chosen,
+        label="Predicting",
+        settings=settings,
+        suffix=".npy" if pooled else ".parquet",
+    )
     if not pooled:
-        return pd.concat([pd.read_parquet(part(number)) for number in range(len(starts))], ignore_index=True)
+        return read_shards(shards)
     from clipcovid.methods.task import Examples, load_checkpoint
 
-    outputs = np.concatenate([np.load(part(number)) for number in range(len(starts))])
+    outputs = np.concatenate([np.load(shard) for shard in shards])
     return load_checkpoint(config.run)[0].table(Examples(rows=rows, read=lambda take: {}), outputs)
 
 
@@ -183,10 +178,6 @@ def _check_encoder(run: Path, task: Any, about: dict[str, Any]) -> None:
             f"{run} learned from embeddings of other weights than those that are in {task.clip.pretrained} now: bring back "
             "the encoder as it was, or train the run anew."
         )
-
-
-def _part(state: Path, suffix: str, number: int) -> Path:
-    return state / f"{number:05}{suffix}"
 
 
 def _of_embeddings(run: Path, rows: pd.DataFrame, embeddings: np.ndarray) -> pd.DataFrame:
