@@ -5,8 +5,10 @@ split, how their pixels were packed, and the content of weights and texts.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +37,7 @@ WEIGHTS = {  # fields that may name a file or folder of weights, and the words t
 CAPTIONS = ("labels", "template", "dataset", "both")  # what `captions` may say, if it names no table
 KEPT_APART = ("config.json", "training_images.parquet")  # files of a checkpoint that change no prediction
 BLOCK = 65_536  # rows that are hashed at a time
+FRESH = 2 * 10**9  # ns: a file changed since can change again without another time of change, so its hash is not kept
 ENDINGS = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -84,7 +87,16 @@ def rows_digest(table: pd.DataFrame, length: int = 12) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content, 16 hex digits."""
+    """SHA-256 of a file's content, 16 hex digits; it is read once by a process, unless it changes."""
+    state = path.stat()
+    key = path.resolve(), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+    if time.time_ns() - state.st_mtime_ns < FRESH:
+        return _read_hash.__wrapped__(*key)
+    return _read_hash(*key)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read_hash(path: Path, *state: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

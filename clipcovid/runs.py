@@ -45,6 +45,11 @@ class Run:
         """Whether all of it is there."""
         return (self.folder / DONE).exists()
 
+    @property
+    def finished_note(self) -> str:
+        """What a job says that finds it finished."""
+        return f"{self.folder} is finished already: nothing was left to do."
+
     def metrics(self) -> dict[str, Any]:
         """Split → scores, of what has been scored so far."""
         return read_metrics(self.folder)
@@ -76,6 +81,20 @@ def run_folder(config: Any, *, method: str, identity: dict[str, Any], stem: str 
         raise UserError(f"--name {config.name} must be a plain name: the run's folder is made in --out {config.out}.")
     default = f"{re.sub(r'[^a-zA-Z0-9_.+-]+', '-', stem or method)}-{digest(identity, 8)}"
     return config.out / (config.name or default)
+
+
+def finished_run(
+    config: Any,
+    *,
+    method: str,
+    identity: dict[str, Any],
+    stem: str = "",
+    job: str = "",
+) -> Run | None:
+    """The run in its folder (see `run_folder`) where it is finished, else None. Nothing is written."""
+    folder = run_folder(config, method=method, identity=identity, stem=stem)
+    run = Run(folder=folder, method=method, identity=identity, job=job or method)
+    return run if run.done and read_about(folder).get("identity") == identity else None
 
 
 def start_run(config: Any, *, method: str, identity: dict[str, Any], stem: str = "", job: str = "") -> Run:

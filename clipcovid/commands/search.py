@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY
+from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import plots
 from clipcovid.inference.search import Found, SearchConfig, asked_of, search
@@ -28,8 +29,9 @@ LONGEST = 40  # letters of an image's name in the table
 
 def main(config: SearchConfig) -> None:
     """Search, print, and draw."""
-    run = start_run(config, method="search", identity=asked_of(config))
-    found, manifest = search(config)
+    manifest = read_manifest(config.data)
+    run = start_run(config, method="search", identity=asked_of(config, manifest))
+    found, _ = search(config, manifest)
     packed, console = PackedImages(config.data, manifest), Console()
     for number, one in enumerate(found):
         console.print(listed(one))

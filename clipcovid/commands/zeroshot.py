@@ -8,7 +8,6 @@ Prompts and cached embeddings give predictions, their scores, and a run in MLflo
 first.
 """
 
-from clipcovid.data.manifest import read_manifest
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.workflows.report import data_tags, report
 
@@ -18,4 +17,4 @@ def main(config: ZeroshotConfig) -> None:
     result = zeroshot(config)
     if result.scores is None:
         print("The encoder learned from all of these images, by their pixels: predictions are written, but not scored.")
-    report(result.run, config, data_tags(read_manifest(config.data)), scores=result.scores)
+    report(result.run, config, data_tags(result.manifest), scores=result.scores)

@@ -78,9 +78,12 @@ def embeddings_identity(config: EmbedConfig, manifest: Manifest) -> dict[str, An
     return encoder_identity(config.clip, config.seed, manifest, pixels)
 
 
-def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings:
-    """Embed every image of a prepared folder that is not embedded yet; where all are, Ray is not even started."""
-    config, manifest = resolve_defaults(config), read_manifest(config.data)
+def embed(config: EmbedConfig, log: Callable[[str], None] = print, *, manifest: Manifest | None = None) -> Embeddings:
+    """Embed every image of a prepared folder that is not embedded yet; where all are, Ray is not even started.
+
+    `manifest`: the folder's, where it has been read already.
+    """
+    config, manifest = resolve_defaults(config), manifest or read_manifest(config.data)
     if config.input == "raw" and "masked" in manifest.info:
         raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
     identity = embeddings_identity(config, manifest)
@@ -110,7 +113,12 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print) -> Embeddings
         Embedder,
         chosen,
         label="Embedding",
-        settings={"config": config, "data": config.data.resolve(), "precision": encoder["precision"], "chosen": chosen},
+        settings={
+            "config": replace(config, data=config.data.resolve()),
+            "manifest": manifest,
+            "precision": encoder["precision"],
+            "chosen": chosen,
+        },
         resumed="{images_done} of {images} images are embedded",
         log=log,
     )
@@ -151,7 +159,7 @@ def places(config: EmbedConfig, name: str, log: Callable[[str], None]) -> tuple[
 class Embedder:
     """An actor: one encoder, and the reading of what it encodes."""
 
-    def __init__(self, *, config: EmbedConfig, data: Path, precision: str, chosen: ResourcePlan) -> None:
+    def __init__(self, *, config: EmbedConfig, manifest: Manifest, precision: str, chosen: ResourcePlan) -> None:
         import torch
 
         from clipcovid.models.clip import load_clip
@@ -159,9 +167,8 @@ class Embedder:
         torch.set_num_threads(chosen.threads)
         self.clip = load_clip(config.clip, seed=config.seed, device=chosen.device, precision=precision)
         self.name, self.precision, self.batch_size = config.clip.model, precision, chosen.batch_size
-        self.packed = PackedImages(data)
-        self.rows = self.packed.manifest.table
-        self.images = replace(ImagesConfig(**self.packed.manifest.info["images"]), size=self.clip.image_size)
+        self.packed, self.rows = PackedImages(config.data, manifest), manifest.table
+        self.images = replace(ImagesConfig(**manifest.info["images"]), size=self.clip.image_size)
         self.read = self.packed.images if config.input == "packed" else self._decode
         self.readers = ThreadPoolExecutor(chosen.threads if chosen.device == "cuda" else 1)
 

@@ -84,7 +84,7 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     state = path.with_suffix("").resolve()
     lock_folder(state)
     log(f"{config.model} on {chosen.device}: {chosen}.")
-    settings = {"config": config, "data": config.data.resolve(), "chosen": chosen}
+    settings = {"config": config, "data": config.data.resolve(), "manifest": manifest, "chosen": chosen}
     items = split_rows(manifest.positions(rows["image_id"]), SHARD)
     table = read_shards(sharded_map(state, items, Captioning, chosen, label="Captioning", settings=settings))
     table["caption"] = table["generated"]
@@ -116,7 +116,7 @@ def _named(name: str) -> str:
 class Captioning:
     """An actor that holds a captioner."""
 
-    def __init__(self, *, config: GenerateConfig, data: Path, chosen: ResourcePlan) -> None:
+    def __init__(self, *, config: GenerateConfig, data: Path, manifest: Manifest, chosen: ResourcePlan) -> None:
         import torch
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
@@ -135,7 +135,7 @@ class Captioning:
             raise UserError(f"--model {config.model} holds not all weights of a BLIP: {lacking[0]} is missing.")
         check_finite(model.state_dict(), f"--model {config.model}")
         self.model, self.config, self.chosen = model.eval().to(chosen.device), config, chosen
-        self.packed = PackedImages(data)
+        self.packed = PackedImages(data, manifest)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Caption the rows of an item, and keep them in its file."""

@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from clipcovid.config import ComputeConfig, EmbeddingsConfig, UserError, quoted
+from clipcovid.config import ComputeConfig, EmbeddingsConfig, TrainConfig, UserError, quoted
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import known_rows
 from clipcovid.evaluate.kinds.base import Scores
@@ -25,7 +25,10 @@ from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
 from clipcovid.ray_backend.shards import read_shards, sharded_map, split_rows
-from clipcovid.runs import Run, finish_run, start_run
+from clipcovid.runs import Run, finish_run, finished_run, start_run
+
+if TYPE_CHECKING:
+    from clipcovid.training.loop import DeviceContext
 
 SHARD = 256  # images that are predicted, and kept, at once
 
@@ -70,39 +73,36 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
 
     Classes that the model does not know, and runs without a checkpoint, are `UserError`s.
     """
-    task, about, folder = read_checkpoint(config.run)
-    manifest = read_manifest(config.data)
-    learned, assumed = known_rows(config.run, manifest)
-    if assumed:
-        log(f"note: {assumed}")
-    if "label" in task.required_columns:
-        manifest = map_labels(manifest, about["classes"], config.map)
-    manifest = task.resolve_manifest(manifest, learning=False)
-    trained_on, packed = about["images"], manifest.info["images"]
-    if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
-        told = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
-        log(f"note: these images were prepared otherwise than those that the model learned from: {told}.")
-    identity = prediction_identity(folder, task, about, manifest, config.split)
-    named = folder.parent if folder.name == "checkpoint" else folder
-    stem = f"predict-{named.resolve().name}-{config.data.resolve().name}"
-    run = start_run(config, method=task.title, identity=identity, stem=stem, job="predict")
+    task, about, checkpoint = read_checkpoint(config.run)
+    source = read_manifest(config.data)
+    learned, note = known_rows(config.run, source)
+    if note:
+        log(f"note: {note}")
+    manifest = _as_trained(source, config, task, about, log)
+    identity = prediction_identity(checkpoint, task, about, manifest, config.split)
+    trained = checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint
+    stem = f"predict-{trained.resolve().name}-{config.data.resolve().name}"
+    finished = finished_run(config, method=task.title, identity=identity, stem=stem, job="predict")
+    run = finished or start_run(config, method=task.title, identity=identity, stem=stem, job="predict")
     rows, kind = manifest.rows(config.split), kind_of(METHODS[task.task].kind)
-    if known := bool((rows[list(task.required_columns)] != "").all(axis=1).any()):
+    if labelled := bool((rows[list(task.required_columns)] != "").all(axis=1).any()):
         rows, _ = manifest.eligible(config.split, task.required_columns)
         kind.check_images(rows)
     trained_on = set(manifest.table.loc[learned, "image_id"]) & set(rows["image_id"])
-    why = "" if known else "No image of this split has what its predictions could be scored by"
-    if known and len(trained_on) == len(rows):
+    why = "" if labelled else "No image of this split has what its predictions could be scored by"
+    if labelled and len(trained_on) == len(rows):
         why = f"The model learned from all {len(rows)} of these images, by their pixels"
-    predicted = Predicted(
-        run=run, manifest=manifest, scores=stored_scores(run).get(config.split), created=False, why=why
-    )
-    if run.done:
-        log(f"{run.folder} is finished already: nothing was left to do.")
+    scores = stored_scores(run).get(config.split)
+    predicted = Predicted(run=run, manifest=manifest, scores=scores, created=False, why=why)
+    if finished:
+        log(finished.finished_note)
         return predicted
-    table = _table(config, task, about, run, manifest, rows, log)
+    if METHODS[task.task].embedded:
+        table = _predict_embeddings(config, task, about, source, rows, log)
+    else:
+        table = _predict_images(config, task, run, manifest, rows, log)
     scores, split = None, config.split
-    if known:
+    if labelled:
         here = dataclasses.replace(task, data=config.data)
         scores = score_split(run, manifest, table, here, split=split, trained_on=trained_on)
     else:
@@ -110,6 +110,19 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     finish_run(run)
     remove_own(run.folder, r"state/\d{5}\.(parquet|npy)")
     return dataclasses.replace(predicted, scores=scores, created=True)
+
+
+def _as_trained(
+    source: Manifest, config: PredictConfig, task: TrainConfig, about: dict[str, Any], log: Callable[[str], None]
+) -> Manifest:
+    """The data's manifest as the model reads it, with the model's classes; images packed otherwise are logged."""
+    manifest = map_labels(source, about["classes"], config.map) if "label" in task.required_columns else source
+    manifest = task.resolve_manifest(manifest, learning=False)
+    trained_on, packed = about["images"], manifest.info["images"]
+    if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
+        changes = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
+        log(f"note: these images were prepared otherwise than those that the model learned from: {changes}.")
+    return manifest
 
 
 def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...]) -> Manifest:
@@ -133,33 +146,31 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
     return manifest.with_columns(classes, label=manifest.table["label"].map(named))
 
 
-def _table(
+def _predict_images(
     config: PredictConfig,
-    task: Any,
-    about: dict[str, Any],
+    task: TrainConfig,
     run: Run,
     manifest: Manifest,
     rows: pd.DataFrame,
     log: Callable[[str], None],
 ) -> pd.DataFrame:
-    """The predictions table of these rows."""
-    if METHODS[task.task].embedded:
-        _check_encoder(config.run, task, about)
-        here = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
-        made = embed(EmbedConfig.of(task, **here), log)
-        return _of_embeddings(config.run, rows, made.load(rows["image_id"]))
+    """The predictions table of these rows by a method that reads images, from shards in the run's `state/`."""
     connect(config.compute)
-    chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
+    resources = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     pooled = kind_of(METHODS[task.task].kind).needs_whole_split  # so what is kept is the model's own output
-    settings = {"run": config.run.resolve(), "data": config.data.resolve(), "manifest": manifest, "chosen": chosen}
-    log(f"Predicting {len(rows):,} images: {chosen}.")
+    log(f"Predicting {len(rows):,} images: {resources}.")
     shards = sharded_map(
         run.folder / "state",
         split_rows(manifest.positions(rows["image_id"]), SHARD),
         Predicting,
-        chosen,
+        resources,
         label="Predicting",
-        settings=settings,
+        settings={
+            "run": config.run.resolve(),
+            "data": config.data.resolve(),
+            "manifest": manifest,
+            "chosen": resources,
+        },
         suffix=".npy" if pooled else ".parquet",
     )
     if not pooled:
@@ -170,31 +181,43 @@ def _table(
     return load_checkpoint(config.run)[0].table(Examples(rows=rows, read=lambda take: {}), outputs)
 
 
-def _check_encoder(run: Path, task: Any, about: dict[str, Any]) -> None:
-    """Refuse an encoder that is not the one whose embeddings the run learned from."""
-    own = {f"clip.{key}": value for key, value in weights_of(task.clip, task.seed).items()}
-    if about.get("encoder", own) != own:
+def _predict_embeddings(
+    config: PredictConfig,
+    task: Any,
+    about: dict[str, Any],
+    source: Manifest,
+    rows: pd.DataFrame,
+    log: Callable[[str], None],
+) -> pd.DataFrame:
+    """The predictions table of these rows by a small head or decoder on embeddings, computed in this process.
+
+    An encoder whose weights are not those that the run learned from is a `UserError`.
+    """
+    weights = {f"clip.{key}": value for key, value in weights_of(task.clip, task.seed).items()}
+    if about.get("encoder", weights) != weights:
         raise UserError(
-            f"{run} learned from embeddings of other weights than those that are in {task.clip.pretrained} now: bring back "
-            "the encoder as it was, or train the run anew."
+            f"{config.run} learned from embeddings of other weights than those that are in {task.clip.pretrained} now: bring "
+            "back the encoder as it was, or train the run anew."
         )
-
-
-def _of_embeddings(run: Path, rows: pd.DataFrame, embeddings: np.ndarray) -> pd.DataFrame:
-    """The predictions table of what reads embeddings: small heads and decoders, so it is done here."""
-    import torch
-
+    places = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
+    embeddings = embed(EmbedConfig.of(task, **places), log, manifest=source)
+    values = embeddings.load(rows["image_id"]).astype(np.float32)
     from clipcovid.methods.task import Examples, load_checkpoint
     from clipcovid.models.clip_model import default_device
-    from clipcovid.training.loop import DeviceContext, predict
+    from clipcovid.training.loop import predict
 
-    task, module = load_checkpoint(run)
-    device, values = default_device(), embeddings.astype(np.float32)
-    machine = DeviceContext(
-        device=torch.device(device), precision=resolve_precision(task.config.optim.precision, device)
-    )
+    task, module = load_checkpoint(config.run)
+    context = _device_context(default_device(), task.config.optim.precision)
     examples = Examples(rows=rows, read=lambda take: {"embedding": values[take]})
-    return task.table(examples, predict(task.test_predictor(module.to(machine.device)), examples, machine))
+    return task.table(examples, predict(task.test_predictor(module.to(context.device)), examples, context))
+
+
+def _device_context(device: str, precision: str, **settings: int) -> "DeviceContext":
+    import torch
+
+    from clipcovid.training.loop import DeviceContext
+
+    return DeviceContext(device=torch.device(device), precision=resolve_precision(precision, device), **settings)
 
 
 class Predicting:
@@ -205,15 +228,12 @@ class Predicting:
 
         from clipcovid.data.packed import PackedImages
         from clipcovid.methods.task import load_checkpoint
-        from clipcovid.training.loop import DeviceContext
 
         torch.set_num_threads(chosen.threads)
         self.task, module = load_checkpoint(run)
-        precision = resolve_precision(self.task.config.optim.precision, chosen.device)
-        self.machine = DeviceContext(
-            device=torch.device(chosen.device), precision=precision, batch_size=chosen.batch_size
-        )
-        self.module = module.to(self.machine.device)
+        precision = self.task.config.optim.precision
+        self.context = _device_context(chosen.device, precision, batch_size=chosen.batch_size)
+        self.module = module.to(self.context.device)
         self.predictor = self.task.test_predictor(self.module)
         self.packed = PackedImages(data, manifest)
 
@@ -224,7 +244,7 @@ class Predicting:
 
         rows = self.packed.manifest.table.iloc[item["rows"]].reset_index(drop=True)
         examples = Examples(rows=rows, read=self.task.reader(self.packed, rows))
-        outputs = predict(self.predictor, examples, self.machine)
+        outputs = predict(self.predictor, examples, self.context)
         with atomic_write(Path(item["path"])) as partial:
             if item["path"].endswith(".npy"):
                 with partial.open("wb") as file:

@@ -214,19 +214,26 @@ class Found:
     """rank, score (the cosine), image_id, label, caption: of an image, or of the first image with the caption."""
 
 
-def asked_of(config: SearchConfig) -> dict[str, Any]:
-    """The search's identity; an image to search by that can't be used is a `UserError`."""
-    manifest, images = read_manifest(config.data), [_read(path, ImagesConfig.max_pixels) for path in config.image]
+def asked_of(config: SearchConfig, manifest: Manifest | None = None) -> dict[str, Any]:
+    """The search's identity; an image to search by that can't be used is a `UserError`.
+
+    `manifest`: the data's, where it has been read already.
+    """
+    manifest = manifest or read_manifest(config.data)
+    images = [_read(path, ImagesConfig.max_pixels) for path in config.image]
     encoder = embeddings_identity(EmbedConfig.of(config, clip=config.encoder), manifest)
     return search_identity(config, encoder, [pixel_hash(image) for image in images])
 
 
-def search(config: SearchConfig) -> tuple[list[Found], Manifest]:
-    """What each query finds, and the data set. Unknown columns or values, and files that can't be read: `UserError`."""
-    manifest = read_manifest(config.data)
+def search(config: SearchConfig, manifest: Manifest | None = None) -> tuple[list[Found], Manifest]:
+    """What each query finds, and the data set. Unknown columns or values, and files that can't be read: `UserError`.
+
+    `manifest`: the data's, where it has been read already.
+    """
+    manifest = manifest or read_manifest(config.data)
     captions = captions_of(manifest.table, config.captions, config.caption_template)
     among = chosen_rows(manifest, config.where)
-    store = embed(EmbedConfig.of(config, clip=config.encoder))
+    store = embed(EmbedConfig.of(config, clip=config.encoder), manifest=manifest)
     precision = store.encoder["precision"]
     clip = load_clip(config.encoder, seed=config.seed, device=default_device(), precision=precision)
     how = ImagesConfig(**manifest.info["images"])

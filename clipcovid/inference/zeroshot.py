@@ -10,7 +10,7 @@ import pandas as pd
 import tyro
 
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError
-from clipcovid.data.manifest import read_manifest
+from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.report import score_split
 from clipcovid.identity import zeroshot_identity
@@ -58,6 +58,7 @@ class Scored:
     """A zero-shot run and what came of it."""
 
     run: Run
+    manifest: Manifest
     scores: Scores | None
     """None where the encoder learned from all of the images."""
 
@@ -79,10 +80,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
             f"The split {config.split!r} of {config.data} has too few labels to score: it needs two classes."
         )
     prompts = build_prompts(config.prompts, manifest.classes)
-    embeddings = embed(
-        EmbedConfig.of(config),
-        log,
-    )
+    embeddings = embed(EmbedConfig.of(config), log, manifest=manifest)
     from clipcovid.models.clip import load_clip  # torch, which the driver does not need before
     from clipcovid.models.clip_model import class_embeddings
 
@@ -105,7 +103,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
         trained_on=set(manifest.table.loc[learned, "image_id"]),
     )
     finish_run(run)
-    return Scored(run=run, scores=scores)
+    return Scored(run=run, manifest=manifest, scores=scores)
 
 
 def classify(clip: "Clip", pixels: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:

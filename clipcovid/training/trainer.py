@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
-from clipcovid.config import ImagesConfig, UserError, override, resolve_defaults, resolve_schedule
+from clipcovid.config import ImagesConfig, TrainConfig, UserError, override, resolve_defaults, resolve_schedule
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import Manifest, read_manifest
@@ -26,7 +26,16 @@ from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
 from clipcovid.ray_backend.train import train_on_workers
-from clipcovid.runs import Run, finish_run, start_run
+from clipcovid.runs import Run, finish_run, finished_run, start_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from clipcovid.methods.task import Examples, Task
+    from clipcovid.training.checkpoint import Progress
+    from clipcovid.training.loop import DeviceContext
+
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 OnEpoch = Callable[[dict[str, float]], None]
 SCORED_SPLITS = ("val", "test")
@@ -52,19 +61,22 @@ class TrainResult:
 class _Job:
     """All that a worker needs to know."""
 
-    config: Any
+    config: TrainConfig
     run: Run
     manifest: Manifest
     plan: ResourcePlan
     embeddings: Embeddings | None
-    inherited: TrainingImages | None
-    """The images that the weights it starts from learned from."""
+    training_images: TrainingImages | None
+    """Those of the weights it starts from."""
     began: float
 
 
-def training_manifest(config: Any) -> Manifest:
-    """The data's manifest, with the config's fold as its splits where one is asked for; too few classes: `UserError`."""
-    manifest = config.resolve_manifest(read_manifest(config.data))
+def training_manifest(config: TrainConfig, manifest: Manifest | None = None) -> Manifest:
+    """The data's manifest, with the config's fold as its splits where one is asked for; too few classes: `UserError`.
+
+    `manifest`: the data's as it was read, where it has been read already.
+    """
+    manifest = config.resolve_manifest(manifest or read_manifest(config.data))
     if config.fold:
         manifest = split_into_folds(manifest, config.fold, config.seed, config.required_columns)
     for split in ("train", *SCORED_SPLITS):
@@ -79,7 +91,7 @@ def training_manifest(config: Any) -> Manifest:
     return manifest
 
 
-def check_weights(config: Any, manifest: Manifest, log: Callable[[str], None] = print) -> TrainingImages | None:
+def check_weights(config: TrainConfig, manifest: Manifest, log: Callable[[str], None] = print) -> TrainingImages | None:
     """The images that the weights which a config starts from have learned from, together; None where no list is kept.
 
     Weights that know images by which this run chooses or is tested (but for those whose pixels it learns from itself) are
@@ -109,12 +121,12 @@ def check_weights(config: Any, manifest: Manifest, log: Callable[[str], None] = 
     return TrainingImages.together(lists) if lists else None
 
 
-def _check_split(place: Path, config: Any, manifest: Manifest, log: Callable[[str], None]) -> None:
+def _check_split(path: Path, config: TrainConfig, manifest: Manifest, log: Callable[[str], None]) -> None:
     """What the split's hash can tell of the weights of an older version, which kept no list of images."""
-    about = run_identity_of(place)
+    about = run_identity_of(path)
     if not about:
         return
-    told = f"{place} is of an older version and keeps no list of the images that it learned from"
+    told = f"{path} is of an older version and keeps no list of the images that it learned from"
     if about.get("split_hash") == manifest.split_hash:
         log(f"note: {told}; it learned from this very split.")
     elif about.get("pack_hash") == manifest.info["pack_hash"]:
@@ -126,15 +138,16 @@ def _check_split(place: Path, config: Any, manifest: Manifest, log: Callable[[st
         log(f"note: {told}; whether some of these are among them is not known.")
 
 
-def sized_config(config: Any, manifest: Manifest) -> Any:
+def sized_config(config: ConfigT, manifest: Manifest) -> ConfigT:
     """The config with the epochs and the batch size that follow from the number of images it learns from."""
     rows, _ = manifest.eligible("train", config.train_columns)
     return resolve_schedule(config, len(rows))
 
 
 def train_model(
-    config: Any,
+    config: TrainConfig,
     *,
+    manifest: Manifest | None = None,
     embeddings: Embeddings | None = None,
     watch: Callable[[Run], OnEpoch] | None = None,
     log: Callable[[str], None] = print,
@@ -146,28 +159,21 @@ def train_model(
     is not done again. Errors of the user's, the workers' too, are `UserError`s. `adopt`: the `state/` of another training of
     the same model, which a new run goes on from.
     """
-    began, given = time.time(), config.optim
-    manifest = training_manifest(config)
+    began, requested = time.time(), config.optim
+    manifest = training_manifest(config, manifest)
     config = resolve_defaults(sized_config(config, manifest))
-    inherited = check_weights(config, manifest, log)
+    identity = run_identity(config, manifest)
+    if done := finished_run(config, method=config.title, identity=identity, job="train"):
+        log(f"{done.finished_note} A new run needs another --name or config.")
+        return TrainResult(run=done, manifest=manifest, scores=stored_scores(done)["test"], created=False)
+    training_images = check_weights(config, manifest, log)
     config.check_initial_weights()
-    run = start_run(config, method=config.title, identity=run_identity(config, manifest), job="train")
-    if run.done:
-        log(f"{run.folder} is finished already: nothing was left to do. A new run needs another --name or config.")
-        return TrainResult(run=run, manifest=manifest, scores=stored_scores(run)["test"], created=False)
+    run = start_run(config, method=config.title, identity=identity, job="train")
     config = save_texts(config, manifest.classes, run.folder / "checkpoint")
     config = override(config, {field: str(path.resolve()) for field, path in weight_paths(config).items()})
-    if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
-        threading.Thread(target=importlib.import_module, args=("torch",)).start()
-    connect(config.compute)
-    chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, shared=False)
-    if chosen.workers and config.optim.batch_size % chosen.workers:
-        raise UserError(
-            f"--optim.batch-size {config.optim.batch_size} can't be shared evenly among {chosen.workers} workers: make it "
-            "a multiple of --compute.workers."
-        )
-    log(f"Training {run.name}: {chosen}.")
-    if not (given.epochs and given.batch_size):
+    resources = _start_cluster(config)
+    log(f"Training {run.name}: {resources}.")
+    if not (requested.epochs and requested.batch_size):
         log(
             f"note: {config.optim.epochs} epochs of batches of {config.optim.batch_size}, by the number of training images; "
             "--optim.epochs and --optim.batch-size set others."
@@ -177,36 +183,56 @@ def train_model(
 
         TrainingCheckpoint(run.folder / "state", run.identity).fork_from(adopt)
     job = _Job(
-        config=config, run=run, manifest=manifest, plan=chosen, embeddings=embeddings, inherited=inherited, began=began
+        config=config,
+        run=run,
+        manifest=manifest,
+        plan=resources,
+        embeddings=embeddings,
+        training_images=training_images,
+        began=began,
     )
-    watcher = _tolerant(watch(run)) if watch else None
-    if chosen.workers:
-        train_on_workers(job, _train, watcher)
+    report = _tolerant(watch(run)) if watch else None
+    if resources.workers:
+        train_on_workers(job, _train, report)
     else:
-        _train(job, report=lambda line: watcher(line) if watcher else None, log=log)
+        _train(job, report=report or (lambda metrics: None), log=log)
     return TrainResult(run=run, manifest=manifest, scores=_score(config, run, manifest), created=True)
+
+
+def _start_cluster(config: TrainConfig) -> ResourcePlan:
+    """Join the cluster, or start one; what the training will use of it, or `UserError` where that can't be."""
+    if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
+        threading.Thread(target=importlib.import_module, args=("torch",)).start()
+    connect(config.compute)
+    resources = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, shared=False)
+    if resources.workers and config.optim.batch_size % resources.workers:
+        raise UserError(
+            f"--optim.batch-size {config.optim.batch_size} can't be shared evenly among {resources.workers} workers: make it "
+            "a multiple of --compute.workers."
+        )
+    return resources
 
 
 def _tolerant(watch: OnEpoch) -> OnEpoch:
     """A watcher whose failures are warnings."""
 
-    def told(line: dict[str, float]) -> None:
+    def report(metrics: dict[str, float]) -> None:
         try:
-            watch(line)
+            watch(metrics)
         except Exception as error:  # whatever a tracking server does, training goes on
             print(f"warning: an epoch could not be tracked ({type(error).__name__}: {str(error)[:200]}).")
 
-    return told
+    return report
 
 
 def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
-    """What every worker does: train, then predict the splits that are scored; the first one writes."""
+    """Train, then predict the splits that are scored: the work of every worker, of which the first one writes."""
     import torch
 
     from clipcovid.distributed import all_gather_object, rank
-    from clipcovid.methods.task import make_task, save_checkpoint
+    from clipcovid.methods.task import make_task
     from clipcovid.training.checkpoint import TrainingCheckpoint
-    from clipcovid.training.loop import DeviceContext, fit, predict
+    from clipcovid.training.loop import DeviceContext, fit
 
     config, folder = job.config, job.run.folder
     if not (folder / "config.json").exists():
@@ -214,7 +240,7 @@ def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
     torch.set_num_threads(job.plan.threads)
     device = torch.device(job.plan.device)
     precision = resolve_precision(config.optim.precision, job.plan.device)
-    machine = DeviceContext(device=device, precision=precision, batch_size=job.plan.batch_size)
+    context = DeviceContext(device=device, precision=precision, batch_size=job.plan.batch_size)
     task = make_task(config, job.manifest.classes, ImagesConfig(**job.manifest.info["images"]))
     task.embeddings, problem = job.embeddings, ""
     try:
@@ -223,47 +249,77 @@ def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
         module = task.build().to(device)
     except UserError as error:
         problem = str(error)
-    if told := [text for text in all_gather_object(problem) if text]:  # whoever has none would wait for the others
-        raise TrainingStopped(told[0])
+    if problems := [text for text in all_gather_object(problem) if text]:  # those without one would wait for the others
+        raise TrainingStopped(problems[0])
     if rank() == 0:
         for note, images in train.notes.items():
             log(f"{images} training {note}.")
         log(f"Ready to train after {time.time() - job.began:.1f} s, in {precision}.")
     states = TrainingCheckpoint(folder / "state", job.run.identity)
     progress = fit(
-        task, module, train, examples["val"], config=config, machine=machine, states=states, report=report, log=log
+        task, module, train, examples["val"], config=config, machine=context, states=states, report=report, log=log
     )
-
-    say = log if rank() == 0 else None
-
-    def evaluate() -> dict[str, float]:
-        return task.validation_scores(examples["val"], predict(task.predictor(module), examples["val"], machine, say))
-
-    chosen = task.calibrate(module, evaluate)
-    for variant, predictor in task.variants(module).items():
-        for split in SCORED_SPLITS:
-            outputs = predict(predictor, examples[split], machine, say)
-            if rank() == 0:
-                name = f"{split}-{variant}" if variant else split
-                with atomic_write(folder / "state" / f"{name}.parquet") as partial:
-                    task.table(examples[split], outputs).to_parquet(partial)
+    choices = _predict(task, module, examples, context, folder / "state", log if rank() == 0 else None)
     if rank() == 0:
-        save_checkpoint(task, module, folder / "checkpoint", chosen, _encoder(job))
-        learned = TrainingImages.of({"train": train.rows, "val": examples["val"].rows})
-        TrainingImages.together([learned, *([job.inherited] if job.inherited else [])]).write(folder / "checkpoint")
-        about = {"best_epoch": progress.best_epoch, "best": progress.best, "monitor": task.monitor[0], "chosen": chosen}
-        write_json(folder / "history.json", about | {"epochs": progress.history})
+        _save(job, task, module, {"train": train.rows, "val": examples["val"].rows}, progress, choices)
     all_gather_object(None)  # all are done
 
 
+def _predict(
+    task: "Task",
+    module: "torch.nn.Module",
+    examples: dict[str, "Examples"],
+    context: "DeviceContext",
+    folder: Path,
+    log: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    """Calibrate the trained module, and write each variant's predictions of each split; what was chosen.
+
+    `log`: the first worker's, which is the one that writes; None for the others.
+    """
+    from clipcovid.training.loop import predict
+
+    def validate() -> dict[str, float]:
+        return task.validation_scores(examples["val"], predict(task.predictor(module), examples["val"], context, log))
+
+    choices = task.calibrate(module, validate)
+    for variant, predictor in task.variants(module).items():
+        for split in SCORED_SPLITS:
+            outputs = predict(predictor, examples[split], context, log)
+            if log:
+                name = f"{split}-{variant}" if variant else split
+                with atomic_write(folder / f"{name}.parquet") as partial:
+                    task.table(examples[split], outputs).to_parquet(partial)
+    return choices
+
+
+def _save(
+    job: _Job,
+    task: "Task",
+    module: "torch.nn.Module",
+    rows: dict[str, pd.DataFrame],
+    progress: "Progress",
+    choices: dict[str, Any],
+) -> None:
+    """Write the checkpoint, the images that it learned from (the manifest's `rows` by split), and the history."""
+    from clipcovid.methods.task import save_checkpoint
+
+    checkpoint = job.run.folder / "checkpoint"
+    save_checkpoint(task, module, checkpoint, choices, _encoder(job))
+    inherited = [job.training_images] if job.training_images else []
+    TrainingImages.together([TrainingImages.of(rows), *inherited]).write(checkpoint)
+    summary = {"best_epoch": progress.best_epoch, "best": progress.best, "monitor": task.monitor[0], "chosen": choices}
+    write_json(job.run.folder / "history.json", summary | {"epochs": progress.history})
+
+
 def _encoder(job: _Job) -> dict[str, Any]:
-    """What tells the encoder whose embeddings are read from others; nothing for what reads images."""
+    """The identity of the encoder whose embeddings are read; nothing for a method that reads images."""
     if not METHODS[job.config.task].embedded:
         return {}
     return {key: value for key, value in job.run.identity.items() if key in ("clip.weights", "clip.seed")}
 
 
-def _score(config: Any, run: Run, manifest: Manifest) -> Scores:
+def _score(config: TrainConfig, run: Run, manifest: Manifest) -> Scores:
     """Score what the workers predicted, and finish the run; the test split's scores.
 
     Test images that have the pixels of one that was learned from are not scored.

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from clipcovid.config import UserError, override
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.data.manifest import read_manifest
+from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate.console import print_folds
 from clipcovid.evaluate.predictions import TRAINED_ON, read_predictions
 from clipcovid.evaluate.report import score_split
@@ -33,18 +33,19 @@ def cross_validate(config: Any, folds: int) -> Run:
     """
     if config.fold or folds < 2:
         raise UserError("Cross-validation needs two --folds or more, and makes its own: leave --fold out.")
-    manifest = config.resolve_manifest(read_manifest(config.data))
+    source = read_manifest(config.data)
+    manifest = config.resolve_manifest(source)
     everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.required_columns)[0])
     first = override(config, {"fold": f"1/{folds}"})
-    config = override(sized_config(first, training_manifest(first)), {"fold": ""})  # all folds alike
+    config = override(sized_config(first, training_manifest(first, source)), {"fold": ""})  # all folds alike
     config.check_initial_weights()
     identity = crossval_identity(config, everything, folds)
     run = start_run(config, method=config.title, identity=identity, stem=f"{CROSSVAL}-{config.title}", job=CROSSVAL)
     config = save_texts(config, manifest.classes, run.folder)
-    embeddings = embeddings_for(config)
+    embeddings = embeddings_for(config, source)
     with live(config) as watch:
         watch(run)
-        results, children = _train_folds(config, folds, run, embeddings)
+        results, children = _train_folds(config, folds, run, source, embeddings)
     table, trained_on = _pooled_predictions(results)
     scores = score_split(run, everything, table, config, split="all", name=CROSSVAL, trained_on=trained_on)
     assert scores is not None, "each fold has images that it did not learn from"
@@ -57,14 +58,18 @@ def cross_validate(config: Any, folds: int) -> Run:
 
 
 def _train_folds(
-    config: Any, folds: int, run: Run, embeddings: Embeddings | None
+    config: Any, folds: int, run: Run, source: Manifest, embeddings: Embeddings | None
 ) -> tuple[list[TrainResult], list[ChildRun]]:
-    """The training of each fold in the run's folder `folds`, and the runs that MLflow shows of them."""
+    """The training of each fold in the run's folder `folds`, and the runs that MLflow shows of them.
+
+    `source`: the data's manifest as it was read.
+    """
     results, children, countdown = [], [], Countdown("fold", folds)
     for number in range(1, folds + 1):
         print(f"Fold {number} of {folds}:")
         single = override(config, {"fold": f"{number}/{folds}", "name": f"fold-{number}"})
-        result = train_model(override(single, {"out": run.folder / "folds"}), embeddings=embeddings)
+        placed = override(single, {"out": run.folder / "folds"})
+        result = train_model(placed, manifest=source, embeddings=embeddings)
         results.append(result)
         children.append(ChildRun(run=result.run, config=single))
         print(countdown.line(number))

@@ -3,6 +3,7 @@
 from rich.console import Console
 
 from clipcovid.config import override
+from clipcovid.data.manifest import read_manifest
 from clipcovid.evaluate.console import print_shots
 from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.identity import run_identity
@@ -26,7 +27,8 @@ def few_shot(config: FewShotConfig) -> Run:
     """
     from clipcovid.evaluate import plots  # matplotlib: other trainings start without it
 
-    manifest, embeddings = training_manifest(config), embeddings_for(config)
+    source = read_manifest(config.data)
+    manifest, embeddings = training_manifest(config, source), embeddings_for(config, source)
     run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest), job="few-shot")
     config = save_texts(config, manifest.classes, run.folder)
     if config.compute.workers is None:
@@ -38,7 +40,7 @@ def few_shot(config: FewShotConfig) -> Run:
         for done, (shots, draw) in enumerate(draws, 1):
             single = override(config, {"shots": (shots,), "draw": draw, "name": ""})
             placed = override(single, {"out": run.folder / "runs"})
-            trained = train_model(placed, embeddings=embeddings, log=lambda text: None)
+            trained = train_model(placed, manifest=source, embeddings=embeddings, log=lambda text: None)
             scores[f"{shots}-shot-{draw}"] = trained.scores
             children.append(ChildRun(run=trained.run, config=single))
             print(countdown.line(done, f"{shots} shots", f"accuracy {trained.scores.metrics['accuracy']:.3f}"))

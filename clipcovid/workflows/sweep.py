@@ -160,7 +160,7 @@ def sweep(config: SweepConfig) -> None:
     config = replace(config, task=sized_config(config.task, manifest))
     run = _start_sweep(config, sweep_identity(config, manifest, metric, space))
     if run.done:
-        print(f"{run.folder} is finished already: nothing was left to do.")
+        print(run.finished_note)
         return
     shared = _shared_settings(config, manifest, run, metric, mode)
     trials = _run_trials(config, space, shared)

@@ -26,7 +26,7 @@ from clipcovid.models.recognition import clip_defaults
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.randomness import stream_seed
 from clipcovid.ray_backend.tune import Trial, run_trials
-from clipcovid.runs import Run, finish_run, start_run
+from clipcovid.runs import Run, finish_run, finished_run, start_run
 from clipcovid.workflows.prompt_search import (
     SEARCHES,
     CandidateSampler,
@@ -84,12 +84,14 @@ class PromptSweepConfig(EmbeddingsConfig):
 
 def sweep_prompts(config: PromptSweepConfig) -> None:
     """Search, keep the best candidate's prompts, score them once on the test split, and report all of it."""
-    manifest, embeddings = read_manifest(config.data), embed(EmbedConfig.of(config))
+    manifest = read_manifest(config.data)
+    embeddings = embed(EmbedConfig.of(config), manifest=manifest)
     space = read_space(config.space, manifest.classes)
-    run = start_run(config, method="prompts", identity=prompts_identity(config, manifest, space))
-    if run.done:
-        print(f"{run.folder} is finished already: nothing was left to do.")
+    identity = prompts_identity(config, manifest, space)
+    if done := finished_run(config, method="prompts", identity=identity):
+        print(done.finished_note)
         return
+    run = start_run(config, method="prompts", identity=identity)
     scorer, standard_scores = _scorer(config, manifest, embeddings, space)
     trials = run_trials(
         batches(config, space, run.folder.resolve()),

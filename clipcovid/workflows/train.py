@@ -3,6 +3,7 @@
 from typing import Any
 
 from clipcovid.data.embeddings import Embeddings
+from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.methods.registry import METHODS
 from clipcovid.tracking import live
@@ -12,14 +13,18 @@ from clipcovid.workflows.report import data_tags, report
 
 def train(config: Any) -> TrainResult:
     """Train as a method's config says, print the test split's scores, and show the run in MLflow."""
-    training_manifest(config)  # unusable training data is reported before anything is embedded
-    embeddings = embeddings_for(config)
+    manifest = read_manifest(config.data)
+    training_manifest(config, manifest)  # unusable training data is reported before anything is embedded
+    embeddings = embeddings_for(config, manifest)
     with live(config) as watch:
-        result = train_model(config, embeddings=embeddings, watch=watch)
+        result = train_model(config, manifest=manifest, embeddings=embeddings, watch=watch)
         report(result.run, config, data_tags(result.manifest), scores=result.scores)
     return result
 
 
-def embeddings_for(config: Any) -> Embeddings | None:
-    """The embeddings that the method reads, made where they are missing; None for a method that reads images."""
-    return embed(EmbedConfig.of(config)) if METHODS[config.task].embedded else None
+def embeddings_for(config: Any, manifest: Manifest | None = None) -> Embeddings | None:
+    """The embeddings that the method reads, made where they are missing; None for a method that reads images.
+
+    `manifest`: the data's as it was read, where it has been read already.
+    """
+    return embed(EmbedConfig.of(config), manifest=manifest) if METHODS[config.task].embedded else None
