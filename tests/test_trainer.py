@@ -157,6 +157,21 @@ def test_weights_that_can_not_be_had_are_known_before_anything_starts(phantoms, 
     assert not (tmp_path / "out").exists()  # the corrected command may have the name
 
 
+def test_a_finished_run_needs_no_weights_that_can_not_be_had(finished, monkeypatch):
+    config, trained = finished
+    monkeypatch.setattr(CnnConfig, "check_initial_weights", lambda config: pytest.fail("weights were looked for"))
+    before = {path: path.stat().st_mtime_ns for path in trained.run.folder.rglob("*")}
+    lines = []
+    again = train_model(config, log=lines.append)
+    assert (again.created, again.scores) == (False, trained.run.metrics()["test"])
+    assert lines == [
+        f"{trained.run.folder} is finished already: nothing was left to do. A new run needs another --name or config."
+    ]
+    assert {path: path.stat().st_mtime_ns for path in trained.run.folder.rglob("*")} == before
+    with pytest.raises(pytest.fail.Exception, match="weights were looked for"):
+        train_model(override(config, {"seed": 7}), log=quiet)
+
+
 def test_more_workers_than_there_is_room_for_are_refused_at_once(cluster, phantoms, tmp_path):
     began = time.time()
     with pytest.raises(UserError, match=r"64 workers of .* each do not fit: the cluster has"):
