@@ -187,14 +187,6 @@ class TrainConfig:
     compute: ComputeConfig = ComputeConfig()
     """What to ask of the cluster."""
 
-    task: ClassVar[str]
-    """The method's name."""
-
-    @property
-    def title(self) -> str:
-        """What runs are named after."""
-        return self.task
-
     @property
     def title(self) -> str:
         """What runs are named after."""
