@@ -17,7 +17,7 @@ from clipcovid.inference.embed import EmbedConfig
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.inference.search import SearchConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
-from clipcovid.methods.registry import ProbeConfig
+from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.workflows.train import train
 
