@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipcovid.evaluate.kinds.base import Comparison
 from clipcovid.evaluate.plots import SLANT, axis_names, new_panels, sample_title, text_width
+from clipcovid.evaluate.scores import Comparison
 
 
 def scores_figure(comparison: Comparison, labels: Mapping[str, str]) -> Figure:

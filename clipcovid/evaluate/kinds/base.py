@@ -4,94 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap
-from clipcovid.evaluate.bootstrap import Intervals
+from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from clipcovid.data.packed import PackedImages
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """The scores of one predictions table, as an entry of metrics.json holds them; no value is NaN."""
-
-    kind: ClassVar[str]
-    marker: ClassVar[str]
-    """The key that of all kinds only this one's JSON has."""
-    json_order: ClassVar[tuple[str, ...]]
-    """The keys of the JSON, which are fields, in their order."""
-
-    n: int
-    """Images scored."""
-    metrics: dict[str, float]
-    intervals: Intervals
-    baselines: dict[str, dict[str, Any]]
-    """What sees no image → its metrics, and texts that say what it is."""
-    alarms: list[str] = field(default_factory=list)
-    """Sentences on what is likely to be wrong."""
-    notes: list[str] = field(default_factory=list)
-    """Sentences on what the scores rest on."""
-    folds: list[dict[str, float]] = field(default_factory=list)
-    """Of a cross-validation: the metrics of each fold's test images."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry of metrics.json; without folds where there are none."""
-        content = {name: getattr(self, name) for name in self.json_order}
-        return content | ({"folds": self.folds} if self.folds else {})
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """The scores that `to_json` gave; other keys are passed over."""
-        return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Methods side by side on the same images; all tables, files and figures of a comparison are made of it."""
-
-    kind: str
-    split: str
-    split_hash: str
-    manifest_hash: str
-    n: int
-    """Images that all methods are scored on."""
-    classes: list[str]
-    best: str
-    methods: dict[str, Scores]
-    """Method → scores, the best first."""
-    runs: dict[str, str]
-    """Method → the name of its run."""
-    sources: dict[str, str]
-    """Method → the folder or file of its predictions."""
-    baselines: dict[str, dict[str, Any]]
-    paired: dict[str, dict[str, dict[str, float]]]
-    """Method, but the best → its differences to the best (`Kind.differences`)."""
-    alarms: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of comparison.json."""
-        names = ("split", "split_hash", "manifest_hash", "n", "classes", "best")
-        content = {name: getattr(self, name) for name in names} | {"methods": self.methods_json()}
-        return content | {name: getattr(self, name) for name in ("baselines", "paired", "alarms", "notes")}
-
-    def methods_json(self) -> dict[str, dict[str, Any]]:
-        """Method → run, source and scores."""
-        return {
-            name: {"run": self.runs[name], "source": self.sources[name], **scores.to_json()}
-            for name, scores in self.methods.items()
-        }
-
 
 ScoresT = TypeVar("ScoresT", bound=Scores)
 Resampler = Callable[[np.ndarray], dict[str, np.ndarray]]

@@ -1,0 +1,81 @@
+"""The scores of predictions, and those of several methods side by side: what tables, files and figures are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
+
+from clipcovid.evaluate.bootstrap import Intervals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The scores of one predictions table, as an entry of metrics.json holds them; no value is NaN."""
+
+    kind: ClassVar[str]
+    marker: ClassVar[str]
+    """The key that of all kinds only this one's JSON has."""
+    json_order: ClassVar[tuple[str, ...]]
+    """The keys of the JSON, which are fields, in their order."""
+
+    n: int
+    """Images scored."""
+    metrics: dict[str, float]
+    intervals: Intervals
+    baselines: dict[str, dict[str, Any]]
+    """What sees no image → its metrics, and texts that say what it is."""
+    alarms: list[str] = field(default_factory=list)
+    """Sentences on what is likely to be wrong."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what the scores rest on."""
+    folds: list[dict[str, float]] = field(default_factory=list)
+    """Of a cross-validation: the metrics of each fold's test images."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of metrics.json; without folds where there are none."""
+        content = {name: getattr(self, name) for name in self.json_order}
+        return content | ({"folds": self.folds} if self.folds else {})
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The scores that `to_json` gave; other keys are passed over."""
+        return cls(**{entry.name: content[entry.name] for entry in fields(cls) if entry.name in content})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Methods side by side on the same images; all tables, files and figures of a comparison are made of it."""
+
+    kind: str
+    split: str
+    split_hash: str
+    manifest_hash: str
+    n: int
+    """Images that all methods are scored on."""
+    classes: list[str]
+    best: str
+    methods: dict[str, Scores]
+    """Method → scores, the best first."""
+    runs: dict[str, str]
+    """Method → the name of its run."""
+    sources: dict[str, str]
+    """Method → the folder or file of its predictions."""
+    baselines: dict[str, dict[str, Any]]
+    paired: dict[str, dict[str, dict[str, float]]]
+    """Method, but the best → its differences to the best (`Kind.differences`)."""
+    alarms: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of comparison.json."""
+        names = ("split", "split_hash", "manifest_hash", "n", "classes", "best")
+        content = {name: getattr(self, name) for name in names} | {"methods": self.methods_json()}
+        return content | {name: getattr(self, name) for name in ("baselines", "paired", "alarms", "notes")}
+
+    def methods_json(self) -> dict[str, dict[str, Any]]:
+        """Method → run, source and scores."""
+        return {
+            name: {"run": self.runs[name], "source": self.sources[name], **scores.to_json()}
+            for name, scores in self.methods.items()
+        }
