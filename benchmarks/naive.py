@@ -197,7 +197,7 @@ def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.
     rows = pd.concat(
         [manifest.eligible(split, task_config.required_columns)[0] for split in ("train", "val")], ignore_index=True
     )
-    read = task.reader(packed, rows)
+    read = task.reader(packed, rows, None)
     torch.manual_seed(config.seed)
     net = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=len(task_config.regions))
     net = net.to(memory_format=torch.channels_last)
@@ -221,7 +221,7 @@ def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.
             optimizer.step()
     net.eval()
     tested, _ = manifest.eligible("test", task_config.required_columns)
-    last = task.reader(packed, tested)
+    last = task.reader(packed, tested, None)
     thresholds = [0.5] * len(task_config.regions)
     found = []
     with torch.no_grad():
@@ -255,13 +255,15 @@ def _captions(config: CaptionConfig) -> Scores:
     manifest = config.resolve_manifest(read_manifest(config.data))
     task: Any = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
     machine = DeviceContext(device=torch.device("cpu"), precision="fp32")
-    train = task.examples(config.data, manifest, "train", training=True)
-    val, test = (task.examples(config.data, manifest, split) for split in ("val", "test"))
-    module = task.build()
+    state = task.setup(config.data, manifest)
+    train = task.examples(config.data, manifest, "train", state, training=True)
+    val, test = (task.examples(config.data, manifest, split, state) for split in ("val", "test"))
+    module = task.build(train, state)
     with TemporaryDirectory() as folder:
         states = TrainingCheckpoint(Path(folder), {"naive": config.seed})
         fit(task, module, train, val, config=config, machine=machine, states=states, report=lambda line: None)
-    table = task.table(test, predict(task.test_predictor(module), test, machine))
+    _, state = task.calibrate(module, train, state, lambda predictor: {})
+    table = task.table(test, predict(task.test_predictor(module, state), test, machine), state)
     patients = test.rows.set_index("image_id")["patient_id"]
     return kind_of("captions").score(table.assign(patient_id=table["image_id"].map(patients)))
 

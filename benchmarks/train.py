@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,7 @@ class Config:
     """A JSON file for every single figure."""
 
 
-def task_for(model: str, batch_size: int, method: Literal["full", "lora"] = "full") -> tuple[Task, int]:
+def task_for(model: str, batch_size: int, method: Literal["full", "lora"] = "full") -> tuple[Task[Any, Any], int]:
     """The task of a model, and the side of its images."""
     optim = OptimConfig(batch_size=batch_size, epochs=1000)
     common: dict[str, Any] = {"data": Path("unused"), "optim": optim, "augment": NO_AUGMENT}
@@ -94,7 +94,12 @@ def task_for(model: str, batch_size: int, method: Literal["full", "lora"] = "ful
     return make_task(FinetuneConfig(clip=clip, method=method, **common), CLASSES, ImagesConfig(size=size)), size
 
 
-def examples_for(task: Task, size: int, count: int) -> Examples:
+def state_for(task: Task[Any, Any]) -> Any:
+    """The towers of a contrastive task; others are measured without a state."""
+    return task.setup(Path("unused"), cast(Any, None)) if isinstance(task, Contrastive) else None
+
+
+def examples_for(task: Task[Any, Any], state: Any, size: int, count: int) -> Examples:
     """Random images in memory, with what the task needs beside them."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, size, size), dtype=np.uint8)
@@ -106,7 +111,7 @@ def examples_for(task: Task, size: int, count: int) -> Examples:
         return Examples(rows=rows, read=lambda take: {"image": images[take], "masks": masks[take]} | about(take))
     if not isinstance(task, Contrastive):
         return Examples(rows=rows, read=lambda take: {"image": images[take]} | about(take))
-    tokens = task.clip.tokenizer([f"a chest X-ray of {name}" for name in CLASSES]).numpy()
+    tokens = state.tokenizer([f"a chest X-ray of {name}" for name in CLASSES]).numpy()
 
     def read(take: np.ndarray) -> Batch:
         found = about(take)
@@ -118,15 +123,16 @@ def examples_for(task: Task, size: int, count: int) -> Examples:
 def contenders(model: str, config: Config, machine: DeviceContext) -> dict[str, Callable[[int], None]]:
     """What takes turns, each a function of how many steps to do."""
     task, size = task_for(model, config.batch_size)
-    some = examples_for(task, size, config.batch_size * config.steps)
+    state = state_for(task)
+    some = examples_for(task, state, size, config.batch_size * config.steps)
     made = {}
     for name, augment in (("ours", NO_AUGMENT), ("ours, augmenting", AugmentConfig())):
-        module = task.build().to(machine.device).train()
+        module = task.build(some, state).to(machine.device).train()
         settings = dataclasses.replace(task.config, augment=augment)
         optimizer, average = build_optimizer(module, settings.optim), ExponentialMovingAverage(module, 0)
         loop = Loop(task, module, module, some, settings, machine, optimizer, average, lambda text: None)
         made[name] = lambda epoch, loop=loop: loop.epoch(epoch)
-    module = task.build().to(machine.device).train()
+    module = task.build(some, state).to(machine.device).train()
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     takes = np.split(np.arange(len(some)), config.steps)
@@ -180,7 +186,8 @@ def predicted_masks(config: Config, machine: DeviceContext, images: int = 200) -
         phantoms = PhantomConfig(images=images, size=128)
         prepare(PrepareConfig(out=data, phantom=phantoms, images=ImagesConfig(size=128), compute=here))
         task, _ = task_for("unet", config.batch_size)
-        save_checkpoint(task, task.build(), run, {})
+        nothing = Examples(rows=pd.DataFrame(), read=lambda indices: {})
+        save_checkpoint(task, task.build(nothing, None), None, run, choices={})
         known = read_manifest(data)
         unknown = dataclasses.replace(known, table=known.table.assign(lung_mask="", infection_mask=""))
         workers = {
@@ -215,9 +222,10 @@ def _ranked(rank: int, world: int, config: Config, folder: str) -> None:
             "gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world
         )
     task, size = task_for("tiny", config.batch_size * 2)
-    module = task.build().train()
+    state = state_for(task)
+    some = examples_for(task, state, size, config.batch_size * 2 * config.steps)
+    module = task.build(some, state).train()
     net: Any = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True) if world > 1 else module
-    some = examples_for(task, size, config.batch_size * 2 * config.steps)
     machine = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
     optimizer = build_optimizer(module, task.config.optim)
     loop = Loop(
@@ -246,8 +254,9 @@ def _trainee(config: Config, fixed: bool, orders: Any) -> None:
     task, size = task_for("resnet18", config.batch_size)
     threads = torch.get_num_threads() if fixed else None
     settings = dataclasses.replace(task.config, compute=ComputeConfig(threads=threads))
-    images = examples_for(task, size, config.batch_size)
-    module = task.build().train()
+    state = state_for(task)
+    images = examples_for(task, state, size, config.batch_size)
+    module = task.build(images, state).train()
     optimizer, average = build_optimizer(module, settings.optim), ExponentialMovingAverage(module, 0)
     loop = Loop(task, module, module, images, settings, machine, optimizer, average, lambda text: None)
     epoch = 0
@@ -290,9 +299,10 @@ def beside(config: Config, seconds: float = 8.0) -> dict[str, dict[str, list[flo
 
 def _peak(model: str, method: Literal["full", "lora"], batch_size: int, folder: str) -> None:
     task, size = task_for(model, batch_size, method)
-    module = task.build().train()
+    state = state_for(task)
+    some = examples_for(task, state, size, batch_size)
+    module = task.build(some, state).train()
     optimizer = build_optimizer(module, task.config.optim)
-    some = examples_for(task, size, batch_size)
     batch = {name: to_device(value, torch.device("cpu")) for name, value in some.read(np.arange(batch_size)).items()}
     for _ in range(2):
         task.loss(module, batch)["loss"].backward()
@@ -324,8 +334,9 @@ def probe_speed(config: Config, machine: DeviceContext, images: int = 300) -> di
     """Seconds of a linear probe on cached embeddings, and of the same head trained through the encoder for as many epochs
     as the cached one needs to come within one image of its final training accuracy."""
     task, size = task_for("tiny", config.batch_size)
-    some = examples_for(task, size, images)
-    module: Any = task.build().eval()
+    state = state_for(task)
+    some = examples_for(task, state, size, images)
+    module: Any = task.build(some, state).eval()
     began = time.perf_counter()
     with torch.no_grad():
         parts = np.array_split(np.arange(images), max(1, images // 32))
@@ -335,8 +346,8 @@ def probe_speed(config: Config, machine: DeviceContext, images: int = 300) -> di
     forward = time.perf_counter() - began
     labels = torch.from_numpy(some.read(np.arange(images))["label"])
     probe = Probe(ProbeConfig(data=Path("unused"), penalties=(1e-3,)), CLASSES, ImagesConfig())
-    probe.features = features.numpy()
-    heads = probe.build().train()
+    embedded = Examples(rows=some.rows, read=lambda indices: {"embedding": features.numpy()[indices]})
+    heads = probe.build(embedded, cast(Any, None)).train()
     optimizer = build_optimizer(heads, probe.config.optim)
     batch = {"embedding": features, "label": labels, "weight": torch.ones(images)}
     right, seconds = [], []

@@ -39,10 +39,10 @@ def train(cloud, folder, kind=ProbeConfig, **settings):
     """Fit a method to a cloud; its task, module, the sets to predict, and what was chosen at the end."""
     config = resolve_schedule(resolve_defaults(kind(data="unused", **settings)), 400)
     task = make_task(config, CLASSES, ImagesConfig())
-    task.embeddings = cloud
-    train_set = task.examples("unused", cloud.manifest, "train", training=True)
-    sets = {split: task.examples("unused", cloud.manifest, split) for split in ("val", "test")}
-    module = task.build()
+    state = task.setup("unused", cloud.manifest, cloud)
+    train_set = task.examples("unused", cloud.manifest, "train", state, training=True)
+    sets = {split: task.examples("unused", cloud.manifest, split, state) for split in ("val", "test")}
+    module = task.build(train_set, state)
     fit(
         task,
         module,
@@ -55,7 +55,8 @@ def train(cloud, folder, kind=ProbeConfig, **settings):
         log=lambda text: None,
     )
 
-    def evaluate():
-        return task.validation_scores(sets["val"], predict(task.predictor(module), sets["val"], MACHINE))
+    def validate(predictor):
+        return task.validation_scores(sets["val"], predict(predictor, sets["val"], MACHINE))
 
-    return task, module, sets, task.calibrate(module, evaluate)
+    choices, _ = task.calibrate(module, train_set, state, validate)
+    return task, module, sets, choices

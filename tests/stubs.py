@@ -33,7 +33,7 @@ class Stub(Classify):
     column = "x"
     deep = False
 
-    def build(self):
+    def build(self, train=None, state=None):
         """Drawn from the seed."""
         torch.manual_seed(self.config.seed)
         if not self.deep:

@@ -20,6 +20,7 @@ from clipcovid.inference import predict as prediction
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.methods.caption.config import CaptionConfig
 from clipcovid.methods.captioner.config import CaptionerConfig
+from clipcovid.methods.captioner.task import tokenize
 from clipcovid.methods.configs import NO_AUGMENT
 from clipcovid.methods.contrastive import contrastive_loss, soft_loss
 from clipcovid.methods.task import load_checkpoint, make_task
@@ -111,14 +112,14 @@ def test_its_encoders_are_a_clip_for_every_other_job(finished, phantoms):
     encoder = ClipConfig(pretrained=str(finished.run.folder), precision="fp32")
     store = embed(EmbedConfig(data=phantoms, clip=encoder, compute=HERE), log=quiet)
     ids = read_manifest(phantoms).rows("test")["image_id"]
-    task, module = load_checkpoint(finished.run.folder)
-    examples = task.examples(phantoms, task.config.resolve_manifest(read_manifest(phantoms)), "test")
+    task, module, state = load_checkpoint(finished.run.folder)
+    examples = task.examples(phantoms, task.config.resolve_manifest(read_manifest(phantoms)), "test", state)
     batch = examples.read(np.arange(5))
-    padding = task.clip.model.text.config.pad_token_id
+    padding = state.clip.model.text.config.pad_token_id
     assert (batch["tokens"] != padding).any(axis=0).all(), "a batch is no wider than its longest caption"
     there = {name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in batch.items()}
     with torch.no_grad():
-        own = task.test_predictor(module)(there)[:, 0]
+        own = task.test_predictor(module, state)(there)[:, 0]
     assert torch.from_numpy(store.load(ids[:5]).astype(np.float32)).allclose(own, atol=2e-3)
 
 
@@ -154,13 +155,13 @@ def test_towers_of_an_open_clip_and_frozen_ones(phantoms, tmp_path):
     config = caption(phantoms, tmp_path, freeze="image", loss="soft")
     manifest = config.resolve_manifest(read_manifest(phantoms))
     task = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
-    task.examples(phantoms, manifest, "train", training=True)
-    trained = {name for name, weight in task.build().named_parameters() if weight.requires_grad}
+    state = task.setup(phantoms, manifest)
+    examples = task.examples(phantoms, manifest, "train", state, training=True)
+    trained = {name for name, weight in task.build(examples, state).named_parameters() if weight.requires_grad}
     assert not any(name.startswith("clip.visual.trunk") for name in trained)
     assert any(name.startswith("clip.visual.head") for name in trained)
     assert any(name.startswith("clip.text.transformer") for name in trained)
-    module = task.build().train()
-    batch = task.examples(phantoms, manifest, "train", training=True).read(np.arange(8))
+    module, batch = task.build(examples, state).train(), examples.read(np.arange(8))
     still = {name: value.clone() for name, value in module.clip.visual.trunk.named_buffers()}
     module(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
     assert all(torch.equal(value, still[name]) for name, value in module.clip.visual.trunk.named_buffers())
@@ -236,8 +237,7 @@ def test_a_decoder_can_learn_a_caption_by_heart():
     module = build_decoder("mini", words, features=8, prefix=2, context=96, dropout=0.0, seed=0)
     images = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
     task = make_task(captioner("unused", "unused", context=96), ("a",), ImagesConfig())
-    task.tokenizer = words
-    tokens, cut = task._tokens(texts)
+    tokens, cut = tokenize(words, texts, 96)
     assert cut == 0
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     for _ in range(60):

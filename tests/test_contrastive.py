@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from clipcovid.methods.contrastive import (
     siglip_loss,
 )
 from clipcovid.methods.finetune.config import FinetuneConfig, LoraConfig
-from clipcovid.methods.task import make_task
+from clipcovid.methods.task import Examples, make_task
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 KINDS = ["clip", "multi-positive", "siglip"]
@@ -24,6 +25,13 @@ KINDS = ["clip", "multi-positive", "siglip"]
 def features(n=12, width=8, seed=0):
     drawn = torch.randn(2, n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return F.normalize(drawn, dim=-1)
+
+
+NOTHING = Examples(rows=pd.DataFrame({"image_id": [], "label": [], "caption": []}), read=lambda indices: {})
+
+
+def build(task, train=NOTHING, state=None):
+    return task.build(train, state or task.setup(None, None))
 
 
 def task(**settings):
@@ -132,7 +140,7 @@ def test_gathering_alone_changes_nothing():
 
 
 def trained_names(method):
-    module = task(method=method).build()
+    module = build(task(method=method))
     return [name for name, weight in module.named_parameters() if weight.requires_grad]
 
 
@@ -151,20 +159,20 @@ def test_each_method_trains_what_it_says():
 
 def test_a_lora_target_that_trains_nothing_is_refused():
     with pytest.raises(UserError, match=r"out_proj.*no gradient"):
-        task(method="lora", lora=LoraConfig(targets=("c_fc", "out_proj"))).build()
+        build(task(method="lora", lora=LoraConfig(targets=("c_fc", "out_proj"))))
     with pytest.raises(UserError, match="no module of that name"):
-        task(method="lora", lora=LoraConfig(targets=("nothing",))).build()
+        build(task(method="lora", lora=LoraConfig(targets=("nothing",))))
 
 
 def test_lora_is_scaled_by_the_root_of_its_rank():
     chosen = task(method="lora", lora=LoraConfig(r=16, alpha=8.0))
-    layer = next(inner for inner in chosen.build().modules() if hasattr(inner, "scaling"))
+    layer = next(inner for inner in build(chosen).modules() if hasattr(inner, "scaling"))
     assert layer.scaling["default"] == pytest.approx(8 / 16**0.5)
 
 
 def test_merged_adapters_predict_as_they_did(phantoms):
     chosen = task(method="lora")
-    module = chosen.build().eval()
+    module = build(chosen).eval()
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if "lora_B" in name:
@@ -173,8 +181,8 @@ def test_merged_adapters_predict_as_they_did(phantoms):
     with torch.no_grad():
         before = chosen.predictor(module)(batch)
         plain = task(method="full")
-        assert (plain.predictor(plain.build().eval())(batch) - before).abs().max() > 1e-3
-        chosen.calibrate(module, lambda: {"macro_f1": 0.0})
+        assert (plain.predictor(build(plain).eval())(batch) - before).abs().max() > 1e-3
+        chosen.calibrate(module, NOTHING, None, lambda predictor: {"macro_f1": 0.0})
         assert (chosen.predictor(module)(batch) - before).abs().max() < 1e-5
     assert not [name for name in module.state_dict() if "lora" in name]
 
@@ -186,25 +194,25 @@ def test_accumulation_which_would_take_negatives_away_is_refused():
 
 def test_wise_ft_takes_the_mixture_that_validates_best_and_the_latest_of_equals():
     chosen = task(wise_ft=True)
-    module = chosen.build()
+    module = build(chosen)
     start = module.clip.visual.proj.detach().clone()
     with torch.no_grad():
         module.clip.visual.proj.add_(1.0)
     shares = []
 
-    def evaluate():
+    def validate(predictor):
         shares.append(float((module.clip.visual.proj - start).detach().mean()))
         return {"macro_f1": -abs(shares[-1] - 0.3)}
 
-    assert chosen.calibrate(module, evaluate)["wise_ft"] == 0.3
+    assert chosen.calibrate(module, NOTHING, None, validate)[0]["wise_ft"] == 0.3
     assert shares == pytest.approx([step / 10 for step in range(11)], abs=1e-5)
     assert (module.clip.visual.proj - start).mean().item() == pytest.approx(0.3, abs=1e-5)
-    module = task(wise_ft=True)
-    assert module.calibrate(module.build(), lambda: {"macro_f1": 1.0})["wise_ft"] == 1.0
+    equal, _ = chosen.calibrate(build(chosen), NOTHING, None, lambda predictor: {"macro_f1": 1.0})
+    assert equal["wise_ft"] == 1.0
 
 
 def test_siglip_gives_a_model_the_bias_that_it_lacks():
-    module = task(loss="siglip", optim=OptimConfig(batch_size=50)).build()
+    module = build(task(loss="siglip", optim=OptimConfig(batch_size=50)))
     assert module.clip.logit_bias.item() == pytest.approx(np.log(1 / 49))
     assert module.clip.logit_bias.requires_grad
 
@@ -212,20 +220,22 @@ def test_siglip_gives_a_model_the_bias_that_it_lacks():
 def test_siglip_starts_at_the_odds_of_a_match(phantoms):
     manifest = read_manifest(phantoms)
     chosen = task(loss="siglip", captions="labels", optim=OptimConfig(batch_size=20))
-    examples = chosen.examples(phantoms, manifest, "train", training=True)
+    state = chosen.setup(phantoms, manifest)
+    examples = chosen.examples(phantoms, manifest, "train", state, training=True)
     keys = examples.read(np.arange(len(examples)))["key"]
     same = (keys[:, None] == keys)[~np.eye(len(keys), dtype=bool)].mean()
-    assert mean_logit(chosen, examples) == pytest.approx(np.log(1 / (19 * (1 - same))), abs=0.2)
+    assert mean_logit(chosen, examples, state) == pytest.approx(np.log(1 / (19 * (1 - same))), abs=0.2)
     alone = task(loss="siglip", captions="labels", positives="none", optim=OptimConfig(batch_size=20))
-    examples = alone.examples(phantoms, manifest, "train", training=True)
-    assert mean_logit(alone, examples) == pytest.approx(np.log(1 / 19), abs=0.2)
+    state = alone.setup(phantoms, manifest)
+    examples = alone.examples(phantoms, manifest, "train", state, training=True)
+    assert mean_logit(alone, examples, state) == pytest.approx(np.log(1 / 19), abs=0.2)
 
 
 @torch.no_grad()
-def mean_logit(chosen, examples):
+def mean_logit(chosen, examples, state):
     """Of all pairs of training images and captions, before training, with a scale like a trained CLIP's."""
-    chosen.clip.model.logit_scale.fill_(np.log(90))
-    module, batch = chosen.build().eval(), examples.read(np.arange(len(examples)))
+    state.model.logit_scale.fill_(np.log(90))
+    module, batch = build(chosen, examples, state).eval(), examples.read(np.arange(len(examples)))
     seen, read, scale, bias = module(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
     return (scale * seen @ read[batch["place"]].T + bias).mean().item()
 
@@ -234,7 +244,7 @@ class TestExamples:
     def read(self, phantoms, take, **settings):
         chosen = task(**settings)
         manifest = chosen.config.resolve_manifest(read_manifest(phantoms))
-        return chosen.examples(phantoms, manifest, "train", training=True), take
+        return chosen.examples(phantoms, manifest, "train", chosen.setup(phantoms, manifest), training=True), take
 
     def test_equal_captions_are_encoded_once(self, phantoms):
         examples, _ = self.read(phantoms, None)

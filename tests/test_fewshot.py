@@ -71,7 +71,9 @@ def test_only_the_words_learn_and_they_learn(cloud, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
     truth = cloud.part("test")[1]
     trained = (predict(task.predictor(module), sets["test"], MACHINE).argmax(1) == truth).mean()
-    untrained = (predict(task.predictor(task.build()), sets["test"], MACHINE).argmax(1) == truth).mean()
+    untrained = (
+        predict(task.predictor(task.build(sets["val"], cloud)), sets["test"], MACHINE).argmax(1) == truth
+    ).mean()
     assert trained > max(untrained, 0.6) + 0.1
 
 
@@ -112,10 +114,9 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
     done = train_model(config, embeddings=embeddings, log=quiet)
     table, _ = read_predictions(done.run.folder / "predictions" / "test.parquet")
     monkeypatch.setattr(f"clipcovid.methods.{kind.task}.task.load_clip", None)
-    task, module = load_checkpoint(done.run.folder)
-    task.embeddings = embeddings
-    examples = task.examples(phantoms, done.manifest, "test")
-    again = task.table(examples, predict(task.test_predictor(module), examples, MACHINE))
+    task, module, state = load_checkpoint(done.run.folder)
+    examples = task.examples(phantoms, done.manifest, "test", embeddings)
+    again = task.table(examples, predict(task.test_predictor(module, state), examples, MACHINE), state)
     probabilities = [name for name in again if name.startswith("prob_")]
     assert len(probabilities) == 3
     merged = table.set_index("image_id").loc[again["image_id"], probabilities]
@@ -162,7 +163,7 @@ def test_a_memory_is_the_papers_formula(cloud, tmp_path):
     for weight, sharpness in ((0.0, 1.0), (1.0, 5.5), (10.0, 20.0)):
         module.weight[1], module.sharpness[1] = weight, sharpness
         expected = naive_tip(cloud.part("test")[0][:20], keys, labels, texts, scale, weight, sharpness)
-        found = predict(task.variants(module)["training-free"], sets["test"], MACHINE)[:20]
+        found = predict(task.variants(module, cloud)["training-free"], sets["test"], MACHINE)[:20]
         np.testing.assert_allclose(found, F.softmax(torch.from_numpy(expected), dim=1), atol=1e-4)
     assert set(chosen) == {"trained", "training-free"}
 

@@ -47,8 +47,7 @@ def test_shots_are_drawn_for_each_class_by_seed_and_draw():
 
     def ids(**settings):
         task = make_task(ProbeConfig(data="unused", **settings), CLASSES, ImagesConfig())
-        task.embeddings = cloud
-        rows = task.examples("unused", cloud.manifest, "train", training=True).rows
+        rows = task.examples("unused", cloud.manifest, "train", cloud, training=True).rows
         assert rows["label"].value_counts().tolist() == [5, 5, 5]
         return set(rows["image_id"])
 
@@ -80,7 +79,9 @@ def test_a_hidden_layer_learns_what_a_line_can_not(tmp_path):
 def test_a_saved_probe_predicts_as_it_did(tmp_path):
     task, module, sets, _ = train(Cloud(), tmp_path / "state")
     before = predict(task.predictor(module), sets["test"], MACHINE)
-    task.save(module, tmp_path / "checkpoint")
+    task.save(module, None, tmp_path / "checkpoint")
     fresh = make_task(override(task.config, {"seed": 5}), CLASSES, ImagesConfig())
-    assert np.array_equal(before, predict(fresh.predictor(fresh.load(tmp_path / "checkpoint")), sets["test"], MACHINE))
+    assert np.array_equal(
+        before, predict(fresh.predictor(fresh.load(tmp_path / "checkpoint")[0]), sets["test"], MACHINE)
+    )
     assert task.config.augment == NO_AUGMENT

@@ -171,14 +171,14 @@ def test_boxes_are_those_around_the_masks(phantoms, supervision):
     config = segment(phantoms, Path("unused"), target="infection", supervision=supervision, augment=NO_AUGMENT)
     manifest = read_manifest(phantoms)
     task = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
-    examples = task.examples(phantoms, manifest, "train", training=True)
+    examples = task.examples(phantoms, manifest, "train", None, training=True)
     boxes = examples.read(np.arange(len(examples)))["masks"]
-    masks = task.reader(PackedImages(phantoms, manifest), examples.rows)(np.arange(len(examples)))["masks"]
+    masks = task.reader(PackedImages(phantoms, manifest), examples.rows, None)(np.arange(len(examples)))["masks"]
     inside = (boxes > 0).any(axis=1)
     assert (inside | (masks[:, 0] == 0)).mean() > 0.999  # all that is infected is in a box
     assert 1.1 < inside.sum() / (masks > 0).sum() < 2.5
     assert not inside[(masks == 0).all(axis=(1, 2, 3))].any()
-    assert task.atlas.shape == masks.shape[1:]
+    assert task.setup(phantoms, manifest).maps.shape == masks.shape[1:]
 
 
 def test_boxes_teach_where_to_look(phantoms, tmp_path):
@@ -372,7 +372,7 @@ def test_masks_of_any_make_are_scored_alike(tmp_path):
     assert quarantined["path"].str.contains("torn-mask").any()
     task = make_task(segment(Path("unused"), Path("unused"), target="infection"), ("a",), ImagesConfig(size=48))
     known = manifest.table[manifest.table["infection_mask"] != ""].reset_index(drop=True)
-    batch = task.reader(PackedImages(tmp_path / "d", manifest), known)(np.arange(len(known)))
+    batch = task.reader(PackedImages(tmp_path / "d", manifest), known, None)(np.arange(len(known)))
     found = {}
     for row, packed in zip(batch["about"], batch["masks"], strict=True):
         assert set(np.unique(packed)) <= {0, 255}
@@ -401,7 +401,7 @@ def test_masks_are_scored_as_their_own_data_set_was_prepared(tmp_path):
     prepare(PrepareConfig(source="table", root=table, out=out, compute=HERE, images=images), log=quiet)
     manifest = read_manifest(out)
     task = make_task(segment(Path("unused"), Path("unused"), target="lung"), ("a",), ImagesConfig(size=60))
-    batch = task.reader(PackedImages(out, manifest), manifest.table)(np.array([0]))
+    batch = task.reader(PackedImages(out, manifest), manifest.table, None)(np.array([0]))
     row = task._image(batch["masks"][0] / np.float32(255), batch["about"][0], (0.5,))[0]
     assert (row["tp"], row["fp"], row["fn"]) == (1600, 0, 0)
 

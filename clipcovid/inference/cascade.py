@@ -73,7 +73,7 @@ def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Seen]:
     if not any(needed in task.config.regions for task, _ in segmenters):
         raise UserError(f"--keep {config.keep} needs the {needed}: give a --segment run that finds it.")
     classifier, head = _load(config.classify, "classification")
-    predictor, found = classifier.test_predictor(head), []
+    predictor, found = classifier.test_predictor(head, None), []
     with torch.no_grad():
         for names in _batches(list(images)):
             masks: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
@@ -116,7 +116,7 @@ def _load(run: Path, kind: str) -> tuple[Any, Any]:
 
     from clipcovid.methods.task import load_checkpoint
 
-    task, module = load_checkpoint(run)
+    task, module, _ = load_checkpoint(run)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return task, module.to(device).eval()
 

@@ -178,7 +178,8 @@ def _predict_images(
     from clipcovid.methods.task import Examples, load_checkpoint
 
     outputs = np.concatenate([np.load(shard) for shard in shards])
-    return load_checkpoint(config.run)[0].table(Examples(rows=rows, read=lambda take: {}), outputs)
+    trained, _, state = load_checkpoint(config.run)
+    return trained.table(Examples(rows=rows, read=lambda indices: {}), outputs, state)
 
 
 def _predict_embeddings(
@@ -206,10 +207,11 @@ def _predict_embeddings(
     from clipcovid.models.clip_model import default_device
     from clipcovid.training.loop import predict
 
-    task, module = load_checkpoint(config.run)
+    task, module, state = load_checkpoint(config.run)
     context = _device_context(default_device(), task.config.optim.precision)
-    examples = Examples(rows=rows, read=lambda take: {"embedding": values[take]})
-    return task.table(examples, predict(task.test_predictor(module.to(context.device)), examples, context))
+    examples = Examples(rows=rows, read=lambda indices: {"embedding": values[indices]})
+    predictor = task.test_predictor(module.to(context.device), state)
+    return task.table(examples, predict(predictor, examples, context), state)
 
 
 def _device_context(device: str, precision: str, **settings: int) -> "DeviceContext":
@@ -230,11 +232,11 @@ class Predicting:
         from clipcovid.methods.task import load_checkpoint
 
         torch.set_num_threads(chosen.threads)
-        self.task, module = load_checkpoint(run)
+        self.task, module, self.state = load_checkpoint(run)
         precision = self.task.config.optim.precision
         self.context = _device_context(chosen.device, precision, batch_size=chosen.batch_size)
         self.module = module.to(self.context.device)
-        self.predictor = self.task.test_predictor(self.module)
+        self.predictor = self.task.test_predictor(self.module, self.state)
         self.packed = PackedImages(data, manifest)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -243,12 +245,12 @@ class Predicting:
         from clipcovid.training.loop import predict
 
         rows = self.packed.manifest.table.iloc[item["rows"]].reset_index(drop=True)
-        examples = Examples(rows=rows, read=self.task.reader(self.packed, rows))
+        examples = Examples(rows=rows, read=self.task.reader(self.packed, rows, self.state))
         outputs = predict(self.predictor, examples, self.context)
         with atomic_write(Path(item["path"])) as partial:
             if item["path"].endswith(".npy"):
                 with partial.open("wb") as file:
                     np.save(file, outputs)
             else:
-                self.task.table(examples, outputs).to_parquet(partial)
+                self.task.table(examples, outputs, self.state).to_parquet(partial)
         return {"images": len(rows)}

@@ -1,9 +1,9 @@
 """The parts of configs that several methods share."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from clipcovid.config import AugmentConfig, ClipConfig, EmbeddingsConfig, OptimConfig, TrainConfig, UserError
+from clipcovid.config import AugmentConfig, ClipConfig, EmbeddingsConfig, TrainConfig, UserError
 from clipcovid.data.captions import TEMPLATE, captioned
 from clipcovid.data.manifest import Manifest
 from clipcovid.models.published import check_clip
@@ -90,10 +90,23 @@ class CaptionedConfig(TrainConfig):
         return captioned(manifest, self.captions, self.caption_template, strict=learning)
 
 
-def require_whole_batches(optim: OptimConfig) -> None:
-    """Raise `UserError` where a batch is computed in parts, each of which would lack the others as negatives."""
-    if optim.accumulate > 1:
-        raise UserError(
-            "--optim.accumulate would take negatives away from a contrastive loss: use --grad-checkpointing or more "
-            "--compute.workers for large batches."
-        )
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(ClipTrainConfig):
+    """The settings of all methods that train two towers on pairs; their defaults and flags are each method's."""
+
+    if TYPE_CHECKING:
+        loss: str
+        positives: Literal["none", "caption", "label"]
+        grad_checkpointing: bool
+
+    def __post_init__(self) -> None:
+        if self.optim.accumulate > 1:
+            raise UserError(
+                "--optim.accumulate would take negatives away from a contrastive loss: use --grad-checkpointing or more "
+                "--compute.workers for large batches."
+            )
+
+    @property
+    def smallest_batch(self) -> int:
+        """Contrastive losses learn from the other images of the batch."""
+        return 32

@@ -2,8 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from clipcovid.config import ClipConfig
 from clipcovid.data.packed import PackedImages
 from clipcovid.distributed import all_gather
-from clipcovid.methods.task import Batch, Task, get_targets
+from clipcovid.methods.configs import ContrastiveConfig
+from clipcovid.methods.task import Batch, Examples, StateT, Task, get_targets
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.models.clip_model import Clip, checkpoint_activations, cosine_logits
 
@@ -23,8 +24,8 @@ MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP was trained (Radford et al. 2021
 
 def clip_loss(logits: torch.Tensor) -> torch.Tensor:
     """InfoNCE both ways of logits (n, n), image by text (CLIP, Radford et al. 2021)."""
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    diagonal = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
 
 
 def multi_positive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
@@ -32,8 +33,8 @@ def multi_positive_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Te
 
     `matches` (n, n) bool, symmetric, the diagonal true. Where the matching texts are the very same it equals `clip_loss`.
     """
-    shares = matches / matches.sum(dim=1, keepdim=True)
-    return (F.cross_entropy(logits, shares) + F.cross_entropy(logits.T, shares)) / 2
+    targets = matches / matches.sum(dim=1, keepdim=True)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 def siglip_loss(logits: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
@@ -54,8 +55,8 @@ def soft_loss(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor) ->
     """
     logits = scale * images @ texts.T
     with torch.no_grad():
-        shares = (scale * (images @ images.T + texts @ texts.T) / 2).softmax(dim=-1)
-    return (F.cross_entropy(logits, shares) + F.cross_entropy(logits.T, shares)) / 2
+        targets = (scale * (images @ images.T + texts @ texts.T) / 2).softmax(dim=-1)
+    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
 
 
 def positive_matrix(keys: torch.Tensor) -> torch.Tensor:
@@ -97,6 +98,9 @@ class DualEncoder(torch.nn.Module):
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         self.clip, self.to_input = clip.model, clip.to_input
+        self.source = clip
+        self.adapters: tuple[Any, ...] = ()
+        """peft's handle on the adapters, while there are some; in a tuple, so that it is no submodule."""
 
     def train(self, mode: bool = True) -> "DualEncoder":
         """What is frozen stays as it was: its batch norms keep their statistics, and nothing is dropped out."""
@@ -109,111 +113,110 @@ class DualEncoder(torch.nn.Module):
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Features of L2 norm 1 of images of 0–255 and of tokens (u, context)."""
-        seen, read = self.clip(self.to_input(images), tokens)[:2]
+        image_features, text_features = self.clip(self.to_input(images), tokens)[:2]
         scale = self.clip.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         bias = self.clip.logit_bias
-        return (seen, read, scale) if bias is None else (seen, read, scale, bias)
+        return (image_features, text_features, scale, *([] if bias is None else [bias]))
 
 
-class Contrastive(Task):
-    """Two towers trained on pairs. What they are, what is trained, and how it is judged are for each kind to say."""
+ContrastiveConfigT = TypeVar("ContrastiveConfigT", bound=ContrastiveConfig)
 
-    match_share: float = 0.0
-    """How probable it is that two training images match."""
-    sample: Callable[[], Batch] | None = None
-    """Reads some training pairs; None where the training examples were not asked for."""
 
-    @cached_property
-    def clip(self) -> Clip:
-        """The model that is trained."""
-        return self.load_towers()
+class Contrastive(Task[ContrastiveConfigT, StateT]):
+    """Two towers trained on pairs. The towers, the part of them that is trained, and the validation are the methods'."""
 
     @abstractmethod
-    def load_towers(self) -> Clip:
-        """The model before training."""
+    def towers(self, state: StateT) -> Clip:
+        """The model that is trained, and whose tokenizer reads the captions."""
 
     @abstractmethod
-    def choose(self) -> None:
-        """Leave trainable what is to be trained; all is, until now."""
+    def freeze(self, module: DualEncoder) -> None:
+        """Leave trainable only the part that is to be trained."""
 
-    def build(self) -> torch.nn.Module:
-        """The towers, with only what is to be trained left trainable."""
-        model, siglip = self.clip.model, self.config.loss == "siglip"
+    def build(self, train: Examples, state: StateT) -> DualEncoder:
+        """The towers, with only the part that is to be trained left trainable."""
+        module, siglip = DualEncoder(self.towers(state)), self.config.loss == "siglip"
+        model = module.clip
         if siglip and model.logit_bias is None:
-            model.logit_bias = torch.nn.Parameter(torch.tensor(self._first_bias()))
-        self.choose()
+            model.logit_bias = torch.nn.Parameter(torch.tensor(self._first_bias(module, train)))
+        self.freeze(module)
         model.logit_scale.requires_grad_(True)
         if model.logit_bias is not None:
             model.logit_bias.requires_grad_(siglip)  # DDP waits for a gradient of all
         if self.config.grad_checkpointing:
             checkpoint_activations(model)
-        return DualEncoder(self.clip)
+        return module
 
     @torch.no_grad()
-    def _first_bias(self) -> float:
+    def _first_bias(self, module: DualEncoder, train: Examples) -> float:
         """Log odds of a row's one match among its others, less the mean logit before: SigLIP has no wrong prior to unlearn.
 
         (SigLIP's own −10 is about that of its batches of 32,768 pairs without equal texts, whose cosines are around zero. A
         trained CLIP's are around .2, times a scale of 100: with −10 it would take all pairs to match.)
         """
-        odds = -float(np.log(max((self.config.optim.batch_size - 1) * (1 - self.match_share), 1e-6)))
-        if self.sample is None:
+        keys = self._keys(train.rows)
+        _, counts = np.unique(keys[keys >= 0], return_counts=True)
+        shares = counts / max(1, len(keys))
+        others = (self.config.optim.batch_size - 1) * (1 - float(shares @ shares))
+        odds = -float(np.log(max(others, 1e-6)))
+        if not len(train):
             return odds
-        batch = self.sample()
-        seen, read, scale = DualEncoder(self.clip).eval()(
-            torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"])
-        )
-        return odds - float(scale * seen.mean(dim=0) @ read[batch["place"]].mean(dim=0))
+        batch = train.read(np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int))
+        images, texts, scale = module.eval()(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
+        return odds - float(scale * images.mean(dim=0) @ texts[batch["place"]].mean(dim=0))
 
     def build_untrained(self, folder: Path) -> torch.nn.Module:
         """Not needed: a checkpoint is a whole CLIP."""
         raise NotImplementedError
 
-    def pairs(
-        self, packed: PackedImages, rows: pd.DataFrame, *, training: bool = False
-    ) -> Callable[[np.ndarray], Batch]:
-        """What reads batches of these rows of the manifest: images, the unique tokens of `caption`, and where each stands."""
-        at, about = packed.manifest.positions(rows["image_id"]), get_targets(rows, self.classes, "none")
-        unique, which = np.unique(rows["caption"].to_numpy(str), return_inverse=True)
-        tokens = self.clip.tokens(list(unique))
-        labels = about(np.arange(len(rows)))["label"]
-        keys = {"none": np.full(len(rows), -1), "caption": which, "label": labels}[self.config.positives]
-        if training:
-            _, counts = np.unique(keys[keys >= 0], return_counts=True)
-            self.match_share = float((counts / len(keys)) @ (counts / len(keys)))
+    def _keys(self, rows: pd.DataFrame) -> np.ndarray:
+        """The keys of pairs (n,) int64, equal where pairs match: see `positive_matrix`."""
+        if self.config.positives == "none":
+            return np.full(len(rows), -1)
+        if self.config.positives == "label":
+            labels: np.ndarray = get_targets(rows, self.classes, "none")(np.arange(len(rows)))["label"]
+            return labels
+        return np.unique(rows["caption"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
 
-        def read(take: np.ndarray) -> Batch:
-            used, place = np.unique(which[take], return_inverse=True)
-            texts = {"tokens": self.clip.trim_padding(tokens[used]).numpy(), "place": place.astype(np.int64)}
-            return {"image": packed.images(at[take])} | texts | {"key": keys[take].astype(np.int64)} | about(take)
+    def pairs(self, packed: PackedImages, rows: pd.DataFrame, clip: Clip) -> Callable[[np.ndarray], Batch]:
+        """A reader of batches of these rows of the manifest: images, and each `caption`'s tokens once.
 
-        if training:
-            self.sample = lambda: read(np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int))
+        `tokens` (u, context) are those of the batch's different captions, and `place` (n,) says which is each image's.
+        """
+        positions, targets = packed.manifest.positions(rows["image_id"]), get_targets(rows, self.classes, "none")
+        captions, caption_index = np.unique(rows["caption"].to_numpy(str), return_inverse=True)
+        tokens, keys = clip.tokens(list(captions)), self._keys(rows)
+
+        def read(indices: np.ndarray) -> Batch:
+            used, place = np.unique(caption_index[indices], return_inverse=True)
+            texts = {"tokens": clip.trim_padding(tokens[used]).numpy(), "place": place.astype(np.int64)}
+            pairs = {"image": packed.images(positions[indices]), "key": keys[indices].astype(np.int64)}
+            return pairs | texts | targets(indices)
+
         return read
 
-    def cut(self, captions: pd.Series) -> dict[str, int]:
+    def truncation_notes(self, captions: pd.Series, clip: Clip) -> dict[str, int]:
         """How many captions are cut off by the model's context, and how many tokens of them, as notes."""
         counts = captions.value_counts()
-        found = [self.clip.count_truncated([text]) for text in counts.index]
-        texts = sum(one["texts"] * int(count) for one, count in zip(found, counts, strict=True))
-        tokens = sum(one["tokens"] * int(count) for one, count in zip(found, counts, strict=True))
+        truncated = [clip.count_truncated([text]) for text in counts.index]
+        texts = sum(cut["texts"] * int(count) for cut, count in zip(truncated, counts, strict=True))
+        tokens = sum(cut["tokens"] * int(count) for cut, count in zip(truncated, counts, strict=True))
         if not texts:
             return {}
         return {"captions are longer than the model's context and cut off": texts, "caption tokens are cut off": tokens}
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """The contrastive loss of the pairs of all processes together."""
-        seen, read, scale, *bias = module(batch["image"], batch["tokens"])
+        images, texts, scale, *bias = module(batch["image"], batch["tokens"])
         loss = contrastive_loss(
-            seen, read[batch["place"]], scale, bias[0] if bias else None, batch["key"], self.config.loss
+            images, texts[batch["place"]], scale, bias[0] if bias else None, batch["key"], self.config.loss
         )
         return {"loss": loss, "logit_scale": scale.detach()}
 
-    def save(self, module: torch.nn.Module, folder: Path) -> None:
+    def save(self, module: Any, state: StateT, folder: Path) -> None:
         """As open_clip and, where it can express the model, Hugging Face write a CLIP."""
-        save_clip(folder, self.clip, hf=getattr(self.config, "hf", False))
+        save_clip(folder, module.source, hf=getattr(self.config, "hf", False))
 
-    def load(self, folder: Path) -> torch.nn.Module:
+    def load_towers(self, folder: Path) -> Clip:
         """The CLIP that was saved."""
-        self.clip = load_clip(ClipConfig(model=self.config.clip.model, pretrained=str(folder)))
-        return DualEncoder(self.clip).eval()
+        return load_clip(ClipConfig(model=self.config.clip.model, pretrained=str(folder)))

@@ -1,32 +1,37 @@
-"""What reads the embeddings of a frozen encoder: all training images, or a few shots a class."""
+"""Tasks that read the embeddings of a frozen encoder: of all training images, or of a few shots a class."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from clipcovid.config import ImagesConfig, UserError
+from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
-from clipcovid.methods.task import Examples, Task, get_targets
+from clipcovid.methods.configs import FewShotConfig
+from clipcovid.methods.task import Batch, Examples, Task, get_targets
+
+FewShotConfigT = TypeVar("FewShotConfigT", bound=FewShotConfig)
 
 
-class FewShot(Task):
-    """A task whose examples are embeddings."""
+class FewShot(Task[FewShotConfigT, Embeddings]):
+    """A task whose examples are embeddings, which are its state too."""
 
-    features: np.ndarray | None = None
-    """Embeddings float32 (n, d) of the training examples, once they were asked for; `build` needs them."""
-    labels: np.ndarray | None = None
-    """Their class numbers int64 (n,)."""
-
-    def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
+    def __init__(self, config: FewShotConfigT, classes: Sequence[str], images: ImagesConfig) -> None:
         super().__init__(config, classes, images)
         self.validate_every = max(1, config.optim.epochs // 10)
 
-    def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
-        """The split's labelled images by their embeddings; for training as many shots a class as asked for."""
-        if self.embeddings is None:
+    def setup(self, data: Path, manifest: Manifest, embeddings: Embeddings | None = None) -> Embeddings:
+        """The embeddings, which must have been made; their absence is a `UserError`."""
+        if embeddings is None:
             raise UserError(f"{self.config.task} needs embeddings: run clipcovid embed first.")
+        return embeddings
+
+    def examples(
+        self, data: Path, manifest: Manifest, split: str, state: Embeddings, *, training: bool = False
+    ) -> Examples:
+        """The split's labelled images by their embeddings; for training as many shots a class as asked for."""
         rows, notes = manifest.eligible(split, self.config.required_columns)
         if len(self.config.shots) > 1:
             command = self.config.task.replace("_", "-")
@@ -37,8 +42,13 @@ class FewShot(Task):
             drawn = shuffled.groupby("label").head(shots)
             notes["labelled images are not among the shots"] = len(rows) - len(drawn)
             rows = drawn.sort_index().reset_index(drop=True)
-        features = self.embeddings.load(rows["image_id"]).astype(np.float32)
-        about = get_targets(rows, self.classes, self.balance if training else "none")
-        if training:
-            self.features, self.labels = features, about(np.arange(len(rows)))["label"]
-        return Examples(rows=rows, notes=notes, read=lambda take: {"embedding": features[take]} | about(take))
+        features = state.load(rows["image_id"]).astype(np.float32)
+        targets = get_targets(rows, self.classes, self.balance if training else "none")
+        return Examples(
+            rows=rows, notes=notes, read=lambda indices: {"embedding": features[indices]} | targets(indices)
+        )
+
+
+def read_all(examples: Examples) -> Batch:
+    """All examples in one batch: `embedding` float32 (n, d), `label` int64 (n,)."""
+    return examples.read(np.arange(len(examples)))

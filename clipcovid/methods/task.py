@@ -1,18 +1,22 @@
-"""What the loop asks of a task: its examples, its model, its loss, and its predictions."""
+"""What training and prediction ask of a task: its examples, its model, its loss, and its predictions.
+
+A task holds its config and nothing that it learned: what its setup makes of the training split is a value, its state, which
+is passed to what needs it.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
 
-from clipcovid.config import ImagesConfig
+from clipcovid.config import ImagesConfig, TrainConfig
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
@@ -31,22 +35,28 @@ Predictor = Callable[[Batch], Output]
 """From a batch to probabilities (n, k), or to what else the task scores, a row an image; in a future, if it still is made."""
 
 
+Validate = Callable[[Predictor], dict[str, float]]
+"""From a predictor to its validation scores."""
+ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+StateT = TypeVar("StateT")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """The images of a split that a task can use, in the manifest's order, and how to read some of them."""
+    """The images of a split that a task can use, in the manifest's order, and a reader of batches of them."""
 
     rows: pd.DataFrame
     """Their manifest rows."""
     read: Callable[[np.ndarray], Batch]
     """Positions (n,) in `rows` → a batch of NumPy arrays and lists."""
     notes: dict[str, int] = field(default_factory=dict)
-    """What a reader should know, and how many images it is true of."""
+    """Remarks for the report, each with the number of images that it is true of."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
-class Task(ABC):
+class Task(ABC, Generic[ConfigT, StateT]):
     """A kind of learning. Built anew in every process from a config, the class names and how the images were packed."""
 
     monitor: ClassVar[tuple[str, str]] = ("macro_f1", "max")
@@ -61,14 +71,19 @@ class Task(ABC):
 
     validate_every: int = 1
     """Epochs from one validation to the next."""
-    embeddings: Embeddings | None = None
-    """The images' embeddings, for a task that reads them; whoever asks for examples sets it before."""
 
-    def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
+    def __init__(self, config: ConfigT, classes: Sequence[str], images: ImagesConfig) -> None:
         self.config, self.classes, self.images = config, tuple(classes), images
 
+    def setup(self, data: Path, manifest: Manifest, embeddings: Embeddings | None = None) -> StateT:
+        """The state before training: what reading examples takes, made from the training split; None for most tasks.
+
+        `embeddings`: the images' embeddings, for a task that reads them.
+        """
+        return cast(StateT, None)
+
     @abstractmethod
-    def build(self) -> torch.nn.Module:
+    def build(self, train: Examples, state: StateT) -> torch.nn.Module:
         """The module to train, on the CPU, its weights loaded as the config says or drawn from its seed."""
 
     @abstractmethod
@@ -81,21 +96,23 @@ class Task(ABC):
 
     @abstractmethod
     def predictor(self, module: torch.nn.Module) -> Predictor:
-        """What predicts with the module as it is now; what is the same for all batches is computed here, once."""
+        """Predicts with the module as it is now; whatever is the same for all batches is computed here, once."""
 
-    def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
+    def examples(
+        self, data: Path, manifest: Manifest, split: str, state: StateT, *, training: bool = False
+    ) -> Examples:
         """The split's eligible images, decoded and packed before. `training`: to learn from, not to predict."""
         rows, notes = manifest.eligible(split, self.config.train_columns if training else self.config.required_columns)
-        read = self.reader(PackedImages(data, manifest), rows, training=training)
+        read = self.reader(PackedImages(data, manifest), rows, state, training=training)
         return Examples(rows=rows, notes=notes, read=read)
 
     def reader(
-        self, packed: PackedImages, rows: pd.DataFrame, *, training: bool = False
+        self, packed: PackedImages, rows: pd.DataFrame, state: StateT, *, training: bool = False
     ) -> Callable[[np.ndarray], Batch]:
-        """What reads batches of these rows of the manifest, by their positions among them."""
-        at = packed.manifest.positions(rows["image_id"])
-        about = get_targets(rows, self.classes, self.balance if training else "none")
-        return lambda take: {"image": packed.images(at[take])} | about(take)
+        """A reader of batches of these rows of the manifest, by their positions among them."""
+        positions = packed.manifest.positions(rows["image_id"])
+        targets = get_targets(rows, self.classes, self.balance if training else "none")
+        return lambda indices: {"image": packed.images(positions[indices])} | targets(indices)
 
     @property
     def balance(self) -> str:
@@ -105,35 +122,43 @@ class Task(ABC):
     def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """Validation scores of predictions (n, k); the same code as the test's."""
         labels = examples.rows["label"].tolist()
-        found = metrics.classification(labels, outputs.astype(np.float64), list(self.classes))
-        truth = [self.classes.index(label) for label in labels]
-        likelihood = np.clip(outputs[np.arange(len(truth)), truth], 1e-12, 1)
-        shown = {name: found[name] for name in ("macro_f1", "accuracy", "macro_auroc") if name in found}
-        return shown | {"loss": float(-np.log(likelihood).mean())}
+        scores = metrics.classification(labels, outputs.astype(np.float64), list(self.classes))
+        targets = [self.classes.index(label) for label in labels]
+        likelihood = np.clip(outputs[np.arange(len(targets)), targets], 1e-12, 1)
+        monitored = {name: scores[name] for name in ("macro_f1", "accuracy", "macro_auroc") if name in scores}
+        return monitored | {"loss": float(-np.log(likelihood).mean())}
 
-    def table(self, examples: Examples, outputs: np.ndarray) -> pd.DataFrame:
+    def table(self, examples: Examples, outputs: np.ndarray, state: StateT) -> pd.DataFrame:
         """The predictions table's columns of predictions (n, k)."""
         return probability_table(examples.rows["image_id"], outputs, self.classes)
 
-    def calibrate(self, module: torch.nn.Module, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
-        """Last choices on the validation split, once trained; `evaluate` scores the module as it is."""
-        return {}
+    def calibrate(
+        self, module: torch.nn.Module, train: Examples, state: StateT, validate: Validate
+    ) -> tuple[dict[str, Any], StateT]:
+        """Last choices on the validation split, once trained, and the state to predict with.
 
-    def test_predictor(self, module: torch.nn.Module) -> Predictor:
-        """What predicts what `table` takes, once trained."""
+        The module may be changed; what was chosen goes into the checkpoint's `config.json`.
+        """
+        return {}, state
+
+    def test_predictor(self, module: torch.nn.Module, state: StateT) -> Predictor:
+        """Predicts what `table` reads, once trained."""
         return self.predictor(module)
 
-    def variants(self, module: torch.nn.Module) -> dict[str, Predictor]:
-        """What to predict with at the end, by name; "" is the method itself, the others are shown beside it."""
-        return {"": self.test_predictor(module)}
+    def variants(self, module: torch.nn.Module, state: StateT) -> dict[str, Predictor]:
+        """The final predictors by name; "" is the method itself, the others are baselines shown beside it."""
+        return {"": self.test_predictor(module, state)}
 
-    def save(self, module: torch.nn.Module, folder: Path) -> None:
-        """Write the checkpoint's weights."""
+    def save(self, module: torch.nn.Module, state: StateT, folder: Path) -> None:
+        """Write the checkpoint's weights, and as much of the state as predictions need."""
         save_weights(module, folder)
 
-    def load(self, folder: Path) -> torch.nn.Module:
-        """The module as `save` left it."""
-        module = self.build_untrained(folder)
+    def load(self, folder: Path) -> tuple[torch.nn.Module, StateT]:
+        """The module and the state as `save` left them."""
+        return self.load_weights(self.build_untrained(folder), folder), cast(StateT, None)
+
+    def load_weights(self, module: torch.nn.Module, folder: Path) -> torch.nn.Module:
+        """The module with the weights of the checkpoint in `folder`, in evaluation mode."""
         load_weights(module, folder / "model.safetensors", f"the {self.config.task} of its config", "the checkpoint")
         return module.eval()
 
@@ -146,7 +171,11 @@ def get_targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Cal
     if balance == "balanced":
         counts = np.bincount(labels[labels >= 0], minlength=len(classes))
         weights = (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[labels].astype(np.float32)
-    return lambda take: {"label": labels[take], "weight": weights[take], "row": [int(row) for row in take]}
+    return lambda indices: {
+        "label": labels[indices],
+        "weight": weights[indices],
+        "row": [int(index) for index in indices],
+    }
 
 
 def save_weights(module: torch.nn.Module, folder: Path) -> None:
@@ -159,27 +188,33 @@ def save_weights(module: torch.nn.Module, folder: Path) -> None:
         save_file(state, partial)
 
 
-def make_task(config: Any, classes: Sequence[str], images: ImagesConfig) -> Task:
+def make_task(config: TrainConfig, classes: Sequence[str], images: ImagesConfig) -> Task[Any, Any]:
     """The task of a config, by its type."""
-    task: Task = METHODS[config.task].load()(config, classes, images)
+    task: Task[Any, Any] = METHODS[config.task].load()(config, classes, images)
     return task
 
 
 def save_checkpoint(
-    task: Task, module: torch.nn.Module, folder: Path, chosen: dict[str, Any], encoder: dict[str, Any] | None = None
+    task: Task[Any, StateT],
+    module: torch.nn.Module,
+    state: StateT,
+    folder: Path,
+    *,
+    choices: dict[str, Any],
+    encoder: dict[str, Any] | None = None,
 ) -> None:
     """Write the weights, and `config.json` with all that is needed to load and to judge them.
 
-    `encoder`: what tells the encoder whose embeddings the task reads from others.
+    `choices`: those of `Task.calibrate`. `encoder`: the identity of the encoder whose embeddings the task reads.
     """
-    task.save(module, folder)
-    about = {"task": task.config.task, "classes": list(task.classes), "images": asdict(task.images), "chosen": chosen}
-    about |= {"encoder": encoder} if encoder else {}
-    write_json(folder / "config.json", about | {"config": asdict(task.config)})
+    task.save(module, state, folder)
+    metadata = {"task": task.config.task, "classes": list(task.classes), "images": asdict(task.images)}
+    metadata |= {"chosen": choices} | ({"encoder": encoder} if encoder else {})
+    write_json(folder / "config.json", metadata | {"config": asdict(task.config)})
 
 
-def load_checkpoint(run: Path) -> tuple[Task, torch.nn.Module]:
-    """The task and module of a run folder, or of its `checkpoint/`; what is none is a `UserError`."""
-    config, about, folder = read_checkpoint(run)
-    task = make_task(config, about["classes"], ImagesConfig(**about["images"]))
-    return task, task.load(folder)
+def load_checkpoint(run: Path) -> tuple[Task[Any, Any], torch.nn.Module, Any]:
+    """The task, module and state of a run folder, or of its `checkpoint/`; a folder without one is a `UserError`."""
+    config, metadata, folder = read_checkpoint(run)
+    task = make_task(config, metadata["classes"], ImagesConfig(**metadata["images"]))
+    return task, *task.load(folder)

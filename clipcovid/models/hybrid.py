@@ -19,6 +19,7 @@ class Hybrid(torch.nn.Module):
 
     def __init__(self, clip: Clip, cnn: TimmClassifier, texts: torch.Tensor, join: str) -> None:
         super().__init__()
+        self.clip = clip
         self.tower, self.to_input, self.cnn = clip.model.visual.requires_grad_(False).eval(), clip.to_input, cnn
         self.register_buffer("texts", texts)
         self.register_buffer("logit_scale", torch.tensor(clip.logit_scale))

@@ -44,7 +44,7 @@ class DeviceContext:
 
 
 def fit(
-    task: Task,
+    task: Task[Any, Any],
     module: torch.nn.Module,
     train: Examples,
     val: Examples,
@@ -114,7 +114,7 @@ class Loop:
 
     def __init__(
         self,
-        task: Task,
+        task: Task[Any, Any],
         net: torch.nn.Module,
         module: torch.nn.Module,
         train: Examples,

@@ -31,7 +31,7 @@ from clipcovid.runs import Run, finish_run, finished_run, start_run
 if TYPE_CHECKING:
     import torch
 
-    from clipcovid.methods.task import Examples, Task
+    from clipcovid.methods.task import Examples, Predictor, Task
     from clipcovid.training.checkpoint import Progress
     from clipcovid.training.loop import DeviceContext
 
@@ -232,7 +232,7 @@ def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
     from clipcovid.distributed import all_gather_object, rank
     from clipcovid.methods.task import make_task
     from clipcovid.training.checkpoint import TrainingCheckpoint
-    from clipcovid.training.loop import DeviceContext, fit
+    from clipcovid.training.loop import DeviceContext, fit, predict
 
     config, folder = job.config, job.run.folder
     if not (folder / "config.json").exists():
@@ -242,11 +242,12 @@ def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
     precision = resolve_precision(config.optim.precision, job.plan.device)
     context = DeviceContext(device=device, precision=precision, batch_size=job.plan.batch_size)
     task = make_task(config, job.manifest.classes, ImagesConfig(**job.manifest.info["images"]))
-    task.embeddings, problem = job.embeddings, ""
+    problem = ""
     try:
-        train = task.examples(config.data, job.manifest, "train", training=True)
-        examples = {split: task.examples(config.data, job.manifest, split) for split in SCORED_SPLITS}
-        module = task.build().to(device)
+        state = task.setup(config.data, job.manifest, job.embeddings)
+        train = task.examples(config.data, job.manifest, "train", state, training=True)
+        examples = {split: task.examples(config.data, job.manifest, split, state) for split in SCORED_SPLITS}
+        module = task.build(train, state).to(device)
     except UserError as error:
         problem = str(error)
     if problems := [text for text in all_gather_object(problem) if text]:  # those without one would wait for the others
@@ -259,44 +260,47 @@ def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
     progress = fit(
         task, module, train, examples["val"], config=config, machine=context, states=states, report=report, log=log
     )
-    choices = _predict(task, module, examples, context, folder / "state", log if rank() == 0 else None)
+    say = log if rank() == 0 else None
+
+    def validate(predictor: "Predictor") -> dict[str, float]:
+        return task.validation_scores(examples["val"], predict(predictor, examples["val"], context, say))
+
+    choices, state = task.calibrate(module, train, state, validate)
+    _predict(task, module, state, examples, context, folder / "state", say)
     if rank() == 0:
-        _save(job, task, module, {"train": train.rows, "val": examples["val"].rows}, progress, choices)
+        _save(job, task, module, state, {"train": train.rows, "val": examples["val"].rows}, progress, choices)
     all_gather_object(None)  # all are done
 
 
 def _predict(
-    task: "Task",
+    task: "Task[Any, Any]",
     module: "torch.nn.Module",
+    state: Any,
     examples: dict[str, "Examples"],
     context: "DeviceContext",
     folder: Path,
     log: Callable[[str], None] | None,
-) -> dict[str, Any]:
-    """Calibrate the trained module, and write each variant's predictions of each split; what was chosen.
+) -> None:
+    """Write each variant's predictions of each split.
 
     `log`: the first worker's, which is the one that writes; None for the others.
     """
     from clipcovid.training.loop import predict
 
-    def validate() -> dict[str, float]:
-        return task.validation_scores(examples["val"], predict(task.predictor(module), examples["val"], context, log))
-
-    choices = task.calibrate(module, validate)
-    for variant, predictor in task.variants(module).items():
+    for variant, predictor in task.variants(module, state).items():
         for split in SCORED_SPLITS:
             outputs = predict(predictor, examples[split], context, log)
             if log:
                 name = f"{split}-{variant}" if variant else split
                 with atomic_write(folder / f"{name}.parquet") as partial:
-                    task.table(examples[split], outputs).to_parquet(partial)
-    return choices
+                    task.table(examples[split], outputs, state).to_parquet(partial)
 
 
 def _save(
     job: _Job,
-    task: "Task",
+    task: "Task[Any, Any]",
     module: "torch.nn.Module",
+    state: Any,
     rows: dict[str, pd.DataFrame],
     progress: "Progress",
     choices: dict[str, Any],
@@ -305,7 +309,7 @@ def _save(
     from clipcovid.methods.task import save_checkpoint
 
     checkpoint = job.run.folder / "checkpoint"
-    save_checkpoint(task, module, checkpoint, choices, _encoder(job))
+    save_checkpoint(task, module, state, checkpoint, choices=choices, encoder=_encoder(job))
     inherited = [job.training_images] if job.training_images else []
     TrainingImages.together([TrainingImages.of(rows), *inherited]).write(checkpoint)
     summary = {"best_epoch": progress.best_epoch, "best": progress.best, "monitor": task.monitor[0], "chosen": choices}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from clipcovid.config import ClipConfig, OptimConfig, UserError
-from clipcovid.methods.configs import CaptionedConfig, ClipTrainConfig, require_whole_batches
+from clipcovid.methods.configs import CaptionedConfig, ContrastiveConfig
 from clipcovid.methods.method import Method
 from clipcovid.models.presets import TEXT_ENCODERS
 from clipcovid.models.published import check_clip, check_hub_model, check_timm
@@ -12,7 +12,7 @@ from clipcovid.models.recognition import clip_defaults
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig(CaptionedConfig, ClipTrainConfig):
+class CaptionConfig(CaptionedConfig, ContrastiveConfig):
     """Two encoders, of images and of captions, trained to find the one by the other."""
 
     task: ClassVar[str] = "caption"
@@ -52,15 +52,10 @@ class CaptionConfig(CaptionedConfig, ClipTrainConfig):
     """How it is trained. --optim.lr-scale clip.visual.trunk=0.1 clip.text.transformer=0.1 spares pretrained encoders."""
 
     def __post_init__(self) -> None:
-        require_whole_batches(self.optim)
+        super().__post_init__()
         for name in ("width", "context", "vocabulary"):
             if getattr(self, name) < 8:
                 raise UserError(f"--{name} {getattr(self, name)} must be at least 8.")
-
-    @property
-    def smallest_batch(self) -> int:
-        """Contrastive losses learn from the other images of the batch."""
-        return 32
 
     @property
     def default_lr(self) -> float:

@@ -6,15 +6,20 @@ from typing import Any
 import torch
 
 from clipcovid.methods.classification import Classify, build_network
-from clipcovid.methods.task import Predictor
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.task import Examples, Predictor
 
 
-class Cnn(Classify):
+class Cnn(Classify[CnnConfig, None]):
     """A timm classifier."""
 
-    def build(self) -> torch.nn.Module:
-        """With a fresh head for the classes."""
-        return build_network(self, self.config.weights, len(self.classes), self.config.image_size)
+    def build(self, train: Examples, state: None) -> torch.nn.Module:
+        """The network with a fresh head for the classes."""
+        return self._network(self.config.weights)
+
+    def _network(self, weights: str) -> torch.nn.Module:
+        config = self.config
+        return build_network(self, config.arch, weights, outputs=len(self.classes), image_size=config.image_size)
 
     def predictor(self, module: torch.nn.Module) -> Predictor:
         """The softmax of the logits, or where asked the mean with that of the mirror image."""
@@ -25,4 +30,4 @@ class Cnn(Classify):
 
     def build_untrained(self, folder: Path) -> torch.nn.Module:
         """The same architecture at random."""
-        return build_network(self, "none", len(self.classes), self.config.image_size)
+        return self._network("none")

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from clipcovid.config import UserError
+from clipcovid.data.embeddings import Embeddings
 from clipcovid.methods.classification import Classify
+from clipcovid.methods.coop.config import CoopConfig
 from clipcovid.methods.few_shot import FewShot
-from clipcovid.methods.task import Predictor, save_weights
+from clipcovid.methods.task import Examples, Predictor, save_weights
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import Clip, cosine_logits
 from clipcovid.prompts import build_prompts
@@ -65,11 +67,11 @@ class PromptLearner(torch.nn.Module):
         if self.model is None:
             return self.texts
 
-        def put(module: torch.nn.Module, given: Any, found: torch.Tensor) -> torch.Tensor:
-            words = self.words.expand(len(found), -1, -1).to(found.dtype)
-            return found.masked_scatter(self.learned[None, :, None], words)
+        def insert_words(module: torch.nn.Module, inputs: Any, embedded: torch.Tensor) -> torch.Tensor:
+            words = self.words.expand(len(embedded), -1, -1).to(embedded.dtype)
+            return embedded.masked_scatter(self.learned[None, :, None], words)
 
-        handle = word_embedding(self.model).register_forward_hook(put)
+        handle = word_embedding(self.model).register_forward_hook(insert_words)
         try:
             return F.normalize(self.model.encode_text(self.tokens).float(), dim=-1)
         finally:
@@ -82,12 +84,12 @@ class PromptLearner(torch.nn.Module):
 
 
 def word_embedding(model: Any) -> torch.nn.Embedding:
-    """What turns token ids into vectors in an open_clip model's text tower."""
+    """The token embedding of an open_clip model's text tower."""
     tower = getattr(model, "text", model)
-    found: torch.nn.Embedding = (
+    embedding: torch.nn.Embedding = (
         tower.token_embedding if hasattr(tower, "token_embedding") else tower.transformer.get_input_embeddings()
     )
-    return found
+    return embedding
 
 
 def context_tokens(clip: Clip, text: str) -> torch.Tensor:
@@ -97,12 +99,12 @@ def context_tokens(clip: Clip, text: str) -> torch.Tensor:
     return word_embedding(clip.model).weight.detach().float()[clip.tokens([text])[0, first : first + long - empty]]
 
 
-class Coop(Classify, FewShot):
+class Coop(Classify[CoopConfig, Embeddings], FewShot[CoopConfig]):
     """Cross entropy of the images' embeddings against texts with learned words."""
 
     column = "embedding"
 
-    def build(self) -> PromptLearner:
+    def build(self, train: Examples, state: Embeddings) -> PromptLearner:
         """With the CLIP that the config names."""
         config = self.config
         clip = load_clip(config.clip, seed=config.seed)
@@ -127,7 +129,7 @@ class Coop(Classify, FewShot):
             texts = module.encode()
         return lambda batch: module(batch["embedding"], texts).softmax(dim=-1)
 
-    def save(self, module: Any, folder: Path) -> None:
+    def save(self, module: Any, state: Embeddings, folder: Path) -> None:
         """The words, and the texts' embeddings: what predicts needs no CLIP."""
         with torch.no_grad():
             module.texts.copy_(module.encode())
@@ -135,5 +137,5 @@ class Coop(Classify, FewShot):
 
     def build_untrained(self, folder: Path) -> torch.nn.Module:
         """As many words and texts as the checkpoint has."""
-        found = load_file(folder / "model.safetensors")
-        return PromptLearner(torch.zeros_like(found["words"]), torch.zeros_like(found["texts"]))
+        saved = load_file(folder / "model.safetensors")
+        return PromptLearner(torch.zeros_like(saved["words"]), torch.zeros_like(saved["texts"]))

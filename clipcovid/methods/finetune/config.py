@@ -8,7 +8,7 @@ import tyro
 from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.data.captions import TEMPLATE, captioned
 from clipcovid.data.manifest import Manifest
-from clipcovid.methods.configs import ClipTrainConfig, require_whole_batches
+from clipcovid.methods.configs import ContrastiveConfig
 from clipcovid.methods.method import Method
 from clipcovid.prompts import PromptsConfig
 
@@ -32,7 +32,7 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(ClipTrainConfig):
+class FinetuneConfig(ContrastiveConfig):
     """CLIP trained further on pairs of images and captions."""
 
     task: ClassVar[str] = "finetune"
@@ -61,14 +61,6 @@ class FinetuneConfig(ClipTrainConfig):
     """Write the checkpoint as a Hugging Face CLIPModel too, where that can express it."""
     optim: OptimConfig = OptimConfig(weight_decay=0.2)
     """How it is trained."""
-
-    def __post_init__(self) -> None:
-        require_whole_batches(self.optim)
-
-    @property
-    def smallest_batch(self) -> int:
-        """Contrastive losses learn from the other images of the batch."""
-        return 32
 
     @property
     def title(self) -> str:

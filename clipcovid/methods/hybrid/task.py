@@ -1,34 +1,38 @@
 """A CNN joined with a frozen CLIP: the task."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from clipcovid.methods.classification import Classify, build_network
+from clipcovid.methods.hybrid.config import HybridConfig
+from clipcovid.methods.task import Examples
 from clipcovid.models.clip import load_clip, write_open_clip_config
-from clipcovid.models.clip_model import build_untrained_clip, class_embeddings
+from clipcovid.models.clip_model import Clip, build_untrained_clip, class_embeddings
 from clipcovid.models.hybrid import Hybrid as HybridNetwork
 from clipcovid.prompts import build_prompts
 
 
-class Hybrid(Classify):
+class Hybrid(Classify[HybridConfig, None]):
     """A CNN's features joined with a frozen CLIP's."""
 
-    def build(self) -> torch.nn.Module:
+    def build(self, train: Examples, state: None) -> torch.nn.Module:
         """With the CLIP that the config names, and the embeddings of the classes' prompts."""
-        self.clip = load_clip(self.config.clip, seed=self.config.seed)
-        texts = torch.from_numpy(class_embeddings(self.clip, build_prompts(self.config.prompts, self.classes)))
-        return HybridNetwork(
-            self.clip, build_network(self, self.config.weights, texts.shape[1]), texts, self.config.join
-        )
-
-    def save(self, module: torch.nn.Module, folder: Path) -> None:
-        """The weights of both, and the frozen CLIP's architecture."""
-        super().save(module, folder)
-        write_open_clip_config(folder, self.clip)
+        clip = load_clip(self.config.clip, seed=self.config.seed)
+        texts = torch.from_numpy(class_embeddings(clip, build_prompts(self.config.prompts, self.classes)))
+        return self._network(clip, texts, self.config.weights)
 
     def build_untrained(self, folder: Path) -> torch.nn.Module:
         """The same architectures at random."""
         clip = build_untrained_clip(folder)
-        texts = torch.zeros(len(self.classes), clip.model_cfg["embed_dim"])
-        return HybridNetwork(clip, build_network(self, "none", texts.shape[1]), texts, self.config.join)
+        return self._network(clip, torch.zeros(len(self.classes), clip.model_cfg["embed_dim"]), "none")
+
+    def _network(self, clip: Clip, texts: torch.Tensor, weights: str) -> torch.nn.Module:
+        cnn = build_network(self, self.config.arch, weights, outputs=texts.shape[1])
+        return HybridNetwork(clip, cnn, texts, self.config.join)
+
+    def save(self, module: Any, state: None, folder: Path) -> None:
+        """The weights of both, and the frozen CLIP's architecture."""
+        super().save(module, state, folder)
+        write_open_clip_config(folder, module.clip)

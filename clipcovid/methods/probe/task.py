@@ -1,7 +1,7 @@
 """Linear and MLP probes: heads on the embeddings of a frozen encoder, for all strengths of the penalty at once."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from clipcovid.config import ImagesConfig
-from clipcovid.methods.few_shot import FewShot
-from clipcovid.methods.task import Batch, Predictor
+from clipcovid.data.embeddings import Embeddings
+from clipcovid.methods.few_shot import FewShot, read_all
+from clipcovid.methods.probe.config import ProbeConfig
+from clipcovid.methods.task import Batch, Examples, Predictor, Validate
 
 
 class Heads(torch.nn.Module):
@@ -29,10 +31,9 @@ class Heads(torch.nn.Module):
         widths = [features, hidden, classes] if hidden else [features, classes]
         self.weights, self.biases = torch.nn.ParameterList(), torch.nn.ParameterList()
         for wide, narrow in itertools.pairwise(widths):
-            drawn = (
-                torch.randn(wide, narrow, generator=generator) / wide**0.5 * bool(hidden)
-            )  # a convex problem starts at 0
-            self.weights.append(drawn.expand(heads, -1, -1).clone())
+            # a convex problem starts at 0
+            initial = torch.randn(wide, narrow, generator=generator) / wide**0.5 * bool(hidden)
+            self.weights.append(initial.expand(heads, -1, -1).clone())
             self.biases.append(torch.zeros(heads, 1, narrow))
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
@@ -46,19 +47,19 @@ class Heads(torch.nn.Module):
         return values
 
 
-class Probe(FewShot):
+class Probe(FewShot[ProbeConfig]):
     """Heads on embeddings; the validation split chooses the penalty."""
 
-    def __init__(self, config: Any, classes: Sequence[str], images: ImagesConfig) -> None:
+    def __init__(self, config: ProbeConfig, classes: Sequence[str], images: ImagesConfig) -> None:
         super().__init__(config, classes, images)
         self.penalties = torch.tensor(config.penalties).view(-1, 1)
 
-    def build(self) -> Heads:
-        """Heads, standardised by the training examples, which must be made before."""
-        assert self.features is not None
-        module = self._heads(self.features.shape[1])
-        module.mean.copy_(torch.from_numpy(self.features.mean(axis=0)))
-        module.std.copy_(torch.from_numpy(np.maximum(self.features.std(axis=0), 1e-6)))
+    def build(self, train: Examples, state: Embeddings) -> Heads:
+        """Heads whose features are standardised by the training examples."""
+        features = read_all(train)["embedding"]
+        module = self._heads(features.shape[1])
+        module.mean.copy_(torch.from_numpy(features.mean(axis=0)))
+        module.std.copy_(torch.from_numpy(np.maximum(features.std(axis=0), 1e-6)))
         return module
 
     def build_untrained(self, folder: Path) -> torch.nn.Module:
@@ -73,10 +74,10 @@ class Probe(FewShot):
         """The sum over heads of cross entropy + penalty / 2 · ‖W‖², as in logistic regression with C = 1 / (n · penalty)."""
         logits = module(batch["embedding"])
         labels = batch["label"].expand(len(logits), -1)
-        each = F.cross_entropy(
+        losses = F.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=self.config.label_smoothing
         )
-        entropy = (batch["weight"] * each.view(labels.shape)).mean(dim=1)
+        entropy = (batch["weight"] * losses.view(labels.shape)).mean(dim=1)
         weights = [weight for name, weight in module.named_parameters() if "weights." in name]
         penalties = self.penalties.to(entropy.device)
         decay = sum((penalties / 2 * weight.square().flatten(1).sum(1, keepdim=True)).sum() for weight in weights)
@@ -87,17 +88,19 @@ class Probe(FewShot):
         chosen = int(module.chosen)
 
         def predict(batch: Batch) -> torch.Tensor:
-            found = module(batch["embedding"]).softmax(dim=-1)
-            return found.mean(dim=0) if chosen < 0 else found[chosen]
+            probabilities = module(batch["embedding"]).softmax(dim=-1)
+            return probabilities.mean(dim=0) if chosen < 0 else probabilities[chosen]
 
         return predict
 
-    def calibrate(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
+    def calibrate(
+        self, module: Any, train: Examples, state: Embeddings, validate: Validate
+    ) -> tuple[dict[str, Any], Embeddings]:
         """Choose the penalty by the validation split; of equal ones the strongest."""
-        found = []
-        for number in range(len(self.config.penalties)):
-            module.chosen.fill_(number)
-            found.append(evaluate()[self.monitor[0]])
-        best = max(range(len(found)), key=lambda number: (found[number], self.config.penalties[number]))
+        penalties, scores = self.config.penalties, []
+        for head in range(len(penalties)):
+            module.chosen.fill_(head)
+            scores.append(validate(self.predictor(module))[self.monitor[0]])
+        best = max(range(len(scores)), key=lambda head: (scores[head], penalties[head]))
         module.chosen.fill_(best)
-        return {"penalty": self.config.penalties[best]}
+        return {"penalty": penalties[best]}, state

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,13 +14,15 @@ from scipy import ndimage
 
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.boxes import read_boxes
+from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import fit_mask, read_bytes, resize_geometry
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.rle import encode_mask
 from clipcovid.evaluate import segmentation
-from clipcovid.methods.task import Batch, Examples, Predictor, Task
+from clipcovid.methods.segment.config import SegmentConfig
+from clipcovid.methods.task import Batch, Examples, Predictor, Task, Validate
 from clipcovid.models.normalization import undo_fit
 from clipcovid.models.unet import Segmenter, build_segmenter
 
@@ -29,19 +32,33 @@ SPECK = 5e-4  # of an image's pixels: smaller parts of a mask get no box
 ZOOMS = (1.0, 0.9, 1.1)
 
 
-class Segment(Task):
-    """A map of probabilities for each region."""
+@dataclass(frozen=True, kw_only=True)
+class Atlas:
+    """The mean of the training masks: the baseline that sees no image."""
+
+    maps: torch.Tensor
+    """(regions, size, size) float32, from 0 to 1."""
+    thresholds: list[float]
+    """Those at which it is nearest to the training masks, one a region."""
+
+
+class Segment(Task[SegmentConfig, Atlas | None]):
+    """A map of probabilities for each region. The state is the training split's atlas; None in a checkpoint."""
 
     monitor: ClassVar[tuple[str, str]] = ("iou", "max")
     validation_metrics: ClassVar[dict[str, str]] = {"iou": "max"}
-    atlas: torch.Tensor | None = None
-    """The mean of the training masks, (regions, size, size): the baseline that sees no image."""
-    atlas_thresholds: Sequence[float] = ()
-    """Those at which it is nearest to the training masks."""
-    choosing: bool = False
-    """Whether training is over: the validation of each epoch is one pass, that which thresholds are chosen by is as told."""
 
-    def build(self) -> torch.nn.Module:
+    def setup(self, data: Path, manifest: Manifest, embeddings: Embeddings | None = None) -> Atlas:
+        """The atlas of at most `ATLAS_IMAGES` training masks."""
+        train = super().examples(data, manifest, "train", None, training=True)
+        masks = torch.from_numpy(train.read(np.arange(len(train))[:: max(1, len(train) // ATLAS_IMAGES)])["masks"])
+        if self.by_boxes:
+            masks = masks.amax(dim=1, keepdim=True)
+        maps = masks.float().mean(dim=0) / 255
+        best = self.validation_scores(train, _histograms(maps.expand(masks.shape), masks).numpy())
+        return Atlas(maps=maps, thresholds=[best[f"{region}_threshold"] for region in self.config.regions])
+
+    def build(self, train: Examples, state: Atlas | None) -> torch.nn.Module:
         """With a fresh decoder."""
         return self._segmenter(self.config.weights)
 
@@ -61,32 +78,19 @@ class Segment(Task):
             seed=config.seed,
         )
 
-    def examples(self, data: Path, manifest: Manifest, split: str, *, training: bool = False) -> Examples:
-        """The split's images that have the masks; those to learn from give the atlas too."""
-        made = super().examples(data, manifest, split, training=training)
-        if training:
-            some = np.arange(len(made))[:: max(1, len(made) // ATLAS_IMAGES)]
-            masks = torch.from_numpy(made.read(some)["masks"])
-            if self.by_boxes:
-                masks = masks.amax(dim=1, keepdim=True)
-            self.atlas = masks.float().mean(dim=0) / 255
-            best = self.validation_scores(made, _histograms(self.atlas.expand(masks.shape), masks).numpy())
-            self.atlas_thresholds = [best[f"{region}_threshold"] for region in self.config.regions]
-        return made
-
     @property
     def by_boxes(self) -> bool:
         """Whether it learns from boxes."""
-        return bool(self.config.supervision != "masks")
+        return self.config.supervision != "masks"
 
     def reader(
-        self, packed: PackedImages, rows: pd.DataFrame, *, training: bool = False
+        self, packed: PackedImages, rows: pd.DataFrame, state: Atlas | None, *, training: bool = False
     ) -> Callable[[np.ndarray], Batch]:
         """Also `masks`, uint8 (n, regions, size, size), where all of these images have them.
 
         In training from boxes they are boxes instead, (n, the most that an image has, size, size).
         """
-        inner, at = super().reader(packed, rows, training=training), packed.manifest.positions(rows["image_id"])
+        inner, at = super().reader(packed, rows, state, training=training), packed.manifest.positions(rows["image_id"])
         kinds = self.config.required_columns
         known = bool((rows[list(kinds)] != "").all(axis=None))
         how = {"images": ImagesConfig(**packed.manifest.info["images"])}  # of this data set, maybe not the model's own
@@ -160,9 +164,8 @@ class Segment(Task):
         return module(images).float().sigmoid()
 
     def predictor(self, module: torch.nn.Module) -> Predictor:
-        """For validation: how many pixels of either truth have each probability, (n, regions, 2, BINS)."""
-        maps = self.probabilities if self.choosing else self._one_pass
-        return lambda batch: _histograms(maps(module, batch["image"]), batch["masks"])
+        """For validation: how many pixels of either truth have each probability, (n, regions, 2, BINS); in one pass."""
+        return lambda batch: _histograms(self._one_pass(module, batch["image"]), batch["masks"])
 
     def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """IoU at the threshold that is best for each region, a mean over images that have it, and those thresholds."""
@@ -179,25 +182,26 @@ class Segment(Task):
             found |= {f"{region}_iou": float(iou[best]), f"{region}_threshold": best / BINS}
         return {"iou": float(np.mean([found[f"{region}_iou"] for region in self.config.regions]))} | found
 
-    def calibrate(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
-        """Keep the thresholds that validate best, with the weights."""
-        self.choosing = True
-        found = evaluate()
-        chosen = {region: found[f"{region}_threshold"] for region in self.config.regions}
-        module.thresholds.copy_(torch.tensor(list(chosen.values())))
-        return {"thresholds": chosen}
+    def calibrate(
+        self, module: Any, train: Examples, state: Atlas | None, validate: Validate
+    ) -> tuple[dict[str, Any], Atlas | None]:
+        """Keep the thresholds that validate best, with the weights; with as many passes as predictions have."""
+        scores = validate(lambda batch: _histograms(self.probabilities(module, batch["image"]), batch["masks"]))
+        thresholds = {region: scores[f"{region}_threshold"] for region in self.config.regions}
+        module.thresholds.copy_(torch.tensor(list(thresholds.values())))
+        return {"thresholds": thresholds}, state
 
-    def test_predictor(self, module: Any) -> Predictor:
+    def test_predictor(self, module: Any, state: Atlas | None) -> Predictor:
         """Each image's rows of the predictions table, an object array (n,) of lists."""
         return self._rows_of(lambda images: self.probabilities(module, images), module.thresholds.tolist())
 
-    def variants(self, module: torch.nn.Module) -> dict[str, Predictor]:
+    def variants(self, module: torch.nn.Module, state: Atlas | None) -> dict[str, Predictor]:
         """Beside the method itself the atlas: the mean training mask for every image."""
-        assert self.atlas is not None, "made with the training examples"
-        atlas = self.atlas
+        assert state is not None, "made by setup"
+        maps = state.maps
         return {
-            "": self.test_predictor(module),
-            "atlas": self._rows_of(lambda images: atlas.expand(len(images), *atlas.shape), self.atlas_thresholds),
+            "": self.test_predictor(module, state),
+            "atlas": self._rows_of(lambda images: maps.expand(len(images), *maps.shape), state.thresholds),
         }
 
     def _rows_of(self, maps: Callable[[torch.Tensor], torch.Tensor], thresholds: Sequence[float]) -> Predictor:
@@ -255,7 +259,7 @@ class Segment(Task):
             found["infection"] &= found["lung"]
         return {region: largest(mask, self.config.components) for region, mask in found.items()}
 
-    def table(self, examples: Examples, outputs: np.ndarray) -> pd.DataFrame:
+    def table(self, examples: Examples, outputs: np.ndarray, state: Atlas | None) -> pd.DataFrame:
         """A row an image and region: image_id, region, tp, fp, fn, tn, hd95, assd, lung_area, mask."""
         table = pd.DataFrame([row for rows in outputs for row in rows])
         return table.reindex(columns=["image_id", "region", *segmentation.COUNTS, "hd95", "assd", "lung_area", "mask"])

@@ -1,7 +1,6 @@
 """Tip-Adapter: zero-shot CLIP and a memory of training images, by the nearness of their embeddings."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from clipcovid.data.embeddings import Embeddings
 from clipcovid.methods.classification import Classify
-from clipcovid.methods.few_shot import FewShot
-from clipcovid.methods.task import Batch, Predictor
+from clipcovid.methods.few_shot import FewShot, read_all
+from clipcovid.methods.task import Batch, Examples, Predictor, Validate
+from clipcovid.methods.tip_adapter.config import TipAdapterConfig
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import class_embeddings
 from clipcovid.prompts import build_prompts
@@ -50,59 +51,58 @@ class CacheModel(torch.nn.Module):
 
     def forward(self, features: torch.Tensor, plain: bool = False) -> torch.Tensor:
         """Logits (n, k); `plain`: with the keys as they were before training, which have a weight and sharpness too."""
-        seen, number = F.normalize(features.float(), dim=-1), int(plain)
-        with torch.autocast(seen.device.type, enabled=False):  # see cosine_logits
-            near = torch.exp(-self.sharpness[number] * (1 - seen @ (self.plain if plain else self.keys).T))
-            return self.logit_scale * seen @ self.texts.T + self.weight[number] * near @ self.values
+        images, row = F.normalize(features.float(), dim=-1), int(plain)
+        with torch.autocast(images.device.type, enabled=False):  # see cosine_logits
+            near = torch.exp(-self.sharpness[row] * (1 - images @ (self.plain if plain else self.keys).T))
+            return self.logit_scale * images @ self.texts.T + self.weight[row] * near @ self.values
 
 
-class TipAdapter(Classify, FewShot):
+class TipAdapter(Classify[TipAdapterConfig, Embeddings], FewShot[TipAdapterConfig]):
     """Cross entropy of CLIP with a memory, whose keys are learned."""
 
     column = "embedding"
-    plain = False
-    """Whether the predictor leaves training out."""
 
-    def build(self) -> CacheModel:
-        """A memory of the training examples, which must be made before, beside the CLIP that the config names."""
-        assert self.features is not None
-        assert self.labels is not None
+    def build(self, train: Examples, state: Embeddings) -> CacheModel:
+        """A memory of the training examples beside the CLIP that the config names."""
+        memory = read_all(train)
         clip = load_clip(self.config.clip, seed=self.config.seed)
         texts = torch.from_numpy(class_embeddings(clip, build_prompts(self.config.prompts, self.classes)))
-        keys = F.normalize(torch.from_numpy(self.features), dim=-1)
-        values = F.one_hot(torch.from_numpy(self.labels), len(self.classes)).float()
+        keys = F.normalize(torch.from_numpy(memory["embedding"]), dim=-1)
+        values = F.one_hot(torch.from_numpy(memory["label"]), len(self.classes)).float()
         counts = values.sum(dim=0)
         values = values * (counts[counts > 0].mean() / counts.clamp(min=1))
         return CacheModel(keys, values, texts, clip.logit_scale)
 
     def build_untrained(self, folder: Path) -> torch.nn.Module:
         """A memory as large as the checkpoint's."""
-        found = load_file(folder / "model.safetensors")
-        keys, values, texts = (torch.zeros_like(found[name]) for name in ("keys", "values", "texts"))
+        saved = load_file(folder / "model.safetensors")
+        keys, values, texts = (torch.zeros_like(saved[name]) for name in ("keys", "values", "texts"))
         return CacheModel(keys, values, texts, 0.0)
 
-    def predictor(self, module: Any) -> Predictor:
-        """The softmax of the logits."""
-        return lambda batch: module(batch["embedding"], plain=self.plain).softmax(dim=-1)
+    def predictor(self, module: Any, plain: bool = False) -> Predictor:
+        """The softmax of the logits; `plain`: with the keys as they were before training."""
 
-    def calibrate(self, module: Any, evaluate: Callable[[], dict[str, float]]) -> dict[str, Any]:
-        """Choose weight and sharpness, before and after training, by the validation split; of equal ones the least."""
-        chosen = {}
-        for self.plain, name in ((True, "training-free"), (False, "trained")):
-            found = {}
-            for pair in itertools.product(WEIGHTS, SHARPNESSES):
-                module.weight[int(self.plain)], module.sharpness[int(self.plain)] = pair
-                found[pair] = evaluate()[self.monitor[0]]
-            best = max(found, key=lambda pair: (found[pair], -pair[0], -pair[1]))
-            module.weight[int(self.plain)], module.sharpness[int(self.plain)] = best
-            chosen[name] = {"weight": best[0], "sharpness": best[1]}
-        return chosen
-
-    def variants(self, module: Any) -> dict[str, Predictor]:
-        """Trained, and as it was before training."""
-
-        def before(batch: Batch) -> torch.Tensor:
-            logits: torch.Tensor = module(batch["embedding"], plain=True)
+        def predict(batch: Batch) -> torch.Tensor:
+            logits: torch.Tensor = module(batch["embedding"], plain=plain)
             return logits.softmax(dim=-1)
 
-        return {"": self.predictor(module), "training-free": before}
+        return predict
+
+    def calibrate(
+        self, module: Any, train: Examples, state: Embeddings, validate: Validate
+    ) -> tuple[dict[str, Any], Embeddings]:
+        """Choose weight and sharpness, before and after training, by the validation split; of equal ones the least."""
+        choices = {}
+        for plain, name in ((True, "training-free"), (False, "trained")):
+            predictor, scores = self.predictor(module, plain), {}
+            for pair in itertools.product(WEIGHTS, SHARPNESSES):
+                module.weight[int(plain)], module.sharpness[int(plain)] = pair
+                scores[pair] = validate(predictor)[self.monitor[0]]
+            best = max(scores, key=lambda pair: (scores[pair], -pair[0], -pair[1]))
+            module.weight[int(plain)], module.sharpness[int(plain)] = best
+            choices[name] = {"weight": best[0], "sharpness": best[1]}
+        return choices, state
+
+    def variants(self, module: Any, state: Embeddings) -> dict[str, Predictor]:
+        """Trained, and as it was before training."""
+        return {"": self.predictor(module), "training-free": self.predictor(module, plain=True)}
