@@ -146,21 +146,21 @@ def _parse(template: str) -> list[_Part]:
 
 
 def _filled(parts: list[_Part], fields: Mapping[str, str]) -> str:
-    text, known, _ = _fill(parts, fields)
-    return re.sub(r"\s+([,.;:])", r"\1", " ".join(text.split())) if known else ""
+    text, known_fields, _ = _fill(parts, fields)
+    return re.sub(r"\s+([,.;:])", r"\1", " ".join(text.split())) if known_fields else ""
 
 
 def _fill(parts: list[_Part], fields: Mapping[str, str]) -> tuple[str, int, bool]:
     """The text, how many of its fields are known, and whether one outside of inner brackets is not."""
-    text, known, lacking = "", 0, False
+    text, known_fields, lacking = "", 0, False
     for part in parts:
         if isinstance(part, str):
             values = [fields[name] for name in _FIELD.findall(part)]
-            known += sum(value != "" for value in values)
+            known_fields += sum(value != "" for value in values)
             lacking |= "" in values
-            text += _FIELD.sub(lambda found: fields[found[1]], part)
+            text += _FIELD.sub(lambda match: fields[match[1]], part)
             continue
-        inner, inside, incomplete = _fill(part, fields)
-        if inside and not incomplete:
-            text, known = text + inner, known + inside
-    return text, known, lacking
+        inner, inner_fields, incomplete = _fill(part, fields)
+        if inner_fields and not incomplete:
+            text, known_fields = text + inner, known_fields + inner_fields
+    return text, known_fields, lacking

@@ -123,9 +123,9 @@ def _plain_name(name: str) -> str:
         return re.sub(r"(?<=\w) ?[-,]? ?(?=\w)| ", _joint, text)
 
 
-def _joint(found: re.Match[str]) -> str:
-    before, after = found.string[max(0, found.start() - 1) : found.start()], found.string[found.end() :][:1]
-    return "-" if found.group() and before.isdigit() and after.isdigit() else ""
+def _joint(match: re.Match[str]) -> str:
+    before, after = match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() :][:1]
+    return "-" if match.group() and before.isdigit() and after.isdigit() else ""
 
 
 def _listed(names: Sequence[str]) -> str:

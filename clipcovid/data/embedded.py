@@ -49,8 +49,8 @@ def _is_binary(kind: pa.DataType) -> bool:
 @functools.lru_cache(maxsize=8)
 def _group_sizes(uri: str) -> list[int]:
     with fsspec.open(uri, "rb") as stream:
-        about = pq.ParquetFile(stream).metadata
-    return [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+        metadata = pq.ParquetFile(stream).metadata
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
 
 @functools.lru_cache(maxsize=2)  # an image and its mask

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from clipcovid.config import UserError
+from clipcovid.io.arrow_tables import index_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +25,14 @@ class Embeddings:
 
     def beside(self, name: str) -> Path:
         """The place of a file that is made of them: in their folder, or in the cache where it can't be written there."""
-        own = self.folder / name
-        return own if self.cache is None or own.exists() else self.cache / name
+        path = self.folder / name
+        return path if self.cache is None or path.exists() else self.cache / name
 
     def load(self, image_ids: pd.Series) -> np.ndarray:
         """Embeddings of these images: float16 (n, d), rows of L2 norm 1; a missing one is a `UserError`."""
         table = pq.read_table(self.folder)
-        at = pd.Series(np.arange(len(table)), index=table["image_id"].to_pandas()).reindex(image_ids)
-        if at.isna().any():
-            raise UserError(f"{self.folder} lacks {int(at.isna().sum())} images: delete it and embed again.")
+        positions = index_in(image_ids, table["image_id"])
+        if missing := int((positions < 0).sum()):
+            raise UserError(f"{self.folder} lacks {missing} images: delete it and embed again.")
         column = table["embedding"].combine_chunks()
-        return column.flatten().to_numpy().reshape(len(table), -1)[at.to_numpy(int)]
+        return column.flatten().to_numpy().reshape(len(table), -1)[positions]

@@ -16,32 +16,35 @@ def fill_from_headers(table: pd.DataFrame, headers: Mapping[str, Mapping[str, st
     """
     if not headers:
         return table, []
-    read = pd.DataFrame(list(headers.values()), index=list(headers), columns=list(FIELDS), dtype=object)
-    read = read.reindex(table["image_id"]).fillna("").set_axis(table.index)
-    patients, notes = _patients(table["patient_id"], read["patient_id"])
-    views = table["view"].mask(table["view"] == "", read["view"])
-    taken = {
+    header_fields = pd.DataFrame(list(headers.values()), index=list(headers), columns=list(FIELDS), dtype=object)
+    header_fields = header_fields.reindex(table["image_id"]).fillna("").set_axis(table.index)
+    patients, notes = _patients(table["patient_id"], header_fields["patient_id"])
+    views = table["view"].mask(table["view"] == "", header_fields["view"])
+    counts = {
         "the patient (hashed)": (patients != table["patient_id"]).sum(),
         "the view": (views != table["view"]).sum(),
     }
     table = table.assign(patient_id=patients, view=views)
-    dated = (read["study_date"] != "") & (patients != "")
+    dated = (header_fields["study_date"] != "") & (patients != "")
     if dated.any() and "study_order" not in table:
-        order = read["study_date"][dated].groupby(patients[dated]).rank("dense").astype(int).astype(str)
+        order = header_fields["study_date"][dated].groupby(patients[dated]).rank("dense").astype(int).astype(str)
         table["study_order"] = order.reindex(table.index, fill_value="")
-        taken["the order of the patient's studies"] = dated.sum()
-    if said := [f"{what} of {count:,}" for what, count in taken.items() if count]:
-        notes.insert(0, f"from the DICOM headers come {', '.join(said)} images.")
+        counts["the order of the patient's studies"] = dated.sum()
+    if sources := [f"{what} of {count:,}" for what, count in counts.items() if count]:
+        notes.insert(0, f"from the DICOM headers come {', '.join(sources)} images.")
     return table, notes
 
 
-def _patients(own: pd.Series, read: pd.Series) -> tuple[pd.Series, list[str]]:
+def _patients(table_ids: pd.Series, header_ids: pd.Series) -> tuple[pd.Series, list[str]]:
     """The source's patient ids, filled up from the headers', and how far the two disagree."""
-    both = (own != "") & (read != "")
-    names = own[both].groupby(read[both]).agg(["nunique", "first"])
-    known_as = names.loc[names["nunique"] == 1, "first"].to_dict()
-    filled = own.mask(own == "", read.map(lambda patient: known_as.get(patient, patient)))
-    divided, joined = int((names["nunique"] > 1).sum()), int((read[both].groupby(own[both]).nunique() > 1).sum())
+    in_both = (table_ids != "") & (header_ids != "")
+    ids_of_header = table_ids[in_both].groupby(header_ids[in_both]).agg(["nunique", "first"])
+    known_as = ids_of_header.loc[ids_of_header["nunique"] == 1, "first"].to_dict()
+    filled = table_ids.mask(table_ids == "", header_ids.map(lambda patient: known_as.get(patient, patient)))
+    divided, joined = (
+        int((ids_of_header["nunique"] > 1).sum()),
+        int((header_ids[in_both].groupby(table_ids[in_both]).nunique() > 1).sum()),
+    )
     if not (divided or joined):
         return filled, []
     return filled, [

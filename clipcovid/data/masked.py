@@ -83,36 +83,36 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
         raise UserError(
             f"{config.data} is a masked set itself ({source.info['masked']['keep']}): give the one it is of."
         )
-    table, about = read_parquet(config.masks) if config.masks else (None, None)
-    made_by = masked_identity(config, source)
+    table, metadata = read_parquet(config.masks) if config.masks else (None, None)
+    identity = masked_identity(config, source)
     if is_ours(config.out) and (config.out / "manifest.parquet").exists() and not config.overwrite:
-        there = read_manifest(config.out)
-        if there.info.get("masked") == made_by:
+        existing = read_manifest(config.out)
+        if existing.info.get("masked") == identity:
             log(f"{config.out} is there already: nothing was left to do.")
-            return there
+            return existing
         raise UserError(f"{config.out} holds another data set: choose another --out, or --overwrite.")
     if table is not None:
-        table = _predicted(config, source, table, about or {})
+        table = _predicted(config, source, table, metadata or {})
     begin_folder(config.out)
-    kept, bad = _write(config, source, table)
-    if not kept:
+    positions, quarantine = _write(config, source, table)
+    if not positions:
         raise UserError(f"No image of {config.data} has a {config.region} mask: {config.keep} needs one.")
-    write_parquet(config.out / "quarantine.parquet", pd.DataFrame(bad, columns=["path", "reason"]), {})
-    rows = source.table.iloc[kept].reset_index(drop=True)
+    write_parquet(config.out / "quarantine.parquet", pd.DataFrame(quarantine, columns=["path", "reason"]), {})
+    rows = source.table.iloc[positions].reset_index(drop=True)
     if config.keep == "crop":
         rows = rows.assign(**dict.fromkeys(MASKS, ""))  # the files' masks are of the whole frame
-    info = source.info | {"masked": made_by, "pack_hash": digest([source.info["pack_hash"], made_by])}
-    made = dataclasses.replace(source, table=rows, dataset=f"{source.dataset}, {config.keep}", info=info)
-    write_manifest(config.out, made)
+    info = source.info | {"masked": identity, "pack_hash": digest([source.info["pack_hash"], identity])}
+    masked = dataclasses.replace(source, table=rows, dataset=f"{source.dataset}, {config.keep}", info=info)
+    write_manifest(config.out, masked)
     unlock_folder(config.out)
-    return made
+    return masked
 
 
-def _predicted(config: MaskedConfig, source: Manifest, table: pd.DataFrame, about: dict[str, Any]) -> pd.DataFrame:
+def _predicted(config: MaskedConfig, source: Manifest, table: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
     """The region's rows of predictions of this very data set, by image; others are a `UserError`."""
-    if about.get("task") != "segmentation" or config.region not in set(table["region"]):
+    if metadata.get("task") != "segmentation" or config.region not in set(table["region"]):
         raise UserError(f"--masks {config.masks} predicts no {config.region}: give a segmentation run's predictions.")
-    if about["split_hash"] != source.split_hash:
+    if metadata["split_hash"] != source.split_hash:
         raise UserError(
             f"--masks {config.masks} are of another data set: predict this one with clipcovid predict --split all."
         )
@@ -122,38 +122,38 @@ def _predicted(config: MaskedConfig, source: Manifest, table: pd.DataFrame, abou
 def _write(
     config: MaskedConfig, source: Manifest, table: pd.DataFrame | None
 ) -> tuple[list[int], list[dict[str, str]]]:
-    packed, kept = PackedImages(config.data, source), list[int]()
-    bad: list[dict[str, str]] = []
+    packed, positions = PackedImages(config.data, source), list[int]()
+    quarantine: list[dict[str, str]] = []
     with tqdm(total=len(source.table), desc=f"Masking: {config.keep}", unit="img") as bar:
         for number, start in enumerate(range(0, len(source.table), SHARD)):
             at = np.arange(start, min(start + SHARD, len(source.table)))
             rows = []
             for position, row, reason in _masked(config, packed, at, table):
                 if reason:
-                    bad.append({"path": source.table["path"].iloc[position], "reason": reason})
+                    quarantine.append({"path": source.table["path"].iloc[position], "reason": reason})
                 else:
                     rows.append(row)
-                    kept.append(int(position))
+                    positions.append(int(position))
             if rows:
                 write_shard(config.out / "images" / f"{number:05}.arrow", rows)
             bar.update(len(at))
-    return kept, bad
+    return positions, quarantine
 
 
 def _masked(
-    config: MaskedConfig, packed: PackedImages, at: np.ndarray, table: pd.DataFrame | None
+    config: MaskedConfig, packed: PackedImages, positions: np.ndarray, table: pd.DataFrame | None
 ) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Position, row of the packed file, and why there is none, of each image."""
-    how = ImagesConfig(**packed.manifest.info["images"])
-    about = packed.manifest.table.iloc[at].to_dict("records")
-    true = {kind: packed.masks(kind, at) for kind in MASKS}
-    for number, (position, pixels, row) in enumerate(zip(at, packed.images(at), about, strict=True)):
-        masks = {kind: found[number] for kind, found in true.items()}
+    images = ImagesConfig(**packed.manifest.info["images"])
+    rows = packed.manifest.table.iloc[positions].to_dict("records")
+    packed_masks = {kind: packed.masks(kind, positions) for kind in MASKS}
+    for number, (position, pixels, row) in enumerate(zip(positions, packed.images(positions), rows, strict=True)):
+        masks = {kind: predicted[number] for kind, predicted in packed_masks.items()}
         mask = masks[f"{config.region}_mask"]
         if table is not None:
             text = table["mask"].get(row["image_id"])
-            found = decode_mask(text).astype(np.uint8) * 255 if isinstance(text, str) else None
-            mask = fit_mask(found, found.shape, how) if found is not None else None
+            predicted = decode_mask(text).astype(np.uint8) * 255 if isinstance(text, str) else None
+            mask = fit_mask(predicted, predicted.shape, images) if predicted is not None else None
         if mask is None:
             yield position, {}, f"no {config.region} mask"
             continue
@@ -162,8 +162,12 @@ def _masked(
             continue
         if config.keep == "crop":
             box = lung_box(mask)
-            masks = {kind: _crop(one, box, Image.Resampling.NEAREST) for kind, one in masks.items() if one is not None}
-        written = {kind: one.tobytes() for kind, one in masks.items() if one is not None}
-        known = {key: row[key] for key in ("image_id", "width", "height", "sha256")}
+            masks = {
+                kind: _crop(values, box, Image.Resampling.NEAREST)
+                for kind, values in masks.items()
+                if values is not None
+            }
+        mask_bytes = {kind: values.tobytes() for kind, values in masks.items() if values is not None}
+        metadata = {key: row[key] for key in ("image_id", "width", "height", "sha256")}
         image = np.ascontiguousarray(mask_image(pixels, mask, config.keep)).tobytes()
-        yield position, known | written | {"image": image, "bad": "{}"}, ""
+        yield position, metadata | mask_bytes | {"image": image, "bad": "{}"}, ""

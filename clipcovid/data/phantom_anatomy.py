@@ -38,9 +38,9 @@ class Patient:
 
 def patient_of(index: int, seed: int) -> Patient:
     """The patient of an image: blocks of ten indices are cut into runs of one to four, so no other block matters."""
-    block, place = divmod(index, _BLOCK)
+    block, offset = divmod(index, _BLOCK)
     runs = np.cumsum(np.random.default_rng([seed, RUNS, block]).integers(1, 5, _BLOCK))
-    return _draw_patient(seed, block, int(np.searchsorted(runs, place, side="right")))
+    return _draw_patient(seed, block, int(np.searchsorted(runs, offset, side="right")))
 
 
 @functools.lru_cache(maxsize=16)
@@ -161,11 +161,11 @@ def _draw_soft_shadows(patient: Patient, film: Film, scene: np.ndarray, rng: Gen
     for side in (-1, 1):
         add_ellipse(film, scene, (side * 0.48, 0.38), (0.32, 0.32), 0.25, patient.breast)
         if rng.random() < 0.2:
-            place = (side * rng.uniform(0.42, 0.52), rng.uniform(0.28, 0.40))
-            add_ellipse(film, scene, place, (0.035, 0.035), 0.6, 0.07)
+            center = (side * rng.uniform(0.42, 0.52), rng.uniform(0.28, 0.40))
+            add_ellipse(film, scene, center, (0.035, 0.035), 0.6, 0.07)
     if rng.random() < 0.5:
-        place, reach = (rng.uniform(-0.6, 0.6), rng.uniform(-0.45, 0.35)), rng.uniform(0.10, 0.22)
-        add_ellipse(film, scene, place, (reach, 1.3 * reach), 0.9, rng.uniform(0.03, 0.09))
+        center, reach = (rng.uniform(-0.6, 0.6), rng.uniform(-0.45, 0.35)), rng.uniform(0.10, 0.22)
+        add_ellipse(film, scene, center, (reach, 1.3 * reach), 0.9, rng.uniform(0.03, 0.09))
 
 
 def match_histogram(values: np.ndarray, rng: Generator) -> np.ndarray:

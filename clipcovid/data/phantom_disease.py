@@ -33,13 +33,13 @@ def draw_disease(
         cy = patient.top + fy * (patient.bottom + film.breath - 0.03 - patient.top)
         ribs = float(rib_distance(patient, np.array((cy - patient.top) / (patient.bottom - patient.top))))
         cx = math.copysign(patient.hilum + abs(fx) * (ribs - patient.hilum), fx)
-        here = window(film, (cx, cy), 2 * stage * max(wide, high))
-        a, b = (film.u[here] - cx) / (wide * stage), (film.v[here] - cy) / (high * stage)
-        blob = soft_step(1 - np.sqrt(a * a + b * b) + ragged[here], 0.7)
+        region = window(film, (cx, cy), 2 * stage * max(wide, high))
+        a, b = (film.u[region] - cx) / (wide * stage), (film.v[region] - cy) / (high * stage)
+        blob = soft_step(1 - np.sqrt(a * a + b * b) + ragged[region], 0.7)
         if fissure:  # a lobe ends sharply at its fissure
             blob *= soft_step(fissure * b + 0.25, 0.12)
-        blob *= film.u[here] * fx > 0
-        shape[here] = np.maximum(shape[here], blob)
+        blob *= film.u[region] * fx > 0
+        shape[region] = np.maximum(shape[region], blob)
     shape *= soft_step(depth, 0.01)
     parts = _parts((shape > 0.4) & (depth > 0))
     grain = 1 + 0.25 * smooth_noise(rng, film.size, 20)

@@ -31,20 +31,20 @@ def bell(distance: np.ndarray) -> np.ndarray:
     return np.exp(-np.square(np.clip(distance, -5, 5)))
 
 
-def window(film: Film, place: tuple[float, float], reach: float) -> tuple[slice, slice]:
+def window(film: Film, center: tuple[float, float], reach: float) -> tuple[slice, slice]:
     """The rows and columns within `reach` of a place in the patient: what is small is drawn there only, to save time."""
-    x, y = (film.turn @ place + film.shift + 1) * film.size / 2
+    x, y = (film.turn @ center + film.shift + 1) * film.size / 2
     far = reach * 1.05 * film.size / 2 + 1
     return slice(max(0, int(y - far)), max(0, int(y + far) + 1)), slice(max(0, int(x - far)), max(0, int(x + far) + 1))
 
 
 def add_ellipse(
-    film: Film, canvas: np.ndarray, place: tuple[float, float], radii: tuple[float, float], soft: float, height: float
+    film: Film, canvas: np.ndarray, center: tuple[float, float], radii: tuple[float, float], soft: float, height: float
 ) -> None:
     """Add an ellipse to `canvas`; `soft` is its edge's width as a share of the radius."""
-    here = window(film, place, max(radii) * (1 + soft / 2))
-    a, b = (film.u[here] - place[0]) / radii[0], (film.v[here] - place[1]) / radii[1]
-    canvas[here] += height * soft_step(1 - np.sqrt(a * a + b * b), soft)
+    region = window(film, center, max(radii) * (1 + soft / 2))
+    a, b = (film.u[region] - center[0]) / radii[0], (film.v[region] - center[1]) / radii[1]
+    canvas[region] += height * soft_step(1 - np.sqrt(a * a + b * b), soft)
 
 
 @functools.cache
@@ -71,9 +71,9 @@ def draw_curves(film: Film, curves: np.ndarray, heights: np.ndarray, thick: floa
     sigma = thick * film.size
     weights = heights[None] * (length / len(heights) * np.sqrt(2 * np.pi) * sigma)[:, None]
     pixels = ((points @ film.turn.T + film.shift + 1) * film.size / 2).astype(int).reshape(-1, 2)
-    seen = ((pixels >= 0) & (pixels < film.size)).all(1)
-    flat = pixels[seen, 1] * film.size + pixels[seen, 0]
-    canvas = np.bincount(flat, weights.reshape(-1)[seen], film.size**2).astype(np.float32)
+    visible = ((pixels >= 0) & (pixels < film.size)).all(1)
+    flat = pixels[visible, 1] * film.size + pixels[visible, 0]
+    canvas = np.bincount(flat, weights.reshape(-1)[visible], film.size**2).astype(np.float32)
     canvas = canvas.reshape(film.size, film.size)
     for _ in range(max(1, round(2 * sigma * sigma))):  # (1, 2, 1) repeated nears a Gaussian, at a fifth of its time
         canvas[1:-1] = 0.5 * canvas[1:-1] + 0.25 * (canvas[:-2] + canvas[2:])

@@ -107,28 +107,28 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
 
     Done already with the same parameters: nothing happens. With others: it is written anew. Returns `root`.
     """
-    made, table = root / "phantom.json", root / "metadata.csv"
+    parameters_file, table = root / "phantom.json", root / "metadata.csv"
     parameters = {"images": images, "size": size, "seed": seed, "version": VERSION}
-    before = json.loads(made.read_bytes()) if made.exists() else None
-    if before is None and (path := foreign_file(root)):
+    previous = json.loads(parameters_file.read_bytes()) if parameters_file.exists() else None
+    if previous is None and (path := foreign_file(root)):
         raise UserError(f"{root} holds {path.relative_to(root)} that is not a phantom set's; choose another folder.")
-    if table.exists() and before == parameters:
+    if table.exists() and previous == parameters:
         return root
     table.unlink(missing_ok=True)
     folders = [root / name for name in ("images", "lung_masks", "infection_masks")]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        for index in range(images, before["images"] if before else 0):
+        for index in range(images, previous["images"] if previous else 0):
             (folder / f"{index:05d}.png").unlink(missing_ok=True)
-    made.write_text(json.dumps(parameters) + "\n", encoding="utf-8")
+    parameters_file.write_text(json.dumps(parameters) + "\n", encoding="utf-8")
 
     def write(index: int) -> tuple[str, ...]:
-        one = draw_phantom(index, size=size, seed=seed)
+        phantom = draw_phantom(index, size=size, seed=seed)
         paths = [f"{folder.name}/{index:05d}.png" for folder in folders]
-        for path, pixels in zip(paths, (one.image, one.lung_mask, one.infection_mask), strict=True):
+        for path, pixels in zip(paths, (phantom.image, phantom.lung_mask, phantom.infection_mask), strict=True):
             Image.fromarray(pixels).save(root / path, compress_level=1)
-        known = (one.label, one.patient_id, one.source, one.view, one.caption)
-        return paths[0], *known, *paths[1:], json.dumps(one.boxes)
+        metadata = (phantom.label, phantom.patient_id, phantom.source, phantom.view, phantom.caption)
+        return paths[0], *metadata, *paths[1:], json.dumps(phantom.boxes)
 
     unfinished = root / "metadata.csv.tmp"
     with unfinished.open("w", newline="", encoding="utf-8") as file, ThreadPoolExecutor(2) as pool:
@@ -150,21 +150,22 @@ def contact_sheet(path: Path, *, columns: int = 5, size: int = 256, seed: int = 
     rows: dict[str, list[PhantomImage]] = {name: [] for name in CLASSES}
     index = 0
     while any(len(row) < columns for row in rows.values()):
-        one = draw_phantom(index, size=size, seed=seed)
-        if len(rows[one.label]) < columns and one.patient_id not in {other.patient_id for other in rows[one.label]}:
-            rows[one.label].append(one)
+        phantom = draw_phantom(index, size=size, seed=seed)
+        row = rows[phantom.label]
+        if len(row) < columns and phantom.patient_id not in {other.patient_id for other in row}:
+            row.append(phantom)
         index += 1
     figure, axes = plt.subplots(2 * len(rows), columns, figsize=(2.6 * columns, 17.5), layout="constrained")
     for number, (name, row) in enumerate(rows.items()):
-        for column, one in enumerate(row):
+        for column, phantom in enumerate(row):
             for axis in (plain := axes[2 * number, column], marked := axes[2 * number + 1, column]):
-                axis.imshow(one.image, cmap="gray", vmin=0, vmax=255)
+                axis.imshow(phantom.image, cmap="gray", vmin=0, vmax=255)
                 axis.set(xticks=[], yticks=[])
-            marked.contour(one.lung_mask, [127], colors="cyan", linewidths=0.6)
-            if one.boxes:
-                marked.contour(one.infection_mask, [127], colors="red", linewidths=1.0)
-            plain.set_title(f"{name} · {one.view} · {one.source}", fontsize=8)
-            marked.set_xlabel(textwrap.fill(one.caption, 38), fontsize=7)
+            marked.contour(phantom.lung_mask, [127], colors="cyan", linewidths=0.6)
+            if phantom.boxes:
+                marked.contour(phantom.infection_mask, [127], colors="red", linewidths=1.0)
+            plain.set_title(f"{name} · {phantom.view} · {phantom.source}", fontsize=8)
+            marked.set_xlabel(textwrap.fill(phantom.caption, 38), fontsize=7)
     figure.savefig(path, dpi=80)
     plt.close(figure)
 

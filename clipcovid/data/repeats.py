@@ -46,8 +46,8 @@ def merge_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     different = [f"{column} ({count:,} files)" for column, count in unlike[unlike > 0].items()]
     if len(different) > NAMED:
         different[NAMED:] = [f"{len(different) - NAMED} more columns"]
-    kept = f"; where its rows differ, the first one's value stays: {', '.join(different)}" if different else ""
-    return single.astype(table.dtypes), [f"{note}{kept}."]
+    differences = f"; where its rows differ, the first one's value stays: {', '.join(different)}" if different else ""
+    return single.astype(table.dtypes), [f"{note}{differences}."]
 
 
 def file_names(paths: pd.Series) -> pd.Series:
@@ -104,10 +104,10 @@ def _joined(cells: Iterable[str]) -> str | None:
     boxes: dict[str, None] = {}
     for cell in cells:
         try:
-            found = json.loads(cell or "[]")
+            entries = json.loads(cell or "[]")
         except ValueError:
             return None
-        if not isinstance(found, list):
+        if not isinstance(entries, list):
             return None
-        boxes |= dict.fromkeys(map(json.dumps, found))
+        boxes |= dict.fromkeys(map(json.dumps, entries))
     return f"[{', '.join(boxes)}]"

@@ -15,14 +15,14 @@ def groups(table: pd.DataFrame) -> pd.Series:
 
     Patients and images that share equal pixels (`sha256`) are one unit, which goes by the first of their names.
     """
-    own = table["patient_id"].where(table["patient_id"] != "", "image:" + table["image_id"])
+    units = table["patient_id"].where(table["patient_id"] != "", "image:" + table["image_id"])
     shared = (table["sha256"] != "") & table["sha256"].duplicated(keep=False)
     if not shared.any():
-        return own
+        return units
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    numbers, names = pd.factorize(own)
+    numbers, names = pd.factorize(units)
     pixels = pd.factorize(table.loc[shared, "sha256"])[0] + len(names)
     edges = (np.ones(len(pixels), np.int8), (numbers[shared], pixels))
     nodes = int(pixels.max()) + 1
@@ -45,26 +45,28 @@ def make_splits(
     The data set's own splits stay, or with `anew` are put aside. Rows without one are spread by `assign_splits`. Where
     the data set has a train split, and no val or no test split, the missing one is made from train.
     """
-    given, notes = table["split"], list[str]()
-    if anew and (given != "").any():
-        notes.append(f"splits: the data set's own splits of {(given != '').sum():,} images are put aside (--resplit).")
-        given = pd.Series("", index=table.index)
-    table = table.assign(split=given)
-    blank, group = given == "", groups(table)
-    if blank.any() and not blank.all():
+    original, notes = table["split"], list[str]()
+    if anew and (original != "").any():
         notes.append(
-            f"splits: {blank.sum():,} images without a split are spread {_by(table)} (val {val:.0%}, test {test:.0%}); the "
-            f"other {(~blank).sum():,} keep theirs."
+            f"splits: the data set's own splits of {(original != '').sum():,} images are put aside (--resplit)."
+        )
+        original = pd.Series("", index=table.index)
+    table = table.assign(split=original)
+    unassigned, group = original == "", groups(table)
+    if unassigned.any() and not unassigned.all():
+        notes.append(
+            f"splits: {unassigned.sum():,} images without a split are spread {_by(table)} (val {val:.0%}, test {test:.0%}); "
+            f"the other {(~unassigned).sum():,} keep theirs."
         )
     splits = assign_splits(table, val=val, test=test, seed=seed)
-    own = given.unique()
-    if "train" in own:
-        missing = {name: share for name, share in (("val", val), ("test", test)) if name not in own}
-        splits, more = _from_train(table.assign(split=splits), group, missing, seed)
-        notes += more
-    elif blank.all() and "train" not in splits.unique():
+    names = original.unique()
+    if "train" in names:
+        missing = {name: share for name, share in (("val", val), ("test", test)) if name not in names}
+        splits, train_notes = _from_train(table.assign(split=splits), group, missing, seed)
+        notes += train_notes
+    elif unassigned.all() and "train" not in splits.unique():
         splits = splits.mask(group == group.value_counts().sort_index().idxmax(), "train")
-    return splits, notes, _warnings(table.assign(split=splits), given, {"train": 1.0, "val": val, "test": test})
+    return splits, notes, _warnings(table.assign(split=splits), original, {"train": 1.0, "val": val, "test": test})
 
 
 def _from_train(
@@ -73,15 +75,15 @@ def _from_train(
     """Splits where those of `shares` that are (nearly) empty are made from train, and what was done."""
     splits, notes = table["split"], list[str]()
     train = int((splits == "train").sum())
-    there = splits.value_counts()
-    wanted = {name: share for name, share in shares.items() if share and there.get(name, 0) < share * train / 2}
-    free = ~group.isin(group[splits != "train"])  # whoever is in another split as well would be known to both
-    if not wanted or not free.any():
+    counts = splits.value_counts()
+    missing = {name: share for name, share in shares.items() if share and counts.get(name, 0) < share * train / 2}
+    movable = ~group.isin(group[splits != "train"])  # whoever is in another split as well would be known to both
+    if not missing or not movable.any():
         return splits, notes
     moved = assign_splits(
-        table[free].assign(split=""), val=wanted.get("val", 0), test=wanted.get("test", 0), seed=seed
+        table[movable].assign(split=""), val=missing.get("val", 0), test=missing.get("test", 0), seed=seed
     ).reindex(table.index, fill_value="")
-    for name, share in wanted.items():
+    for name, share in missing.items():
         splits = splits.mask(moved == name, name)
         if count := int((moved == name).sum()):
             notes.append(f"{name}: {share:.0%} of train {_by(table)} ({count:,} images), for the set gives none.")
@@ -92,16 +94,18 @@ def _by(table: pd.DataFrame) -> str:
     return "by patient" if (table["patient_id"] != "").any() else "by image"
 
 
-def _warnings(table: pd.DataFrame, given: pd.Series, shares: Mapping[str, float]) -> list[str]:
+def _warnings(table: pd.DataFrame, original: pd.Series, shares: Mapping[str, float]) -> list[str]:
     """What to know of a table's splits, of which `given` are the data set's own."""
-    known, warnings = table["patient_id"] != "", list[str]()
-    if not known.any():
+    has_patient, warnings = table["patient_id"] != "", list[str]()
+    if not has_patient.any():
         warnings.append(
             "no patient ids are known: splits and intervals are by image, so images of one patient may stand in several "
             "splits; --columns.patient_id names the column of a table that has them."
         )
-    elif not known.all():
-        warnings.append(f"{(~known).sum():,} of {len(table):,} images have no patient id: each counts as a patient.")
+    elif not has_patient.all():
+        warnings.append(
+            f"{(~has_patient).sum():,} of {len(table):,} images have no patient id: each counts as a patient."
+        )
     way_out = "scores will flatter; --resplit makes splits that keep them together."
     if people := split_patients(table):
         warnings.append(f"{people:,} patients stand in more than one of the data set's own splits: {way_out}")
@@ -116,7 +120,7 @@ def _warnings(table: pd.DataFrame, given: pd.Series, shares: Mapping[str, float]
         )
     empty: dict[str, list[str]] = {}
     for name in set(SPLITS) - set(table["split"].unique()):
-        empty.setdefault(_emptiness(name, shares[name], table, given), []).append(name)
+        empty.setdefault(_emptiness(name, shares[name], table, original), []).append(name)
     for reason, names in empty.items():
         *others, last = sorted(names, key=SPLITS.index)
         which = f"splits {', '.join(others)} and {last} are" if others else f"split {last} is"
@@ -124,12 +128,12 @@ def _warnings(table: pd.DataFrame, given: pd.Series, shares: Mapping[str, float]
     return warnings
 
 
-def _emptiness(name: str, share: float, table: pd.DataFrame, given: pd.Series) -> str:
+def _emptiness(name: str, share: float, table: pd.DataFrame, original: pd.Series) -> str:
     """Why a split has no images, and the way out: what follows on "is empty"."""
-    own, units = [split for split in SPLITS if split in given.unique()], groups(table).nunique()
-    if own and "train" not in own:
+    names, units = [split for split in SPLITS if split in original.unique()], groups(table).nunique()
+    if names and "train" not in names:
         return (
-            f": the data set gives {' and '.join(own)} alone, which can be predicted and scored, not trained on; --resplit "
+            f": the data set gives {' and '.join(names)} alone, which can be predicted and scored, not trained on; --resplit "
             "makes splits of our own."
         )
     if share == 0:
@@ -152,32 +156,34 @@ def assign_splits(table: pd.DataFrame, *, val: float, test: float, seed: int) ->
         raise UserError(f"--val {val} and --test {test} must be shares of the images that leave some for training.")
     group = groups(table)
     pairs = pd.DataFrame({"group": group, "label": table["label"]}).drop_duplicates().sort_values("label")
-    people = pd.DataFrame({"images": group.value_counts(), "given": max_split(table["split"], group)})
+    patients = pd.DataFrame({"images": group.value_counts(), "given": max_split(table["split"], group)})
     several = pairs["group"].duplicated(keep=False)  # few: joining the labels of all one by one takes long
-    people["stratum"] = pd.concat(
+    patients["stratum"] = pd.concat(
         [pairs[~several].set_index("group")["label"], pairs[several].groupby("group")["label"].agg("|".join)]
     )
-    people["draw"] = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in people.index]
-    people = people.sort_values(["stratum", "draw"])
-    stratum, images, given = people["stratum"], people["images"], people["given"]
-    asked = images.groupby(stratum).transform("sum")
+    patients["draw"] = [hashlib.sha256(f"{seed}:{name}".encode()).digest() for name in patients.index]
+    patients = patients.sort_values(["stratum", "draw"])
+    stratum, images, assigned = patients["stratum"], patients["images"], patients["given"]
+    stratum_size = images.groupby(stratum).transform("sum")
     tests, vals = (
-        (share * asked - images.where(given == split, 0).groupby(stratum).transform("sum")).clip(lower=0)
+        (share * stratum_size - images.where(assigned == split, 0).groupby(stratum).transform("sum")).clip(lower=0)
         for split, share in (("test", test), ("val", val))
     )
-    images = images.where(given == "", 0)
+    images = images.where(assigned == "", 0)
     circle = images.groupby(stratum).transform("sum")
     starts = {name: hashlib.sha256(f"{seed}:{name}".encode()).digest()[:6] for name in stratum.unique()}
     start = stratum.map({name: int.from_bytes(drawn) / 256**6 for name, drawn in starts.items()})
     at = ((images.groupby(stratum).cumsum() - images / 2) / circle + start) % 1 * circle
-    people["split"] = given.where(given != "", np.select([at < tests, at < tests + vals], ["test", "val"], "train"))
-    return table["split"].where(table["split"] != "", group.map(people["split"]))
+    patients["split"] = assigned.where(
+        assigned != "", np.select([at < tests, at < tests + vals], ["test", "val"], "train")
+    )
+    return table["split"].where(table["split"] != "", group.map(patients["split"]))
 
 
 def split_patients(table: pd.DataFrame) -> int:
     """How many known patients stand in more than one split."""
-    known = table[table["patient_id"] != ""]
-    return int((known.groupby("patient_id")["split"].nunique() > 1).sum())
+    with_patient = table[table["patient_id"] != ""]
+    return int((with_patient.groupby("patient_id")["split"].nunique() > 1).sum())
 
 
 def duplicates(table: pd.DataFrame) -> dict[str, int]:

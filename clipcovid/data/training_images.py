@@ -43,14 +43,14 @@ class TrainingImages:
     @classmethod
     def together(cls, several: Iterable["TrainingImages"]) -> "TrainingImages":
         """Those of several models."""
-        table = pd.concat([one.table for one in several], ignore_index=True)
+        table = pd.concat([images.table for images in several], ignore_index=True)
         table = table[table["pixels"] > 0].drop_duplicates().sort_values(["split", "pixels"], ignore_index=True)
         return cls(table=table)
 
     def hold(self, rows: pd.DataFrame, splits: Sequence[str] = LEARNED) -> np.ndarray:
         """Which of these manifest rows have the pixels of one of them, bool (n,)."""
-        known = self.table.loc[self.table["split"].isin(splits), "pixels"].to_numpy(np.uint64)
-        return np.isin(pixel_numbers(rows["sha256"]), known)
+        pixels = self.table.loc[self.table["split"].isin(splits), "pixels"].to_numpy(np.uint64)
+        return np.isin(pixel_numbers(rows["sha256"]), pixels)
 
     def write(self, checkpoint: Path) -> None:
         """Keep them in a checkpoint, and in its copy for Hugging Face."""
@@ -69,8 +69,8 @@ def run_identity_of(place: Path) -> dict[str, Any]:
     """The identity of the run of ours that weights are of; {} where none is."""
     checkpoint = _checkpoint(place)
     run = checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint
-    about = read_object(run / "config.json").get("identity")
-    return about if isinstance(about, dict) and "split_hash" in about else {}
+    identity = read_object(run / "config.json").get("identity")
+    return identity if isinstance(identity, dict) and "split_hash" in identity else {}
 
 
 def known_rows(place: Path, manifest: Manifest) -> tuple[pd.Series, str]:
@@ -78,17 +78,18 @@ def known_rows(place: Path, manifest: Manifest) -> tuple[pd.Series, str]:
 
     Where no list is kept, as by older versions, the splits of the very same data set tell.
     """
-    nothing = pd.Series(False, index=manifest.table.index)
+    none = pd.Series(False, index=manifest.table.index)
     images = read_training_images(place)
     if images is not None:
-        return nothing | images.hold(manifest.table), ""
-    about = run_identity_of(place)
-    if not about:
-        return nothing, ""
-    told = f"{place} is of an older version and keeps no list of the images that it learned from"
-    if about["split_hash"] == manifest.split_hash:
-        return manifest.table["split"].isin(LEARNED), f"{told}: they are taken to be those of the train and val split."
-    return nothing, f"{told}: whether some of these were among them is not known."
+        return none | images.hold(manifest.table), ""
+    identity = run_identity_of(place)
+    if not identity:
+        return none, ""
+    prefix = f"{place} is of an older version and keeps no list of the images that it learned from"
+    if identity["split_hash"] == manifest.split_hash:
+        learned = manifest.table["split"].isin(LEARNED)
+        return learned, f"{prefix}: they are taken to be those of the train and val split."
+    return none, f"{prefix}: whether some of these were among them is not known."
 
 
 def _checkpoint(place: Path) -> Path:

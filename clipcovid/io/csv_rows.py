@@ -31,8 +31,8 @@ def read_csv(text: str, name: str, notes: list[str], *, tabs: bool) -> pd.DataFr
 
 def _delimiter(text: str, *, tabs: bool) -> tuple[str, str]:
     """The text without Excel's `sep=` line, and its delimiter: the one that the first rows agree on."""
-    if said := re.match(r'"?sep=([,;|\t])"?\r?\n', text):
-        return f"\n{text[said.end() :]}", said[1]
+    if declaration := re.match(r'"?sep=([,;|\t])"?\r?\n', text):
+        return f"\n{text[declaration.end() :]}", declaration[1]
 
     def fit(delimiter: str) -> tuple[bool, int]:
         """Whether the rows have equally many fields, more than one, and how many the header has."""

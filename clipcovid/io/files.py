@@ -58,9 +58,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def writable(folder: Path) -> bool:
     """Whether files can be written into a folder, or the folder can be made; leaves nothing behind."""
-    there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    ancestor = next(place for place in (folder, *folder.resolve().parents) if place.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=ancestor):
             return True
     except OSError:
         return False
@@ -95,11 +95,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def write_parquet(path: Path, table: pd.DataFrame, about: dict[str, Any], row_group_size: int | None = None) -> None:
+def write_parquet(path: Path, table: pd.DataFrame, metadata: dict[str, Any], row_group_size: int | None = None) -> None:
     """Write a table with `about` as JSON in its schema metadata."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata(
-        {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(about, default=plain)}
+        {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(metadata, default=plain)}
     )
     with atomic_write(path) as partial:
         pq.write_table(arrow, partial, row_group_size=row_group_size)
@@ -113,8 +113,8 @@ def read_parquet(path: Path | str) -> tuple[pd.DataFrame, dict[str, Any] | None]
         arrow = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file ({error}).") from None
-    about = (arrow.schema.metadata or {}).get(METADATA_KEY)
-    return arrow.to_pandas(), None if about is None else json.loads(about)
+    metadata = (arrow.schema.metadata or {}).get(METADATA_KEY)
+    return arrow.to_pandas(), None if metadata is None else json.loads(metadata)
 
 
 def lock_folder(folder: Path) -> None:
@@ -168,8 +168,8 @@ def foreign_file(folder: Path, own: str = "") -> Path | None:
         folders[:] = sorted(name for name in folders if name not in links and not name.startswith("."))
         for name in sorted([*names, *links]):
             path = Path(where) / name
-            known = not path.is_symlink() and re.fullmatch(own, path.relative_to(folder).as_posix())
-            if not name.startswith(".") and not known:
+            is_own = not path.is_symlink() and re.fullmatch(own, path.relative_to(folder).as_posix())
+            if not name.startswith(".") and not is_own:
                 return path
     return None
 
@@ -199,18 +199,18 @@ def remove_own(folder: Path, own: str) -> None:
             path.unlink()
             emptied |= set(path.parents)
     for path in reversed(folders):
-        known = path in emptied or re.fullmatch(own, path.relative_to(folder).as_posix())
-        if path != folder and known and not any(path.iterdir()):
+        was_own = path in emptied or re.fullmatch(own, path.relative_to(folder).as_posix())
+        if path != folder and was_own and not any(path.iterdir()):
             path.rmdir()
 
 
 def refuse_overlap(out: Path, flag: str, source: Path) -> None:
     """An output folder that is the folder `source` of `flag`, holds it, or stands in it, is a `UserError`."""
-    here, there = out.resolve(), source.resolve()
-    for overlaps, how in (
-        (here == there, "is"),
-        (here in there.parents, "holds"),
-        (there in here.parents, "is inside of"),
+    out_path, source_path = out.resolve(), source.resolve()
+    for overlaps, relation in (
+        (out_path == source_path, "is"),
+        (out_path in source_path.parents, "holds"),
+        (source_path in out_path.parents, "is inside of"),
     ):
         if overlaps:
-            raise UserError(f"--out {out} {how} {flag} {source}: choose a folder of its own for --out.")
+            raise UserError(f"--out {out} {relation} {flag} {source}: choose a folder of its own for --out.")

@@ -29,19 +29,19 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
     import open_clip  # seconds of import, spared to whoever only asks for an identity
 
     open_clip.add_model_config(OWN_CONFIGS)
-    place, published = Path(config.pretrained), config.pretrained != "none"
+    path, published = Path(config.pretrained), config.pretrained != "none"
     name, file, quick_gelu = config.model, None, False
     towers: dict[str, Any] = {}
-    if place.is_dir():
-        folder = checkpoint_folder(place).resolve()
+    if path.is_dir():
+        folder = checkpoint_folder(path).resolve()
         if is_hf(folder):
             return _from_hf(folder, device=device, precision=precision)
         name, file, published, towers = f"local-dir:{folder}", weights_file(folder), False, text_tower(folder)
-    elif place.is_file():
-        file, published, quick_gelu = place, False, is_openais_clip(place)
+    elif path.is_file():
+        file, published, quick_gelu = path, False, is_openais_clip(path)
         if quick_gelu and not open_clip.get_model_config(name).get("quick_gelu"):
             note(
-                f"{place} is CLIP as OpenAI published it: {name} gets QuickGELU, the activation that it was trained with."
+                f"{path} is CLIP as OpenAI published it: {name} gets QuickGELU, the activation that it was trained with."
             )
     elif published and not name.startswith("hf-hub:"):  # OpenAI's were trained with it; open_clip only warns
         quick_gelu = bool(open_clip.get_pretrained_cfg(name, config.pretrained).get("quick_gelu"))
@@ -63,7 +63,7 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
         except Exception as error:  # the hub, pickle, JSON and torch each raise their own kinds
             raise UserError(_load_error(config, error)) from error
     if file is not None:
-        _load_file(model, file, config.model if place.is_file() else "the model of its config")
+        _load_file(model, file, config.model if path.is_file() else "the model of its config")
     check_finite(model.state_dict(), f"--clip.pretrained {config.pretrained}")
     model_cfg = dict(open_clip.get_model_config(name)) | ({"quick_gelu": True} if quick_gelu else {})
     return Clip(model, tokenizer, model_cfg, device=device, dtype=DTYPES[precision])

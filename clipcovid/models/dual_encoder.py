@@ -59,8 +59,8 @@ def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
         check_hub_model(towers.text, "--text", weights=towers.text_weights != "none")
     defaults = timm_defaults(towers.arch, towers.weights)
     torch.manual_seed(seed)
-    with TemporaryDirectory() as place, silence_logging():
-        folder = Path(place)
+    with TemporaryDirectory() as temporary, silence_logging():
+        folder = Path(temporary)
         try:
             _write_text_tower(folder, towers, texts)
             cfg = {"model_cfg": _model_cfg(towers), "preprocess_cfg": {"size": towers.image_size}}
@@ -140,13 +140,13 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     numbered = [*SPECIAL, *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=numbered, show_progress=False)
     trained.train_from_iterator(texts, trainer)
-    made = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
-    made.decoder = decoders.WordPiece()
+    tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
+    tokenizer.decoder = decoders.WordPiece()
     first, last = ((token, SPECIAL.index(token)) for token in ("[CLS]", "[SEP]"))
-    made.post_processor = processors.BertProcessing(last, first)
+    tokenizer.post_processor = processors.BertProcessing(last, first)
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    return PreTrainedTokenizerFast(tokenizer_object=made, **dict(zip(names, SPECIAL, strict=True)))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, SPECIAL, strict=True)))
 
 
 def _load_text(encoder: torch.nn.Module, name: str) -> None:
@@ -155,8 +155,8 @@ def _load_text(encoder: torch.nn.Module, name: str) -> None:
 
     pooler = {"add_pooling_layer": False} if getattr(encoder, "pooler", "no such part") is None else {}
     with contextlib.redirect_stdout(None):
-        loaded, about = AutoModel.from_pretrained(name, output_loading_info=True, **pooler)
-    lacking = [*about["missing_keys"], *(key for key, *_ in about["mismatched_keys"])]
+        loaded, report = AutoModel.from_pretrained(name, output_loading_info=True, **pooler)
+    lacking = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
     if lacking:
         raise UserError(
             f"--text {name} holds not all weights of its encoder: {len(lacking)} are missing, {sorted(lacking)[0]} for one."

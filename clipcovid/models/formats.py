@@ -76,9 +76,9 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with path.open("rb") as file:
             length = struct.unpack("<Q", file.read(8))[0]
             header: dict[str, Any] = json.loads(file.read(length)) if length <= min(_HEADER, size) else {}
-        tensors = {name: about for name, about in header.items() if name != "__metadata__"}
-        end = 8 + length + max((int(about["data_offsets"][1]) for about in tensors.values()), default=0)
-        shapes = {name: tuple(int(side) for side in about["shape"]) for name, about in tensors.items()}
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+        shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError, struct.error):
         raise _refused(path, "a damaged safetensors file", _AGAIN) from None
     if size < end or length > size:

@@ -49,18 +49,21 @@ def conversion_problem(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str
         return "its text tower is a custom one"
     if model_cfg.get("init_logit_bias") is not None:
         return "its logits have a bias, as SigLIP's"
-    if odd := [key for key in sorted(set(model_cfg) - _WHOLE) if model_cfg[key]]:
-        return f"it has {', '.join(odd)}"
-    for cfg, kind, known in ((vision, CLIPVisionCfg, _VISION), (text, CLIPTextCfg, _TEXT)):
-        default, chosen = dataclasses.asdict(kind()), dataclasses.asdict(kind(**cfg))
-        if odd := [key for key in default if key not in known and chosen[key] != default[key]]:
-            return f"a tower has {', '.join(odd)}"
-        if set(chosen["norm_kwargs"] or {}) - {"eps"}:
+    if unsupported := [key for key in sorted(set(model_cfg) - _WHOLE) if model_cfg[key]]:
+        return f"it has {', '.join(unsupported)}"
+    for cfg, kind, expressible in ((vision, CLIPVisionCfg, _VISION), (text, CLIPTextCfg, _TEXT)):
+        default, settings = dataclasses.asdict(kind()), dataclasses.asdict(kind(**cfg))
+        if unsupported := [key for key in default if key not in expressible and settings[key] != default[key]]:
+            return f"a tower has {', '.join(unsupported)}"
+        if set(settings["norm_kwargs"] or {}) - {"eps"}:
             return "a tower has other layer norms"
     if not all(isinstance(vision.get(key, 0), int) for key in ("image_size", "patch_size")):
         return "its images or patches are not square"
-    how = preprocess_cfg or {}
-    if how.get("resize_mode", "shortest") == "longest" or how.get("interpolation", "bicubic") not in RESAMPLE:
+    preprocess = preprocess_cfg or {}
+    if (
+        preprocess.get("resize_mode", "shortest") == "longest"
+        or preprocess.get("interpolation", "bicubic") not in RESAMPLE
+    ):
         return "its images are resized in another way"
     return ""
 
@@ -114,8 +117,10 @@ def from_hf(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} weights of a CLIPModel, {missing[0]} first: download it again.")
     for name, parts, transposed in _names(model_cfg):
-        found = [theirs.pop(at).float() for at in parts]
-        state[name] = found[0].T.contiguous() if transposed else torch.cat(found) if len(found) > 1 else found[0]
+        tensors = [theirs.pop(at).float() for at in parts]
+        state[name] = (
+            tensors[0].T.contiguous() if transposed else torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+        )
     if extra := sorted(name for name in theirs if not name.endswith("embeddings.position_ids")):  # 0, 1, 2, … of old
         raise UserError(
             f"{folder} has {len(extra)} weights that no CLIPModel has, {extra[0]} first: it is another model."
@@ -297,31 +302,31 @@ def _preprocess_cfg(folder: Path) -> dict[str, Any]:
     """open_clip's preprocess config; the size follows from the model."""
     from open_clip.transform import PreprocessCfg
 
-    default, about = dataclasses.asdict(PreprocessCfg()), None
+    default, processor = dataclasses.asdict(PreprocessCfg()), None
     try:
         for name in HF_IMAGES:
-            if about is None and (folder / name).is_file():
+            if processor is None and (folder / name).is_file():
                 read = json.loads((folder / name).read_bytes())
-                about = read if name == HF_IMAGES[0] else read.get("image_processor")
-        if about is None:
+                processor = read if name == HF_IMAGES[0] else read.get("image_processor")
+        if processor is None:
             return default
-        if not about.get("do_rescale", True) or abs(about.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        if not processor.get("do_rescale", True) or abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
             raise UserError(f"{folder} does not scale pixels to 0–1: use another checkpoint.")
-        normalised = about.get("do_normalize", True)
-        size = about.get("size", {})
+        normalised = processor.get("do_normalize", True)
+        size = processor.get("size", {})
         squashed = isinstance(size, dict) and "height" in size
-        resample = about.get("resample", RESAMPLE["bicubic"])
-        found = default | {
-            "mean": tuple(about.get("image_mean", default["mean"])) if normalised else (0.0, 0.0, 0.0),
-            "std": tuple(about.get("image_std", default["std"])) if normalised else (1.0, 1.0, 1.0),
+        resample = processor.get("resample", RESAMPLE["bicubic"])
+        preprocess = default | {
+            "mean": tuple(processor.get("image_mean", default["mean"])) if normalised else (0.0, 0.0, 0.0),
+            "std": tuple(processor.get("image_std", default["std"])) if normalised else (1.0, 1.0, 1.0),
             "resize_mode": "squash" if squashed else "shortest",
             "interpolation": {number: name for name, number in RESAMPLE.items()}[resample],
         }
-        if len(found["mean"]) != 3 or len(found["std"]) != 3:
+        if len(preprocess["mean"]) != 3 or len(preprocess["std"]) != 3:
             raise ValueError("not three channels")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder} says in a way that is not understood how to prepare images ({error}).") from error
-    return found
+    return preprocess
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, int]:
@@ -337,8 +342,8 @@ def _write_tokenizer(folder: Path, tokenizer: Any) -> None:
     ranked = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *map(" ".join, ranked)]) + "\n")
     marks = {"bos_token": START[0], "eos_token": END[0], "unk_token": END[0], "pad_token": END[0]}
-    about = {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.context_length, "do_lower_case": True}
-    write_json(folder / "tokenizer_config.json", about | marks)
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.context_length, "do_lower_case": True}
+    write_json(folder / "tokenizer_config.json", settings | marks)
     write_json(folder / "special_tokens_map.json", marks)
 
 
@@ -351,8 +356,8 @@ def _check_tokenizer(folder: Path) -> None:
             continue
         try:
             read = json.loads((folder / name).read_text(encoding="utf-8"))
-            found = read if name == "vocab.json" else read["model"]["vocab"]
-            same = found | dict((START, END)) == _vocabulary(SimpleTokenizer())
+            vocabulary = read if name == "vocab.json" else read["model"]["vocab"]
+            same = vocabulary | dict((START, END)) == _vocabulary(SimpleTokenizer())
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder / name} is no vocabulary ({error}): download it again.") from error
         if not same:

@@ -35,8 +35,8 @@ class Hybrid(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n, k)."""
         with torch.no_grad():
-            seen = F.normalize(self.tower(self.to_input(images)).float(), dim=-1)
+            features = F.normalize(self.tower(self.to_input(images)).float(), dim=-1)
         learned = self.cnn(images).float()
         if self.head is not None:
-            return self.head(torch.cat([seen, learned], dim=-1))
-        return cosine_logits(self.logit_scale, F.normalize(seen + learned, dim=-1), self.texts)
+            return self.head(torch.cat([features, learned], dim=-1))
+        return cosine_logits(self.logit_scale, F.normalize(features + learned, dim=-1), self.texts)

@@ -30,18 +30,18 @@ _FILE = "--weights a local file, or none for random weights"
 
 def check_clip(config: ClipConfig) -> None:
     """A CLIP whose weights are not there, not readable, or not to be had is a `UserError`."""
-    place = places.locate(config)
-    if isinstance(place, list):
-        for file in place:
+    location = places.locate(config)
+    if isinstance(location, list):
+        for file in location:
             check_file(file)
     elif config.model.startswith("hf-hub:"):
-        files = ("open_clip_config.json",) if place == "none" else _OPEN_CLIP_FILES
+        files = ("open_clip_config.json",) if location == "none" else _OPEN_CLIP_FILES
         _check_hub(config.model.removeprefix("hf-hub:"), files, config.model, _FOLDER)
     elif config.model not in open_clip_configs():
-        known = ", ".join(close_matches(config.model, open_clip_configs()))
-        raise UserError(f"--clip.model {config.model!r} is unknown: use {known}, hf-hub:… or tiny.")
-    elif place != "none":
-        _check_tag(config.model, place)
+        matches = ", ".join(close_matches(config.model, open_clip_configs()))
+        raise UserError(f"--clip.model {config.model!r} is unknown: use {matches}, hf-hub:… or tiny.")
+    elif location != "none":
+        _check_tag(config.model, location)
 
 
 def check_timm(arch: str, weights: str) -> None:
@@ -106,11 +106,11 @@ def _check_given(weights: str, words: str) -> None:
 def _check_tag(model: str, tag: str) -> None:
     """The same of open_clip's published weights."""
     table: Any = _open_clip_table()
-    about = table.get_pretrained_cfg(model, tag)
-    if not about:
+    entry = table.get_pretrained_cfg(model, tag)
+    if not entry:
         tags = ", ".join(table.list_pretrained_tags_by_model(model)) or "none are published"
         raise UserError(f"--clip.pretrained {tag!r} is no weights tag of {model}: use {tags}, a path or none.")
-    repo, _, file = about.get("hf_hub", "").rpartition("/")
+    repo, _, file = entry.get("hf_hub", "").rpartition("/")
     if repo:
         _check_hub(repo, (file,) if file else _OPEN_CLIP_FILES, f"{model} with the weights {tag!r}", _FOLDER)
 

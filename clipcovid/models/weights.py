@@ -28,19 +28,19 @@ def locate(config: ClipConfig) -> list[Path] | str:
 
     Weights that can't be meant are a `UserError`.
     """
-    name, place = config.pretrained, Path(config.pretrained)
+    name, path = config.pretrained, Path(config.pretrained)
     if config.model.startswith("hf-hub:"):
         if name not in (_PUBLISHED, "none"):
             raise UserError(f"{config.model} brings its own weights: leave --clip.pretrained {name} out.")
         return config.model if name != "none" else "none"
     if name == "none":
         return "none"
-    if place.is_dir():
-        folder = checkpoint_folder(place)
+    if path.is_dir():
+        folder = checkpoint_folder(path)
         return hf_files(folder) if is_hf(folder) else open_clip_files(folder)
-    if place.is_file():
-        return [place]
-    if place.suffix in (".safetensors", ".pt", ".pth", ".bin") or "/" in name:
+    if path.is_file():
+        return [path]
+    if path.suffix in (".safetensors", ".pt", ".pth", ".bin") or "/" in name:
         raise UserError(f"--clip.pretrained {name}: no such file or folder.")
     if config.model == "tiny":
         raise UserError(

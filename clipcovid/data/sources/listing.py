@@ -74,10 +74,10 @@ def list_source(
         raise UserError(f"--images says where a table's images are, and --source {name} finds them in --root.")
     else:
         dataset = name
-    place = Root(root, image_folder)
+    source_root = Root(root, image_folder)
     if dataset in TABLES:
-        dataset = posixpath.splitext(place.file)[0] or posixpath.basename(place.path)
-    rows = SOURCES[name](place, columns)
+        dataset = posixpath.splitext(source_root.file)[0] or posixpath.basename(source_root.path)
+    rows = SOURCES[name](source_root, columns)
     if rows.empty:
         raise UserError(f"{root} lists no images.")
     parts = PARTS in rows and rows[PARTS].nunique() > 1
@@ -87,52 +87,54 @@ def list_source(
     rows["split"] = _splits(rows["split"])
     rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
     if name == "table":
-        rows = locate(place, rows)
-    rows, refused = _resolve(place.images_at, rows)
-    rows = _rows_with_ids(place, rows)
-    if place.is_folder and (passed_over := place.passed_over()):
-        place.notes.append(passed_over)
+        rows = locate(source_root, rows)
+    rows, refused = _resolve(source_root.images_at, rows)
+    rows = _rows_with_ids(source_root, rows)
+    if source_root.is_folder and (passed_over := source_root.passed_over()):
+        source_root.notes.append(passed_over)
     return Listing(
         table=rows,
         dataset=dataset,
         refused=refused,
         parts=parts,
-        files=place.state(),
-        notes=tuple(dict.fromkeys(place.notes)),
+        files=source_root.state(),
+        notes=tuple(dict.fromkeys(source_root.notes)),
     )
 
 
-def _rows_with_ids(place: Root, rows: pd.DataFrame) -> pd.DataFrame:
+def _rows_with_ids(source_root: Root, rows: pd.DataFrame) -> pd.DataFrame:
     """A row a file, each with an id of its own."""
     rows, notes = merge_repeats(rows)
-    place.notes += notes
+    source_root.notes += notes
     if (same := rows["image_id"].duplicated()).any():
         first = rows.loc[same, "image_id"].iloc[0]
-        place.notes.append(f"{same.sum():,} files have the image_id of another: they are told apart, as {first}#2.")
+        source_root.notes.append(
+            f"{same.sum():,} files have the image_id of another: they are told apart, as {first}#2."
+        )
     while (again := rows.groupby("image_id").cumcount()).any():
         rows["image_id"] += again.map(lambda count: f"#{count + 1}" if count else "")
     return rows
 
 
-def _splits(given: pd.Series) -> pd.Series:
-    names = given.str.lower()
+def _splits(values: pd.Series) -> pd.Series:
+    names = values.str.lower()
     if unknown := set(names) - {"", *SPLIT_NAMES}:
         raise UserError(f"Unknown splits {sorted(unknown)}: use train, val or test, or leave the column out.")
     return names.map(lambda name: SPLIT_NAMES.get(name, ""))
 
 
-def _resolve(place: Root, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _resolve(images_root: Root, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make paths openable; a row whose image has no usable path is refused, a mask without one is dropped, both named."""
     refused: list[dict[str, str]] = []
 
     def openable(path: str) -> str:
         try:
-            return place.resolve(path) if path else ""
+            return images_root.resolve(path) if path else ""
         except ValueError as error:
             refused.append({"path": path, "reason": str(error)})
             return ""
 
-    inside = rows["path"].map(lambda path: posix_path(path).removeprefix(f"{place.path}/") if path else "")
+    inside = rows["path"].map(lambda path: posix_path(path).removeprefix(f"{images_root.path}/") if path else "")
     rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", inside)
     refused += [{"path": f"row {i + 1}", "reason": "no image path"} for i in rows.index[rows["path"] == ""]]
     for column in ("path", *MASKS):

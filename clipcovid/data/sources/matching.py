@@ -19,15 +19,15 @@ Matches = dict[str, list[str]]
 def match_paths(paths: Iterable[str], files: Sequence[str]) -> Matches:
     """The files that fit each path: the very one; else one of the same spelling with folders before either; else the same
     in any case; else in any case and with any image ending. Time and memory grow with the number of paths and files."""
-    known, paths = set(files), list(dict.fromkeys(paths))
-    matches: Matches = {path: [path] if path in known else [] for path in paths}
+    file_set, paths = set(files), list(dict.fromkeys(paths))
+    matches: Matches = {path: [path] if path in file_set else [] for path in paths}
     for spelling in (str, fold, stem):
         missing = [path for path in paths if not matches[path]]
         if missing:
             matches |= _fitting(missing, files, spelling)
     taken = Counter(fitting[0] for fitting in matches.values() if len(fitting) == 1)
     for path, fitting in matches.items():
-        if len(fitting) == 1 and path not in known and taken[fitting[0]] > 1:
+        if len(fitting) == 1 and path not in file_set and taken[fitting[0]] > 1:
             matches[path] = []  # other paths mean this file
     return matches
 
