@@ -24,7 +24,7 @@ from clipcovid.methods.coop.config import CoopConfig
 from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.methods.registry import METHODS
-from clipcovid.ray_backend.tune import Trial, importance, search
+from clipcovid.ray_backend.tune import SearchOptions, Trial, importance, search
 from clipcovid.search_space import Choice, Int, Log, Uniform, read_space
 from clipcovid.workflows.sweep import SweepConfig, checked_metric, checked_space, command, sweep
 
@@ -141,18 +141,13 @@ def try_all(tmp_path, **settings):
         "algorithm": "optuna",
         "stop_early": False,
         "epochs": 4,
-        "at_once": 0,
+        "max_concurrent": 0,
         "workers": 0,
         "seed": 0,
     }
-    return search(
-        stumbling,
-        {"x": Uniform(0, 1)},
-        settings={"path": tmp_path},
-        folder=tmp_path / "sweep",
-        compute=ComputeConfig(address="local"),
-        **(given | settings),
-    )
+    compute = ComputeConfig(address="local")
+    options = SearchOptions(folder=tmp_path / "sweep", compute=compute, **(given | settings))
+    return search(stumbling, {"x": Uniform(0, 1)}, options, {"path": tmp_path})
 
 
 @pytest.mark.faults
@@ -297,10 +292,10 @@ def test_trials_end_whatever_stops_them(cluster, tmp_path, algorithm):
 
     def tried(folder):
         compute = ComputeConfig(address="local")
-        how = {"count": 9, "mode": "max", "stop_early": True, "epochs": 9, "workers": 0, "at_once": 0, "seed": 3}
-        how |= {"settings": {"path": folder}, "folder": folder, "compute": compute, "algorithm": algorithm}
-        found = search(climbing, {"x": Uniform(0, 1)}, **how)
-        return {trial.task["values"]["x"]: trial.state for trial in found}
+        how = {"count": 9, "mode": "max", "stop_early": True, "epochs": 9, "workers": 0, "max_concurrent": 0, "seed": 3}
+        options = SearchOptions(folder=folder, compute=compute, algorithm=algorithm, **how)
+        trials = search(climbing, {"x": Uniform(0, 1)}, options, {"path": folder})
+        return {trial.task["values"]["x"]: trial.state for trial in trials}
 
     states = tried(tmp_path / "a")
     assert len(states) == 9

@@ -71,9 +71,9 @@ def _result(task: dict[str, Any]) -> Path:
 
 
 def _run_trial(task: dict[str, Any], work: Work, settings: dict[str, Any]) -> dict[str, float]:
-    found = work(task, **settings)
-    write_json(_result(task), found)
-    return found
+    scores = work(task, **settings)
+    write_json(_result(task), scores)
+    return scores
 
 
 def _read_result(task: dict[str, Any]) -> Trial:
@@ -88,133 +88,172 @@ Report = Callable[[dict[str, float], Path], None]
 """Takes a validation's `score` and `epoch`, and the folder that holds the state of the training then."""
 VALUES = "values.json"
 BRACKETS = 3  # of asynchronous HyperBand, which stop trials from early on, later, and hardly
-KEPT = 4  # states of a trial of a population
+POPULATION_STATES = 4  # kept of each trial of a population
 GENERATIONS = 5  # of a population based training, in which trials that are behind begin anew from others
 GRACE = 1 / 4  # of its epochs, before which no trial is stopped for being worse than others
 
 
-def search(
-    attempt: Objective,
-    space: Space,
-    *,
-    settings: dict[str, Any],
-    folder: Path,
-    count: int,
-    mode: str,
-    algorithm: str,
-    stop_early: bool,
-    epochs: int,
-    compute: ComputeConfig,
-    at_once: int,
-    workers: int,
-    seed: int,
-) -> list[Trial]:
-    """Try `count` configurations of `space` (config key → distribution).
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """How hyperparameters are searched, and with what."""
 
-    `attempt({"values": {key: value}, "name": …, "adopt": …}, report, **settings)` reports as its scores come, and returns
-    its final `score` and `epoch`; where `adopt` is not None, it is the state of another that it goes on from. `epochs`: the
-    most that a trial has. `compute`: what a trial asks for; with `workers` it starts so many processes of its own, none of
-    which can report before the end. `at_once`: the most trials at a time, 0 for as many as there is room for. A trial that
-    fails is tried once more. A sweep that is there in `folder` goes on.
+    folder: Path
+    """Where the search is kept; one that it holds already goes on."""
+    count: int
+    """Configurations to try."""
+    mode: str
+    """min or max of the score."""
+    algorithm: str
+    """random, optuna, bohb or pbt."""
+    stop_early: bool
+    """Whether trials that are worse than others are stopped."""
+    epochs: int
+    """The most that a trial has."""
+    compute: ComputeConfig
+    """What to ask of the cluster for a trial."""
+    max_concurrent: int
+    """The most trials at a time; 0 for as many as there is room for."""
+    workers: int
+    """Processes of its own that each trial starts, none of which can report before the end; 0: it trains itself."""
+    seed: int
+
+    @property
+    def is_population(self) -> bool:
+        """Whether trials go on from the states of others."""
+        return self.algorithm == "pbt"
+
+
+def search(objective: Objective, space: Space, options: SearchOptions, settings: dict[str, Any]) -> list[Trial]:
+    """Try configurations of `space` (config key → distribution).
+
+    `objective({"values": {key: value}, "name": …, "adopt": …}, report, **settings)` reports as its scores come, and returns
+    its final `score` and `epoch`; where `adopt` is not None, it is the state of another trial that it goes on from. A trial
+    that fails is tried once more.
     """
-    connect(compute)
+    connect(options.compute)
+    from ray.tune import Tuner
+
+    silence_tune()
+    room = plan_trials(options.compute, options.workers, options.count, options.max_concurrent)
+    # A trial that starts workers asks for no CPU itself: it would wait for theirs for ever. But it has to ask for something.
+    own = {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
+    trainable = _trainable(objective, settings, options, {HEAD_RESOURCE: 1e-3} if options.workers else own)
+    folder = str(options.folder / "tune")
+    if Tuner.can_restore(folder):
+        tuner = Tuner.restore(folder, trainable, resume_unfinished=True, restart_errored=False)
+    else:
+        tuner = _tuner(trainable, space, options, min(room.workers, options.max_concurrent or room.workers))
+    results = tuner.fit()
+    return [_to_trial(results[number]) for number in range(len(results))]
+
+
+def _trainable(
+    objective: Objective, settings: dict[str, Any], options: SearchOptions, resources: dict[str, float]
+) -> Any:
+    """A trial as Tune runs it."""
+    from ray import tune
+
+    cwd = Path.cwd()
+
+    def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
+        chdir_to_driver_cwd(cwd)
+
+        def report(metrics: dict[str, float], state: Path) -> None:
+            if not options.workers:
+                checkpoint = tune.Checkpoint.from_directory(str(state)) if options.is_population else None
+                tune.report({"score": metrics["score"], "epoch": metrics["epoch"]}, checkpoint=checkpoint)
+
+        folder, adopted = options.folder / "tune" / str(tune.get_context().get_trial_id()), tune.get_checkpoint()
+        task = _trial_task(folder, config, adopts=bool(adopted))
+        write_json(folder / VALUES, task)  # of a trial that failed early, a restored sweep knows nothing else
+        adopt = Path(adopted.path) if adopted and task["name"] != folder.name else None
+        scores = shared["objective"](task | {"adopt": adopt}, report, **shared["settings"])
+        tune.report(scores | {"ended": 1.0})
+
+    shared = {"objective": objective, "settings": settings}
+    return tune.with_resources(tune.with_parameters(trainable, shared=shared), resources)
+
+
+def _trial_task(folder: Path, config: dict[str, Any], *, adopts: bool) -> dict[str, Any]:
+    """The values and the name of a trial; with other values than it began with, and another's state, it has a new name."""
+    if not (folder / VALUES).exists():
+        return {"values": config, "name": folder.name}
+    task: dict[str, Any] = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    if adopts and task["values"] != config:
+        return {"values": config, "name": f"{folder.name}-{int(task['name'].partition('-')[2] or 0) + 1}"}
+    return task
+
+
+def _tuner(trainable: Any, space: Space, options: SearchOptions, concurrency: int) -> Any:
+    """A new search of at most `concurrency` trials at once."""
     from ray import tune
     from ray.tune import CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
-    silence_tune()
-    room = plan_trials(compute, workers, count, at_once)
-    together = min(room.workers, at_once or room.workers)
-    # A trial that starts workers asks for no CPU itself: it would wait for theirs for ever. But it has to ask for something.
-    asked = {HEAD_RESOURCE: 1e-3} if workers else {"cpu": room.cpus_per_worker, "gpu": room.gpus_per_worker}
-    population, place = algorithm == "pbt", Path.cwd()
-
-    def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
-        chdir_to_driver_cwd(place)
-
-        def report(line: dict[str, float], state: Path) -> None:
-            if not workers:
-                kept = tune.Checkpoint.from_directory(str(state)) if population else None
-                tune.report({"score": line["score"], "epoch": line["epoch"]}, checkpoint=kept)
-
-        here, given = folder / "tune" / str(tune.get_context().get_trial_id()), tune.get_checkpoint()
-        task: dict[str, Any] = {"values": config, "name": here.name}
-        if (here / VALUES).exists():  # begun before: the same goes on where it was, another's weights are adopted
-            task = json.loads((here / VALUES).read_text(encoding="utf-8"))
-            if given and task["values"] != config:
-                task = {"values": config, "name": f"{here.name}-{int(task['name'].partition('-')[2] or 0) + 1}"}
-        write_json(here / VALUES, task)  # of a trial that failed early, a restored sweep knows nothing else
-        adopted = Path(given.path) if given and task["name"] != here.name else None
-        found = shared["attempt"](task | {"adopt": adopted}, report, **shared["settings"])
-        tune.report(found | {"ended": 1.0})
-
-    shared = {"attempt": attempt, "settings": settings}
-    made = tune.with_resources(tune.with_parameters(trainable, shared=shared), asked)
-    if Tuner.can_restore(str(folder / "tune")):
-        tuner = Tuner.restore(str(folder / "tune"), made, resume_unfinished=True, restart_errored=False)
-    else:
-        drawn = algorithm in ("random", "pbt")
-        # A population takes turns where there is no room for all of it at once.
-        variants = BasicVariantGenerator(random_state=seed, max_concurrent=(at_once if population else together))
-        tuner = Tuner(
-            made,
-            param_space={key: one.to_ray_tune(tune) for key, one in space.items()} if drawn else None,
-            tune_config=TuneConfig(
-                metric="score",
-                mode=mode,
-                num_samples=count,
-                max_concurrent_trials=None if drawn else together,
-                reuse_actors=not workers,
-                scheduler=_scheduler(algorithm, space, epochs, stop_early and not workers, seed),
-                search_alg=variants if drawn else _searcher(space, mode, seed),
-                trial_dirname_creator=lambda trial: str(trial.trial_id),
-            ),
-            run_config=RunConfig(
-                name="tune",
-                storage_path=str(folder),
-                verbose=0,
-                stop=lambda _, result: bool(result.get("ended")),
-                failure_config=FailureConfig(max_failures=RETRIES),
-                checkpoint_config=CheckpointConfig(num_to_keep=KEPT if population else None),
-                callbacks=[_announcer(count, mode)],
-            ),
-        )
-    found = tuner.fit()
-    return [_to_trial(found[number]) for number in range(len(found))]
+    drawn = options.algorithm in ("random", "pbt")
+    # A population takes turns where there is no room for all of it at once.
+    at_once = options.max_concurrent if options.is_population else concurrency
+    variants = BasicVariantGenerator(random_state=options.seed, max_concurrent=at_once)
+    return Tuner(
+        trainable,
+        param_space={key: distribution.to_ray_tune(tune) for key, distribution in space.items()} if drawn else None,
+        tune_config=TuneConfig(
+            metric="score",
+            mode=options.mode,
+            num_samples=options.count,
+            max_concurrent_trials=None if drawn else concurrency,
+            reuse_actors=not options.workers,
+            scheduler=_scheduler(options, space),
+            search_alg=variants if drawn else _searcher(space, options.mode, options.seed),
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=RunConfig(
+            name="tune",
+            storage_path=str(options.folder),
+            verbose=0,
+            stop=lambda _, result: bool(result.get("ended")),
+            failure_config=FailureConfig(max_failures=RETRIES),
+            checkpoint_config=CheckpointConfig(num_to_keep=POPULATION_STATES if options.is_population else None),
+            callbacks=[_announcer(options.count, options.mode)],
+        ),
+    )
 
 
-def plan_trials(compute: ComputeConfig, workers: int, count: int, at_once: int) -> ResourcePlan:
+def plan_trials(compute: ComputeConfig, workers: int, count: int, max_concurrent: int) -> ResourcePlan:
     """Room for trials on the cluster: how many at once, and what each asks for.
 
-    A CPU for each process if not told otherwise, or with `at_once` a trial's share of a node.
+    A CPU for each process where `compute` does not say, or with `max_concurrent` a trial's share of a node.
     """
-    have, each = cluster_nodes(), max(1, workers)
-    cpus = (compute.cpus_per_worker or 1.0) * each
-    if at_once and not compute.cpus_per_worker:
-        total = sum(cpu for cpu, _ in have)
-        cpus = max(cpus, min(max(cpu for cpu, _ in have), total // at_once))
-    gpus = None if compute.gpus_per_worker is None else compute.gpus_per_worker * each
-    whole = ComputeConfig(cpus_per_worker=cpus, gpus_per_worker=gpus, threads=compute.threads)
-    return plan(whole, have, gpu=True, items=count)
+    nodes, processes = cluster_nodes(), max(1, workers)
+    cpus = (compute.cpus_per_worker or 1.0) * processes
+    if max_concurrent and not compute.cpus_per_worker:
+        total = sum(cpu for cpu, _ in nodes)
+        cpus = max(cpus, min(max(cpu for cpu, _ in nodes), total // max_concurrent))
+    gpus = None if compute.gpus_per_worker is None else compute.gpus_per_worker * processes
+    trial = ComputeConfig(cpus_per_worker=cpus, gpus_per_worker=gpus, threads=compute.threads)
+    return plan(trial, nodes, gpu=True, items=count)
 
 
-def _scheduler(algorithm: str, space: Space, epochs: int, stop_early: bool, seed: int) -> Any:
+def _scheduler(options: SearchOptions, space: Space) -> Any:
     from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining
 
-    if algorithm == "pbt":
+    if options.is_population:
         return PopulationBasedTraining(
             time_attr="epoch",
-            perturbation_interval=max(1, epochs // GENERATIONS),
-            custom_explore_fn=partial(_perturb, space, np.random.default_rng(seed)),
+            perturbation_interval=max(1, options.epochs // GENERATIONS),
+            custom_explore_fn=partial(_perturb, space, np.random.default_rng(options.seed)),
             log_config=False,
         )
-    grace = max(1, round(GRACE * epochs))
-    if not stop_early or epochs <= grace:
+    grace = max(1, round(GRACE * options.epochs))
+    if options.workers or not options.stop_early or options.epochs <= grace:
         return FIFOScheduler()
-    brackets = BRACKETS if algorithm == "bohb" else 1
-    grace = 1 if algorithm == "bohb" else grace
+    bohb = options.algorithm == "bohb"
     return AsyncHyperBandScheduler(
-        time_attr="epoch", max_t=epochs + 1, grace_period=grace, reduction_factor=3, brackets=brackets
+        time_attr="epoch",
+        max_t=options.epochs + 1,
+        grace_period=1 if bohb else grace,
+        reduction_factor=3,
+        brackets=BRACKETS if bohb else 1,
     )
 
 
@@ -224,10 +263,10 @@ def _perturb(space: Space, rng: np.random.Generator, config: dict[str, Any]) -> 
 
 
 def _to_trial(result: Any) -> Trial:
-    here = Path(result.path)
-    task = {"values": dict(result.config or {}), "name": here.name}
-    if (here / VALUES).exists():
-        task = json.loads((here / VALUES).read_text(encoding="utf-8"))
+    folder = Path(result.path)
+    task = {"values": dict(result.config or {}), "name": folder.name}
+    if (folder / VALUES).exists():
+        task = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     reported = result.metrics or {}
     metrics = {key: float(reported[key]) for key in ("score", "epoch", "time_total_s") if key in reported}
     if result.error is not None:
@@ -298,8 +337,8 @@ def importance(trials: Sequence[Trial], space: Space, seed: int) -> dict[str, fl
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     distributions = {key: distribution.to_optuna() for key, distribution in space.items()}
-    known = [trial for trial in trials if trial.state == "finished"]
-    if len(known) < 4 or len({trial.metrics["score"] for trial in known}) < 2:
+    finished = [trial for trial in trials if trial.state == "finished"]
+    if len(finished) < 4 or len({trial.metrics["score"] for trial in finished}) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
@@ -308,7 +347,7 @@ def importance(trials: Sequence[Trial], space: Space, seed: int) -> dict[str, fl
             optuna.trial.create_trial(
                 params=trial.task["values"], distributions=distributions, value=trial.metrics["score"]
             )
-            for trial in known
+            for trial in finished
         ]
     )
     return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed)))
@@ -321,25 +360,25 @@ def _on_tune(
     compute: ComputeConfig,
 ) -> None:
     connect(compute)
-    chosen = plan(compute, cluster_nodes(), gpu=False, items=len(tasks))
+    resources = plan(compute, cluster_nodes(), gpu=False, items=len(tasks))
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 
     silence_tune()
-    place = Path.cwd()
+    cwd = Path.cwd()
 
     def trainable(config: dict[str, Any], shared: dict[str, Any]) -> None:
-        chdir_to_driver_cwd(place)
+        chdir_to_driver_cwd(cwd)
         tune.report(_run_trial(config["task"], shared["work"], shared["settings"]))
 
-    asked = tune.with_resources(
-        tune.with_parameters(trainable, shared={"work": work, "settings": settings}), {"cpu": chosen.cpus_per_worker}
+    trial = tune.with_resources(
+        tune.with_parameters(trainable, shared={"work": work, "settings": settings}), {"cpu": resources.cpus_per_worker}
     )
     folder = Path(tasks[0]["path"]).parent
     Tuner(
-        asked,
+        trial,
         param_space={"task": tune.grid_search(list(tasks))},
-        tune_config=TuneConfig(max_concurrent_trials=chosen.workers, reuse_actors=True),
+        tune_config=TuneConfig(max_concurrent_trials=resources.workers, reuse_actors=True),
         run_config=RunConfig(
             name="tune",
             storage_path=str(folder),

@@ -23,7 +23,7 @@ from clipcovid.io.files import remove_own, unlock_folder, write_json
 from clipcovid.methods.checkpoints import CHECKPOINT_FILES, save_texts
 from clipcovid.methods.registry import METHODS, AnyMethod
 from clipcovid.ray_backend.cluster import connect
-from clipcovid.ray_backend.tune import Report, Trial, importance, plan_trials, search
+from clipcovid.ray_backend.tune import Report, SearchOptions, Trial, importance, plan_trials, search
 from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
 from clipcovid.search_space import ENCODER, MUTABLE, Space, read_space
 from clipcovid.training.trainer import STATE_FILES, sized_config, train_model, training_manifest
@@ -212,10 +212,7 @@ def _shared_settings(config: SweepConfig, manifest: Manifest, run: Run, metric: 
 
 def _run_trials(config: SweepConfig, space: Space, shared: TrialSettings) -> list[Trial]:
     lengths = space["optim.epochs"].values if "optim.epochs" in space else (config.task.optim.epochs,)
-    return search(
-        objective,
-        space,
-        settings={"shared": shared},
+    options = SearchOptions(
         folder=shared.folder,
         count=config.trials,
         mode=shared.mode,
@@ -223,10 +220,11 @@ def _run_trials(config: SweepConfig, space: Space, shared: TrialSettings) -> lis
         stop_early=config.early_stopping,
         epochs=max(lengths),
         compute=replace(config.task.compute, workers=None),
-        at_once=config.max_concurrent,
+        max_concurrent=config.max_concurrent,
         workers=config.task.compute.workers or 0,
         seed=config.task.seed,
     )
+    return search(objective, space, options, {"shared": shared})
 
 
 def _best_trial(trials: Sequence[Trial], run: Run, better: Callable[..., Any]) -> Trial:
