@@ -25,7 +25,17 @@ class Progress:
     stopped: bool = False
     """Whether early stopping ended it."""
     history: list[dict[str, float]] = field(default_factory=list)
-    """A line a validation."""
+    """The metrics of each validated epoch."""
+
+    def improves(self, score: float, mode: str) -> bool:
+        """Take in the validation score of `epoch`: whether it is better, by `mode` (min or max), than all before."""
+        better = max if mode == "max" else min
+        improved = self.best is None or (score != self.best and better(score, self.best) == score)
+        if improved:
+            self.best, self.best_epoch, self.epochs_without_improvement = score, self.epoch, 0
+        else:
+            self.epochs_without_improvement += 1
+        return improved
 
 
 def trainable_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -57,7 +57,7 @@ def fit(
 ) -> Progress:
     """Train `module` (on the machine's device), going on where `states` says it was; it ends with the weights to keep.
 
-    At each validation the state is written and `report` gets its line, on all processes. A loss or gradient that is not
+    At each validation the state is written and `report` gets its metrics, on all processes. A loss or gradient that is not
     finite stops before the weights change, with the batch's images named.
     """
     assert config.optim.lr > 0, "the config is to be resolved before"
@@ -71,39 +71,32 @@ def fit(
     if world_size() > 1:
         net = DistributedDataParallel(module, gradient_as_bucket_view=True, static_graph=optim.accumulate == 1)
     loop = Loop(task, net, module, train, config, machine, optimizer, average, say)
-    better = max if task.monitor[1] == "max" else min
     while progress.epoch < optim.epochs and not progress.stopped:
-        line = loop.epoch(progress.epoch)
+        metrics = loop.epoch(progress.epoch)
         progress.epoch += 1
         if progress.epoch % task.validate_every and progress.epoch < optim.epochs:
             continue
         with average.swapped_in(module):
             broadcast(module.buffers())  # each process's batch norms saw its own share
             outputs = predict(task.predictor(module.eval()), val, machine, say)
-            found = task.validation_scores(val, outputs)
-            line |= {f"val/{name}": value for name, value in found.items()}
-            score = found[task.monitor[0]]
-            improved = progress.best is None or (score != progress.best and better(score, progress.best) == score)
-            if improved:
-                progress.best, progress.best_epoch, progress.epochs_without_improvement = score, progress.epoch, 0
-                if rank() == 0:
-                    states.save_best(trainable_state(module))
-            else:
-                progress.epochs_without_improvement += 1
+            scores = task.validation_scores(val, outputs)
+            metrics |= {f"val/{name}": value for name, value in scores.items()}
+            improved = progress.improves(scores[task.monitor[0]], task.monitor[1])
+            if improved and rank() == 0:
+                states.save_best(trainable_state(module))
         progress.stopped = bool(optim.patience) and progress.epochs_without_improvement >= optim.patience
-        progress.history.append(line)
+        progress.history.append(metrics)
         if rank() == 0:
             states.save(module, optimizer, average.weights, progress)
-        say(format_epoch(line, optim.epochs, task.monitor[0], improved))
-        report(line)
+        say(format_epoch(metrics, optim.epochs, task.monitor[0], improved))
+        report(metrics)
     if progress.stopped:
         say(f"Stopped early: no better {task.monitor[0]} since epoch {progress.best_epoch}.")
     all_gather_object(None)  # what rank 0 wrote is there
     if optim.keep == "best":
         states.restore_best(module)
-    elif optim.ema:
-        for name, value in trainable_state(module).items():
-            value.copy_(average.weights[name])
+    else:
+        average.copy_to(module)
     broadcast(module.buffers())
     module.eval()
     return progress
@@ -148,18 +141,18 @@ class Loop:
             total = epoch * len(takes) + step
             lr = set_lr(self.optimizer, optim, total, optim.epochs * len(takes))
             self.threads.adapt()
-            found = self.step(batch, epoch)
+            scalars = self.step(batch, epoch)
             self.average.update(self.module, total)
-            for name, value in found.items():
+            for name, value in scalars.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
             seen += len(batch["row"]) * world_size()
             if time.time() - self.said > SAY_EVERY or total == 0:
-                self.progress(epoch, step + 1, len(takes), float(found["loss"]), lr, seen / (time.time() - started))
+                self.progress(epoch, step + 1, len(takes), float(scalars["loss"]), lr, seen / (time.time() - started))
         names = sorted(sums)
         means = all_reduce_mean(torch.stack([sums[name] for name in names]).float() / len(takes)).tolist()
         seconds = time.time() - started
-        line = {"epoch": float(epoch + 1), "lr": lr, "seconds": seconds, "images_per_s": seen / seconds}
-        return line | {f"train/{name}": value for name, value in zip(names, means, strict=True)}
+        metrics = {"epoch": float(epoch + 1), "lr": lr, "seconds": seconds, "images_per_s": seen / seconds}
+        return metrics | {f"train/{name}": value for name, value in zip(names, means, strict=True)}
 
     def step(self, batch: Batch, epoch: int) -> dict[str, torch.Tensor]:
         """One step of the optimizer; the batch's scalars."""
@@ -169,7 +162,7 @@ class Loop:
         if "masks" in batch:
             batch["masks"] = self.augment.masks(batch["masks"], epoch, batch["row"])
         micro = split_microbatches(batch, optim.accumulate)
-        found: dict[str, torch.Tensor] = {}
+        totals: dict[str, torch.Tensor] = {}
         for number, part in enumerate(micro):
             last = number == len(micro) - 1
             with nullcontext() if last or world_size() == 1 else cast(Any, self.net).no_sync():
@@ -178,25 +171,24 @@ class Loop:
                 share = len(part["row"]) / len(batch["row"])
                 (scalars["loss"] * share).backward()
                 for name, value in scalars.items():
-                    found[name] = found.get(name, torch.zeros_like(value)) + value.detach() * share
+                    totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach() * share
         norm = torch.nn.utils.clip_grad_norm_(self.weights, optim.clip_norm or math.inf)
-        if not torch.isfinite(norm + found["loss"]):  # gradients are shared, so all processes come to the same answer
-            self.stop(batch, found["loss"])
+        if not torch.isfinite(norm + totals["loss"]):  # gradients are shared, so all processes come to the same answer
+            self.stop(batch, totals["loss"])
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return found
+        return totals
 
     def stop(self, batch: Batch, loss: torch.Tensor) -> None:
         """Raise `TrainingStopped`, naming the images of the batches whose loss is not finite, or of all where it is."""
         ids = self.train.rows["image_id"].iloc[batch["row"]].tolist()
-        told = all_gather_object((bool(torch.isfinite(loss)), ids))
-        guilty = [name for finite, names in told if not finite for name in names] or [
-            n for _, names in told for n in names
-        ]
-        what = "The loss" if not all(finite for finite, _ in told) else "The gradient"
-        more = f" and {len(guilty) - 10} more" if len(guilty) > 10 else ""
+        reports = all_gather_object((bool(torch.isfinite(loss)), ids))
+        bad_ids = [image for finite, images in reports if not finite for image in images]
+        what = "The loss" if bad_ids else "The gradient"
+        bad_ids = bad_ids or [image for _, images in reports for image in images]
+        more = f" and {len(bad_ids) - 10} more" if len(bad_ids) > 10 else ""
         raise TrainingStopped(
-            f"{what} is not finite: training stopped before the weights changed. The batch: {', '.join(guilty[:10])}{more}. "
+            f"{what} is not finite: training stopped before the weights changed. The batch: {', '.join(bad_ids[:10])}{more}. "
             "Look at these images, or lower --optim.lr."
         )
 
@@ -217,22 +209,22 @@ def predict(
     They are float32, or what arrays the predictor gives, at once or in a future. `log` hears every `SAY_EVERY` seconds how
     far it is.
     """
-    own = np.arange(len(examples))[rank() :: world_size()]
-    takes = [own[start : start + machine.batch_size] for start in range(0, len(own), machine.batch_size)]
-    countdown, reported, given = Countdown("predicting · batch", len(takes)), time.monotonic(), []
+    share = np.arange(len(examples))[rank() :: world_size()]
+    takes = [share[start : start + machine.batch_size] for start in range(0, len(share), machine.batch_size)]
+    countdown, reported, results = Countdown("predicting · batch", len(takes)), time.monotonic(), []
     with torch.no_grad(), machine.autocast():
         for done, batch in enumerate(iter_batches(examples, takes, machine.device), 1):
-            given.append(_array(predictor(batch)))
+            results.append(_array(predictor(batch)))
             if log and time.monotonic() - reported > SAY_EVERY:
                 reported = time.monotonic()
                 log(countdown.line(done))
-    found = [one.result() if isinstance(one, Future) else one for one in given]
-    shares = all_gather_object(np.concatenate(found) if found else None)
-    some = next(share for share in shares if share is not None)
-    outputs = np.empty((len(examples), *some.shape[1:]), some.dtype)
-    for number, share in enumerate(shares):
-        if share is not None:
-            outputs[number :: world_size()] = share
+    arrays = [result.result() if isinstance(result, Future) else result for result in results]
+    shares = all_gather_object(np.concatenate(arrays) if arrays else None)
+    first = next(array for array in shares if array is not None)
+    outputs = np.empty((len(examples), *first.shape[1:]), first.dtype)
+    for number, array in enumerate(shares):
+        if array is not None:
+            outputs[number :: world_size()] = array
     return outputs
 
 
@@ -240,13 +232,13 @@ def _array(output: Output) -> np.ndarray | Future[np.ndarray]:
     return output.float().cpu().numpy() if isinstance(output, torch.Tensor) else output
 
 
-def format_epoch(line: dict[str, float], epochs: int, monitor: str, improved: bool) -> str:
+def format_epoch(metrics: dict[str, float], epochs: int, monitor: str, improved: bool) -> str:
     """An epoch's loss and monitored score, and what else the terminal is wide enough for; `history.json` has all of it."""
-    texts = {name: f"{name} {value:.4f}" for name, value in line.items() if name.startswith(("train/", "val/"))}
+    texts = {name: f"{name} {value:.4f}" for name, value in metrics.items() if name.startswith(("train/", "val/"))}
     first = [texts.pop(name) for name in ("train/loss", f"val/{monitor}") if name in texts]
     others = [texts[name] for name in sorted(texts, key=lambda name: not name.startswith("val/"))]
-    last = [f"{line['images_per_s']:.0f} img/s", *["best"] * improved]
-    return fitted_line([f"epoch {line['epoch']:.0f}/{epochs}", *first], others, last=last)
+    last = [f"{metrics['images_per_s']:.0f} img/s", *["best"] * improved]
+    return fitted_line([f"epoch {metrics['epoch']:.0f}/{epochs}", *first], others, last=last)
 
 
 def _silent(text: str) -> None:

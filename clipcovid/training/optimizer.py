@@ -90,11 +90,15 @@ class ExponentialMovingAverage:
     @contextmanager
     def swapped_in(self, module: torch.nn.Module) -> Iterator[None]:
         """The module has the averaged weights inside, its own again afterwards."""
-        own = {name: value.clone() for name, value in trainable_state(module).items()} if self.decay else {}
-        for name, value in trainable_state(module).items() if self.decay else ():
-            value.copy_(self.weights[name])
+        weights = {name: value.clone() for name, value in trainable_state(module).items()} if self.decay else {}
+        self.copy_to(module)
         try:
             yield
         finally:
             for name, value in trainable_state(module).items() if self.decay else ():
-                value.copy_(own[name])
+                value.copy_(weights[name])
+
+    def copy_to(self, module: torch.nn.Module) -> None:
+        """Give the module the averaged weights, where there are any."""
+        for name, value in trainable_state(module).items() if self.decay else ():
+            value.copy_(self.weights[name])
