@@ -33,10 +33,10 @@ from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate.captions import BASELINES
 from clipcovid.evaluate.console import print_scores
-from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.probabilities import probability_table
+from clipcovid.evaluate.scores import Scores
 from clipcovid.evaluate.segmentation import REGIONS
 from clipcovid.io.files import write_json
 from clipcovid.methods.caption.config import CaptionConfig

@@ -1,6 +1,6 @@
 """The run folder: `outputs/<run>/{config.json, metrics.json, predictions/<split>.parquet, checkpoint/, figures/, _SUCCESS}`.
 
-`metrics.json` maps each scored split to its scores (`evaluate.kinds.base.Scores.to_json`). The marker comes last.
+`metrics.json` maps each scored split to its scores (`evaluate.scores.Scores.to_json`). The marker comes last.
 """
 
 import json

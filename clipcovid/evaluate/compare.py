@@ -14,10 +14,10 @@ import tyro
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.errors import UserError
-from clipcovid.evaluate.kinds.base import Comparison, Scores
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.load_predictions import Method
 from clipcovid.evaluate.number_format import value_with_interval
+from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.io.files import write_json, write_text
 

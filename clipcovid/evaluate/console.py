@@ -10,9 +10,9 @@ from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.compare import comparison_tables
-from clipcovid.evaluate.kinds.base import Comparison, Scores
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.number_format import interval, mean_and_deviation, number
+from clipcovid.evaluate.scores import Comparison, Scores
 
 
 def print_scores(scores: Scores, console: Console) -> None:

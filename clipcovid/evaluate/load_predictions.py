@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.errors import UserError
-from clipcovid.evaluate.kinds.base import Kind, Scores
+from clipcovid.evaluate.kinds.base import Kind
 from clipcovid.evaluate.kinds.registry import kind_of, scores_from_json
 from clipcovid.evaluate.predictions import TRAINED_ON, read_predictions
+from clipcovid.evaluate.scores import Scores
 from clipcovid.io.files import METADATA_KEY, read_object
 
 

@@ -9,9 +9,9 @@ import pandas as pd
 
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.kinds.registry import kind_of, scores_from_json
 from clipcovid.evaluate.predictions import TRAINED_ON, write_predictions
+from clipcovid.evaluate.scores import Scores
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import METHODS
 from clipcovid.runs import DONE, Run

@@ -14,9 +14,9 @@ import pandas as pd
 from clipcovid.config import ComputeConfig, EmbeddingsConfig, TrainConfig, UserError, quoted
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import known_rows
-from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.report import score_split, stored_scores, write_split
+from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import prediction_identity, weights_of
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.io.files import atomic_write, remove_own

@@ -11,8 +11,8 @@ import tyro
 
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
-from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.report import score_split
+from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import zeroshot_identity
 from clipcovid.inference.embed import EmbedConfig, embed, learned_by
 from clipcovid.io.files import write_json

@@ -16,9 +16,9 @@ from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
 from clipcovid.errors import TrainingStopped
-from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.report import score_split, stored_scores
+from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import run_identity, weight_paths
 from clipcovid.io.files import atomic_write, remove_own, write_json
 from clipcovid.methods.checkpoints import save_texts

@@ -5,7 +5,7 @@ from rich.console import Console
 from clipcovid.config import override
 from clipcovid.data.manifest import read_manifest
 from clipcovid.evaluate.console import print_shots
-from clipcovid.evaluate.kinds.base import Scores
+from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import run_identity
 from clipcovid.io.files import write_json
 from clipcovid.methods.checkpoints import save_texts

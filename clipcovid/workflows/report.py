@@ -8,7 +8,7 @@ from rich.console import Console
 
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.console import print_scores
-from clipcovid.evaluate.kinds.base import Scores
+from clipcovid.evaluate.scores import Scores
 from clipcovid.runs import Run
 from clipcovid.tracking import Status, track, ui_command
 

@@ -16,8 +16,8 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.console import print_scores
-from clipcovid.evaluate.kinds.base import Scores
 from clipcovid.evaluate.prompt_scoring import Objective, score_candidates
+from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot

@@ -35,8 +35,8 @@ class Kind(ABC, Generic[ScoresT]):
     """Metric → its name in figures: what runs, folds and baselines are judged by, the one that ranks methods first."""
     table_metrics: ClassVar[Mapping[str, str]]
     """Metric → its head in tables of folds and of comparisons."""
-    truth_name: ClassVar[str]
-    """What an image needs to be scored, in a sentence."""
+    truth_column: ClassVar[str]
+    """What an image is scored by, and what methods that are compared must agree on."""
     needs_whole_split: ClassVar[bool] = False
     """Whether an image's row depends on all images of its split, as ranks do."""
 
@@ -66,7 +66,6 @@ class Kind(ABC, Generic[ScoresT]):
     def tables(self, scores: ScoresT) -> list[TextTable]:
         """The scores as tables for a terminal, 80 columns wide."""
 
-    @abstractmethod
     def figures(
         self,
         table: pd.DataFrame,
@@ -77,6 +76,7 @@ class Kind(ABC, Generic[ScoresT]):
         split: str,
     ) -> dict[str, Figure]:
         """The figures of a predictions table and its scores, by name. `open_images` gives the images it is of."""
+        return {}
 
     def fold_metrics(self, folds: Sequence[Mapping[str, float]]) -> dict[str, str]:
         """Metric → head of those `table_metrics` that any fold has."""
@@ -117,13 +117,20 @@ class Kind(ABC, Generic[ScoresT]):
             paired[names[int(at)]][metric] = {"value": value, **interval}
         return paired
 
-    @abstractmethod
+    @property
+    def truth_name(self) -> str:
+        """What an image is scored by, in a sentence."""
+        return self.truth_column
+
     def without_truth(self, table: pd.DataFrame) -> pd.Series:
         """Which rows of a predictions table, bool (n,), have nothing that they could be scored by."""
+        if self.truth_column not in table:
+            return pd.Series(True, index=table.index)
+        return table[self.truth_column].isna() | (table[self.truth_column] == "")
 
-    @abstractmethod
     def truth(self, table: pd.DataFrame) -> pd.DataFrame:
         """What methods that are compared must agree on: a row an image, in the table's order, columns as a sentence says."""
+        return pd.DataFrame({f"the {self.truth_column}": table[self.truth_column]})
 
     def describes(self, scores: ScoresT, table: pd.DataFrame, classes: Sequence[str]) -> bool:
         """Whether stored scores are those of this very table, so that it need not be scored again."""

@@ -22,9 +22,10 @@ from clipcovid.evaluate.captions import (
     java_note,
     tokenize,
 )
-from clipcovid.evaluate.kinds.base import Comparison, Kind, Resampler, Scores
+from clipcovid.evaluate.kinds.base import Kind, Resampler
 from clipcovid.evaluate.number_format import interval, number, resampling
 from clipcovid.evaluate.retrieval import summary
+from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Captions(Kind[CaptionsScores]):
 
     name = "captions"
     title = "captions"
-    truth_name = "reference"
+    truth_column = "reference"
     scores_type = CaptionsScores
     key_metrics: ClassVar[Mapping[str, str]] = {
         "cider": "CIDEr",
@@ -172,14 +173,6 @@ class Captions(Kind[CaptionsScores]):
             return {name: np.array([values[name] for values in metrics]) for name in common}
 
         return resample
-
-    def without_truth(self, table: pd.DataFrame) -> pd.Series:
-        """The rows without a reference."""
-        return table["reference"] == "" if "reference" in table else pd.Series(True, index=table.index)
-
-    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The reference."""
-        return pd.DataFrame({"the reference": table["reference"]})
 
     def common_baselines(self, scores: Sequence[CaptionsScores]) -> dict[str, dict[str, Any]]:
         """The training split's most frequent caption, where any method's scores have it; the others vary with the method."""

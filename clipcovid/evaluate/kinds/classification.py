@@ -12,7 +12,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
-from clipcovid.evaluate.kinds.base import Comparison, Kind, Resampler, Scores
+from clipcovid.evaluate.kinds.base import Kind, Resampler
 from clipcovid.evaluate.number_format import interval, number, p_value, resampling
 from clipcovid.evaluate.probabilities import (
     PROBABILITY,
@@ -22,6 +22,7 @@ from clipcovid.evaluate.probabilities import (
     predicted,
     rankings,
 )
+from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.significance import holm, mcnemar
 from clipcovid.evaluate.text_table import TextTable
 
@@ -51,7 +52,7 @@ class Classification(Kind[ClassificationScores]):
 
     name = "classification"
     title = "classifications"
-    truth_name = "label"
+    truth_column = "label"
     scores_type = ClassificationScores
     key_metrics: ClassVar[Mapping[str, str]] = {"macro_f1": "macro F1", "accuracy": "accuracy"}
     table_metrics: ClassVar[Mapping[str, str]] = {
@@ -153,14 +154,6 @@ class Classification(Kind[ClassificationScores]):
         for name, pair, p, corrected in zip(paired, counts, p_values, holm(p_values), strict=True):
             paired[name]["mcnemar"] = {"only_best": pair[0], "only_this": pair[1], "p": p, "p_holm": corrected}
         return paired
-
-    def without_truth(self, table: pd.DataFrame) -> pd.Series:
-        """The rows without a label."""
-        return table["label"] == ""
-
-    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The label."""
-        return pd.DataFrame({"the label": table["label"]})
 
     def describes(self, scores: ClassificationScores, table: pd.DataFrame, classes: Sequence[str]) -> bool:
         """Whether confusion matrix and metrics agree; resampling AUROCs is what takes long."""

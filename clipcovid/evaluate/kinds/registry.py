@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.kinds.base import Kind, Scores
+from clipcovid.evaluate.kinds.base import Kind
+from clipcovid.evaluate.scores import Scores
 
 NOT_KINDS = ("base", "registry")
 

@@ -15,8 +15,9 @@ from clipcovid.data.images import fit_mask
 from clipcovid.data.masks import check_mask_files
 from clipcovid.data.rle import decode_mask
 from clipcovid.evaluate import bootstrap
-from clipcovid.evaluate.kinds.base import Kind, Resampler, Scores
+from clipcovid.evaluate.kinds.base import Kind, Resampler
 from clipcovid.evaluate.number_format import interval, number, resampling
+from clipcovid.evaluate.scores import Scores
 from clipcovid.evaluate.segmentation import REGIONS, UNTESTED, infected_share, per_image, pooled
 from clipcovid.evaluate.text_table import TextTable
 
@@ -45,7 +46,7 @@ class Segmentation(Kind[SegmentationScores]):
 
     name = "segmentation"
     title = "segmentations"
-    truth_name = "true mask"
+    truth_column = "tp"
     scores_type = SegmentationScores
     key_metrics: ClassVar[Mapping[str, str]] = {"infection/iou": "infection IoU", "lung/iou": "lung IoU"}
     table_metrics: ClassVar[Mapping[str, str]] = {
@@ -163,9 +164,10 @@ class Segmentation(Kind[SegmentationScores]):
 
         return resample
 
-    def without_truth(self, table: pd.DataFrame) -> pd.Series:
-        """The rows whose pixels were not counted."""
-        return table["tp"].isna() if "tp" in table else pd.Series(True, index=table.index)
+    @property
+    def truth_name(self) -> str:
+        """What the counted pixels are counted against."""
+        return "true mask"
 
     def truth(self, table: pd.DataFrame) -> pd.DataFrame:
         """The number of each region's true pixels."""
