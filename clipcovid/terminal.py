@@ -1,4 +1,4 @@
-"""What a job says on the terminal: lines that fit its width, how far long work is, and when it will end."""
+"""Output on the terminal: lines that fit its width, the progress of long work, and when it will end."""
 
 import shutil
 import textwrap
@@ -63,15 +63,15 @@ def clock(seconds: float) -> str:
 
 
 class Countdown:
-    """How far a known number of like pieces of work is, and how long the rest takes at the speed so far."""
+    """Progress through a known number of equal pieces of work, and the time that the rest takes at the speed so far."""
 
-    def __init__(self, what: str, total: int) -> None:
-        """`what`: the singular of what is counted."""
-        self.what, self.total = what, total
-        self._began = time.monotonic()
+    def __init__(self, unit: str, total: int) -> None:
+        """`unit`: the piece of work in the singular, as it is printed."""
+        self.unit, self.total = unit, total
+        self._start = time.monotonic()
 
     def line(self, done: int, *facts: str, before: int = 0) -> str:
         """The line when `done` pieces are, `before` of them by an earlier start: `trial 3 of 20 · facts · 0:04:10 left`."""
-        each = (time.monotonic() - self._began) / max(1, done - before)
-        left = [f"{clock(each * (self.total - done))} left"] if done < self.total else []
-        return fitted_line([f"{self.what} {done} of {self.total}"], facts, last=left)
+        seconds = (time.monotonic() - self._start) / max(1, done - before)
+        left = [f"{clock(seconds * (self.total - done))} left"] if done < self.total else []
+        return fitted_line([f"{self.unit} {done} of {self.total}"], facts, last=left)

@@ -18,7 +18,7 @@ from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import MaskedConfig, apply_masks, lung_box, mask_image
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate.segmentation import UNTESTED
-from clipcovid.inference.cascade import CascadeConfig, cascade, read_image
+from clipcovid.inference.cascade import CascadeConfig, cascade
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.io.files import write_json
@@ -26,6 +26,7 @@ from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.runs import read_metrics
 from clipcovid.training.trainer import train_model
+from clipcovid.workflows.image_files import read_images
 
 ROOT = Path(__file__).parents[1]
 
@@ -163,7 +164,7 @@ def test_the_cascade_does_what_its_parts_do(phantoms, runs):
     segmenter, masks, classifier, out = runs
     table = read_manifest(out / "lungs").rows("test")[:5]
     config = CascadeConfig(images=tuple(table["path"]), segment=(segmenter,), classify=classifier)
-    seen = cascade(config, {path: read_image(path) for path in config.images})
+    seen = cascade(config, read_images(config.images)[0])
     expected = pd.read_parquet(classifier / "predictions" / "test.parquet").set_index("image_id").loc[table["image_id"]]
     found = np.array([list(one.probabilities.values()) for one in seen])
     np.testing.assert_allclose(found, expected.filter(like="prob_").to_numpy(), atol=1e-4)

@@ -13,10 +13,10 @@ from clipcovid.data.masked import MaskedConfig, apply_masks
 
 
 def main(config: MaskedConfig) -> None:
-    """Write the set, and say what is in it."""
-    made, source = apply_masks(config), read_manifest(config.data)
-    print(f"{made.dataset}: {len(made.table)} images in {config.out}.")
-    if left_out := len(source.table) - len(made.table):
+    """Write the masked data set, and print its size."""
+    masked, source = apply_masks(config), read_manifest(config.data)
+    print(f"{masked.dataset}: {len(masked.table)} images in {config.out}.")
+    if left_out := len(source.table) - len(masked.table):
         print(f"{left_out} images are left out: {config.out / 'quarantine.parquet'} says why.")
     if config.keep == "infection" and config.masks is None:
         print("note: with true masks, images without an infection are black: their class can be read off that alone.")

@@ -17,68 +17,62 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clipcovid.config import RESEARCH_ONLY, UserError
-from clipcovid.data.images import BadImage, pixel_hash
+from clipcovid.config import RESEARCH_ONLY
+from clipcovid.data.images import pixel_hash
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.segmentation import UNTESTED
 from clipcovid.identity import cascade_identity
-from clipcovid.inference.cascade import CascadeConfig, Seen, cascade, read_image
+from clipcovid.inference.cascade import CascadeConfig, CascadeResult, cascade
 from clipcovid.methods.checkpoints import read_checkpoint
 from clipcovid.runs import finish_run, read_metrics, start_run
+from clipcovid.workflows.image_files import raise_errors, read_images
 
 
 def main(config: CascadeConfig) -> None:
-    """Look at what can be read, print and draw it, and end with status 2 where something could not."""
-    images: dict[str, np.ndarray] = {}
-    bad = {}
-    for path in config.images:
-        try:
-            images[path] = read_image(path)
-        except BadImage as error:
-            bad[path] = str(error)
+    """Segment and classify the images that can be read, print and draw the results, and name the others in an error."""
+    images, errors = read_images(config.images)
     if images:
         run = start_run(config, method="cascade", identity=_identity(config, images))
-        seen = cascade(config, images)
-        overlays = [draw(number, one, run.folder) for number, one in enumerate(seen)]
+        results = cascade(config, images)
+        overlays = [draw(number, result, run.folder) for number, result in enumerate(results)]
         finish_run(run)
-        show(seen, overlays, config)
+        print_results(results, overlays, config)
         for folder in config.segment:
             if UNTESTED in read_metrics(folder).get("test", {}).get("notes", []):
                 print(f"note: the infections are those of {folder}. On its test images: {UNTESTED}", file=sys.stderr)
-    if bad:
-        raise UserError("; ".join(f"{path}: {reason}" for path, reason in bad.items()))
+    raise_errors(errors)
 
 
 def _identity(config: CascadeConfig, images: dict[str, np.ndarray]) -> dict[str, Any]:
-    runs = [read_checkpoint(run)[2] for run in (*config.segment, config.classify)]
-    return cascade_identity(runs, config.keep, {name: pixel_hash(image) for name, image in images.items()})
+    checkpoints = [read_checkpoint(run)[2] for run in (*config.segment, config.classify)]
+    return cascade_identity(checkpoints, config.keep, {name: pixel_hash(image) for name, image in images.items()})
 
 
-def draw(number: int, one: Seen, out: Path) -> Path:
-    """Write an image's overlay; its number keeps files of one name apart."""
-    share = "" if one.infected_share is None else f", {one.infected_share:.0%} of the lungs infected"
-    title = f"{one.label} ({one.probabilities[one.label]:.2f}){share}"
-    figure = plots.outlines(one.pixels, one.masks, title=title)
-    return plots.save({f"{number:03}-{Path(one.image).stem}": figure}, out)[0]
+def draw(number: int, result: CascadeResult, folder: Path) -> Path:
+    """Write an image's overlay; `number` keeps images with the same file name apart."""
+    share = "" if result.infected_share is None else f", {result.infected_share:.0%} of the lungs infected"
+    title = f"{result.label} ({result.probabilities[result.label]:.2f}){share}"
+    figure = plots.outlines(result.pixels, result.masks, title=title)
+    return plots.save({f"{number:03}-{Path(result.image).stem}": figure}, folder)[0]
 
 
-def show(seen: list[Seen], overlays: list[Path], config: CascadeConfig) -> None:
-    """Print what was found in each image."""
+def print_results(results: list[CascadeResult], overlays: list[Path], config: CascadeConfig) -> None:
+    """Print the class, the probabilities and the infected share of each image, as a table or as JSON."""
     if config.json:
-        found = [
-            {"image": one.image, "label": one.label, "probabilities": one.probabilities}
-            | {"infected_share": one.infected_share, "overlay": str(overlay)}
-            for one, overlay in zip(seen, overlays, strict=True)
+        records = [
+            {"image": result.image, "label": result.label, "probabilities": result.probabilities}
+            | {"infected_share": result.infected_share, "overlay": str(overlay)}
+            for result, overlay in zip(results, overlays, strict=True)
         ]
-        print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False))
         return
     table = Table(box=box.SIMPLE_HEAD)
-    for head in ("image", "class", *seen[0].probabilities, "infected share"):
-        table.add_column(head, overflow="fold")
-    for one in seen:
-        share = "" if one.infected_share is None else f"{one.infected_share:.1%}"
-        values = (f"{value:.3f}" for value in one.probabilities.values())
-        table.add_row(escape(Path(one.image).name), escape(one.label), *values, share)
+    for heading in ("image", "class", *results[0].probabilities, "infected share"):
+        table.add_column(heading, overflow="fold")
+    for result in results:
+        share = "" if result.infected_share is None else f"{result.infected_share:.1%}"
+        values = (f"{value:.3f}" for value in result.probabilities.values())
+        table.add_row(escape(Path(result.image).name), escape(result.label), *values, share)
     console = Console()
     console.print(table)
     console.print(f"Overlays, in this order: {escape(str(overlays[0].parent))}")

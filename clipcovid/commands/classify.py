@@ -21,15 +21,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY, ClipConfig, ImagesConfig, UserError
-from clipcovid.data.images import BadImage, fit_image, open_image
+from clipcovid.data.images import fit_image
 from clipcovid.inference.zeroshot import classify
 from clipcovid.prompts import CLASSES, PHRASES, TEMPLATE
 from clipcovid.ray_backend.resources import resolve_precision
+from clipcovid.workflows.image_files import raise_errors, read_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassifyConfig:
-    """What to classify, among which texts."""
+    """The images, and the texts to choose among."""
 
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files or URIs."""
@@ -67,7 +68,7 @@ class ClassifyConfig:
 
 
 def main(config: ClassifyConfig) -> None:
-    """Classify what can be read, print it, and end with status 2 where something could not."""
+    """Classify the images that can be read, print the results, and name the others in an error."""
     from clipcovid.models.clip import load_clip  # torch: `--help` does without
     from clipcovid.models.clip_model import default_device
 
@@ -76,34 +77,29 @@ def main(config: ClassifyConfig) -> None:
     clip = load_clip(config.clip, seed=config.seed, device=device, precision=precision)
     if cut := clip.count_truncated(config.texts)["tokens"]:
         print(f"warning: {cut} tokens of the texts are beyond the model's context and are cut off.", file=sys.stderr)
-    how = ImagesConfig(size=clip.image_size, mode="rgb", fit=config.fit)
-    pixels, bad = {}, {}
-    for path in config.images:
-        try:
-            pixels[path] = fit_image(open_image(path, max_pixels=how.max_pixels), how)
-        except BadImage as error:
-            bad[path] = str(error)
-    if pixels:
-        show(list(pixels), classify(clip, list(pixels.values()), config.texts), config)
-    if bad:
-        raise UserError("; ".join(f"{path}: {reason}" for path, reason in bad.items()))
+    size = ImagesConfig(size=clip.image_size, mode="rgb", fit=config.fit)
+    images, errors = read_images(config.images)
+    if images:
+        pixels = [fit_image(image, size) for image in images.values()]
+        print_results(list(images), classify(clip, pixels, config.texts), config)
+    raise_errors(errors)
 
 
-def show(images: list[str], probabilities: np.ndarray, config: ClassifyConfig) -> None:
+def print_results(images: list[str], probabilities: np.ndarray, config: ClassifyConfig) -> None:
     """Print the likeliest texts of each image, the likeliest first."""
     ranked = [
-        {config.texts[at]: float(row[at]) for at in np.argsort(-row, kind="stable")[: config.top]}
+        {config.texts[index]: float(row[index]) for index in np.argsort(-row, kind="stable")[: config.top]}
         for row in probabilities
     ]
     if config.json:
-        found = [{"image": image, "probabilities": texts} for image, texts in zip(images, ranked, strict=True)]
-        print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
+        records = [{"image": image, "probabilities": texts} for image, texts in zip(images, ranked, strict=True)]
+        print(json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False))
         return
     table = Table("image", "text", box=box.SIMPLE_HEAD)
     table.add_column("probability", justify="right")
     for image, texts in zip(images, ranked, strict=True):
-        for place, (text, probability) in enumerate(texts.items()):
-            table.add_row("" if place else escape(image), escape(text), f"{probability:.4f}")
+        for rank, (text, probability) in enumerate(texts.items()):
+            table.add_row("" if rank else escape(image), escape(text), f"{probability:.4f}")
     console = Console()
     console.print(table)
     console.print(f"[dim]{RESEARCH_ONLY}[/]")

@@ -13,17 +13,17 @@ from rich.markup import escape
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.inference.generate import GenerateConfig, generate
 
-SHOWN = 5
+EXAMPLES = 5  # of captions that are printed
 
 
 def main(config: GenerateConfig) -> None:
-    """Caption, then say where the captions are, how they read, and which of them name the class."""
-    made, console = generate(config), Console()
-    if not made.created:
+    """Write captions, then print some of them, how many name the class, and where all of them are."""
+    result, console = generate(config), Console()
+    if not result.created:
         print("All of it was captioned before.")
-    for row in made.table.head(SHOWN).to_dict("records"):
+    for row in result.table.head(EXAMPLES).to_dict("records"):
         console.print(f"{escape(str(row['image_id']))}: {escape(str(row['caption']))}")
-    named = ", ".join(f"{count} of {name}" for name, count in made.leaks.items())
-    print(f"Generated captions that name their class already: {named}.")
-    print(f"Captions: {made.path}")
+    leaks = ", ".join(f"{count} of {name}" for name, count in result.leaks.items())
+    print(f"Generated captions that name their class already: {leaks}.")
+    print(f"Captions: {result.path}")
     console.print(f"[dim]{RESEARCH_ONLY}[/]")

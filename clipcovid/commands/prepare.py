@@ -15,12 +15,12 @@ from clipcovid.data.prepare import PrepareConfig, PrepareResult, prepare, reason
 
 
 def main(config: PrepareConfig) -> None:
-    """Prepare, then print what is there."""
+    """Prepare the data set, and print its contents."""
     report(prepare(config), config, Console(markup=False, emoji=False))  # names may look like markup
 
 
 def report(prepared: PrepareResult, config: PrepareConfig, console: Console) -> None:
-    """Print what was assumed, class × split, patients, masks, captions, duplicates and the quarantine."""
+    """Print notes, images by class and split, patients, masks, captions, duplicates and the quarantine."""
     manifest, info = prepared.manifest, prepared.manifest.info
     for note in info.get("notes", []):
         console.print(f"note: {note}", soft_wrap=True)
@@ -33,9 +33,9 @@ def report(prepared: PrepareResult, config: PrepareConfig, console: Console) -> 
     for name in counts:
         table.add_row(str(name), *map(str, counts[name]), end_section=name in manifest.classes[-1:])
     console.print(table)
-    same = info["duplicates"]
+    duplicates = info["duplicates"]
     console.print(
-        f"Images with the pixels of another: {same['within']} within a split, {same['across']} across splits."
+        f"Images with the pixels of another: {duplicates['within']} within a split, {duplicates['across']} across splits."
     )
     if merged := info["parts"]["merged"]:
         console.print(
@@ -44,8 +44,8 @@ def report(prepared: PrepareResult, config: PrepareConfig, console: Console) -> 
         )
     for label, count in info["left_out"].items():
         console.print(f"Left out: {count} images labelled {label!r}, which is not among --classes.")
-    bad = prepared.quarantine
-    where = f" ({reasons(bad)}), see {config.out / 'quarantine.parquet'}" if len(bad) else ""
-    console.print(f"Quarantined: {len(bad)}{where}.")
+    quarantine = prepared.quarantine
+    why = f" ({reasons(quarantine)}), see {config.out / 'quarantine.parquet'}" if len(quarantine) else ""
+    console.print(f"Quarantined: {len(quarantine)}{why}.")
     if not prepared.created:
         console.print("Already prepared: nothing was left to do.")

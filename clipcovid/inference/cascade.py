@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from clipcovid.config import ImagesConfig, UserError
-from clipcovid.data.images import fit_image, fit_mask, open_image
+from clipcovid.data.images import fit_image, fit_mask
 from clipcovid.data.masked import Keep, mask_image
 from clipcovid.methods.checkpoints import read_checkpoint
 from clipcovid.methods.registry import METHODS
@@ -19,7 +19,7 @@ BATCH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class CascadeConfig:
-    """Which images, and the trained runs that see them one after the other."""
+    """The images, and the trained runs that predict them one after the other."""
 
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files or URIs."""
@@ -42,8 +42,8 @@ class CascadeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What the cascade finds in one image."""
+class CascadeResult:
+    """The masks and the class of one image."""
 
     image: str
     pixels: np.ndarray
@@ -53,7 +53,7 @@ class Seen:
     probabilities: dict[str, float]
     """Class → 0–1."""
     infected_share: float | None
-    """Of the lungs' pixels, 0–1; None where the lungs or the infection were not looked for, or no lungs were found."""
+    """Of the lungs' pixels, 0–1; None where the lungs or the infection were not segmented, or no lungs were found."""
 
     @property
     def label(self) -> str:
@@ -61,51 +61,48 @@ class Seen:
         return max(self.probabilities, key=lambda name: self.probabilities[name])
 
 
-def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Seen]:
-    """What the runs find in images, uint8 (h, w) or (h, w, 3) by name: one forward pass of each model, in batches.
+def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[CascadeResult]:
+    """The results of images, uint8 (h, w) or (h, w, 3) by name, in their order: one forward pass of each model, in batches.
 
     A run of another kind, or one that lacks the region that `keep` needs, is a `UserError`.
     """
     import torch
 
     segmenters = [_load(run, "segmentation") for run in config.segment]
-    needed = "infection" if config.keep == "infection" else "lung"
-    if not any(needed in task.config.regions for task, _ in segmenters):
-        raise UserError(f"--keep {config.keep} needs the {needed}: give a --segment run that finds it.")
+    region = "infection" if config.keep == "infection" else "lung"
+    if not any(region in task.config.regions for task, _ in segmenters):
+        raise UserError(f"--keep {config.keep} needs the {region}: give a --segment run that finds it.")
     classifier, head = _load(config.classify, "classification")
-    predictor, found = classifier.test_predictor(head, None), []
+    predictor, results = classifier.test_predictor(head, None), []
     with torch.no_grad():
         for names in _batches(list(images)):
             masks: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
             for task, module in segmenters:
-                maps = task.probabilities(module, _fitted([images[name] for name in names], task.images, module))
-                for name, one in zip(names, maps.float().cpu().numpy(), strict=True):
-                    masks[name] |= task.masks(one, module.thresholds.tolist(), images[name].shape[:2], task.images.fit)
-            how = classifier.images
-            left = [
-                mask_image(fit_image(images[name], how), _fit(masks[name][needed], how), config.keep) for name in names
+                maps = task.probabilities(module, _image_batch([images[name] for name in names], task.images, module))
+                for name, probabilities in zip(names, maps.float().cpu().numpy(), strict=True):
+                    shape, thresholds = images[name].shape[:2], module.thresholds.tolist()
+                    masks[name] |= task.masks(probabilities, thresholds, shape, task.images.fit)
+            size = classifier.images
+            masked = [
+                mask_image(fit_image(images[name], size), _fit(masks[name][region], size), config.keep)
+                for name in names
             ]
-            batch = {"image": torch.from_numpy(np.stack(left)).to(next(head.parameters()).device)}
+            batch = {"image": torch.from_numpy(np.stack(masked)).to(next(head.parameters()).device)}
             outputs = predictor(batch)
             assert isinstance(outputs, torch.Tensor)
             if not torch.isfinite(outputs).all():
                 raise UserError(f"{config.classify} gives probabilities that are not finite: train it anew.")
             for name, row in zip(names, outputs.float().cpu().numpy(), strict=True):
-                found.append(
-                    Seen(
+                results.append(
+                    CascadeResult(
                         image=name,
                         pixels=images[name],
                         masks=masks[name],
                         probabilities=dict(zip(classifier.classes, row.tolist(), strict=True)),
-                        infected_share=_share(masks[name]),
+                        infected_share=_infected_share(masks[name]),
                     )
                 )
-    return found
-
-
-def read_image(path: str) -> np.ndarray:
-    """An image file's pixels; one that can't be used raises `BadImage`."""
-    return open_image(path, max_pixels=ImagesConfig().max_pixels)
+    return results
 
 
 def _load(run: Path, kind: str) -> tuple[Any, Any]:
@@ -126,18 +123,19 @@ def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
         yield names[start : start + BATCH]
 
 
-def _fitted(pixels: Sequence[np.ndarray], how: ImagesConfig, module: Any) -> Any:
+def _image_batch(images: Sequence[np.ndarray], size: ImagesConfig, module: Any) -> Any:
+    """uint8 (n, size, size) or (n, size, size, 3) on the module's device."""
     import torch
 
-    made = torch.from_numpy(np.stack([fit_image(one, how) for one in pixels]))
-    return made.to(next(module.parameters()).device)
+    batch = torch.from_numpy(np.stack([fit_image(image, size) for image in images]))
+    return batch.to(next(module.parameters()).device)
 
 
-def _fit(mask: np.ndarray, how: ImagesConfig) -> np.ndarray:
-    return fit_mask(mask.astype(np.uint8) * 255, (mask.shape[0], mask.shape[1]), how)
+def _fit(mask: np.ndarray, size: ImagesConfig) -> np.ndarray:
+    return fit_mask(mask.astype(np.uint8) * 255, (mask.shape[0], mask.shape[1]), size)
 
 
-def _share(masks: dict[str, np.ndarray]) -> float | None:
+def _infected_share(masks: dict[str, np.ndarray]) -> float | None:
     lungs, infection = masks.get("lung"), masks.get("infection")
     if lungs is None or infection is None or not lungs.any():
         return None
