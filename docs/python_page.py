@@ -33,7 +33,7 @@ def _signature(name: str, value: Any) -> list[str]:
 
 def _text(value: Any) -> str:
     """A docstring, its indented examples as code."""
-    blocks = []
+    blocks: list[str] = []
     for paragraph in (inspect.getdoc(value) or "").split("\n\n"):
         is_code = paragraph.startswith("    ")
         if is_code and blocks and blocks[-1].endswith("\n```"):
