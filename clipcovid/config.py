@@ -1,4 +1,4 @@
-"""Configuration: the frozen dataclasses that jobs share, and what is done with any of them."""
+"""Configuration: the frozen dataclasses that jobs share, and functions of any config."""
 
 import dataclasses
 import re
@@ -57,7 +57,7 @@ class ClipConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """What to ask of the cluster. Nothing here changes a result's identity."""
+    """The resources to ask of the cluster. Nothing here changes a result's identity."""
 
     address: str = "auto"
     """auto: the running Ray cluster (RAY_ADDRESS, or one on this machine), else a local one. local: always a local one."""
@@ -86,7 +86,7 @@ class ComputeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddingsConfig:
-    """What every job asks that reads embeddings, which are made first where they are missing."""
+    """The setting of every job that reads embeddings, which are made first where they are missing."""
 
     embeddings: Path | None = None
     """The folder that embeddings are kept in. Default: embeddings/ in --data, or in --out where --data can't be written."""
@@ -166,7 +166,7 @@ class AugmentConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What every training job asks."""
+    """The settings of every training."""
 
     task: ClassVar[str]
     """The method's name."""
@@ -194,7 +194,7 @@ class TrainConfig:
 
     @property
     def derived_defaults(self) -> dict[str, Any]:
-        """What `resolve_defaults` fills in."""
+        """Dotted key → value of the defaults that follow from other fields."""
         return {} if self.optim.lr else {"optim.lr": self.default_lr}
 
     @property
@@ -208,7 +208,7 @@ class TrainConfig:
         return 1e-3 if getattr(self, "weights", "") == "none" else 1e-4
 
     def check_initial_weights(self) -> None:
-        """Raise `UserError` where weights that training starts from can't be had; what is known without loading them."""
+        """Raise `UserError` where the initial weights can't be had, as far as that is known without loading them."""
 
     @property
     def required_columns(self) -> tuple[str, ...]:

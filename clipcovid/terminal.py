@@ -9,7 +9,7 @@ _columns = 0  # of the driver's terminal, where this process has none of its own
 
 
 def terminal_width() -> int:
-    """Columns of the terminal: what `set_terminal_width` was told, else COLUMNS, else what the terminal says, else 80."""
+    """Columns of the terminal: those of `set_terminal_width`, else of COLUMNS, else the terminal's own, else 80."""
     return _columns or shutil.get_terminal_size().columns
 
 
@@ -20,7 +20,7 @@ def set_terminal_width(columns: int) -> None:
 
 
 def wrapped(text: str, width: int) -> str:
-    """`text` with its paragraphs wrapped at `width`; indented lines are commands, which go on behind a backslash."""
+    """`text` with its paragraphs wrapped at `width`; indented lines are commands, continued behind a backslash."""
     paragraphs = []
     for paragraph in text.strip().split("\n\n"):
         lines = paragraph.split("\n")
@@ -47,11 +47,11 @@ def _wrapped_command(line: str, width: int) -> str:
 
 def fitted_line(parts: Sequence[str], optional: Sequence[str] = (), *, last: Sequence[str] = ()) -> str:
     """`parts`, then as many of `optional`, in their order, as the terminal is wide enough for, then `last`; · between."""
-    room = terminal_width() - len(" · ".join([*parts, *last]))
+    width = terminal_width() - len(" · ".join([*parts, *last]))
     shown = []
     for part in optional:
-        if (length := len(part) + len(" · ")) <= room:
-            room -= length
+        if (length := len(part) + len(" · ")) <= width:
+            width -= length
             shown.append(part)
     return " · ".join([*parts, *shown, *last])
 

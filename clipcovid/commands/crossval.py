@@ -15,12 +15,12 @@ from clipcovid.workflows.crossval import cross_validate
 
 @dataclass(frozen=True, kw_only=True)
 class CrossvalConfig:
-    """Which method, over how many folds."""
+    """The method, and the number of folds."""
 
     method: AnyMethod
     """The method, with all its flags."""
     folds: int = 5
-    """Into how many parts the patients are divided."""
+    """The number of parts that the patients are divided into."""
 
 
 def main(config: CrossvalConfig) -> None:

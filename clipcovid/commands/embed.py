@@ -11,12 +11,12 @@ from clipcovid.inference.embed import EmbedConfig, embed, learned_by
 
 
 def main(config: EmbedConfig) -> None:
-    """Embed, then say where the embeddings are."""
+    """Embed the data set, and print the folder of the embeddings."""
     manifest = read_manifest(config.data)
     embeddings = embed(config, manifest=manifest)
     done = "Embedded" if embeddings.created else "Already embedded: nothing was left to do"
     print(f"{done}: {embeddings.folder}")
     learned, assumed = learned_by(config.clip, manifest)
     if assumed or learned.any():
-        told = f"the encoder learned from {learned.sum()} of these {len(manifest.table)} images, by their pixels"
-        print(f"note: {assumed or told + '.'}")
+        overlap = f"the encoder learned from {learned.sum()} of these {len(manifest.table)} images, by their pixels."
+        print(f"note: {assumed or overlap}")

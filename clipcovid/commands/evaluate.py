@@ -24,12 +24,12 @@ from clipcovid.evaluate.external_predictions import read_foreign
 from clipcovid.evaluate.kinds.classification import KIND
 from clipcovid.io.files import refuse_foreign, write_json
 
-OWN = r"metrics\.json|(confusion|classes|roc)\.png"  # what an evaluation writes into its folder
+EVALUATION_FILES = r"metrics\.json|(confusion|classes|roc)\.png"  # of an evaluation's folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What to score, against what."""
+    """The predictions, and the ground truth to score them against."""
 
     predictions: str
     """File of predictions (.json, .jsonl, .csv, .tsv, .parquet)."""
@@ -54,7 +54,7 @@ class EvaluateConfig:
 
 
 def main(config: EvaluateConfig) -> None:
-    """Score, print, and write where `out` says."""
+    """Score the predictions; print the scores, and write them into `out` if it is given."""
     table, classes, notes = read_foreign(
         config.predictions,
         config.ground_truth,
@@ -74,7 +74,7 @@ def main(config: EvaluateConfig) -> None:
         return
     name = config.name or Path(config.predictions).stem
     folder = Path(config.out) / name
-    refuse_foreign(folder, OWN if _is_evaluation(folder / "metrics.json") else "", "--name")
+    refuse_foreign(folder, EVALUATION_FILES if _is_evaluation(folder / "metrics.json") else "", "--name")
     figures = KIND.figures(table, scores, classes, split=name)
     write_json(folder / "metrics.json", scores.to_json())
     plots.save(figures, folder)
@@ -82,7 +82,7 @@ def main(config: EvaluateConfig) -> None:
 
 
 def _is_evaluation(path: Path) -> bool:
-    """Whether `metrics.json` is there and holds the scores of one table; a run's are by split."""
+    """Whether `metrics.json` holds the scores of one table; a run's has them by split."""
     try:
         return {"n", "metrics", "intervals"} <= set(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

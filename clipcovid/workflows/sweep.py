@@ -35,7 +35,7 @@ NOT_SEARCHED = ("data", "out", "name", "compute", "seed", "fold")
 
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig:
-    """Which task, and how it is searched."""
+    """The method, and how its hyperparameters are searched."""
 
     task: AnyMethod
     """The task with all its flags: what is not searched stays as given. Its --compute.workers are a trial's."""

@@ -41,7 +41,7 @@ from clipcovid.workflows.report import ChildRun, data_tags, report
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSweepConfig(EmbeddingsConfig):
-    """What to search, where, and how long."""
+    """The search: its encoder, its candidates, and its length."""
 
     data: Path
     """A prepared folder."""
