@@ -19,7 +19,7 @@ from clipcovid.data.headers import fill_from_headers
 from clipcovid.data.manifest import MASKS, SPLITS, Manifest, read_manifest, write_manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.shards import masks_hash, read_shard, write_shard
-from clipcovid.data.sources import PARTS, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
+from clipcovid.data.sources import PARTS, SOURCES, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import duplicates, make_splits, split_patients
 from clipcovid.identity import digest
 from clipcovid.io.files import lock_folder, read_parquet, refuse_overlap, unlock_folder, write_json, write_parquet
@@ -31,6 +31,7 @@ from clipcovid.ray_backend.shards import sharded_map
 DECODER = 1  # to be raised when the same file would give other pixels
 RULES = 2  # to be raised when the same files would give other rows, columns or splits
 NOTED = 8  # different things assumed of single files that are printed
+LAYOUTS = f"How the data set is laid out: {', '.join(SOURCES)}, phantom (synthetic)."
 SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
 
 
@@ -38,8 +39,8 @@ SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, larg
 class PrepareConfig:
     """What to prepare, and where to."""
 
-    source: str = "phantom"
-    """How the data set is laid out: covidquex, nih14, iuxray, medpix2, imagefolder, table, phantom (synthetic)."""
+    source: Annotated[str, tyro.conf.arg(help=LAYOUTS)] = "phantom"
+    """How the data set is laid out: a name in `SOURCES`, or phantom for synthetic X-rays."""
     root: str = ""
     """The data set's folder or table: a local path or any fsspec URI."""
     image_folder: Annotated[str, tyro.conf.arg(name="images")] = ""

@@ -2,15 +2,16 @@
 
 A source gets a `Root` (a folder or a table, local or any fsspec URI) and returns a table with the manifest's columns that
 it knows, paths relative to the root, plus any further columns worth keeping. To add one, write such a function under
-`@source("name")` and import its file here; splits, ids, missing columns, decoding and the rest are done for it.
+`@source("name")` in a file of this folder; splits, ids, missing columns, decoding and the rest are done for it.
 """
 
-from clipcovid.data.sources import covidquex, imagefolder, iuxray, medpix2, nih14, table  # noqa: F401 (they register)
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.covidquex import merge_parts
 from clipcovid.data.sources.listing import Listing, PhantomConfig, list_source
-from clipcovid.data.sources.registry import PARTS, SOURCES, Source, source
+from clipcovid.data.sources.registry import PARTS, SOURCES, Source, import_sources, source
 from clipcovid.data.sources.root import Root
+
+import_sources(__name__, __path__)
 
 __all__ = [
     "PARTS",

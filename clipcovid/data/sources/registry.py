@@ -1,6 +1,8 @@
 """The sources by name: a new one registers itself here."""
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
@@ -24,3 +26,9 @@ def source(name: str) -> Callable[[Source], Source]:
         return function
 
     return register
+
+
+def import_sources(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that its sources register themselves."""
+    for module in pkgutil.iter_modules(path):
+        importlib.import_module(f"{package}.{module.name}")
