@@ -68,8 +68,8 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def read_about(folder: Path) -> dict[str, Any]:
     """method, identity and config of the run in a folder; empty where its `config.json` is missing, or no run's."""
-    about = read_object(folder / "config.json")
-    return about if {"method", "identity"} <= about.keys() else {}
+    metadata = read_object(folder / "config.json")
+    return metadata if {"method", "identity"} <= metadata.keys() else {}
 
 
 def run_folder(config: Any, *, method: str, identity: dict[str, Any], stem: str = "") -> Path:
@@ -107,10 +107,10 @@ def start_run(config: Any, *, method: str, identity: dict[str, Any], stem: str =
     if not read_about(folder):
         refuse_foreign(folder, "", "--name")
     lock_folder(folder)
-    there = read_about(folder).get("identity", identity)
-    if there != identity and foreign_file(folder, UNBEGUN):
+    stored = read_about(folder).get("identity", identity)
+    if stored != identity and foreign_file(folder, UNBEGUN):
         unlock_folder(folder)
-        differs = sorted(key for key in {*there, *identity} if there.get(key) != identity.get(key))
+        differs = sorted(key for key in {*stored, *identity} if stored.get(key) != identity.get(key))
         raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
     write_json(folder / "config.json", {"method": method, "identity": identity, "config": flatten(config)})
     return Run(folder=folder, method=method, identity=identity, job=job or method)

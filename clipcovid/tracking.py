@@ -137,8 +137,8 @@ def live(config: Any) -> Iterator[Callable[[Run], LiveTracker]]:
     try:
         yield watch
     except BaseException as error:
-        for each in started:
-            each.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+        for tracker in started:
+            tracker.end("KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
         raise
 
 
@@ -211,14 +211,14 @@ def _open(run: Run, config: Any, uri: str) -> tuple[Any, str, str]:
         local = (config.out / "mlartifacts").resolve().as_uri() if uri == _local_store(config.out) else None
         experiment = client.get_experiment(client.create_experiment(EXPERIMENT, local, tags=KIND))
     key = digest([run.identity, run.name])
-    found = client.search_runs([experiment.experiment_id], f"tags.`{TAG}` = '{key}'", max_results=1)
-    if found:
-        return client, found[0].info.run_id, found[0].info.status
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{TAG}` = '{key}'", max_results=1)
+    if runs:
+        return client, runs[0].info.run_id, runs[0].info.status
     began = int((run.folder / "config.json").stat().st_mtime * 1000)
-    made = client.create_run(experiment.experiment_id, began, run_name=run.name, tags={TAG: key})
+    created = client.create_run(experiment.experiment_id, began, run_name=run.name, tags={TAG: key})
     params = [Param(name, str(value)[:6000]) for name, value in flatten(config).items()]
-    client.log_batch(made.info.run_id, params=params)  # a parameter can't be written twice
-    return client, made.info.run_id, ""
+    client.log_batch(created.info.run_id, params=params)  # a parameter can't be written twice
+    return client, created.info.run_id, ""
 
 
 def _log_line(client: Any, run_id: str, line: dict[str, float]) -> None:
@@ -260,9 +260,9 @@ def _log(client: Any, run_id: str, run: Run, tags: dict[str, str]) -> None:
     metrics = [Metric(_sanitize_metric_name(name), value, now, 0) for name, value in _metrics(run).items()]
     for start in range(0, len(metrics), 500):  # a request takes 1,000
         client.log_batch(run_id, metrics=metrics[start : start + 500])
-    there = {point.step for point in client.get_metric_history(run_id, _charted("train/loss"))}
+    logged_epochs = {point.step for point in client.get_metric_history(run_id, _charted("train/loss"))}
     for line in run.history():
-        if int(line["epoch"]) not in there:
+        if int(line["epoch"]) not in logged_epochs:
             _log_line(client, run_id, line)
     client.log_text(run_id, "\n".join(packages()) + "\n", "environment.txt")
     for path in sorted(run.folder.iterdir()):
@@ -315,19 +315,19 @@ def _sanitize_metric_name(name: str) -> str:
 
 def revision() -> dict[str, str]:
     """The git commit of this code and whether it was changed since; outside of a checkout what `REVISION` names, if set."""
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
         changed = bool(git("status", "--porcelain", "--", "."))
         return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.changed": str(changed).lower()}
     except (OSError, subprocess.CalledProcessError):
-        given = os.environ.get(REVISION, "")
-        return {"mlflow.source.git.commit": given} if given else {}
+        declared = os.environ.get(REVISION, "")
+        return {"mlflow.source.git.commit": declared} if declared else {}
 
 
 def versions() -> dict[str, str]:

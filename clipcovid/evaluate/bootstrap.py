@@ -108,11 +108,13 @@ def weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
     negatives = negatives[np.argsort(scores[negatives], kind="stable")]
     below = np.zeros((len(weights), len(negatives) + 1))
     np.cumsum(weights[:, negatives], axis=1, out=below[:, 1:])
-    ordered, own = scores[negatives], scores[positive]
-    wins = below[:, np.searchsorted(ordered, own, "left")] + below[:, np.searchsorted(ordered, own, "right")]
-    own_weights = weights[:, positive]
+    ordered, positives = scores[negatives], scores[positive]
+    wins = (
+        below[:, np.searchsorted(ordered, positives, "left")] + below[:, np.searchsorted(ordered, positives, "right")]
+    )
+    positive_weights = weights[:, positive]
     with np.errstate(invalid="ignore"):
-        return (own_weights * wins).sum(axis=1) / 2 / (own_weights.sum(axis=1) * below[:, -1])
+        return (positive_weights * wins).sum(axis=1) / 2 / (positive_weights.sum(axis=1) * below[:, -1])
 
 
 def summarise(draws: dict[str, np.ndarray], groups: Sequence[str], level: float = 0.95) -> Intervals:

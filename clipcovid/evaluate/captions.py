@@ -65,12 +65,12 @@ class CaptionScores:
     each: dict[str, np.ndarray]
     """rouge_l, cider, and meteor: (n,) float64 of which the overall figure is the mean, or near to it for METEOR."""
 
-    def of(self, take: np.ndarray) -> dict[str, float]:
+    def of(self, indices: np.ndarray) -> dict[str, float]:
         """The metrics of some of them; CIDEr with the weights of n-grams that all of them give."""
-        found = bleu(self.counts[take].sum(axis=0))
+        metrics = bleu(self.counts[indices].sum(axis=0))
         for name, values in self.each.items():
-            found[name] = float(values[take].mean() + self.overall[name] - values.mean())
-        return found
+            metrics[name] = float(values[indices].mean() + self.overall[name] - values.mean())
+        return metrics
 
 
 def tokenize(texts: Sequence[str]) -> list[str]:
@@ -80,27 +80,27 @@ def tokenize(texts: Sequence[str]) -> list[str]:
         from nltk.tokenize import TreebankWordTokenizer
 
         words = TreebankWordTokenizer().tokenize_sents([text.lower() for text in flat])
-        return [" ".join(word for word in some if word.upper() not in _PUNCTUATION) for some in words]
+        return [" ".join(token for token in tokens if token.upper() not in _PUNCTUATION) for tokens in words]
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    found = PTBTokenizer().tokenize({at: [{"caption": text}] for at, text in enumerate(flat)})
-    return [found[at][0] for at in range(len(flat))]
+    tokenized = PTBTokenizer().tokenize({at: [{"caption": text}] for at, text in enumerate(flat)})
+    return [tokenized[at][0] for at in range(len(flat))]
 
 
 def retrieval_baselines(
-    images: np.ndarray, known: np.ndarray, captions: Sequence[str], which: np.ndarray, seed: int
+    images: np.ndarray, train_images: np.ndarray, captions: Sequence[str], caption_indices: np.ndarray, seed: int
 ) -> dict[str, np.ndarray]:
-    """What could be said of images without a captioner: columns of `BASELINES`, (n,) texts each.
+    """Captions of images without a captioner: columns of `BASELINES`, (n,) texts each.
 
-    `images` (n, d) and `known` (m, d) are features of L2 norm 1 of the images and of the training images, whose captions are
-    `captions[which]`.
+    `images` (n, d) and `train_images` (m, d) are features of L2 norm 1 of the images and of the training images, whose
+    captions are `captions[caption_indices]`.
     """
-    named = np.asarray(captions, object)
-    drawn = np.random.default_rng(seed).integers(0, len(which), len(images))
+    caption_array = np.asarray(captions, object)
+    random_rows = np.random.default_rng(seed).integers(0, len(caption_indices), len(images))
     return {
-        "hypothesis_frequent": np.full(len(images), named[np.bincount(which).argmax()], object),
-        "hypothesis_random": named[which[drawn]],
-        "hypothesis_nearest": named[which[nearest(images, known)]],
+        "hypothesis_frequent": np.full(len(images), caption_array[np.bincount(caption_indices).argmax()], object),
+        "hypothesis_random": caption_array[caption_indices[random_rows]],
+        "hypothesis_nearest": caption_array[caption_indices[nearest(images, train_images)]],
     }
 
 
@@ -118,30 +118,30 @@ def compare_texts(references: Sequence[str], hypotheses: Sequence[str]) -> Capti
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    true = {at: [text] for at, text in enumerate(references)}
-    made = {at: [text] for at, text in enumerate(hypotheses)}
+    truth = {at: [text] for at, text in enumerate(references)}
+    candidates = {at: [text] for at, text in enumerate(hypotheses)}
     scorer = BleuScorer(n=4)
     for text, reference in zip(hypotheses, references, strict=True):
         scorer += (text, [reference])
     counts = np.array(
         [
-            [one["testlen"], reflen[0], *one["guess"], *one["correct"]]
-            for one, (reflen, _) in zip(scorer.ctest, scorer.crefs, strict=True)
+            [entry["testlen"], reflen[0], *entry["guess"], *entry["correct"]]
+            for entry, (reflen, _) in zip(scorer.ctest, scorer.crefs, strict=True)
         ]
     )
-    overall, each = bleu(counts.sum(axis=0)), {}
+    overall, per_caption = bleu(counts.sum(axis=0)), {}
     scorers: dict[str, Any] = {"rouge_l": Rouge(), "cider": Cider()}
     if not java_note():
         scorers["meteor"] = _meteor()
     for name, toolkit in scorers.items():
-        texts = (true, made) if name != "meteor" else (_first_words(true), _first_words(made))
+        texts = (truth, candidates) if name != "meteor" else (_first_words(truth), _first_words(candidates))
         score, values = toolkit.compute_score(*texts)
-        overall[name], each[name] = float(score), np.asarray(values, np.float64)
-    return CaptionScores(overall=overall, counts=counts, each=each)
+        overall[name], per_caption[name] = float(score), np.asarray(values, np.float64)
+    return CaptionScores(overall=overall, counts=counts, each=per_caption)
 
 
 def _first_words(texts: dict[int, list[str]]) -> dict[int, list[str]]:
-    return {at: [" ".join(text.split()[:METEOR_WORDS]) for text in some] for at, some in texts.items()}
+    return {at: [" ".join(text.split()[:METEOR_WORDS]) for text in captions] for at, captions in texts.items()}
 
 
 def bleu(counts: np.ndarray) -> dict[str, float]:

@@ -68,13 +68,13 @@ def only(table: pd.DataFrame, columns: list[str], file: str, what: str, flag: st
     return columns[0]
 
 
-def choose(table: pd.DataFrame, asked: str, vocabulary: Sequence[str], file: str) -> Choice:
+def choose(table: pd.DataFrame, prediction_column: str, vocabulary: Sequence[str], file: str) -> Choice:
     """The predictions of a table: of several forms the one that says most, and the others are named in the notes.
 
     `vocabulary`: the classes, or the true labels. None, or two columns of one form that differ: `UserError`.
     """
-    if asked:
-        return Choice("cells", [existing(table, asked, file, "--prediction-column")], [])
+    if prediction_column:
+        return Choice("cells", [existing(table, prediction_column, file, "--prediction-column")], [])
     columns = [str(column) for column in table]
     prefixed = [column for column in columns if column.startswith((PROBABILITY, SIMILARITY))]
     as_classes = [column for column in columns if column in vocabulary]
@@ -99,7 +99,7 @@ def choose(table: pd.DataFrame, asked: str, vocabulary: Sequence[str], file: str
     kind, members = forms[0]
     if kind == "cells":
         members = [only(table, members, file, "the predictions", "--prediction-column")]
-    rest = ", ".join(column for _, others in forms[1:] for column in others)
+    rest = ", ".join(column for _, members in forms[1:] for column in members)
     note = f"Scored: {', '.join(members)} of {file}; not read: {rest} (see --prediction-column)."
     return Choice(kind, members, [note] if rest else [])
 

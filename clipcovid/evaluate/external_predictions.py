@@ -47,32 +47,32 @@ def read_foreign(
     differ in case or spaces alone, are a `UserError`.
     """
     notes: list[str] = []
-    given = _read(predictions, notes)
-    alone = not str(truth) or Path(truth).resolve() == Path(predictions).resolve()
-    true = given if alone else _read(truth, notes)
-    files = str(predictions), str(predictions if alone else truth)
-    label = _true_column(true, truth_column, files[1], alone=alone)
-    vocabulary = list(classes) or sorted({str(value) for value in true[label] if not is_missing(value)})
-    choice = choose(given.drop(columns=label) if alone else given, prediction_column, vocabulary, files[0])
-    if not alone:
-        roles = [column for table in (given, true) for column in named(table, (*TRUE, *EITHER, *HARD, *LISTS))]
+    predicted = _read(predictions, notes)
+    one_file = not str(truth) or Path(truth).resolve() == Path(predictions).resolve()
+    truths = predicted if one_file else _read(truth, notes)
+    files = str(predictions), str(predictions if one_file else truth)
+    label = _true_column(truths, truth_column, files[1], one_file=one_file)
+    vocabulary = list(classes) or sorted({str(value) for value in truths[label] if not is_missing(value)})
+    choice = choose(predicted.drop(columns=label) if one_file else predicted, prediction_column, vocabulary, files[0])
+    if not one_file:
+        roles = [column for table in (predicted, truths) for column in named(table, (*TRUE, *EITHER, *HARD, *LISTS))]
         no_ids = {label, *choice.columns, *vocabulary, VALUE, *roles}
-        sides = Side(given, files[0], no_ids), Side(true, files[1], no_ids)
-        given, true, matched = match_rows(*sides, by=match, missing=missing)
+        sides = Side(predicted, files[0], no_ids), Side(truths, files[1], no_ids)
+        predicted, truths, matched = match_rows(*sides, by=match, missing=missing)
         notes += matched
-    labels = class_names(true[label], classes, files[1])
-    table, names = read(given, choice, list(classes), files[0])
-    notes += choice.notes + ([] if alone else _copies(given, choice.columns, labels, classes, files[0]))
+    labels = class_names(truths[label], classes, files[1])
+    table, names = read(predicted, choice, list(classes), files[0])
+    notes += choice.notes + ([] if one_file else _copies(predicted, choice.columns, labels, classes, files[0]))
     if choice.either and "predicted" in table:
-        notes += _doubts(given, choice.columns[0], table["predicted"].tolist(), labels, vocabulary, files)
+        notes += _doubts(predicted, choice.columns[0], table["predicted"].tolist(), labels, vocabulary, files)
     check_vocabulary(spoken := _spoken(table, names), labels, classes, files)
     if not names:
         names = sorted({*labels, *spoken})
         notes.append(f"The classes are those that the files name ({', '.join(names)}); --classes sets all, in order.")
-    table.insert(0, "image_id", _ids(true) if alone else table.index.map(str))
+    table.insert(0, "image_id", _ids(truths) if one_file else table.index.map(str))
     table.insert(1, "label", labels)
-    if patients := sorted(named(true, PATIENTS), key=lambda column: column != "patient_id"):
-        table["patient_id"] = true[patients[0]].map(cell_text).tolist()
+    if patients := sorted(named(truths, PATIENTS), key=lambda column: column != "patient_id"):
+        table["patient_id"] = truths[patients[0]].map(cell_text).tolist()
         notes += [f"Patients are those in {patients[0]} of {files[1]}."] if patients[0] != "patient_id" else []
     return Foreign(table.reset_index(drop=True), names, notes)
 
@@ -93,15 +93,15 @@ def _read(path: str | Path, notes: list[str]) -> pd.DataFrame:
 
 def _ids(table: pd.DataFrame) -> list[str]:
     """The images' names of a table that is matched with no other, or their numbers."""
-    known = Side(table, "", ()).known()
-    return [cell_text(value) for value in (table[known[0]] if known else range(len(table)))]
+    id_columns = Side(table, "", ()).known()
+    return [cell_text(value) for value in (table[id_columns[0]] if id_columns else range(len(table)))]
 
 
-def _true_column(true: pd.DataFrame, asked: str, file: str, *, alone: bool) -> str:
+def _true_column(true: pd.DataFrame, truth_column: str, file: str, *, one_file: bool) -> str:
     """The column of the true classes; several that could be, and differ, are a `UserError`."""
-    if asked:
-        return existing(true, asked, file, "--truth-column")
-    columns = (alone and named(true, TRUE)) or named(true, (*EITHER, *TRUE)) or [c for c in true if c == VALUE]
+    if truth_column:
+        return existing(true, truth_column, file, "--truth-column")
+    columns = (one_file and named(true, TRUE)) or named(true, (*EITHER, *TRUE)) or [c for c in true if c == VALUE]
     if not columns:
         raise UserError(
             f"{file} has no label column ({', '.join((*EITHER, *TRUE))}); it has {', '.join(map(str, true))}: say which it "
@@ -111,14 +111,14 @@ def _true_column(true: pd.DataFrame, asked: str, file: str, *, alone: bool) -> s
 
 
 def _copies(
-    given: pd.DataFrame, scored: Sequence[str], labels: list[str], classes: Sequence[str], file: str
+    predicted: pd.DataFrame, scored: Sequence[str], labels: list[str], classes: Sequence[str], file: str
 ) -> list[str]:
     """Notes of columns among the predictions that should repeat the truth, and do not."""
     notes = []
-    for column in [column for column in named(given, (*TRUE, *EITHER)) if column not in scored]:
-        if given[column].map(is_missing).any():
+    for column in [column for column in named(predicted, (*TRUE, *EITHER)) if column not in scored]:
+        if predicted[column].map(is_missing).any():
             continue
-        texts = class_names(given[column], classes, file)
+        texts = class_names(predicted[column], classes, file)
         differ = sum(text != label for text, label in zip(texts, labels, strict=True))
         if differ and set(texts) <= set(labels):
             notes.append(
@@ -151,17 +151,19 @@ def check_vocabulary(
     predicted: Sequence[str], labels: Sequence[str], classes: Sequence[str], files: Sequence[str]
 ) -> None:
     """Refuse names of classes that differ in case, spaces or hyphens only, and files that have no class in common."""
-    ours, theirs = set(predicted), set(labels)
+    predicted_names, true_names = set(predicted), set(labels)
     alike: dict[str, str] = {}
-    for name in [*classes, *sorted(theirs), *sorted(ours - theirs)]:
+    for name in [*classes, *sorted(true_names), *sorted(predicted_names - true_names)]:
         other = alike.setdefault(re.sub(r"[\s_-]+", "", name).casefold() or name, name)
         if other != name and not (name in classes and other in classes) and not re.fullmatch(r"-?[\d.]+", name):
-            place = " and ".join(f for f, names in zip(files, (ours, theirs), strict=True) if name in names)
-            raise UserError(
-                f"The class {name!r} in {place} differs from {other!r} in case, spaces or hyphens alone: write both alike."
+            holders = " and ".join(
+                f for f, names in zip(files, (predicted_names, true_names), strict=True) if name in names
             )
-    if not ours & theirs and not classes:
-        ours_text, theirs_text = (", ".join(sorted(names)[:8]) for names in (ours, theirs))
+            raise UserError(
+                f"The class {name!r} in {holders} differs from {other!r} in case, spaces or hyphens alone: write both alike."
+            )
+    if not predicted_names & true_names and not classes:
+        ours_text, theirs_text = (", ".join(sorted(names)[:8]) for names in (predicted_names, true_names))
         raise UserError(
             f"{files[0]} predicts {ours_text}, and in {files[1]} the classes are {theirs_text}: they have none in common. "
             "Write both alike, or say with --classes which names the numbers 0, 1, … stand for."

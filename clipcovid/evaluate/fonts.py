@@ -47,8 +47,8 @@ def find_fonts(letters: frozenset[str]) -> tuple[list[str], str]:
     missing = _lacking(font_manager.findfont(OWN), letters)
     families = _cover(missing)
     if missing:  # maybe a font was installed after matplotlib listed them
-        known = {entry.fname for entry in font_manager.fontManager.ttflist}
-        for path in set(font_manager.findSystemFonts()) - known:
+        registered = {entry.fname for entry in font_manager.fontManager.ttflist}
+        for path in set(font_manager.findSystemFonts()) - registered:
             try:
                 font_manager.fontManager.addfont(path)
             except Exception:

@@ -66,18 +66,18 @@ def confusion_rates(counts: np.ndarray, classes: Sequence[str]) -> dict[str, np.
     equals `macro_recall`.
     """
     counts = np.asarray(counts, dtype=np.float64)
-    hits, support, chosen = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
+    hits, support, predicted = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
     total = support.sum(-1, keepdims=True)
     present = np.where(support > 0, 1.0, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         rates = {
-            "precision": present * np.where(chosen > 0, hits / chosen, 0.0),
+            "precision": present * np.where(predicted > 0, hits / predicted, 0.0),
             "recall": hits / support,
-            "specificity": present * (total - support - chosen + hits) / (total - support),
-            "f1": present * 2 * hits / (support + chosen),
+            "specificity": present * (total - support - predicted + hits) / (total - support),
+            "f1": present * 2 * hits / (support + predicted),
         }
         accuracy = (hits.sum(-1, keepdims=True) / total)[..., 0]
-        chance = (support * chosen).sum(-1) / total[..., 0] ** 2
+        chance = (support * predicted).sum(-1) / total[..., 0] ** 2
         kappa = np.where(chance < 1, (accuracy - chance) / (1 - chance), np.nan)
     flat = {"accuracy": accuracy, "balanced_accuracy": mean_defined(rates["recall"]), "kappa": kappa}
     flat |= {f"macro_{name}": mean_defined(values) for name, values in rates.items()}
@@ -165,8 +165,8 @@ def baselines(
     the prevalence, which stand in both.
     """
     source = "scored labels" if train_labels is None else "train"
-    known = encode(labels if train_labels is None else train_labels, classes, "train label")
-    shares = np.bincount(known, minlength=len(classes)) / len(known)
+    reference = encode(labels if train_labels is None else train_labels, classes, "train label")
+    shares = np.bincount(reference, minlength=len(classes)) / len(reference)
     truth = encode(labels, classes)
     majority = classification(labels, np.tile(shares, (len(truth), 1)), classes)
     expected = np.outer(np.bincount(truth, minlength=len(classes)), shares)
@@ -191,20 +191,20 @@ def collapse_alarm(predictions: Predictions, labels: Sequence[str], classes: Seq
     """
     truth = encode(labels, classes)
     n, k = len(truth), len(classes)
-    wanted = np.bincount(truth, minlength=k)
-    given = np.bincount(predicted_index(predictions, classes, n), minlength=k) / n
-    excess = given - wanted / n
+    true_counts = np.bincount(truth, minlength=k)
+    predicted = np.bincount(predicted_index(predictions, classes, n), minlength=k) / n
+    excess = predicted - true_counts / n
     worst = int(excess.argmax())
     distance = float(np.abs(excess).sum() / 2)
-    if not (distance > ALARM_DISTANCE or (given[worst] > 0.9 and wanted[worst] / n < 0.75)):
+    if not (distance > ALARM_DISTANCE or (predicted[worst] > 0.9 and true_counts[worst] / n < 0.75)):
         return None
-    shares = (wanted / n + given) / 2
+    shares = (true_counts / n + predicted) / 2
     first, second = np.random.default_rng(0).multinomial(n, shares, size=(2, 10_000)) / n
     if np.mean(np.abs(first - second).sum(axis=1) / 2 >= distance - 1e-9) >= ALARM_CHANCE:
         return None
     return (
-        f"The predictions lean to {classes[worst]!r}: {given[worst]:.0%} of the predictions, but "
-        f"{wanted[worst] / n:.0%} of the {n} labels (total variation distance {distance:.2f})."
+        f"The predictions lean to {classes[worst]!r}: {predicted[worst]:.0%} of the predictions, but "
+        f"{true_counts[worst] / n:.0%} of the {n} labels (total variation distance {distance:.2f})."
     )
 
 
@@ -217,9 +217,9 @@ def _scalars(rates: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def _true_ranks(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    own = scores[np.arange(len(truth)), truth][:, None]
-    ties_before = (scores == own) & (np.arange(scores.shape[1]) < truth[:, None])
-    return 1 + ((scores > own) | ties_before).sum(axis=1)
+    true_scores = scores[np.arange(len(truth)), truth][:, None]
+    ties_before = (scores == true_scores) & (np.arange(scores.shape[1]) < truth[:, None])
+    return 1 + ((scores > true_scores) | ties_before).sum(axis=1)
 
 
 def _ranked(ranks: np.ndarray, k: int) -> dict[str, float]:

@@ -199,41 +199,41 @@ def sweep_figures(
     `trials`: score (where known), state and values (key → value), in the order in which they were begun. `importance`: key
     → share of the scores' variance, or nothing.
     """
-    known = [trial for trial in trials if "score" in trial]
-    if not known:
+    scored = [trial for trial in trials if "score" in trial]
+    if not scored:
         return {}
-    scores = np.array([trial["score"] for trial in known])
+    scores = np.array([trial["score"] for trial in scored])
     best = np.minimum.accumulate(scores) if mode == "min" else np.maximum.accumulate(scores)
-    history, axes = new_figure(f"{len(known)} trials", 7, 4)
+    history, axes = new_figure(f"{len(scored)} trials", 7, 4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for state, colour in (("finished", "C0"), ("pruned", "C7"), ("failed", "C3")):
-        at = [place for place, trial in enumerate(known) if trial["state"] == state]
+        at = [number for number, trial in enumerate(scored) if trial["state"] == state]
         axes.plot(at, scores[at], "o", color=colour, label=state) if at else None
     axes.step(range(len(best)), best, where="post", color="C1", label="best so far")
     axes.set_xlabel("trial")
     axes.set_ylabel(f"validation {metric}")
     axes.legend(fontsize=8)
-    keys = [*known[0]["values"], metric]
+    keys = [*scored[0]["values"], metric]
     parallel, axes = new_figure("What was tried: the better, the darker", max(6, 1.4 * len(keys)), 5)
     axes.set_title(axes.get_title(), pad=22)
-    columns = [_places([trial["values"][key] for trial in known]) for key in keys[:-1]] + [_places(scores.tolist())]
+    columns = [_places([trial["values"][key] for trial in scored]) for key in keys[:-1]] + [_places(scores.tolist())]
     order = np.argsort(scores if mode == "max" else -scores)
-    for place, row in enumerate(order):
-        shade = (place + 1) / len(order)
+    for number, row in enumerate(order):
+        shade = (number + 1) / len(order)
         axes.plot(range(len(keys)), [column[0][row] for column in columns], color="C0", alpha=0.1 + 0.9 * shade**2)
-    for place, (_, low, high) in enumerate(columns):
-        axes.text(place, -0.06, low, ha="center", va="top", fontsize=7)
-        axes.text(place, 1.04, high, ha="center", va="bottom", fontsize=7)
+    for number, (_, low, high) in enumerate(columns):
+        axes.text(number, -0.06, low, ha="center", va="top", fontsize=7)
+        axes.text(number, 1.04, high, ha="center", va="bottom", fontsize=7)
     axes.set_xticks(range(len(keys)), [key.replace(".", ".\n") for key in keys], fontsize=8)
     axes.tick_params(axis="x", pad=16)
     axes.set_yticks([])
     axes.set_ylim(-0.02, 1.02)
-    made = {"history": history, "parallel": parallel}
+    figures = {"history": history, "parallel": parallel}
     if importance:
-        made["importance"], axes = new_figure("What the score depends on (fANOVA)", 6, 1 + 0.35 * len(importance))
+        figures["importance"], axes = new_figure("What the score depends on (fANOVA)", 6, 1 + 0.35 * len(importance))
         axes.barh(list(importance)[::-1], list(importance.values())[::-1], color="C0")
         axes.set_xlabel(f"share of the variance of validation {metric}")
-    return made
+    return figures
 
 
 def _places(values: Sequence[Any]) -> tuple[np.ndarray, str, str]:
@@ -264,11 +264,11 @@ def shots(scores: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def save(made: dict[str, Figure], folder: str | Path) -> list[Path]:
+def save(figures: dict[str, Figure], folder: str | Path) -> list[Path]:
     """Write each figure as `folder/<name>.png` at 120 dpi; the folder is made. Gives the paths."""
-    paths = [Path(folder) / f"{name}.png" for name in made]
+    paths = [Path(folder) / f"{name}.png" for name in figures]
     missing = ""
-    for path, figure in zip(paths, made.values(), strict=True):
+    for path, figure in zip(paths, figures.values(), strict=True):
         with atomic_write(path) as partial:
             missing += save_figure(figure, partial, dpi=120)
     if missing:

@@ -31,12 +31,14 @@ def score_candidates(
         return np.asarray(confusion_rates(counts, classes)["macro_f1"])
     raised = np.exp(scale * (similar - similar.max(axis=2, keepdims=True)))
     shares = np.ascontiguousarray(np.moveaxis(raised / raised.sum(axis=2, keepdims=True), 0, 2))
-    found = np.full((b, k), np.nan)
+    aurocs = np.full((b, k), np.nan)
     for number in range(k):
-        own = labels == number
-        if own.any() and not own.all():
-            found[:, number] = [_auroc(candidate[number][own], candidate[number][~own]) for candidate in shares]
-    return np.asarray(mean_defined(found))
+        positive = labels == number
+        if positive.any() and not positive.all():
+            aurocs[:, number] = [
+                _auroc(candidate[number][positive], candidate[number][~positive]) for candidate in shares
+            ]
+    return np.asarray(mean_defined(aurocs))
 
 
 def _auroc(positives: np.ndarray, negatives: np.ndarray) -> float:

@@ -20,14 +20,14 @@ def ranks(images: np.ndarray, texts: np.ndarray, captions: Sequence[str]) -> tup
 
 
 def _ranks(queries: np.ndarray, gallery: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    found = np.empty(len(queries), np.int64)
+    best_ranks = np.empty(len(queries), np.int64)
     for start in range(0, len(queries), CHUNK):
-        here = slice(start, start + CHUNK)
-        similar = queries[here].astype(np.float32) @ gallery.astype(np.float32).T
-        hits = keys[here, None] == keys[None]
+        chunk = slice(start, start + CHUNK)
+        similar = queries[chunk].astype(np.float32) @ gallery.astype(np.float32).T
+        hits = keys[chunk, None] == keys[None]
         best = np.where(hits, similar, -np.inf).max(axis=1, keepdims=True)
-        found[here] = 1 + (~hits & ~(similar < best)).sum(axis=1)  # what is no number comes last
-    return found
+        best_ranks[chunk] = 1 + (~hits & ~(similar < best)).sum(axis=1)  # what is no number comes last
+    return best_ranks
 
 
 def nearest(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
@@ -37,7 +37,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return np.concatenate([part.argmax(axis=1) for part in parts]) if parts else np.empty(0, np.int64)
 
 
-def summary(found: np.ndarray) -> dict[str, float]:
+def summary(ranks: np.ndarray) -> dict[str, float]:
     """recall_1, recall_5, recall_10, median_rank and mrr (the mean reciprocal rank) of ranks (n,)."""
-    recalls = {f"recall_{depth}": float((found <= depth).mean()) for depth in DEPTHS}
-    return recalls | {"median_rank": float(np.median(found)), "mrr": float((1 / found).mean())}
+    recalls = {f"recall_{depth}": float((ranks <= depth).mean()) for depth in DEPTHS}
+    return recalls | {"median_rank": float(np.median(ranks)), "mrr": float((1 / ranks).mean())}

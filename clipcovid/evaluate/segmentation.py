@@ -15,7 +15,7 @@ UNTESTED = "Every image here has an infection: what would be found in lungs with
 
 def count(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
     """Pixels of two masks, bool (h, w): tp, fp, fn, tn."""
-    tp, positive, true = (int(np.count_nonzero(one)) for one in (predicted & truth, predicted, truth))
+    tp, positive, true = (int(np.count_nonzero(mask)) for mask in (predicted & truth, predicted, truth))
     return {"tp": tp, "fp": positive - tp, "fn": true - tp, "tn": truth.size - positive - true + tp}
 
 
@@ -29,11 +29,11 @@ def distances(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         return {"hd95": float("nan"), "assd": float("nan")}
     import surface_distance
 
-    found = surface_distance.compute_surface_distances(truth, predicted, (1.0, 1.0))
-    there, back = surface_distance.compute_average_surface_distance(found)
-    lengths = found["surfel_areas_gt"].sum(), found["surfel_areas_pred"].sum()
-    assd = (there * lengths[0] + back * lengths[1]) / sum(lengths)
-    return {"hd95": float(surface_distance.compute_robust_hausdorff(found, 95)), "assd": float(assd)}
+    surfaces = surface_distance.compute_surface_distances(truth, predicted, (1.0, 1.0))
+    from_truth, from_predicted = surface_distance.compute_average_surface_distance(surfaces)
+    lengths = surfaces["surfel_areas_gt"].sum(), surfaces["surfel_areas_pred"].sum()
+    assd = (from_truth * lengths[0] + from_predicted * lengths[1]) / sum(lengths)
+    return {"hd95": float(surface_distance.compute_robust_hausdorff(surfaces, 95)), "assd": float(assd)}
 
 
 def per_image(table: pd.DataFrame) -> pd.DataFrame:
@@ -41,13 +41,13 @@ def per_image(table: pd.DataFrame) -> pd.DataFrame:
     tp, fp, fn = (table[name].to_numpy(np.float64) for name in ("tp", "fp", "fn"))
     truth = tp + fn > 0
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = {
+        values = {
             "iou": np.where(truth, tp / (tp + fp + fn), np.nan),
             "dice": np.where(truth, 2 * tp / (2 * tp + fp + fn), np.nan),
             "sensitivity": np.where(truth, tp / (tp + fn), np.nan),
             "precision": np.where(truth & (tp + fp > 0), tp / (tp + fp), np.nan),
         }
-    return pd.DataFrame(found, index=table.index)
+    return pd.DataFrame(values, index=table.index)
 
 
 def pooled(table: pd.DataFrame) -> dict[str, float]:
@@ -72,6 +72,6 @@ def infected_share(table: pd.DataFrame) -> pd.DataFrame:
     if "lung" in by_region:
         lung = by_region["lung"].reindex(infection.index)
         lungs = {"predicted": lung["tp"] + lung["fp"], "true": lung["tp"] + lung["fn"]}
-    found = {"predicted": infection["tp"] + infection["fp"], "true": infection["tp"] + infection["fn"]}
-    shares = pd.DataFrame({name: (found[name] / lungs[name].where(lungs[name] > 0)).clip(upper=1) for name in found})
+    areas = {"predicted": infection["tp"] + infection["fp"], "true": infection["tp"] + infection["fn"]}
+    shares = pd.DataFrame({name: (areas[name] / lungs[name].where(lungs[name] > 0)).clip(upper=1) for name in areas})
     return shares.dropna()
