@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
+from made_predictions import CLASSES, make
 from sklearn.metrics import roc_auc_score
-from test_metrics import CLASSES, make
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics

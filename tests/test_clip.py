@@ -8,7 +8,7 @@ import torch
 from conftest import Evil
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_state_dicts import scripted
+from torchscript_files import scripted
 
 from clipcovid.config import ClipConfig, ImagesConfig, UserError
 from clipcovid.data.images import decode, fit_image

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_and_list_imports
+from made_predictions import CLASSES, make
 from matplotlib.axis import Tick
 from matplotlib.text import Text
 from rich.console import Console
 from scipy.stats import binom
-from test_metrics import CLASSES, make
 
 from clipcovid.config import RESEARCH_ONLY, UserError
 from clipcovid.data.manifest import Manifest, normalize_columns

@@ -2,8 +2,8 @@
 
 import pandas as pd
 import pytest
+from covidx_lists import COLUMNS, LISTS, ROWS, covidx
 from pictures import cells, listed, pictures
-from test_locating import COLUMNS, LISTS, ROWS, covidx
 
 from clipcovid.config import UserError
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+from covidx_lists import COLUMNS, ROWS, covidx
 from pictures import cells, listed, pictures
 
 from clipcovid.cli import from_cli
@@ -83,27 +84,6 @@ def test_masks_are_looked_for_as_images_are(tmp_path):
     pictures(tmp_path, "i/1.png", "m/1.png")
     (tmp_path / "t.csv").write_text("path,lung_mask\nset/i/1.png,set/m/1.png\n")
     assert listed("table", tmp_path / "t.csv").table["lung_mask"].tolist() == [str(tmp_path / "m/1.png")]
-
-
-LISTS = {
-    "train_COVIDx9A.txt": "3 ARDSSevere.png normal cohen\nCOVID-1 a b.jpg COVID-19 sirm\n\nx-7 1.png pneumonia rsna\n",
-    "test_COVIDx9A.txt": "y-8 1.png COVID-19 ricord\n",
-}
-IMAGES = ["train/ARDSSevere.png", "train/a b.jpg", "train/1.png", "test/1.png"]
-ROWS = [
-    ("test/1.png", "COVID-19", "y-8", "ricord", "test"),
-    ("train/1.png", "pneumonia", "x-7", "rsna", "train"),
-    ("train/ARDSSevere.png", "normal", "3", "cohen", "train"),
-    ("train/a b.jpg", "COVID-19", "COVID-1", "sirm", "train"),
-]
-COLUMNS = ("image_id", "label", "patient_id", "source", "split")
-
-
-def covidx(root, lists=LISTS):
-    pictures(root, *IMAGES)
-    for name, text in lists.items():
-        (root / name).write_text(text)
-    return root
 
 
 def test_a_list_of_covidx_is_a_table(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from test_splits import LABELS, people
+from patients import LABELS, people
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import (

@@ -4,20 +4,11 @@ import warnings
 
 import numpy as np
 import pytest
+from made_predictions import CLASSES, make
 from sklearn import metrics as sk
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import metrics
-
-CLASSES = ("COVID-19", "Non-COVID", "Normal")
-
-
-def make(n, classes=CLASSES, shares=None, signal=1.0, seed=0):
-    rng = np.random.default_rng(seed)
-    truth = rng.choice(len(classes), n, p=shares)
-    scores = np.round(rng.normal(size=(n, len(classes))) + signal * np.eye(len(classes))[truth], 1)  # rounded: ties
-    odds = np.exp(scores)
-    return [classes[i] for i in truth], odds / odds.sum(axis=1, keepdims=True)
 
 
 def naive(labels, probabilities, classes):

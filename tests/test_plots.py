@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from made_predictions import CLASSES, make
 from matplotlib.text import Text
 from PIL import Image
-from test_metrics import CLASSES, make
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate import plots

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_metrics import CLASSES, make
+from made_predictions import CLASSES, make
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import metrics

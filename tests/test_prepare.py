@@ -19,9 +19,10 @@ import pandas as pd
 import pytest
 from conftest import HERE, LOCAL
 from image_files import dicom, encode
+from pictures import mask, picture
 from PIL import Image
 from rich.console import Console
-from test_sources import mask, medpix, picture, quex
+from source_folders import medpix, quex
 
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data import prepare as module

@@ -9,17 +9,11 @@ import fsspec
 import pandas as pd
 import pytest
 from pictures import cells, listed, mask, picture, pictures
+from source_folders import medpix, quex
 
 from clipcovid.config import UserError
 from clipcovid.data.images import read_bytes
 from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
-
-
-def quex(root, name="a", split="Train", label="Normal", kinds=("lung masks", "infection masks"), seed=0, **how):
-    picture(root / split / label / "images" / f"{name}.png", seed, **how)
-    for kind in kinds:
-        mask(root / split / label / kind / f"{name}.png")
-
 
 # COVID-QU-Ex
 
@@ -400,20 +394,6 @@ def test_half_a_surrogate_pair_breaks_nothing(tmp_path):
 
 
 # MedPix 2.0
-
-
-def medpix(root, **splits):
-    for split, made in splits.items():
-        lines = []
-        for number, (case, caption) in enumerate(made):
-            name = f"{case}_{split}{number}"
-            picture(root / "images" / f"{name}.jpg", number)
-            what = {"Plane": "Axial", "Caption": caption, "Modality": "CT - noncontrast", "Age": 27, "Sex": "male"}
-            row = {"Type": "CT", "U_id": case, "image": name, "Description": what, "Location": "Head"}
-            lines.append(json.dumps(row | {"Location Category": "Brain"}))
-        (root / f"descriptions_{split}.jsonl").write_text("\n".join(lines))
-    topics = [{"U_id": "MPX1", "Case": {"Title": "A case", "Case Diagnosis": "Stroke"}}, {"U_id": "MPX2", "Case": None}]
-    (root / "Case_topic.json").write_text(json.dumps(topics))
 
 
 def test_medpix2_joins_cases_and_knows_placeholders(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import Evil
 from safetensors.torch import save_file
+from torchscript_files import scripted
 
 from clipcovid.config import UserError
 from clipcovid.models import state_dicts
@@ -231,33 +232,6 @@ def test_a_whole_model_as_an_object_is_named_for_what_it_is(tmp_path):
 def test_objects_of_other_libraries_beside_the_weights_are_passed_over(tmp_path):
     path = written(tmp_path / "weights.pt", {"state_dict": state(), "config": Block, "epoch": np.int64(3)})
     assert_same(loaded(path), state())
-
-
-class Numbers(torch.nn.Module):
-    """A tree of modules with the names of a state dict, and the sizes that OpenAI's archives hold besides."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        super().__init__()
-        inner: dict[str, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            first, _, rest = name.partition(".")
-            if rest:
-                inner.setdefault(first, {})[rest] = value
-            elif value.is_floating_point():
-                self.register_parameter(first, torch.nn.Parameter(value))
-            else:
-                self.register_buffer(first, value)
-        for name, value in inner.items():
-            self.add_module(name, Numbers(value))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
-
-
-def scripted(path, tensors):
-    with pytest.warns(FutureWarning):
-        torch.jit.script(Numbers(tensors)).save(path)
-    return path
 
 
 def test_a_torchscript_archive_is_read_as_its_state_dict(tmp_path):

@@ -54,26 +54,7 @@ def list_source(
 
     `image_folder`: the folder that a table's paths are relative to. Default: the table's own.
     """
-    if name == "phantom":
-        if root or image_folder or columns != ColumnsConfig():
-            raise UserError(
-                "--source phantom, the default, draws its images and takes no --root, --images or --columns.*: say with "
-                f"--source how the data set is laid out ({', '.join(SOURCES)})."
-            )
-        root = str(
-            write_phantoms(drawn, images=phantoms.images, size=phantoms.size, seed=phantoms.seed) / "metadata.csv"
-        )
-        name, dataset = "table", "phantom"
-    elif name not in SOURCES:
-        raise UserError(f"--source {name!r} is unknown: use {', '.join([*SOURCES, 'phantom'])}.")
-    elif not root:
-        raise UserError(f"--source {name} needs --root, the data set's folder, table or URI.")
-    elif name not in TABLES and columns != ColumnsConfig():
-        raise UserError(f"--columns.* name a table's columns, and --source {name} has none.")
-    elif image_folder and name != "table":
-        raise UserError(f"--images says where a table's images are, and --source {name} finds them in --root.")
-    else:
-        dataset = name
+    name, root, dataset = _checked(name, root, columns, phantoms, drawn, image_folder)
     source_root = Root(root, image_folder)
     if dataset in TABLES:
         dataset = posixpath.splitext(source_root.file)[0] or posixpath.basename(source_root.path)
@@ -100,6 +81,33 @@ def list_source(
         files=source_root.state(),
         notes=tuple(dict.fromkeys(source_root.notes)),
     )
+
+
+def _checked(
+    name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, drawn: Path, image_folder: str
+) -> tuple[str, str, str]:
+    """The source, its root and the data set's name; phantoms are drawn, and options that are not the source's refused."""
+    if name == "phantom":
+        if root or image_folder or columns != ColumnsConfig():
+            raise UserError(
+                "--source phantom, the default, draws its images and takes no --root, --images or --columns.*: say with "
+                f"--source how the data set is laid out ({', '.join(SOURCES)})."
+            )
+        root = str(
+            write_phantoms(drawn, images=phantoms.images, size=phantoms.size, seed=phantoms.seed) / "metadata.csv"
+        )
+        name, dataset = "table", "phantom"
+    elif name not in SOURCES:
+        raise UserError(f"--source {name!r} is unknown: use {', '.join([*SOURCES, 'phantom'])}.")
+    elif not root:
+        raise UserError(f"--source {name} needs --root, the data set's folder, table or URI.")
+    elif name not in TABLES and columns != ColumnsConfig():
+        raise UserError(f"--columns.* name a table's columns, and --source {name} has none.")
+    elif image_folder and name != "table":
+        raise UserError(f"--images says where a table's images are, and --source {name} finds them in --root.")
+    else:
+        dataset = name
+    return name, root, dataset
 
 
 def _rows_with_ids(source_root: Root, rows: pd.DataFrame) -> pd.DataFrame:
