@@ -186,7 +186,7 @@ def test_the_order_of_rows_columns_classes_and_runs_changes_nothing(tmp_path):
     assert compared(paths[::-1]) == first
     write_predictions(paths[1], table, **{**about, "classes": about["classes"][::-1]})
     assert compared(paths) == first
-    one, other = ({m.name: m.about for m in read(order, "test")} for order in (paths, paths[::-1]))
+    one, other = ({m.name: m.metadata for m in read(order, "test")} for order in (paths, paths[::-1]))
     assert comparison_identity(one) == comparison_identity(other)
 
 

@@ -43,7 +43,7 @@ def compare(methods: Sequence[Method]) -> Comparison:
 
     Scores that a run's folder holds for this very table are taken from there, where the kind can tell.
     """
-    metadata = methods[0].about
+    metadata = methods[0].metadata
     kind, classes = kind_of(metadata["task"]), list(metadata["classes"])
     scores = {method.name: _scores(method, classes) for method in methods}
     order = kind.ranked(scores)
@@ -74,7 +74,7 @@ def compare(methods: Sequence[Method]) -> Comparison:
 
 def _scores(method: Method, classes: list[str]) -> Scores:
     """The scores that the run's folder holds, if they are of this table, else new ones."""
-    kind = kind_of(method.about["task"])
+    kind = kind_of(method.metadata["task"])
     try:
         if method.stored is not None and kind.describes(method.stored, method.table, classes):
             return method.stored

@@ -28,7 +28,7 @@ class Method:
     source: str
     """The folder or file as it was named."""
     path: Path
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     """The metadata that `write_predictions` was given."""
     trained_on: frozenset[str]
     """Ids of predicted images that it learned from. No method is scored on them."""
@@ -77,13 +77,13 @@ def read(paths: Sequence[Path], split: str) -> list[Method]:
         raise UserError("There is nothing to compare: name run folders or .parquet files of predictions.")
     for key in ("task", "split", "split_hash", "classes"):
         _check_same_metadata(methods, key)
-    kind = kind_of(methods[0].about["task"])
+    kind = kind_of(methods[0].metadata["task"])
     methods = _without_trained_on([_with_truth(method, kind) for method in methods])
     _check_same_images(methods, kind)
     for more in ("run", "source"):
         names = Counter(method.name for method in methods)
         methods = [
-            dataclasses.replace(method, name=f"{method.about['method']} ({getattr(method, more)})")
+            dataclasses.replace(method, name=f"{method.metadata['method']} ({getattr(method, more)})")
             if names[method.name] > 1
             else method
             for method in methods
@@ -128,7 +128,7 @@ def _read(path: Path, source: str) -> Method:
         name=metadata["method"],
         source=source,
         path=path,
-        about=metadata,
+        metadata=metadata,
         trained_on=frozenset(table["image_id"][learned]),
         table=table.sort_values("image_id", ignore_index=True, kind="stable"),
         stored=_stored_scores(path),
@@ -173,7 +173,7 @@ def _outlier(values: Sequence[Hashable]) -> tuple[int, int] | None:
 
 
 def _check_same_metadata(methods: Sequence[Method], key: str) -> None:
-    values = [method.about[key] for method in methods]
+    values = [method.metadata[key] for method in methods]
     texts = [", ".join(sorted(value)) if isinstance(value, list) else str(value) for value in values]
     if pair := _outlier(texts):
         outlier, common = pair

@@ -18,7 +18,7 @@ def compare_runs(config: CompareConfig) -> Run:
     config = dataclasses.replace(config, runs=runs)
     methods = load_predictions.read(config.runs, config.split)
     comparison = compare(methods)
-    identity = comparison_identity({method.name: method.about for method in methods})
+    identity = comparison_identity({method.name: method.metadata for method in methods})
     run = start_run(config, method="compare", identity=identity)
     (run.folder / DONE).unlink(missing_ok=True)
     write(comparison, run.folder)
