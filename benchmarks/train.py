@@ -191,7 +191,7 @@ def predicted_masks(config: Config, machine: DeviceContext, images: int = 200) -
         known = read_manifest(data)
         unknown = dataclasses.replace(known, table=known.table.assign(lung_mask="", infection_mask=""))
         workers = {
-            name: Predicting(run=run, data=data, manifest=manifest, chosen=chosen)
+            name: Predicting(run=run, data=data, manifest=manifest, resources=chosen)
             for name, manifest in zip(ratios, (unknown, known), strict=True)
         }
         pixels = torch.from_numpy(workers["masks"].packed.images(range(images))).to(machine.device)

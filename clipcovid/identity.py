@@ -128,10 +128,10 @@ def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
 
     Files are known by their content, a published tag or hub model by its name, random weights by their seed.
     """
-    place = locate(config)
-    if isinstance(place, list):
-        return {"weights": files_hash(place)}
-    return {"weights": place} | ({"seed": str(seed)} if place == "none" else {})
+    weights = locate(config)
+    if isinstance(weights, list):
+        return {"weights": files_hash(weights)}
+    return {"weights": weights} | ({"seed": str(seed)} if weights == "none" else {})
 
 
 def weight_paths(config: Any) -> dict[str, Path]:
@@ -155,19 +155,19 @@ def settings_of(config: Any) -> dict[str, Any]:
 
     Content is weights, prompts, and a table of captions.
     """
-    kept = {
+    settings = {
         key: int(value) if isinstance(value, float) and value.is_integer() else value  # 0 and 0.0 are one setting
         for key, value in flatten_fields(resolve_defaults(config)).items()
         if key.partition(".")[0] not in (*LEFT_OUT, "prompts")
     }
     for field, words in WEIGHTS.items():
-        if isinstance(kept.get(field), str) and kept[field] not in words:
-            del kept[field]
+        if isinstance(settings.get(field), str) and settings[field] not in words:
+            del settings[field]
     if encodes(config):
-        del kept["clip.pretrained"]
-    if kept.get("captions", "labels") not in CAPTIONS:
-        kept["captions"] = "table"
-    return as_json(kept)
+        del settings["clip.pretrained"]
+    if settings.get("captions", "labels") not in CAPTIONS:
+        settings["captions"] = "table"
+    return as_json(settings)
 
 
 def content_of(config: Any, classes: Sequence[str]) -> dict[str, Any]:
@@ -190,15 +190,15 @@ def config_identity(config: Any, classes: Sequence[str] = ()) -> dict[str, Any]:
 
 def data_identity(data: Data, columns: Iterable[str] = ()) -> dict[str, str]:
     """Of a data set's images, split and pixels, and of the columns that are read beside the label."""
-    known = {
+    hashes = {
         "images_hash": data.images_hash,
         "split_hash": data.split_hash,
         "pack_hash": data.info["pack_hash"],
     }
     for column in sorted({*columns} - {"label"}):
         masks = data.info.get("masks_hash", {}).get(column)
-        known[f"{column}_hash"] = digest(masks) if masks else rows_digest(data.table[["image_id", column]])
-    return known
+        hashes[f"{column}_hash"] = digest(masks) if masks else rows_digest(data.table[["image_id", column]])
+    return hashes
 
 
 def contents_hash(named: Iterable[tuple[str, Any]]) -> str:
@@ -247,17 +247,17 @@ def encoder_identity(clip: ClipConfig, seed: int, data: Data, pixels: str) -> di
 
 
 def prediction_identity(
-    checkpoint: Path, config: Any, about: Mapping[str, Any], data: Data, split: str
+    checkpoint: Path, config: Any, metadata: Mapping[str, Any], data: Data, split: str
 ) -> dict[str, Any]:
     """What makes two predictions the same: all that a checkpoint holds, the settings it predicts with, and the data.
 
-    `config` is the checkpoint's, `about` the rest of its `config.json`. Where it reads the embeddings of an encoder, the
+    `config` is the checkpoint's, `metadata` the rest of its `config.json`. Where it reads the embeddings of an encoder, the
     encoder's weights are part of it.
     """
-    known = {f"run.{key}": value for key, value in settings_of(config).items()}
-    known |= {f"run.{key}": about[key] for key in ("classes", "images", "encoder") if key in about}
+    identity = {f"run.{key}": value for key, value in settings_of(config).items()}
+    identity |= {f"run.{key}": metadata[key] for key in ("classes", "images", "encoder") if key in metadata}
     columns = config.required_columns if "caption" in config.required_columns else ()
-    return {"model": checkpoint_hash(checkpoint), "split": split} | known | data_identity(data, columns)
+    return {"model": checkpoint_hash(checkpoint), "split": split} | identity | data_identity(data, columns)
 
 
 def checkpoint_hash(checkpoint: Path) -> str:
@@ -269,23 +269,23 @@ def checkpoint_hash(checkpoint: Path) -> str:
 
 def _predicting(checkpoint: Path) -> dict[str, Any]:
     """The settings that a checkpoint's `config.json` has, without those that name files."""
-    about = read_object(checkpoint / "config.json")
+    metadata = read_object(checkpoint / "config.json")
     named = (*LEFT_OUT, *WEIGHTS, "clip", "captions", "prompts")
-    about["config"] = {key: value for key, value in about.get("config", {}).items() if key not in named}
-    return about
+    metadata["config"] = {key: value for key, value in metadata.get("config", {}).items() if key not in named}
+    return metadata
 
 
 def zeroshot_identity(config: Any, data: Data, precision: str) -> dict[str, Any]:
     """What makes two zero-shot runs the same. The split is left apart: those of one run stand side by side."""
-    known = config_identity(config, data.classes) | {"clip.precision": precision}
-    del known["split"]
-    return known | data_identity(data)
+    identity = config_identity(config, data.classes) | {"clip.precision": precision}
+    del identity["split"]
+    return identity | data_identity(data)
 
 
 def prompts_identity(config: Any, data: Data, space: Any) -> dict[str, Any]:
     """What makes two searches for prompts the same; `space`, a dataclass, is what the config's `space` holds."""
-    known = {"task": "prompts"} | config_identity(config) | data_identity(data)
-    return known | {"space": digest(dataclasses.asdict(space))}
+    identity = {"task": "prompts"} | config_identity(config) | data_identity(data)
+    return identity | {"space": digest(dataclasses.asdict(space))}
 
 
 def generation_identity(config: Any, data: Data) -> dict[str, Any]:
@@ -295,10 +295,10 @@ def generation_identity(config: Any, data: Data) -> dict[str, Any]:
 
 def search_identity(config: Any, encoder: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:
     """What makes two searches the same: what is asked of which embeddings; `images`: the pixel hashes of those asked by."""
-    asked = ("text", "find", "top", "where", "caption_template", "index")
+    fields = ("text", "find", "top", "where", "caption_template", "index")
     captions = file_or_name(config.captions, CAPTIONS)
-    known = {name: getattr(config, name) for name in asked} | {"captions": captions, "images": images}
-    return as_json(known | dict(encoder))
+    identity = {name: getattr(config, name) for name in fields} | {"captions": captions, "images": images}
+    return as_json(identity | dict(encoder))
 
 
 def cascade_identity(checkpoints: Sequence[Path], keep: str, images: Mapping[str, str]) -> dict[str, Any]:
@@ -309,9 +309,9 @@ def cascade_identity(checkpoints: Sequence[Path], keep: str, images: Mapping[str
 
 def comparison_identity(predictions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What makes two comparisons the same, from each method's metadata by its name: the split, and which runs."""
-    about = next(iter(predictions.values()))
+    metadata = next(iter(predictions.values()))
     compared = {name: digest([one["method"], one["identity"]]) for name, one in predictions.items()}
-    return {"split": about["split"], "split_hash": about["split_hash"], "methods": compared}
+    return {"split": metadata["split"], "split_hash": metadata["split_hash"], "methods": compared}
 
 
 def as_json(value: Any) -> Any:

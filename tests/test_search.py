@@ -8,7 +8,7 @@ from conftest import HERE
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.data.manifest import read_manifest
 from clipcovid.inference.embed import EmbedConfig, embed
-from clipcovid.inference.search import SearchConfig, build_index, chosen_rows, open_index, search, store_blocks
+from clipcovid.inference.search import SearchConfig, build_index, filter_rows, open_index, search, store_blocks
 from clipcovid.models.clip import load_clip
 
 TINY = ClipConfig(model="tiny", pretrained="none")
@@ -108,9 +108,9 @@ def test_what_can_not_be_searched_is_a_sentence(phantoms, tmp_path):
         query(phantoms)
     manifest = read_manifest(phantoms)
     with pytest.raises(UserError, match="COLUMN=VALUE"):
-        chosen_rows(manifest, ("planet=Mars",))
+        filter_rows(manifest, ("planet=Mars",))
     with pytest.raises(UserError, match="No image of"):
-        chosen_rows(manifest, ("label=Fracture",))
+        filter_rows(manifest, ("label=Fracture",))
     (tmp_path / "torn.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"torn\.png"):
         search(query(phantoms, image=(str(tmp_path / "torn.png"),)))

@@ -20,7 +20,7 @@ from clipcovid.config import RESEARCH_ONLY
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import plots
-from clipcovid.inference.search import Found, SearchConfig, asked_of, search
+from clipcovid.inference.search import SearchConfig, SearchResult, search, search_identity_of
 from clipcovid.io.files import atomic_write
 from clipcovid.runs import finish_run, start_run
 
@@ -30,7 +30,7 @@ LONGEST = 40  # letters of an image's name in the table
 def main(config: SearchConfig) -> None:
     """Search, print, and draw."""
     manifest = read_manifest(config.data)
-    run = start_run(config, method="search", identity=asked_of(config, manifest))
+    run = start_run(config, method="search", identity=search_identity_of(config, manifest))
     found, _ = search(config, manifest)
     packed, console = PackedImages(config.data, manifest), Console()
     for number, one in enumerate(found):
@@ -48,7 +48,7 @@ def main(config: SearchConfig) -> None:
     console.print(f"[dim]{RESEARCH_ONLY}[/]")
 
 
-def listed(one: Found) -> Table:
+def listed(one: SearchResult) -> Table:
     """What a query found, for the terminal."""
     table = Table("", "cosine", "image", "class", "caption", title=escape(one.query), box=box.SIMPLE_HEAD)
     table.columns[2].overflow = "fold"
@@ -59,6 +59,6 @@ def listed(one: Found) -> Table:
     return table
 
 
-def rows(one: Found) -> list[dict[str, Any]]:
+def rows(one: SearchResult) -> list[dict[str, Any]]:
     """What a query found, the best first."""
     return [{str(key): value for key, value in row.items()} for row in one.table.to_dict("records")]

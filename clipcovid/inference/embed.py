@@ -87,37 +87,37 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print, *, manifest: 
     if config.input == "raw" and "masked" in manifest.info:
         raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
     identity = embeddings_identity(config, manifest)
-    folder, cache = places(config, digest(identity), log)
-    about = folder / ABOUT
+    folder, cache = embeddings_folder(config, digest(identity), log)
+    encoder_path = folder / ABOUT
     if (folder / DONE).exists():
-        return Embeddings(folder=folder, encoder=json.loads(about.read_bytes()), created=False, cache=cache)
+        return Embeddings(folder=folder, encoder=json.loads(encoder_path.read_bytes()), created=False, cache=cache)
     check_clip(config.clip)
     rows = len(manifest.table)
     connect(config.compute)
-    chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
+    resources = plan(config.compute, cluster_nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
     lock_folder(folder)
-    if about.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
-        encoder = json.loads(about.read_bytes())
+    if encoder_path.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
+        encoder = json.loads(encoder_path.read_bytes())
     else:
-        shards = 4 * max(1, chosen.workers)  # four a worker even out the end
-        batches = math.ceil(rows / (shards * chosen.batch_size))
+        shards = 4 * max(1, resources.workers)  # four a worker even out the end
+        batches = math.ceil(rows / (shards * resources.batch_size))
         encoder = identity | {
-            "precision": resolve_precision(config.clip.precision, chosen.device),
-            "shard": min(batches, 8) * chosen.batch_size,  # full batches, and little to do again
+            "precision": resolve_precision(config.clip.precision, resources.device),
+            "shard": min(batches, 8) * resources.batch_size,  # full batches, and little to do again
         }
-        write_json(about, encoder)
-    log(f"{config.clip.model} in {encoder['precision']} on {chosen.device}: {chosen}.")
+        write_json(encoder_path, encoder)
+    log(f"{config.clip.model} in {encoder['precision']} on {resources.device}: {resources}.")
     sharded_map(
         folder,
         split_rows(np.arange(rows), encoder["shard"]),
         Embedder,
-        chosen,
+        resources,
         label="Embedding",
         settings={
             "config": replace(config, data=config.data.resolve()),
             "manifest": manifest,
             "precision": encoder["precision"],
-            "chosen": chosen,
+            "resources": resources,
         },
         resumed="{images_done} of {images} images are embedded",
         log=log,
@@ -129,13 +129,13 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print, *, manifest: 
 
 def learned_by(clip: ClipConfig, manifest: Manifest) -> tuple[pd.Series, str]:
     """Which images of a data set an encoder of ours learned from, and what had to be assumed: see `known_rows`."""
-    place = Path(clip.pretrained)
-    if clip.pretrained == "none" or not place.exists():
+    path = Path(clip.pretrained)
+    if clip.pretrained == "none" or not path.exists():
         return pd.Series(False, index=manifest.table.index), ""
-    return known_rows(place, manifest)
+    return known_rows(path, manifest)
 
 
-def places(config: EmbedConfig, name: str, log: Callable[[str], None]) -> tuple[Path, Path | None]:
+def embeddings_folder(config: EmbedConfig, name: str, log: Callable[[str], None]) -> tuple[Path, Path | None]:
     """The folder of embeddings of this name, and where what is made of them goes if they can't be written to.
 
     Finished ones are read wherever they are; where none can be written, it is a `UserError`.
@@ -159,18 +159,18 @@ def places(config: EmbedConfig, name: str, log: Callable[[str], None]) -> tuple[
 class Embedder:
     """An actor: one encoder, and the reading of what it encodes."""
 
-    def __init__(self, *, config: EmbedConfig, manifest: Manifest, precision: str, chosen: ResourcePlan) -> None:
+    def __init__(self, *, config: EmbedConfig, manifest: Manifest, precision: str, resources: ResourcePlan) -> None:
         import torch
 
         from clipcovid.models.clip import load_clip
 
-        torch.set_num_threads(chosen.threads)
-        self.clip = load_clip(config.clip, seed=config.seed, device=chosen.device, precision=precision)
-        self.name, self.precision, self.batch_size = config.clip.model, precision, chosen.batch_size
+        torch.set_num_threads(resources.threads)
+        self.clip = load_clip(config.clip, seed=config.seed, device=resources.device, precision=precision)
+        self.name, self.precision, self.batch_size = config.clip.model, precision, resources.batch_size
         self.packed, self.rows = PackedImages(config.data, manifest), manifest.table
         self.images = replace(ImagesConfig(**manifest.info["images"]), size=self.clip.image_size)
         self.read = self.packed.images if config.input == "packed" else self._decode
-        self.readers = ThreadPoolExecutor(chosen.threads if chosen.device == "cuda" else 1)
+        self.readers = ThreadPoolExecutor(resources.threads if resources.device == "cuda" else 1)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Encode the item's rows and write them as one shard."""

@@ -55,7 +55,7 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generated:
+class GenerateResult:
     """The captions, and where they are."""
 
     path: Path
@@ -67,7 +67,7 @@ class Generated:
     """False where all had been written before."""
 
 
-def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Generated:
+def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> GenerateResult:
     """Caption a split; a killed one goes on where it was, a finished one is not done again."""
     manifest = read_manifest(config.data)
     rows = manifest.rows(config.split)
@@ -75,27 +75,27 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     path = folder / f"{config.split}-{digest(generation_identity(config, manifest), 8)}.parquet"
     if path.is_file():
         table = pd.read_parquet(path)
-        return Generated(path=path, table=table, leaks=leaks(table, manifest), created=False)
+        return GenerateResult(path=path, table=table, leaks=leaks(table, manifest), created=False)
     if not writable(folder):
         raise UserError(f"{folder} can't be written: say with --folder where the captions go.")
     check_hub_model(config.model, "--model")
     connect(config.compute)
-    chosen = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
+    resources = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
     state = path.with_suffix("").resolve()
     lock_folder(state)
-    log(f"{config.model} on {chosen.device}: {chosen}.")
-    settings = {"config": config, "data": config.data.resolve(), "manifest": manifest, "chosen": chosen}
+    log(f"{config.model} on {resources.device}: {resources}.")
+    settings = {"config": config, "data": config.data.resolve(), "manifest": manifest, "resources": resources}
     items = split_rows(manifest.positions(rows["image_id"]), SHARD)
-    table = read_shards(sharded_map(state, items, Captioning, chosen, label="Captioning", settings=settings))
+    table = read_shards(sharded_map(state, items, Captioning, resources, label="Captioning", settings=settings))
     table["caption"] = table["generated"]
     if config.label == "append":
-        known = rows["label"] != ""
-        table["caption"] = table["generated"].where(~known, table["generated"] + ", " + rows["label"])
+        labelled = rows["label"] != ""
+        table["caption"] = table["generated"].where(~labelled, table["generated"] + ", " + rows["label"])
     with atomic_write(path) as partial:
         table.to_parquet(partial)
     unlock_folder(state)
     remove_own(path.parent, rf"{state.name}/\d{{5}}\.parquet")
-    return Generated(path=path, table=table, leaks=leaks(table, manifest), created=True)
+    return GenerateResult(path=path, table=table, leaks=leaks(table, manifest), created=True)
 
 
 def leaks(table: pd.DataFrame, manifest: Manifest) -> dict[str, int]:
@@ -116,25 +116,25 @@ def _named(name: str) -> str:
 class Captioning:
     """An actor that holds a captioner."""
 
-    def __init__(self, *, config: GenerateConfig, data: Path, manifest: Manifest, chosen: ResourcePlan) -> None:
+    def __init__(self, *, config: GenerateConfig, data: Path, manifest: Manifest, resources: ResourcePlan) -> None:
         import torch
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
         from clipcovid.models.state_dicts import check_finite, reason
 
-        torch.set_num_threads(chosen.threads)
+        torch.set_num_threads(resources.threads)
         loader: Any = BlipForConditionalGeneration
         try:
             self.processor: Any = BlipProcessor.from_pretrained(config.model)
-            model, about = loader.from_pretrained(config.model, dtype=torch.float32, output_loading_info=True)
+            model, loading_info = loader.from_pretrained(config.model, dtype=torch.float32, output_loading_info=True)
         except Exception as error:  # the hub, JSON and torch each raise their own kinds
             raise UserError(
                 f"--model {config.model} can't be had ({reason(error)}): give a local folder of a BLIP."
             ) from error
-        if lacking := sorted(about["missing_keys"]):
+        if lacking := sorted(loading_info["missing_keys"]):
             raise UserError(f"--model {config.model} holds not all weights of a BLIP: {lacking[0]} is missing.")
         check_finite(model.state_dict(), f"--model {config.model}")
-        self.model, self.config, self.chosen = model.eval().to(chosen.device), config, chosen
+        self.model, self.config, self.resources = model.eval().to(resources.device), config, resources
         self.packed = PackedImages(data, manifest)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -142,15 +142,15 @@ class Captioning:
         import torch
 
         texts: list[str] = []
-        for start in range(0, len(item["rows"]), self.chosen.batch_size):
-            images = self.packed.images(item["rows"][start : start + self.chosen.batch_size])
-            colour = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
-            asked = {"text": [self.config.prompt] * len(colour)} if self.config.prompt else {}
-            inputs = self.processor(images=list(colour), return_tensors="pt", **asked).to(self.chosen.device)
+        for start in range(0, len(item["rows"]), self.resources.batch_size):
+            images = self.packed.images(item["rows"][start : start + self.resources.batch_size])
+            rgb = images if images.ndim == 4 else np.repeat(images[..., None], 3, axis=3)
+            prompts = {"text": [self.config.prompt] * len(rgb)} if self.config.prompt else {}
+            inputs = self.processor(images=list(rgb), return_tensors="pt", **prompts).to(self.resources.device)
             with torch.no_grad():
                 ids = self.model.generate(**inputs, num_beams=self.config.beams, max_new_tokens=self.config.tokens)
             texts += [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
-        ids_of = self.packed.manifest.table["image_id"].iloc[item["rows"]].tolist()
+        image_ids = self.packed.manifest.table["image_id"].iloc[item["rows"]].tolist()
         with atomic_write(Path(item["path"])) as partial:
-            pd.DataFrame({"image_id": ids_of, "generated": texts}).to_parquet(partial)
+            pd.DataFrame({"image_id": image_ids, "generated": texts}).to_parquet(partial)
         return {"images": len(texts)}

@@ -54,7 +54,7 @@ class PredictConfig(EmbeddingsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predicted:
+class PredictResult:
     """A run of predictions."""
 
     run: Run
@@ -68,18 +68,18 @@ class Predicted:
     """Why there are no scores."""
 
 
-def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> Predicted:
+def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> PredictResult:
     """Predict a split with a trained run, and score it where it has labels; a killed one goes on where it was.
 
     Classes that the model does not know, and runs without a checkpoint, are `UserError`s.
     """
-    task, about, checkpoint = read_checkpoint(config.run)
+    task, metadata, checkpoint = read_checkpoint(config.run)
     source = read_manifest(config.data)
     learned, note = known_rows(config.run, source)
     if note:
         log(f"note: {note}")
-    manifest = _as_trained(source, config, task, about, log)
-    identity = prediction_identity(checkpoint, task, about, manifest, config.split)
+    manifest = _as_trained(source, config, task, metadata, log)
+    identity = prediction_identity(checkpoint, task, metadata, manifest, config.split)
     trained = checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint
     stem = f"predict-{trained.resolve().name}-{config.data.resolve().name}"
     finished = finished_run(config, method=task.title, identity=identity, stem=stem, job="predict")
@@ -93,18 +93,18 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     if labelled and len(trained_on) == len(rows):
         why = f"The model learned from all {len(rows)} of these images, by their pixels"
     scores = stored_scores(run).get(config.split)
-    predicted = Predicted(run=run, manifest=manifest, scores=scores, created=False, why=why)
+    predicted = PredictResult(run=run, manifest=manifest, scores=scores, created=False, why=why)
     if finished:
         log(finished.finished_note)
         return predicted
     if METHODS[task.task].embedded:
-        table = _predict_embeddings(config, task, about, source, rows, log)
+        table = _predict_embeddings(config, task, metadata, source, rows, log)
     else:
         table = _predict_images(config, task, run, manifest, rows, log)
     scores, split = None, config.split
     if labelled:
-        here = dataclasses.replace(task, data=config.data)
-        scores = score_split(run, manifest, table, here, split=split, trained_on=trained_on)
+        predicted_task = dataclasses.replace(task, data=config.data)
+        scores = score_split(run, manifest, table, predicted_task, split=split, trained_on=trained_on)
     else:
         write_split(run, manifest, table, kind=kind.name, split=split, trained_on=trained_on)
     finish_run(run)
@@ -113,12 +113,12 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
 
 
 def _as_trained(
-    source: Manifest, config: PredictConfig, task: TrainConfig, about: dict[str, Any], log: Callable[[str], None]
+    source: Manifest, config: PredictConfig, task: TrainConfig, metadata: dict[str, Any], log: Callable[[str], None]
 ) -> Manifest:
     """The data's manifest as the model reads it, with the model's classes; images packed otherwise are logged."""
-    manifest = map_labels(source, about["classes"], config.map) if "label" in task.required_columns else source
+    manifest = map_labels(source, metadata["classes"], config.map) if "label" in task.required_columns else source
     manifest = task.resolve_manifest(manifest, learning=False)
-    trained_on, packed = about["images"], manifest.info["images"]
+    trained_on, packed = metadata["images"], manifest.info["images"]
     if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
         changes = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)
         log(f"note: these images were prepared otherwise than those that the model learned from: {changes}.")
@@ -127,7 +127,7 @@ def _as_trained(
 
 def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...]) -> Manifest:
     """The manifest with labels of the model's classes; one that is neither known nor mapped is a `UserError`."""
-    chosen = {}
+    mapped = {}
     for entry in mapping:
         pairs = [(name, entry[len(name) + 1 :]) for name in manifest.classes if entry.startswith(f"{name}=")]
         pair = next((pair for pair in pairs if pair[1] in ("", *classes)), None)
@@ -136,8 +136,8 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
                 f"--map {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {quoted(manifest.classes)}, the model "
                 f"{quoted(classes)}."
             )
-        chosen[pair[0]] = pair[1]
-    named = {name: name for name in classes} | chosen | {"": ""}
+        mapped[pair[0]] = pair[1]
+    named = {name: name for name in classes} | mapped | {"": ""}
     if unknown := [name for name in manifest.classes if name not in named]:
         raise UserError(
             f"The model knows {quoted(classes)}, but not {quoted(unknown)} of {manifest.dataset}: say what each of them is "
@@ -169,7 +169,7 @@ def _predict_images(
             "run": config.run.resolve(),
             "data": config.data.resolve(),
             "manifest": manifest,
-            "chosen": resources,
+            "resources": resources,
         },
         suffix=".npy" if pooled else ".parquet",
     )
@@ -185,7 +185,7 @@ def _predict_images(
 def _predict_embeddings(
     config: PredictConfig,
     task: Any,
-    about: dict[str, Any],
+    metadata: dict[str, Any],
     source: Manifest,
     rows: pd.DataFrame,
     log: Callable[[str], None],
@@ -195,13 +195,13 @@ def _predict_embeddings(
     An encoder whose weights are not those that the run learned from is a `UserError`.
     """
     weights = {f"clip.{key}": value for key, value in weights_of(task.clip, task.seed).items()}
-    if about.get("encoder", weights) != weights:
+    if metadata.get("encoder", weights) != weights:
         raise UserError(
             f"{config.run} learned from embeddings of other weights than those that are in {task.clip.pretrained} now: bring "
             "back the encoder as it was, or train the run anew."
         )
-    places = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
-    embeddings = embed(EmbedConfig.of(task, **places), log, manifest=source)
+    changes = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
+    embeddings = embed(EmbedConfig.of(task, **changes), log, manifest=source)
     values = embeddings.load(rows["image_id"]).astype(np.float32)
     from clipcovid.methods.task import Examples, load_checkpoint
     from clipcovid.models.clip_model import default_device
@@ -225,16 +225,16 @@ def _device_context(device: str, precision: str, **settings: int) -> "DeviceCont
 class Predicting:
     """An actor that holds a trained model."""
 
-    def __init__(self, *, run: Path, data: Path, manifest: Manifest, chosen: ResourcePlan) -> None:
+    def __init__(self, *, run: Path, data: Path, manifest: Manifest, resources: ResourcePlan) -> None:
         import torch
 
         from clipcovid.data.packed import PackedImages
         from clipcovid.methods.task import load_checkpoint
 
-        torch.set_num_threads(chosen.threads)
+        torch.set_num_threads(resources.threads)
         self.task, module, self.state = load_checkpoint(run)
         precision = self.task.config.optim.precision
-        self.context = _device_context(chosen.device, precision, batch_size=chosen.batch_size)
+        self.context = _device_context(resources.device, precision, batch_size=resources.batch_size)
         self.module = module.to(self.context.device)
         self.predictor = self.task.test_predictor(self.module, self.state)
         self.packed = PackedImages(data, manifest)

@@ -105,18 +105,18 @@ class Index:
         `among`: the only positions (k,) to look at, which an index of a part of the vectors may find few of.
         """
         faiss = _faiss()
-        chosen: dict[str, Any] = {}
+        selection: dict[str, Any] = {}
         if among is not None:
-            chosen["sel"] = faiss.IDSelectorBatch(np.ascontiguousarray(among, np.int64))
+            selection["sel"] = faiss.IDSelectorBatch(np.ascontiguousarray(among, np.int64))
         depth = self.depth * math.ceil(top / 10)  # `depth` is for ten
         if self.kind == "ivf":
-            asked: Any = faiss.SearchParametersIVF(nprobe=depth, **chosen)
+            parameters: Any = faiss.SearchParametersIVF(nprobe=depth, **selection)
         elif self.kind == "hnsw":
-            asked = faiss.SearchParametersHNSW(efSearch=max(depth, top), **chosen)
+            parameters = faiss.SearchParametersHNSW(efSearch=max(depth, top), **selection)
         else:
-            asked = faiss.SearchParameters(**chosen)
-        similar, at = self.index.search(np.ascontiguousarray(queries, np.float32), top, params=asked)
-        return at, similar
+            parameters = faiss.SearchParameters(**selection)
+        similarities, positions = self.index.search(np.ascontiguousarray(queries, np.float32), top, params=parameters)
+        return positions, similarities
 
 
 def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int, kind: Kind) -> Index:
@@ -138,19 +138,19 @@ def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int
         index.train(np.zeros((1, dim), np.float32))
     for block in blocks():
         index.add(np.ascontiguousarray(block, np.float32))
-    made = Index(index, kind)
+    built = Index(index, kind)
     if kind != "exact":
-        made.depth = _deep_enough(made, blocks, dim, count)
-    return made
+        built.depth = _deep_enough(built, blocks, dim, count)
+    return built
 
 
-def _sample(blocks: Iterator[np.ndarray], count: int, wanted: int) -> np.ndarray:
+def _sample(blocks: Iterator[np.ndarray], count: int, size: int) -> np.ndarray:
     """About `wanted` of the vectors, evenly drawn, float32."""
-    step, at, found = max(1, count // wanted), 0, []
+    step, seen_vectors, parts = max(1, count // size), 0, []
     for block in blocks:
-        found.append(block[(-at) % step :: step].astype(np.float32))
-        at += len(block)
-    return np.concatenate(found)
+        parts.append(block[(-seen_vectors) % step :: step].astype(np.float32))
+        seen_vectors += len(block)
+    return np.concatenate(parts)
 
 
 def _deep_enough(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int) -> int:
@@ -160,13 +160,13 @@ def _deep_enough(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: 
     top = min(10, count)
     best = np.empty((len(queries), 0), np.float32)
     for block in blocks():
-        similar = np.hstack([best, queries @ block.astype(np.float32).T])
-        best = -np.partition(-similar, min(top, similar.shape[1]) - 1, axis=1)[:, :top]
+        similarities = np.hstack([best, queries @ block.astype(np.float32).T])
+        best = -np.partition(-similarities, min(top, similarities.shape[1]) - 1, axis=1)[:, :top]
     recall, tenth = 0.0, best.min(axis=1, keepdims=True)
     for depth in DEPTHS:
         index.depth = depth
-        _, similar = index.search(queries, top)
-        recall = float((similar >= tenth - TIED).mean())  # of vectors that are the same any is right
+        _, similarities = index.search(queries, top)
+        recall = float((similarities >= tenth - TIED).mean())  # of vectors that are the same any is right
         if recall >= RECALL:
             return depth
     raise UserError(f"--index {index.kind} finds {recall:.0%} of the nearest at most here: use exact.")
@@ -186,9 +186,9 @@ def store_blocks(store: Embeddings) -> Callable[[], Iterator[np.ndarray]]:
 def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
     """The index of a store: exact ones are made at once, the others read, or built and kept beside the embeddings."""
     faiss = _faiss()
-    path, about = store.beside(f"_{kind}.faiss"), store.beside(f"_{kind}.json")
-    if kind != "exact" and about.is_file() and path.is_file():
-        return Index(faiss.read_index(str(path)), kind, json.loads(about.read_bytes())["depth"])
+    path, metadata_path = store.beside(f"_{kind}.faiss"), store.beside(f"_{kind}.json")
+    if kind != "exact" and metadata_path.is_file() and path.is_file():
+        return Index(faiss.read_index(str(path)), kind, json.loads(metadata_path.read_bytes())["depth"])
     start = 0
     for shard in sorted(store.folder.glob("[0-9]*.parquet")):
         ids = pq.read_table(shard, columns=["image_id"])["image_id"].to_pylist()
@@ -197,24 +197,24 @@ def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
         start += len(ids)
     blocks = store_blocks(store)
     dim = next(blocks()).shape[1]
-    made = build_index(blocks, dim, len(manifest.table), kind)
+    built = build_index(blocks, dim, len(manifest.table), kind)
     if kind != "exact":
         with atomic_write(path) as partial:
-            faiss.write_index(made.index, str(partial))
-        write_json(about, {"depth": made.depth, "recall_at_10": RECALL})
-    return made
+            faiss.write_index(built.index, str(partial))
+        write_json(metadata_path, {"depth": built.depth, "recall_at_10": RECALL})
+    return built
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a query found."""
+class SearchResult:
+    """The hits of one query."""
 
     query: str
     table: pd.DataFrame
     """rank, score (the cosine), image_id, label, caption: of an image, or of the first image with the caption."""
 
 
-def asked_of(config: SearchConfig, manifest: Manifest | None = None) -> dict[str, Any]:
+def search_identity_of(config: SearchConfig, manifest: Manifest | None = None) -> dict[str, Any]:
     """The search's identity; an image to search by that can't be used is a `UserError`.
 
     `manifest`: the data's, where it has been read already.
@@ -225,81 +225,81 @@ def asked_of(config: SearchConfig, manifest: Manifest | None = None) -> dict[str
     return search_identity(config, encoder, [pixel_hash(image) for image in images])
 
 
-def search(config: SearchConfig, manifest: Manifest | None = None) -> tuple[list[Found], Manifest]:
-    """What each query finds, and the data set. Unknown columns or values, and files that can't be read: `UserError`.
+def search(config: SearchConfig, manifest: Manifest | None = None) -> tuple[list[SearchResult], Manifest]:
+    """The hits of each query, and the data set. Unknown columns or values, and files that can't be read: `UserError`.
 
     `manifest`: the data's, where it has been read already.
     """
     manifest = manifest or read_manifest(config.data)
     captions = captions_of(manifest.table, config.captions, config.caption_template)
-    among = chosen_rows(manifest, config.where)
+    among = filter_rows(manifest, config.where)
     store = embed(EmbedConfig.of(config, clip=config.encoder), manifest=manifest)
     precision = store.encoder["precision"]
     clip = load_clip(config.encoder, seed=config.seed, device=default_device(), precision=precision)
-    how = ImagesConfig(**manifest.info["images"])
+    images_config = ImagesConfig(**manifest.info["images"])
     if config.input == "raw":
-        how = dataclasses.replace(how, size=clip.image_size)
-    queries = np.concatenate([_texts(clip, config.text), _images(clip, config.image, how)])
+        images_config = dataclasses.replace(images_config, size=clip.image_size)
+    queries = np.concatenate([_texts(clip, config.text), _images(clip, config.image, images_config)])
     if config.find == "images":
         index = open_index(store, manifest, config.index)
-        at, similar = index.search(queries, config.top, among if config.where else None)
+        positions, similarities = index.search(queries, config.top, among if config.where else None)
     else:
-        written = captions[captions != ""]
-        written = written[written.index.isin(among)]
-        if written.empty:
+        known = captions[captions != ""]
+        known = known[known.index.isin(among)]
+        if known.empty:
             raise UserError(f"None of these images of {manifest.dataset} has a caption: see --captions and --where.")
-        first = written.drop_duplicates()
-        vectors = text_vectors(store, clip, first.tolist())
-        made = build_index(lambda: iter([vectors]), vectors.shape[1], len(vectors), "exact")
-        places, similar = made.search(queries, config.top)
-        at = np.where(places >= 0, first.index.to_numpy()[places], -1)
+        unique = known.drop_duplicates()
+        vectors = text_vectors(store, clip, unique.tolist())
+        built = build_index(lambda: iter([vectors]), vectors.shape[1], len(vectors), "exact")
+        texts, similarities = built.search(queries, config.top)
+        positions = np.where(texts >= 0, unique.index.to_numpy()[texts], -1)
     table = manifest.table.assign(caption=captions)
-    found = [
-        _found(query, table, rows, scores)
-        for query, rows, scores in zip([*config.text, *config.image], at, similar, strict=True)
+    results = [
+        _result(query, table, rows, scores)
+        for query, rows, scores in zip([*config.text, *config.image], positions, similarities, strict=True)
     ]
-    return found, manifest
+    return results, manifest
 
 
-def _found(query: str, table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> Found:
-    kept = table.iloc[rows[rows >= 0]][["image_id", "label", "caption"]].reset_index(drop=True)
-    kept.insert(0, "score", scores[rows >= 0])
-    kept.insert(0, "rank", np.arange(1, len(kept) + 1))
-    return Found(query=query, table=kept)
+def _result(query: str, table: pd.DataFrame, rows: np.ndarray, scores: np.ndarray) -> SearchResult:
+    table_rows = table.iloc[rows[rows >= 0]][["image_id", "label", "caption"]].reset_index(drop=True)
+    table_rows.insert(0, "score", scores[rows >= 0])
+    table_rows.insert(0, "rank", np.arange(1, len(table_rows) + 1))
+    return SearchResult(query=query, table=table_rows)
 
 
-def chosen_rows(manifest: Manifest, where: Sequence[str]) -> np.ndarray:
+def filter_rows(manifest: Manifest, where: Sequence[str]) -> np.ndarray:
     """Positions (k,) in the manifest of the rows that have these `column=value`s; none is a `UserError`."""
-    wanted: dict[str, list[str]] = {}
+    values_by_column: dict[str, list[str]] = {}
     for entry in where:
         column, equals, value = entry.partition("=")
         if not equals or column not in manifest.table:
             raise UserError(
                 f"--where {entry!r} must be COLUMN=VALUE, with one of the columns {', '.join(manifest.table.columns)}."
             )
-        wanted.setdefault(column, []).append(value)
-    kept = np.ones(len(manifest.table), bool)
-    for column, values in wanted.items():
-        kept &= manifest.table[column].astype(str).isin(values).to_numpy()
-    if not kept.any():
+        values_by_column.setdefault(column, []).append(value)
+    mask = np.ones(len(manifest.table), bool)
+    for column, values in values_by_column.items():
+        mask &= manifest.table[column].astype(str).isin(values).to_numpy()
+    if not mask.any():
         raise UserError(f"No image of {manifest.dataset} has {' '.join(where)}.")
-    return np.flatnonzero(kept)
+    return np.flatnonzero(mask)
 
 
 def _texts(clip: Clip, texts: Sequence[str]) -> np.ndarray:
     width = int(clip.model_cfg["embed_dim"])
-    if cut := clip.count_truncated(texts)["tokens"] if texts else 0:
-        print(f"--text is longer than the model's context: {cut} tokens are cut off.")
+    if truncated := clip.count_truncated(texts)["tokens"] if texts else 0:
+        print(f"--text is longer than the model's context: {truncated} tokens are cut off.")
     return clip.encode_texts(texts).numpy() if texts else np.empty((0, width), np.float32)
 
 
-def _images(clip: Clip, paths: Sequence[str], how: ImagesConfig) -> np.ndarray:
+def _images(clip: Clip, paths: Sequence[str], images_config: ImagesConfig) -> np.ndarray:
     """Features of image files, prepared as the data set's images were for the stored ones."""
-    found = [np.empty((0, int(clip.model_cfg["embed_dim"])), np.float32)]
+    features = [np.empty((0, int(clip.model_cfg["embed_dim"])), np.float32)]
     for path in paths:
-        pixels = fit_image(_read(path, how.max_pixels), how)
-        found.append(clip.encode_images(pixels[None]).cpu().numpy())
-    return np.concatenate(found)
+        pixels = fit_image(_read(path, images_config.max_pixels), images_config)
+        features.append(clip.encode_images(pixels[None]).cpu().numpy())
+    return np.concatenate(features)
 
 
 def _read(path: str, max_pixels: int) -> np.ndarray:

@@ -54,7 +54,7 @@ class ZeroshotConfig(EmbeddingsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ZeroshotResult:
     """A zero-shot run and what came of it."""
 
     run: Run
@@ -63,7 +63,7 @@ class Scored:
     """None where the encoder learned from all of the images."""
 
 
-def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scored:
+def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> ZeroshotResult:
     """Classify a split of a prepared folder by its embeddings, which are made first where they are missing.
 
     Writes the run folder with predictions, scores, figures and the prompts used. Raises `UserError` where the split has
@@ -88,9 +88,11 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
     run = start_run(config, method="zeroshot", identity=identity)
     write_json(run.folder / "prompts.json", prompts)
     clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
-    cut = clip.count_truncated([text for texts in prompts.values() for text in texts])
-    if cut["texts"]:
-        log(f"{cut['texts']} prompts are longer than the model's context: {cut['tokens']} tokens are cut off.")
+    truncated = clip.count_truncated([text for texts in prompts.values() for text in texts])
+    if truncated["texts"]:
+        log(
+            f"{truncated['texts']} prompts are longer than the model's context: {truncated['tokens']} tokens are cut off."
+        )
     similarities = embeddings.load(rows["image_id"]).astype(np.float32) @ class_embeddings(clip, prompts).T
     table = pd.DataFrame({"image_id": rows["image_id"].to_numpy()})
     table[[f"prob_{name}" for name in prompts]] = softmax(clip.logit_scale * similarities)
@@ -103,7 +105,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Scor
         trained_on=set(manifest.table.loc[learned, "image_id"]),
     )
     finish_run(run)
-    return Scored(run=run, manifest=manifest, scores=scores)
+    return ZeroshotResult(run=run, manifest=manifest, scores=scores)
 
 
 def classify(clip: "Clip", pixels: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:

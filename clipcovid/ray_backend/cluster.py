@@ -118,14 +118,14 @@ def find_cluster(wanted: str) -> str:
     """
     if wanted == "local":
         return ""
-    given = os.environ.get("RAY_ADDRESS", "") if wanted == "auto" else wanted
-    if given not in ("", "auto"):
-        if not _probe(given):
-            raise UserError(f"No Ray cluster answers at {given}: start one, or use --compute.address local.")
-        return given
+    address = os.environ.get("RAY_ADDRESS", "") if wanted == "auto" else wanted
+    if address not in ("", "auto"):
+        if not _probe(address):
+            raise UserError(f"No Ray cluster answers at {address}: start one, or use --compute.address local.")
+        return address
     for folder in dict.fromkeys((_temp_folder(), SYSTEM_TEMP)):
-        left = Path(folder) / "ray" / private.ADDRESS_FILE
-        last = left.read_text(encoding="utf-8").strip() if left.exists() else ""
+        path = Path(folder) / "ray" / private.ADDRESS_FILE
+        last = path.read_text(encoding="utf-8").strip() if path.exists() else ""
         if last and _probe(last):
             return last
     return ""
@@ -154,8 +154,8 @@ def authenticate(address: str) -> None:
 
 def _token() -> str:
     """The user's token, from where Ray reads it; "" for none."""
-    if given := os.environ.get(TOKEN):
-        return given
+    if token := os.environ.get(TOKEN):
+        return token
     path = Path(os.environ.get(TOKEN_PATH) or "~/.ray/auth_token")
     try:
         return path.expanduser().read_text(encoding="utf-8").strip()

@@ -18,32 +18,32 @@ Item = dict[str, Any]
 RESTARTS = 2  # Ray itself starts a dying actor again for ever
 
 
-def prefetch(read: Callable[[Any], Any], wanted: Sequence[Any]) -> Iterator[Any]:
-    """`read` of each of `wanted`, in order, the next one read by a thread while the caller works on the one it got."""
-    with ThreadPoolExecutor(1) as ahead:
-        coming = [ahead.submit(read, one) for one in wanted[:1]]
-        for following in [*wanted[1:], None]:
-            if not coming:
+def prefetch(read: Callable[[Any], Any], keys: Sequence[Any]) -> Iterator[Any]:
+    """`read(key)` of all keys in order; a thread reads the next one while the caller works on the last."""
+    with ThreadPoolExecutor(1) as executor:
+        pending = [executor.submit(read, key) for key in keys[:1]]
+        for key in [*keys[1:], None]:
+            if not pending:
                 return
-            found = coming.pop().result()
-            if following is not None:
-                coming.append(ahead.submit(read, following))
-            yield found
+            value = pending.pop().result()
+            if key is not None:
+                pending.append(executor.submit(read, key))
+            yield value
 
 
-def chdir_to_driver_cwd(place: Path) -> None:
+def chdir_to_driver_cwd(cwd: Path) -> None:
     """Work in the driver's directory, where this machine has it: a relative path means there what it meant to the user.
 
     (Ray's workers stand where the cluster was started, or in a folder of Ray Train's.)
     """
-    if place.is_dir():
-        os.chdir(place)
+    if cwd.is_dir():
+        os.chdir(cwd)
 
 
 def parallel_map(
     items: Sequence[Item],
     work: Callable[..., Item] | type,
-    chosen: ResourcePlan,
+    resources: ResourcePlan,
     *,
     total: int,
     label: str,
@@ -61,7 +61,7 @@ def parallel_map(
     if not items:
         return
     with tqdm(total=total, desc=label, unit="img", smoothing=0.05) as bar:
-        for result in (_run_ray if chosen.workers else _run_local)(items, work, chosen, settings):
+        for result in (_run_ray if resources.workers else _run_local)(items, work, resources, settings):
             if result.get("failed"):
                 raise UserError(result["failed"])
             bar.update(result["images"])
@@ -69,7 +69,7 @@ def parallel_map(
 
 
 def _run_local(
-    items: Sequence[Item], work: Callable[..., Item] | type, chosen: ResourcePlan, settings: dict[str, Any]
+    items: Sequence[Item], work: Callable[..., Item] | type, resources: ResourcePlan, settings: dict[str, Any]
 ) -> Iterator[Item]:
     if isinstance(work, type):
         yield from map(work(**settings), items)
@@ -78,7 +78,7 @@ def _run_local(
 
 
 def _run_ray(
-    items: Sequence[Item], work: Callable[..., Item] | type, chosen: ResourcePlan, settings: dict[str, Any]
+    items: Sequence[Item], work: Callable[..., Item] | type, resources: ResourcePlan, settings: dict[str, Any]
 ) -> Iterator[Item]:
     import ray
     from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
@@ -88,29 +88,29 @@ def _run_ray(
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     silence_progress()
-    asked: dict[str, Any] = {"num_cpus": chosen.cpus_per_worker, "num_gpus": chosen.gpus_per_worker or None}
-    workers = min(chosen.workers, len(items))
+    options: dict[str, Any] = {"num_cpus": resources.cpus_per_worker, "num_gpus": resources.gpus_per_worker or None}
+    workers = min(resources.workers, len(items))
     # By reference: Ray would warn of large ones, and send them with each task.
-    guard = {"work": work, "settings": ray.put(settings), "place": Path.cwd()}
+    guard = {"work": work, "settings": ray.put(settings), "cwd": Path.cwd()}
     work_on: Any = ray.data.from_items(list(items), override_num_blocks=len(items)).map
     if isinstance(work, type):
         pool = ActorPoolStrategy(size=workers)
-        results = work_on(_GuardedActor, compute=pool, fn_constructor_kwargs=guard, **asked)
+        results = work_on(_GuardedActor, compute=pool, fn_constructor_kwargs=guard, **options)
     else:
-        results = work_on(_guarded_task, compute=TaskPoolStrategy(size=workers), fn_kwargs=guard, **asked)
+        results = work_on(_guarded_task, compute=TaskPoolStrategy(size=workers), fn_kwargs=guard, **options)
     yield from results.iter_rows()
 
 
-def _guarded_task(item: Item, *, work: Callable[..., Item], settings: Any, place: Path) -> Item:
+def _guarded_task(item: Item, *, work: Callable[..., Item], settings: Any, cwd: Path) -> Item:
     """A task: the work's result, with the settings that the reference names."""
     import ray
 
-    return _result(item, partial(work, **ray.get(settings)), place)
+    return _result(item, partial(work, **ray.get(settings)), cwd)
 
 
-def _result(item: Item, work: Callable[..., Item], place: Path) -> Item:
+def _result(item: Item, work: Callable[..., Item], cwd: Path) -> Item:
     """The work's result, or its `UserError` as a result: raised here, Ray would bury it in pages of its own."""
-    chdir_to_driver_cwd(place)
+    chdir_to_driver_cwd(cwd)
     try:
         return work(item) | {"failed": ""}
     except UserError as error:
@@ -120,11 +120,11 @@ def _result(item: Item, work: Callable[..., Item], place: Path) -> Item:
 class _GuardedActor:
     """An actor around another: errors become results, and dying again and again becomes an error."""
 
-    def __init__(self, *, work: type, settings: Any, place: Path) -> None:
+    def __init__(self, *, work: type, settings: Any, cwd: Path) -> None:
         import ray
 
-        self.failed, self.work, self.place = _died_too_often(), None, place
-        chdir_to_driver_cwd(place)
+        self.failed, self.work, self.cwd = _died_too_often(), None, cwd
+        chdir_to_driver_cwd(cwd)
         try:
             self.work = None if self.failed else work(**ray.get(settings))
         except UserError as error:
@@ -133,7 +133,7 @@ class _GuardedActor:
     def __call__(self, item: Item) -> Item:
         if self.work is None:
             return item | {"images": 0, "failed": self.failed}
-        return _result(item, self.work, self.place)
+        return _result(item, self.work, self.cwd)
 
 
 def _died_too_often() -> str:

@@ -92,7 +92,7 @@ def trainer_class(*, clean_up: bool) -> Any:
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = create_callbacks(self)
-            return [each for each in callbacks if clean_up or type(each).__name__ != CLEANER]
+            return [callback for callback in callbacks if clean_up or type(callback).__name__ != CLEANER]
 
         def _register_sigint_handler(self, controller: Any) -> None:
             pass

@@ -36,7 +36,7 @@ class ResourcePlan:
 
 def plan(
     config: ComputeConfig,
-    have: list[tuple[float, float]],
+    nodes: list[tuple[float, float]],
     *,
     gpu: bool,
     items: int | None = None,
@@ -52,25 +52,25 @@ def plan(
     """
     if config.workers == 0:
         return _plan_local(config, gpu)
-    cpus, gpus = (sum(column) for column in zip(*have, strict=True))
+    cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
     per_gpu = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpu and gpus >= 1)
     per_cpu = config.cpus_per_worker
     if per_cpu is None and not config.workers and not per_gpu:
-        per_cpu = float(max(1, max(cpu for cpu, _ in have) // per_node)) if per_node else 1.0
-    workers = config.workers or max(1, int(gpus / per_gpu) if per_gpu else _max_workers(have, per_cpu or 1, 0))
+        per_cpu = float(max(1, max(cpu for cpu, _ in nodes) // per_node)) if per_node else 1.0
+    workers = config.workers or max(1, int(gpus / per_gpu) if per_gpu else _max_workers(nodes, per_cpu or 1, 0))
     if not config.workers and items is not None:
         workers = max(1, min(workers, items))
     if per_cpu is None:
         share = cpus / workers
         per_cpu = float(int(share)) if share >= 1 else int(share * 100) / 100 if shared or per_gpu else 1.0
-        while per_cpu > 1 and _max_workers(have, per_cpu, per_gpu) < workers:  # uneven nodes
+        while per_cpu > 1 and _max_workers(nodes, per_cpu, per_gpu) < workers:  # uneven nodes
             per_cpu -= 1
-    places = _max_workers(have, per_cpu, per_gpu)
-    if workers > places or per_cpu <= 0:
-        each = f"{per_cpu:g} CPU" + f" and {per_gpu:g} GPU" * bool(per_gpu)
+    room = _max_workers(nodes, per_cpu, per_gpu)
+    if workers > room or per_cpu <= 0:
+        worker = f"{per_cpu:g} CPU" + f" and {per_gpu:g} GPU" * bool(per_gpu)
         raise UserError(
-            f"{workers} worker{'s' * (workers != 1)} of {each} each do not fit: the cluster has {cpus:g} CPUs and "
-            f"{gpus:g} GPUs on {len(have)} node{'s' * (len(have) != 1)}, room for {places}. Use fewer --compute.workers, "
+            f"{workers} worker{'s' * (workers != 1)} of {worker} each do not fit: the cluster has {cpus:g} CPUs and "
+            f"{gpus:g} GPUs on {len(nodes)} node{'s' * (len(nodes) != 1)}, room for {room}. Use fewer --compute.workers, "
             "or less --compute.cpus-per-worker or --compute.gpus-per-worker."
         )
     return ResourcePlan(
@@ -84,31 +84,31 @@ def plan(
 
 def _plan_local(config: ComputeConfig, gpu: bool) -> ResourcePlan:
     """What work in this process uses: all cores, and a GPU where it can use one and there is one."""
-    found = 0.0
+    gpus = 0.0
     if gpu and config.gpus_per_worker != 0:
         import torch  # whoever asks for a GPU needs it anyway
 
-        found = float(torch.cuda.is_available())
-        if config.gpus_per_worker and not found:
+        gpus = float(torch.cuda.is_available())
+        if config.gpus_per_worker and not gpus:
             raise UserError("There is no GPU on this machine: leave --compute.gpus-per-worker out.")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ResourcePlan(
         workers=0,
         cpus_per_worker=0,
-        gpus_per_worker=found,
+        gpus_per_worker=gpus,
         threads=config.threads or cores,
-        batch_size=config.batch_size or (256 if found else 32),
+        batch_size=config.batch_size or (256 if gpus else 32),
     )
 
 
-def _max_workers(have: list[tuple[float, float]], per_cpu: float, per_gpu: float) -> int:
+def _max_workers(nodes: list[tuple[float, float]], per_cpu: float, per_gpu: float) -> int:
     """How many workers fit on the nodes."""
 
     def on(cpu: float, gpu: float) -> float:
-        fits = [total / each + 1e-9 for total, each in ((cpu, per_cpu), (gpu, per_gpu)) if each]
+        fits = [total / needed + 1e-9 for total, needed in ((cpu, per_cpu), (gpu, per_gpu)) if needed]
         return min(fits, default=math.inf)
 
-    room = sum(on(cpu, gpu) // 1 for cpu, gpu in have)
+    room = sum(on(cpu, gpu) // 1 for cpu, gpu in nodes)
     return int(room) if math.isfinite(room) else 10**6
 
 

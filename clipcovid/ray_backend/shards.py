@@ -31,7 +31,7 @@ def sharded_map(
     """
     paths = [folder.resolve() / f"{number:05}{suffix}" for number in range(len(items))]
     todo = [item | {"path": str(path)} for item, path in zip(items, paths, strict=True) if not path.exists()]
-    images, left = (sum(item["images"] for item in some) for some in (items, todo))
+    images, left = (sum(item["images"] for item in group) for group in (items, todo))
     if resumed and len(todo) < len(items):
         counts = {"done": len(items) - len(todo), "shards": len(items), "images_done": images - left, "images": images}
         log(f"Going on: {resumed.format(**counts)}.")

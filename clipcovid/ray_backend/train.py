@@ -36,7 +36,7 @@ def train_on_workers(job: Any, train: Callable[..., None], report: Report | None
     local = replace(
         job, run=replace(job.run, folder=folder), config=replace(job.config, data=job.config.data.resolve())
     )
-    settings = {"job": ray.put(local), "train": train, "place": Path.cwd(), "columns": terminal_width() - len(PREFIX)}
+    settings = {"job": ray.put(local), "train": train, "cwd": Path.cwd(), "columns": terminal_width() - len(PREFIX)}
     try:
         _trainer(settings, job.plan, folder / "state" / "ray", report).fit()
     except TrainingFailedError as error:
@@ -46,7 +46,9 @@ def train_on_workers(job: Any, train: Callable[..., None], report: Report | None
             if type(error.controller_failure).__name__.startswith(private.NO_ROOM):
                 raise UserError(_no_room(job.plan)) from error
             raise
-        elif all(isinstance(each, ray.exceptions.RayActorError) for each in cast(Any, error).worker_failures.values()):
+        elif all(
+            isinstance(failure, ray.exceptions.RayActorError) for failure in cast(Any, error).worker_failures.values()
+        ):
             raise UserError(
                 f"A training worker died {RESTARTS + 1} times. Most often memory runs out: use fewer --compute.workers or a "
                 "smaller --optim.batch-size; the same command goes on after the last epoch."
@@ -62,9 +64,9 @@ def _no_room(plan: ResourcePlan) -> str:
 
     alive = [node for node in ray.nodes() if node["Alive"]]
     cpus, gpus = (sum(node["Resources"].get(kind, 0.0) for node in alive) for kind in ("CPU", "GPU"))
-    each = f"{plan.cpus_per_worker:g} CPU" + f" and {plan.gpus_per_worker:g} GPU" * bool(plan.gpus_per_worker)
+    worker = f"{plan.cpus_per_worker:g} CPU" + f" and {plan.gpus_per_worker:g} GPU" * bool(plan.gpus_per_worker)
     return (
-        f"{plan.workers} workers of {each} each could not be started: the cluster has {cpus:g} CPUs and {gpus:g} GPUs on "
+        f"{plan.workers} workers of {worker} each could not be started: the cluster has {cpus:g} CPUs and {gpus:g} GPUs on "
         f"{len(alive)} node{'s' * (len(alive) != 1)}. Bring its nodes back, or use fewer --compute.workers: the same command "
         "goes on after the last epoch."
     )
@@ -79,7 +81,7 @@ def _trainer(settings: dict[str, Any], plan: ResourcePlan, folder: Path, report:
             if report:
                 report(metrics[0])
 
-    each = {"CPU": plan.cpus_per_worker} | ({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})
+    resources = {"CPU": plan.cpus_per_worker} | ({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})
     # A cluster of ours ends with its driver: there is nothing to clean up behind it.
     trainer = private.trainer_class(clean_up=private.has_dashboard() and not own_cluster())
     return trainer(
@@ -87,7 +89,7 @@ def _trainer(settings: dict[str, Any], plan: ResourcePlan, folder: Path, report:
         train_loop_config=settings,
         torch_config=private.file_rendezvous_config() if own_cluster() else TorchConfig(),
         scaling_config=ScalingConfig(
-            num_workers=plan.workers, use_gpu=bool(plan.gpus_per_worker), resources_per_worker=each
+            num_workers=plan.workers, use_gpu=bool(plan.gpus_per_worker), resources_per_worker=resources
         ),
         run_config=cast(Any, RunConfig)(  # ray.train exports the v2 class, of which type checkers see the old one
             name=f"try-{time.time_ns()}",
@@ -106,7 +108,7 @@ def _worker(settings: dict[str, Any]) -> None:
     import ray.train
 
     private.silence_reports()
-    chdir_to_driver_cwd(settings["place"])
+    chdir_to_driver_cwd(settings["cwd"])
     set_terminal_width(settings["columns"])
     job = ray.get(settings["job"])
     failed = job.run.folder / "state" / FAILED

@@ -40,9 +40,9 @@ class Progress:
 
 def trainable_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What training changes: parameters with gradients, and buffers; on the module's own memory."""
-    kept = {name: weight.data for name, weight in module.named_parameters() if weight.requires_grad}
+    weights = {name: weight.data for name, weight in module.named_parameters() if weight.requires_grad}
     persistent = module.state_dict().keys()
-    return kept | {name: value for name, value in module.named_buffers() if name in persistent}
+    return weights | {name: value for name, value in module.named_buffers() if name in persistent}
 
 
 class TrainingCheckpoint:
@@ -84,9 +84,9 @@ class TrainingCheckpoint:
             raise UserError(f"{path} is the state of another run: choose another --name, or delete {self.folder}.")
         self._copy(content["model"], trainable_state(module))
         self._copy(content["average"], average)
-        own = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
+        groups = [{key: group[key] for key in group if key != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(content["optimizer"])
-        for group, settings in zip(optimizer.param_groups, own, strict=True):  # those of an adopted state are another's
+        for group, settings in zip(optimizer.param_groups, groups, strict=True):  # an adopted state has another's
             group.update(settings)
         progress = content["progress"]
         if "stale" in progress:  # as older versions called it

@@ -195,10 +195,10 @@ class Loop:
     def progress(self, epoch: int, step: int, steps: int, loss: float, lr: float, speed: float) -> None:
         """Say where training is."""
         epochs, size = self.config.optim.epochs, len(self.train) / steps
-        left = ((epochs - epoch) * steps - step) * size / speed
+        seconds_left = ((epochs - epoch) * steps - step) * size / speed
         self.said = time.time()
-        place = [f"epoch {epoch + 1}/{epochs}", f"step {step}/{steps}", f"loss {loss:.4f}"]
-        self.say(fitted_line(place, [f"{speed:.0f} img/s", f"lr {lr:.2e}"], last=[f"{clock(left)} left"]))
+        position = [f"epoch {epoch + 1}/{epochs}", f"step {step}/{steps}", f"loss {loss:.4f}"]
+        self.say(fitted_line(position, [f"{speed:.0f} img/s", f"lr {lr:.2e}"], last=[f"{clock(seconds_left)} left"]))
 
 
 def predict(

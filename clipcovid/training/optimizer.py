@@ -19,8 +19,8 @@ FIRST = re.compile(
 
 def layer_of(name: str) -> int | None:
     """A parameter's layer: 0 for embeddings and stems, 1 and up for blocks, None for what comes after all blocks."""
-    if found := BLOCK.search(name):
-        return int(found[1]) + 1
+    if match := BLOCK.search(name):
+        return int(match[1]) + 1
     return 0 if FIRST.search(name) else None
 
 
@@ -32,10 +32,10 @@ def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim
     """
     named = [(name, weight) for name, weight in module.named_parameters() if weight.requires_grad]
     scales = dict(entry.partition("=")[::2] for entry in config.lr_scale)
-    if idle := [start for start in scales if not any(_matches_prefix(name, start) for name, _ in named)]:
+    if unused := [start for start in scales if not any(_matches_prefix(name, start) for name, _ in named)]:
         tops = sorted({".".join(name.split(".")[:2]) for name, _ in named})
         raise UserError(
-            f"--optim.lr-scale {idle[0]}: no trained parameter is called so; they start with {', '.join(tops)}."
+            f"--optim.lr-scale {unused[0]}: no trained parameter is called so; they start with {', '.join(tops)}."
         )
     towers: dict[str, int] = {}
     for name, _ in named:
