@@ -1,7 +1,7 @@
 """Zero-shot classification: cached image embeddings against the embeddings of texts (CLIP, Radford et al. 2021)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,7 +58,8 @@ class ZeroshotResult:
     """A zero-shot run and what came of it."""
 
     run: Run
-    manifest: Manifest
+    manifest: Manifest = field(compare=False)
+    """The data's."""
     scores: Scores | None
     """None where the encoder learned from all of the images."""
 
