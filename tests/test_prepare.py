@@ -30,7 +30,8 @@ from clipcovid.data.images import decode, fit_image, fit_mask
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
-from clipcovid.data.prepare import PrepareConfig, pack_hash, pack_row, prepare, split_table
+from clipcovid.data.packing import pack_row
+from clipcovid.data.prepare import PrepareConfig, pack_hash, prepare, split_table
 from clipcovid.data.sources import ColumnsConfig, PhantomConfig
 
 JOB = Path(__file__).parents[1] / "jobs" / "prepare.py"

@@ -95,6 +95,19 @@ def test_data_does_not_import_evaluate():
             assert not [module for module in imports(path) if module.startswith("clipcovid.evaluate")], name
 
 
+def test_functions_fit_on_a_screen_and_files_in_a_sitting():
+    lengths = {}
+    for name, path in SOURCES.items():
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400 or name.startswith("benchmarks."), f"{name} has {text.count(chr(10))} lines"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                lengths[f"{name}.{node.name}:{node.lineno}"] = node.end_lineno - node.lineno + 1
+    long = {function: count for function, count in lengths.items() if count > 50}
+    assert max(lengths.values()) <= 60, long
+    assert len(long) <= len(lengths) / 100, long
+
+
 def test_nothing_is_written_twice():
     """Eight lines in two places are one piece of code that has two."""
     places, repeated = {}, set()

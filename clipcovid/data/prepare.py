@@ -17,7 +17,7 @@ from clipcovid.data.classes import clean_labels, keep_classes
 from clipcovid.data.folder import LISTING, READINGS, begin_folder, check_folder, is_ours, remove_readings
 from clipcovid.data.headers import fill_from_headers
 from clipcovid.data.manifest import MASKS, SPLITS, Manifest, read_manifest, write_manifest
-from clipcovid.data.masks import decode_mask
+from clipcovid.data.packing import pack_row
 from clipcovid.data.shards import masks_hash, read_shard, write_shard
 from clipcovid.data.sources import PARTS, SOURCES, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import duplicates, make_splits, split_patients
@@ -234,46 +234,6 @@ def _is_done(out: Path, recipe: dict[str, str]) -> bool:
         what = "the data set's files or table" if set(differs) <= {"listing", "files"} else ", ".join(differs)
         raise UserError(f"{out} holds another preparation ({what} differ): choose another --out, or --overwrite it.")
     return done
-
-
-def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
-    """Read, decode and resize one image and its masks into a row of a packed shard; what is bad is named in `bad`.
-
-    `notes` are sentences on what was assumed; `header` is what a DICOM's header says (see `dicom.read_header`), None for
-    other files.
-    """
-    packed: dict[str, Any] = {"image_id": row["image_id"], "image": b"", "width": 0, "height": 0, "sha256": ""}
-    packed |= dict.fromkeys(MASKS, b"") | {"header": None}
-    bad, notes = dict[str, str](), list[str]()
-    try:
-        data = images.read_bytes(row["path"])
-        picture = images.read_picture(data, max_pixels=config.max_pixels)
-        image = picture.pixels
-        notes += picture.notes
-        height, width = image.shape[:2]
-        packed |= {"image": images.fit_image(image, config).tobytes(), "width": width, "height": height}
-        packed["sha256"] = images.pixel_hash(image)
-        if images.file_kind(data) == "DICOM":
-            from clipcovid.data.dicom import read_header  # pydicom is slow to import, and most sets have none
-
-            packed["header"] = read_header(data)
-        for kind in MASKS:
-            if row[kind]:
-                try:
-                    mask = decode_mask(
-                        images.read_bytes(row[kind]),
-                        image.shape[:2],
-                        max_pixels=config.max_pixels,
-                        mask_value=config.mask_value,
-                        orientation=picture.orientation,
-                        notes=notes,
-                    )
-                    packed[kind] = images.fit_mask(mask, image.shape[:2], config).tobytes()
-                except images.BadImage as error:
-                    bad[row[kind]] = str(error)
-    except images.BadImage as error:
-        bad[row["path"]] = str(error)
-    return packed | {"bad": json.dumps(bad), "notes": notes}
 
 
 def _final_listing(

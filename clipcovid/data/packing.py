@@ -1,0 +1,49 @@
+"""One image with its masks, from their files to a row of a packed shard. No Ray here."""
+
+import json
+from typing import Any
+
+from clipcovid.config import ImagesConfig
+from clipcovid.data import images
+from clipcovid.data.masks import decode_mask
+from clipcovid.data.shards import MASKS
+
+
+def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
+    """Read, decode and resize one image and its masks into a row of a packed shard; what is bad is named in `bad`.
+
+    `notes` are sentences on what was assumed; `header` is what a DICOM's header says (see `dicom.read_header`), None for
+    other files.
+    """
+    packed: dict[str, Any] = {"image_id": row["image_id"], "image": b"", "width": 0, "height": 0, "sha256": ""}
+    packed |= dict.fromkeys(MASKS, b"") | {"header": None}
+    bad, notes = dict[str, str](), list[str]()
+    try:
+        data = images.read_bytes(row["path"])
+        picture = images.read_picture(data, max_pixels=config.max_pixels)
+        image = picture.pixels
+        notes += picture.notes
+        height, width = image.shape[:2]
+        packed |= {"image": images.fit_image(image, config).tobytes(), "width": width, "height": height}
+        packed["sha256"] = images.pixel_hash(image)
+        if images.file_kind(data) == "DICOM":
+            from clipcovid.data.dicom import read_header  # pydicom is slow to import, and most sets have none
+
+            packed["header"] = read_header(data)
+        for kind in MASKS:
+            if row[kind]:
+                try:
+                    mask = decode_mask(
+                        images.read_bytes(row[kind]),
+                        image.shape[:2],
+                        max_pixels=config.max_pixels,
+                        mask_value=config.mask_value,
+                        orientation=picture.orientation,
+                        notes=notes,
+                    )
+                    packed[kind] = images.fit_mask(mask, image.shape[:2], config).tobytes()
+                except images.BadImage as error:
+                    bad[row[kind]] = str(error)
+    except images.BadImage as error:
+        bad[row["path"]] = str(error)
+    return packed | {"bad": json.dumps(bad), "notes": notes}
