@@ -93,7 +93,7 @@ def _read(path: str | Path, notes: list[str]) -> pd.DataFrame:
 
 def _ids(table: pd.DataFrame) -> list[str]:
     """The images' names of a table that is matched with no other, or their numbers."""
-    id_columns = Side(table, "", ()).known()
+    id_columns = Side(table, "", ()).id_columns()
     return [cell_text(value) for value in (table[id_columns[0]] if id_columns else range(len(table)))]
 
 
@@ -128,7 +128,7 @@ def _copies(
 
 
 def _doubts(
-    given: pd.DataFrame,
+    predictions: pd.DataFrame,
     column: str,
     predicted: list[str],
     labels: list[str],
@@ -137,12 +137,14 @@ def _doubts(
 ) -> list[str]:
     """Notes on a column that may hold predictions or repeat the truth; where others could be meant, a `UserError`."""
     same = predicted == labels
-    passed = {column, *named(given, (*TRUE, *EITHER))}
-    others = [c for c in map(str, given) if c not in passed and set(given[c].map(str)) <= set(vocabulary)]
-    if others and (same or not all(name.isdecimal() for name in vocabulary)):
+    passed = {column, *named(predictions, (*TRUE, *EITHER))}
+    candidates = [
+        c for c in map(str, predictions) if c not in passed and set(predictions[c].map(str)) <= set(vocabulary)
+    ]
+    if candidates and (same or not all(name.isdecimal() for name in vocabulary)):
         raise UserError(
-            f"{files[0]} has several columns of classes, {', '.join((column, *others))}, and {column} may be the truth: say "
-            "which holds the predictions with --prediction-column."
+            f"{files[0]} has several columns of classes, {', '.join((column, *candidates))}, and {column} may be the truth: "
+            "say which holds the predictions with --prediction-column."
         )
     return [f"{column} of {files[0]} is the truth's in every row: does it hold predictions?"] if same else []
 

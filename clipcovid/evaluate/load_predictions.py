@@ -168,8 +168,8 @@ def _without_trained_on(methods: Sequence[Method]) -> list[Method]:
 def _outlier(values: Sequence[Hashable]) -> tuple[int, int] | None:
     """The index of a value that is not the most common one, and of that one; None where all are equal."""
     common = Counter(values).most_common(1)[0][0]
-    others = [index for index, value in enumerate(values) if value != common]
-    return (others[0], values.index(common)) if others else None
+    outliers = [index for index, value in enumerate(values) if value != common]
+    return (outliers[0], values.index(common)) if outliers else None
 
 
 def _check_same_metadata(methods: Sequence[Method], key: str) -> None:

@@ -30,7 +30,7 @@ class Side(NamedTuple):
         """A column as text, "" for missing; whole floats lose their `.0`."""
         return self.table[column].map(cell_text)
 
-    def known(self) -> list[str]:
+    def id_columns(self) -> list[str]:
         """The columns that are called as ids are, in the order of `ID_NAMES`."""
         columns = [column for column in map(str, self.table) if column not in self.reserved]
         plain = {column: re.sub(r"[\W_]", "", column.lower()) for column in columns}
@@ -38,7 +38,7 @@ class Side(NamedTuple):
 
 
 def match_rows(
-    given: Side, true: Side, by: str = "", missing: Literal["error", "drop"] = "error"
+    predictions: Side, truth: Side, by: str = "", missing: Literal["error", "drop"] = "error"
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Both tables with the same images in the same order (the truth's), indexed by id, and notes.
 
@@ -47,14 +47,14 @@ def match_rows(
     out (`missing` "drop") or refused. No such column, several that contradict each other, an id twice: `UserError`.
     """
     if by == POSITION:
-        return _by_position(given, true)
-    ours, theirs = (by, by) if by else _columns(given, true)
+        return _by_position(predictions, truth)
+    ours, theirs = (by, by) if by else _columns(predictions, truth)
     notes = []
     if ours != theirs:
-        notes.append(f"Rows were matched by {ours} of {given.name} and {theirs} of {true.name}.")
-    elif not by and ours not in true.known():
+        notes.append(f"Rows were matched by {ours} of {predictions.name} and {theirs} of {truth.name}.")
+    elif not by and ours not in truth.id_columns():
         notes.append(f"Rows were matched by {ours}.")
-    ids = [_index(side, column) for side, column in ((given, ours), (true, theirs))]
+    ids = [_index(side, column) for side, column in ((predictions, ours), (truth, theirs))]
     if not by and len(ids[0]) > 1 and all(map(_counts, ids)):
         notes.append(f"{ours} only counts the rows of both files: are they in the same order?")
     unpredicted = ids[1].difference(ids[0], sort=False)
@@ -62,10 +62,13 @@ def match_rows(
     shared = ids[1].intersection(ids[0], sort=False)
     if shared.empty:
         raise UserError(
-            f"{given.name} and {true.name} have no image in common: the first {ours} is {ids[0][0]!r} in the one, "
+            f"{predictions.name} and {truth.name} have no image in common: the first {ours} is {ids[0][0]!r} in the one, "
             f"the first {theirs} {ids[1][0]!r} in the other."
         )
-    for lacking, where, lacks in ((unpredicted, true.name, given.name), (unlabelled, given.name, true.name)):
+    for lacking, where, lacks in (
+        (unpredicted, truth.name, predictions.name),
+        (unlabelled, predictions.name, truth.name),
+    ):
         if len(lacking) and missing == "error":
             raise UserError(
                 f"{len(lacking)} of the images in {where} are not in {lacks}: {', '.join(map(repr, lacking[:3]))}"
@@ -75,52 +78,62 @@ def match_rows(
         notes.append(
             f"Left out: {len(unpredicted)} images without a prediction, {len(unlabelled)} without a ground truth."
         )
-    return given.table.set_axis(ids[0]).loc[shared], true.table.set_axis(ids[1]).loc[shared], notes
+    return predictions.table.set_axis(ids[0]).loc[shared], truth.table.set_axis(ids[1]).loc[shared], notes
 
 
-def _by_position(given: Side, true: Side) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
-    if len(given.table) != len(true.table):
+def _by_position(predictions: Side, truth: Side) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    if len(predictions.table) != len(truth.table):
         raise UserError(
-            f"{given.name} has {len(given.table)} rows and {true.name} {len(true.table)}: to be matched by position they "
-            "must be equally many."
+            f"{predictions.name} has {len(predictions.table)} rows and {truth.name} {len(truth.table)}: to be matched by "
+            "position they must be equally many."
         )
     notes = ["Rows were matched by position, as asked."]
-    for column in [column for column in given.known() if column in true.known()]:
-        if differ := int((given.ids(column).to_numpy() != true.ids(column).to_numpy()).sum()):
-            notes.append(f"{column} differs in {differ} of the {len(true.table)} rows that were matched.")
-    index = pd.RangeIndex(len(true.table), name="image_id")
-    return given.table.set_axis(index), true.table.set_axis(index), notes
+    for column in [column for column in predictions.id_columns() if column in truth.id_columns()]:
+        if differ := int((predictions.ids(column).to_numpy() != truth.ids(column).to_numpy()).sum()):
+            notes.append(f"{column} differs in {differ} of the {len(truth.table)} rows that were matched.")
+    index = pd.RangeIndex(len(truth.table), name="image_id")
+    return predictions.table.set_axis(index), truth.table.set_axis(index), notes
 
 
-def _columns(given: Side, true: Side) -> tuple[str, str]:
+def _columns(predictions: Side, truth: Side) -> tuple[str, str]:
     """The columns of the one and of the other that hold the same ids."""
-    known = [column for column in given.known() if column in true.known()]
-    others = [c for c in given.table if c in true.table and c not in {*known, *given.reserved, *true.reserved}]
-    if found := _agreeing(given, true, [(column, column) for column in known], partly=True):
-        return found
-    if found := _agreeing(given, true, [(str(column), str(column)) for column in others], partly=False):
-        return found
-    pairs = [(ours, theirs) for ours in given.known() for theirs in true.known() if ours != theirs]
-    if found := _agreeing(given, true, pairs, partly=True):
-        return found
-    if known or pairs:
-        return (known[0], known[0]) if known else pairs[0]  # what is wrong with them will be said
+    id_columns = [column for column in predictions.id_columns() if column in truth.id_columns()]
+    shared = [
+        c
+        for c in predictions.table
+        if c in truth.table and c not in {*id_columns, *predictions.reserved, *truth.reserved}
+    ]
+    if pair := _agreeing(predictions, truth, [(column, column) for column in id_columns], partly=True):
+        return pair
+    if pair := _agreeing(predictions, truth, [(str(column), str(column)) for column in shared], partly=False):
+        return pair
+    pairs = [(ours, theirs) for ours in predictions.id_columns() for theirs in truth.id_columns() if ours != theirs]
+    if pair := _agreeing(predictions, truth, pairs, partly=True):
+        return pair
+    if id_columns or pairs:
+        return (id_columns[0], id_columns[0]) if id_columns else pairs[0]  # what is wrong with them will be said
     raise UserError(
-        f"{given.name} and {true.name} have no column in common that tells their images apart: give both an image_id (or "
-        f"a file name), say which column it is with --match, or, where their rows are in the same order, --match {POSITION}."
+        f"{predictions.name} and {truth.name} have no column in common that tells their images apart: give both an image_id "
+        f"(or a file name), say which column it is with --match, or, where their rows are in the same order, --match {POSITION}."
     )
 
 
-def _agreeing(given: Side, true: Side, pairs: Sequence[tuple[str, str]], *, partly: bool) -> tuple[str, str] | None:
+def _agreeing(
+    predictions: Side, truth: Side, pairs: Sequence[tuple[str, str]], *, partly: bool
+) -> tuple[str, str] | None:
     """The first pair of columns that tell the rows apart and have the same values (`partly`: some of them).
 
     Pairs that would match other rows with each other are a `UserError`.
     """
     fits: dict[tuple[str, str], pd.Series] = {}
     for pair in pairs:
-        ours, theirs = given.ids(pair[0]), true.ids(pair[1])
+        ours, theirs = predictions.ids(pair[0]), truth.ids(pair[1])
         unique = ours.is_unique and theirs.is_unique and not (ours == "").any() and not (theirs == "").any()
-        counting = _counts(ours) and _counts(theirs) and (pair[0] not in given.known() or pair[1] not in true.known())
+        counting = (
+            _counts(ours)
+            and _counts(theirs)
+            and (pair[0] not in predictions.id_columns() or pair[1] not in truth.id_columns())
+        )
         if not unique or counting:
             continue
         rows = ours.map(pd.Series(theirs.index, index=theirs))
@@ -131,7 +144,7 @@ def _agreeing(given: Side, true: Side, pairs: Sequence[tuple[str, str]], *, part
         both = fits[best[0]].notna() & fits[pair].notna()
         if (fits[best[0]][both] != fits[pair][both]).any():
             raise UserError(
-                f"{given.name} and {true.name} match otherwise by {' and '.join(dict.fromkeys(best[0]))} than by "
+                f"{predictions.name} and {truth.name} match otherwise by {' and '.join(dict.fromkeys(best[0]))} than by "
                 f"{' and '.join(dict.fromkeys(pair))}: say which column names the image with --match."
             )
     return best[0] if best else None

@@ -30,13 +30,13 @@ def figures(
 
     Errors as in `metrics.classification`.
     """
-    made = {
+    drawn = {
         "confusion": confusion_figure(confusion(labels, predictions, classes), classes, split=split),
         "classes": histogram_figure(labels, predictions, classes, split=split),
     }
     if isinstance(predictions, np.ndarray) and predictions.ndim == 2 and len(set(labels)) > 1:
-        made["roc"] = roc_figure(labels, predictions, classes, split=split)
-    return made
+        drawn["roc"] = roc_figure(labels, predictions, classes, split=split)
+    return drawn
 
 
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], *, split: str) -> Figure:
@@ -128,7 +128,7 @@ def curves(history: Sequence[dict[str, float]]) -> Figure:
 def overlays(
     images: np.ndarray,
     truths: Sequence[np.ndarray | None],
-    found: Sequence[np.ndarray],
+    predicted: Sequence[np.ndarray],
     captions: Sequence[str],
     *,
     title: str,
@@ -140,7 +140,7 @@ def overlays(
     )
     for axes in panels:
         axes.axis("off")
-    for axes, image, true, mask, caption in zip(panels, images, truths, found, captions, strict=False):
+    for axes, image, true, mask, caption in zip(panels, images, truths, predicted, captions, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
         for outline, colour in ((true, "lime"), (mask, "red")):
             if outline is not None and outline.any() and not outline.all():

@@ -145,11 +145,11 @@ class Classification(Kind[ClassificationScores]):
     ) -> dict[str, dict[str, dict[str, float]]]:
         """Also `mcnemar`: how often only the first and only this method is right, p, and p after Holm's correction."""
         paired = super().differences(tables, classes, samples=samples, seed=seed)
-        first, *others = [
+        first, *rest = [
             class_probabilities(table, classes).argmax(axis=1) == metrics.encode(table["label"].tolist(), classes)
             for table in tables.values()
         ]
-        counts = [(int((first & ~right).sum()), int((right & ~first).sum())) for right in others]
+        counts = [(int((first & ~right).sum()), int((right & ~first).sum())) for right in rest]
         p_values = [mcnemar(*pair) for pair in counts]
         for name, pair, p, corrected in zip(paired, counts, p_values, holm(p_values), strict=True):
             paired[name]["mcnemar"] = {"only_best": pair[0], "only_this": pair[1], "p": p, "p_holm": corrected}
