@@ -114,7 +114,8 @@ def _columns(predictions: Side, truth: Side) -> tuple[str, str]:
         return (id_columns[0], id_columns[0]) if id_columns else pairs[0]  # what is wrong with them will be said
     raise UserError(
         f"{predictions.name} and {truth.name} have no column in common that tells their images apart: give both an image_id "
-        f"(or a file name), say which column it is with --match, or, where their rows are in the same order, --match {POSITION}."
+        "(or a file name), say which column it is with --match, or, where their rows are in the same order, "
+        f"--match {POSITION}."
     )
 
 
