@@ -227,7 +227,7 @@ def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.
     with torch.no_grad():
         for row in range(len(tested)):
             batch = last(np.array([row]))
-            found += task._image(logits(batch["image"]).sigmoid().numpy()[0], batch["about"][0], thresholds)
+            found += task.score_image(logits(batch["image"]).sigmoid().numpy()[0], batch["metadata"][0], thresholds)
     return pd.DataFrame(found)
 
 

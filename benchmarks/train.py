@@ -115,7 +115,7 @@ def examples_for(task: Task[Any, Any], state: Any, size: int, count: int) -> Exa
 
     def read(take: np.ndarray) -> Batch:
         found = about(take)
-        return {"image": images[take], "tokens": tokens, "place": found["label"], "key": found["label"]} | found
+        return {"image": images[take], "tokens": tokens, "text_index": found["label"], "key": found["label"]} | found
 
     return Examples(rows=rows, read=read)
 

@@ -237,7 +237,7 @@ def mean_logit(chosen, examples, state):
     state.model.logit_scale.fill_(np.log(90))
     module, batch = build(chosen, examples, state).eval(), examples.read(np.arange(len(examples)))
     seen, read, scale, bias = module(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
-    return (scale * seen @ read[batch["place"]].T + bias).mean().item()
+    return (scale * seen @ read[batch["text_index"]].T + bias).mean().item()
 
 
 class TestExamples:
@@ -250,7 +250,7 @@ class TestExamples:
         examples, _ = self.read(phantoms, None)
         batch = examples.read(np.arange(12))
         assert len(batch["tokens"]) == len(set(examples.rows["label"].iloc[:12])) <= 3
-        assert len(batch["place"]) == len(batch["image"]) == 12
+        assert len(batch["text_index"]) == len(batch["image"]) == 12
         same = [a == b for a in examples.rows["label"][:12] for b in examples.rows["label"][:12]]
         keys = batch["key"]
         assert [bool(a == b) for a in keys for b in keys] == same

@@ -374,9 +374,9 @@ def test_masks_of_any_make_are_scored_alike(tmp_path):
     known = manifest.table[manifest.table["infection_mask"] != ""].reset_index(drop=True)
     batch = task.reader(PackedImages(tmp_path / "d", manifest), known, None)(np.arange(len(known)))
     found = {}
-    for row, packed in zip(batch["about"], batch["masks"], strict=True):
+    for row, packed in zip(batch["metadata"], batch["masks"], strict=True):
         assert set(np.unique(packed)) <= {0, 255}
-        found[Path(row["path"]).stem] = task._image(packed / np.float32(255), row, (0.5,))[0]
+        found[Path(row["path"]).stem] = task.score_image(packed / np.float32(255), row, (0.5,))[0]
     assert set(found) == {"ones", "white", "colour", "twice", "blank"}
     counts = [tuple(found[name][key] for key in ("tp", "fp", "fn", "tn")) for name in ("ones", "white", "colour")]
     assert counts[0] == counts[1] == counts[2]
@@ -402,7 +402,7 @@ def test_masks_are_scored_as_their_own_data_set_was_prepared(tmp_path):
     manifest = read_manifest(out)
     task = make_task(segment(Path("unused"), Path("unused"), target="lung"), ("a",), ImagesConfig(size=60))
     batch = task.reader(PackedImages(out, manifest), manifest.table, None)(np.array([0]))
-    row = task._image(batch["masks"][0] / np.float32(255), batch["about"][0], (0.5,))[0]
+    row = task.score_image(batch["masks"][0] / np.float32(255), batch["metadata"][0], (0.5,))[0]
     assert (row["tp"], row["fp"], row["fn"]) == (1600, 0, 0)
 
 

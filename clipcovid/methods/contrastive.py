@@ -163,7 +163,7 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
             return odds
         batch = train.read(np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int))
         images, texts, scale = module.eval()(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
-        return odds - float(scale * images.mean(dim=0) @ texts[batch["place"]].mean(dim=0))
+        return odds - float(scale * images.mean(dim=0) @ texts[batch["text_index"]].mean(dim=0))
 
     def build_untrained(self, folder: Path) -> torch.nn.Module:
         """Not needed: a checkpoint is a whole CLIP."""
@@ -181,15 +181,15 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
     def pairs(self, packed: PackedImages, rows: pd.DataFrame, clip: Clip) -> Callable[[np.ndarray], Batch]:
         """A reader of batches of these rows of the manifest: images, and each `caption`'s tokens once.
 
-        `tokens` (u, context) are those of the batch's different captions, and `place` (n,) says which is each image's.
+        `tokens` (u, context) are those of the batch's different captions, and `text_index` (n,) says which is each image's.
         """
         positions, targets = packed.manifest.positions(rows["image_id"]), get_targets(rows, self.classes, "none")
         captions, caption_index = np.unique(rows["caption"].to_numpy(str), return_inverse=True)
         tokens, keys = clip.tokens(list(captions)), self._keys(rows)
 
         def read(indices: np.ndarray) -> Batch:
-            used, place = np.unique(caption_index[indices], return_inverse=True)
-            texts = {"tokens": clip.trim_padding(tokens[used]).numpy(), "place": place.astype(np.int64)}
+            used, text_index = np.unique(caption_index[indices], return_inverse=True)
+            texts = {"tokens": clip.trim_padding(tokens[used]).numpy(), "text_index": text_index.astype(np.int64)}
             pairs = {"image": packed.images(positions[indices]), "key": keys[indices].astype(np.int64)}
             return pairs | texts | targets(indices)
 
@@ -209,7 +209,7 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
         """The contrastive loss of the pairs of all processes together."""
         images, texts, scale, *bias = module(batch["image"], batch["tokens"])
         loss = contrastive_loss(
-            images, texts[batch["place"]], scale, bias[0] if bias else None, batch["key"], self.config.loss
+            images, texts[batch["text_index"]], scale, bias[0] if bias else None, batch["key"], self.config.loss
         )
         return {"loss": loss, "logit_scale": scale.detach()}
 

@@ -127,7 +127,7 @@ class Caption(Contrastive[CaptionConfig, CaptionState]):
             if "tokens" not in batch:
                 return images.unsqueeze(1)
             texts = F.normalize(module.clip.encode_text(batch["tokens"]).float(), dim=-1)
-            return torch.stack([images, texts[batch["place"]]], dim=1)
+            return torch.stack([images, texts[batch["text_index"]]], dim=1)
 
         return predict
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,20 +91,24 @@ class Segment(Task[SegmentConfig, Atlas | None]):
 
         In training from boxes they are boxes instead, (n, the most that an image has, size, size).
         """
-        inner, at = super().reader(packed, rows, state, training=training), packed.manifest.positions(rows["image_id"])
-        kinds = self.config.required_columns
-        known = bool((rows[list(kinds)] != "").all(axis=None))
-        how = {"images": ImagesConfig(**packed.manifest.info["images"])}  # of this data set, maybe not the model's own
-        if training and self.config.supervision == "boxes":  # what is wrong with them is known before the first step
+        read_images, columns = super().reader(packed, rows, state, training=training), self.config.required_columns
+        positions = packed.manifest.positions(rows["image_id"])
+        have_masks = bool((rows[list(columns)] != "").all(axis=None))
+        packing = {
+            "images": ImagesConfig(**packed.manifest.info["images"])
+        }  # this data set's, maybe not the model's own
+        if training and self.config.supervision == "boxes":  # errors in them are raised before the first step
             for row in rows[["boxes", "width", "height", "image_id"]].itertuples(index=False):
                 read_boxes(*row)
 
-        def read(take: np.ndarray) -> Batch:
-            batch = inner(take) | {"about": [row | how for row in rows.iloc[take].to_dict("records")]}
+        def read(indices: np.ndarray) -> Batch:
+            metadata: list[Any] = [row | packing for row in rows.iloc[indices].to_dict("records")]
+            batch = read_images(indices) | {"metadata": metadata}
             if training and self.by_boxes:
-                batch["masks"] = self._boxes(packed, at[take], batch["about"])
-            elif known:
-                batch["masks"] = np.stack([np.array(packed.masks(kind, at[take])) for kind in kinds], axis=1)
+                batch["masks"] = self._boxes(packed, positions[indices], metadata)
+            elif have_masks:
+                masks = [np.array(packed.masks(column, positions[indices])) for column in columns]
+                batch["masks"] = np.stack(masks, axis=1)
             return batch
 
         return read
@@ -119,46 +124,50 @@ class Segment(Task[SegmentConfig, Atlas | None]):
         if truth.shape != logits.shape:
             truth = F.interpolate(truth, size=logits.shape[-1], mode="area").round()
         with torch.no_grad():
-            found, true = logits > 0, truth > 0.5
-            both = (found & true).sum(dim=(2, 3)).float()
-            union = (found | true).sum(dim=(2, 3)).float()
-        iou = ((both + 1) / (union + 1)).mean()  # smoothed, since a batch may have empty masks; validation's is not
+            predicted, true = logits > 0, truth > 0.5
+            intersection = (predicted & true).sum(dim=(2, 3)).float()
+            union = (predicted | true).sum(dim=(2, 3)).float()
+        iou = (
+            (intersection + 1) / (union + 1)
+        ).mean()  # smoothed, since a batch may have empty masks; validation's is not
         return {"loss": segmentation_loss(logits, truth, self.config.loss), "smooth_iou": iou}
 
-    def _boxes(self, packed: PackedImages, at: np.ndarray, about: Sequence[dict[str, Any]]) -> np.ndarray:
-        """Each image's boxes, uint8 (n, k, size, size) of 0 and 255, those that it has fewer of left empty."""
-        size, found = packed.size, []
+    def _boxes(self, packed: PackedImages, positions: np.ndarray, metadata: Sequence[dict[str, Any]]) -> np.ndarray:
+        """Each image's boxes, uint8 (n, k, size, size) of 0 and 255, padded with empty ones to the most of an image."""
         if self.config.supervision == "mask-boxes":
-            found = [_parts(mask) for mask in packed.masks(self.config.required_columns[0], at) if mask is not None]
+            masks = packed.masks(self.config.required_columns[0], positions)
+            boxes_by_image = [_bounding_boxes(mask) for mask in masks if mask is not None]
         else:
-            found = [self._listed(row) for row in about]
-        boxes = np.zeros((len(at), max(1, *map(len, found)), size, size), np.uint8)
-        for number, some in enumerate(found):
-            for place, box in enumerate(some):
-                boxes[number, place] = box
-        return boxes
+            boxes_by_image = [self._listed_boxes(row) for row in metadata]
+        most = max(1, *map(len, boxes_by_image))
+        padded = np.zeros((len(positions), most, packed.size, packed.size), np.uint8)
+        for image, boxes in zip(padded, boxes_by_image, strict=False):
+            for index, box in enumerate(boxes):
+                image[index] = box
+        return padded
 
-    def _listed(self, about: dict[str, Any]) -> list[np.ndarray]:
+    def _listed_boxes(self, metadata: dict[str, Any]) -> list[np.ndarray]:
         """The boxes that the data set lists for an image, as masks of the packed size."""
-        shape, made = (about["height"], about["width"]), []
-        for box in read_boxes(about["boxes"], about["width"], about["height"], about["image_id"]):
+        height, width = shape = metadata["height"], metadata["width"]
+        masks = []
+        for box in read_boxes(metadata["boxes"], width, height, metadata["image_id"]):
             if not self.config.box_labels or box.label in self.config.box_labels:
                 mask = np.zeros(shape, np.uint8)
                 mask[box.top : box.bottom, box.left : box.right] = 255
-                made.append(fit_mask(mask, shape, self.images))
-        return made
+                masks.append(fit_mask(mask, shape, self.images))
+        return masks
 
     def probabilities(self, module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         """Probabilities (n, regions, size, size); with tta the mean over mirrored and zoomed copies."""
         if not self.config.tta:
             return self._one_pass(module, images)
-        found = []
+        passes = []
         for zoom in ZOOMS:
             for mirror in (False, True):
-                seen = _zoom(images, zoom).flip(dims=(2,)) if mirror else _zoom(images, zoom)
-                maps = self._one_pass(module, seen)
-                found.append(_zoom_maps(maps.flip(dims=(3,)) if mirror else maps, 1 / zoom))
-        return torch.stack(found).mean(dim=0)
+                view = _zoom(images, zoom).flip(dims=(2,)) if mirror else _zoom(images, zoom)
+                maps = self._one_pass(module, view)
+                passes.append(_zoom_maps(maps.flip(dims=(3,)) if mirror else maps, 1 / zoom))
+        return torch.stack(passes).mean(dim=0)
 
     def _one_pass(self, module: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
         return module(images).float().sigmoid()
@@ -172,15 +181,15 @@ class Segment(Task[SegmentConfig, Atlas | None]):
         positive = outputs[..., ::-1].cumsum(axis=-1)[..., ::-1].astype(np.float64)  # at least the bin's lower edge
         fp, tp = positive[:, :, 0], positive[:, :, 1]
         true = tp[..., :1]
-        found: dict[str, float] = {}
-        for number, region in enumerate(self.config.regions):
-            some = true[:, number, 0] > 0
-            if not some.any():
+        scores: dict[str, float] = {}
+        for index, region in enumerate(self.config.regions):
+            present = true[:, index, 0] > 0
+            if not present.any():
                 raise UserError(f"No image of a split has any {region}: there is nothing to choose a threshold by.")
-            iou = (tp[some, number] / (true[some, number] + fp[some, number])).mean(axis=0)
+            iou = (tp[present, index] / (true[present, index] + fp[present, index])).mean(axis=0)
             best = int(iou[1:].argmax()) + 1
-            found |= {f"{region}_iou": float(iou[best]), f"{region}_threshold": best / BINS}
-        return {"iou": float(np.mean([found[f"{region}_iou"] for region in self.config.regions]))} | found
+            scores |= {f"{region}_iou": float(iou[best]), f"{region}_threshold": best / BINS}
+        return {"iou": float(np.mean([scores[f"{region}_iou"] for region in self.config.regions]))} | scores
 
     def calibrate(
         self, module: Any, train: Examples, state: Atlas | None, validate: Validate
@@ -206,38 +215,47 @@ class Segment(Task[SegmentConfig, Atlas | None]):
 
     def _rows_of(self, maps: Callable[[torch.Tensor], torch.Tensor], thresholds: Sequence[float]) -> Predictor:
         """The masks of a batch are made and counted while the model has the next one; no more than one batch waits."""
-        pool, aside = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())), ThreadPoolExecutor(1)
+        pool, background = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())), ThreadPoolExecutor(1)
         waiting: list[Future[np.ndarray]] = []
 
-        def rows_of(found: np.ndarray, about: list[dict[str, Any]]) -> np.ndarray:
-            rows = np.empty(len(found), object)
-            rows[:] = list(pool.map(lambda maps, about: self._image(maps, about, thresholds), found, about))
+        def score_batch(probabilities: np.ndarray, metadata: list[dict[str, Any]]) -> np.ndarray:
+            rows = np.empty(len(probabilities), object)
+            score = partial(self.score_image, thresholds=thresholds)
+            rows[:] = list(pool.map(score, probabilities, metadata))
             return rows
 
         def predict(batch: Batch) -> Future[np.ndarray]:
-            found = maps(batch["image"]).float().cpu().numpy()
+            probabilities = maps(batch["image"]).float().cpu().numpy()
             while waiting:
                 waiting.pop().result()
-            waiting.append(aside.submit(rows_of, found, batch["about"]))
+            waiting.append(background.submit(score_batch, probabilities, batch["metadata"]))
             return waiting[0]
 
         return predict
 
-    def _image(self, maps: np.ndarray, about: dict[str, Any], thresholds: Sequence[float]) -> list[dict[str, Any]]:
-        """The rows of an image: its masks at the size of the true ones, or else of the file, and what was counted."""
-        frame, how = (about["height"], about["width"]), about["images"]
+    def score_image(
+        self, maps: np.ndarray, metadata: dict[str, Any], thresholds: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        """The predictions table's rows of an image, one a region: masks at the size of the true ones, or of the file.
+
+        `maps` (regions, size, size): probabilities. `metadata`: the image's manifest row, and how it was packed as `images`.
+        """
+        file_shape, packing = (metadata["height"], metadata["width"]), metadata["images"]
         truths = {
-            region: decode_mask(read_bytes(path), frame, max_pixels=how.max_pixels, mask_value=how.mask_value) > 0
+            region: decode_mask(
+                read_bytes(path), file_shape, max_pixels=packing.max_pixels, mask_value=packing.mask_value
+            )
+            > 0
             for region in segmentation.REGIONS
-            if (path := about[f"{region}_mask"])
+            if (path := metadata[f"{region}_mask"])
         }
-        shape = next((truths[region].shape for region in self.config.regions if region in truths), frame)
+        shape = next((truths[region].shape for region in self.config.regions if region in truths), file_shape)
         lungs, rows = truths.get("lung"), []
-        for region, mask in self.masks(maps, thresholds, shape, how.fit).items():
-            row = {"image_id": about["image_id"], "region": region, "mask": encode_mask(mask)}
+        for region, mask in self.masks(maps, thresholds, shape, packing.fit).items():
+            row = {"image_id": metadata["image_id"], "region": region, "mask": encode_mask(mask)}
             if (truth := truths.get(region)) is not None:
                 if truth.shape != mask.shape:
-                    truth = _at(truth, mask.shape)
+                    truth = _resize(truth, mask.shape)
                 row |= segmentation.count(mask, truth) | segmentation.distances(mask, truth)
             row["lung_area"] = float(lungs.mean() * mask.size) if lungs is not None else float("nan")
             rows.append(row)
@@ -247,17 +265,16 @@ class Segment(Task[SegmentConfig, Atlas | None]):
         self, maps: np.ndarray, thresholds: Sequence[float], shape: tuple[int, ...], fit: str
     ) -> dict[str, np.ndarray]:
         """The mask of each region, bool `shape` (h, w), of the maps (regions, size, size) of an image packed with `fit`."""
-        whole = undo_fit(maps, (shape[0], shape[1]), resize_geometry(shape, maps.shape[1], fit))
-        found = {
-            region: values >= threshold
-            for region, values, threshold in zip(self.config.regions, whole, thresholds, strict=True)
+        unpacked = undo_fit(maps, (shape[0], shape[1]), resize_geometry(shape, maps.shape[1], fit))
+        masks = {
+            region: probabilities >= threshold
+            for region, probabilities, threshold in zip(self.config.regions, unpacked, thresholds, strict=True)
         }
         if self.config.within_lungs:
-            found["lung"] = largest(
-                found["lung"], self.config.components
-            )  # first: no infection in a part that is dropped
-            found["infection"] &= found["lung"]
-        return {region: largest(mask, self.config.components) for region, mask in found.items()}
+            # the lungs' parts first: there is no infection in a part that is dropped
+            masks["lung"] = largest(masks["lung"], self.config.components)
+            masks["infection"] &= masks["lung"]
+        return {region: largest(mask, self.config.components) for region, mask in masks.items()}
 
     def table(self, examples: Examples, outputs: np.ndarray, state: Atlas | None) -> pd.DataFrame:
         """A row an image and region: image_id, region, tp, fp, fn, tn, hd95, assd, lung_area, mask."""
@@ -287,35 +304,35 @@ def segmentation_loss(logits: torch.Tensor, truth: torch.Tensor, kind: str) -> t
 
 
 def box_loss(logits: torch.Tensor, boxes: torch.Tensor, fill: float) -> torch.Tensor:
-    """What boxes say of a mask: nothing is outside of them, each row and column of a box is crossed, and most is filled.
+    """The constraints of boxes on a mask: nothing outside of them, each row and column of a box crossed, most of it filled.
 
     `logits` (n, 1, h, w); `boxes` (n, k, h, w), 1 inside, empty ones ignored; `fill`: the least share of a box. The
     constraints are those of Kervadec et al. 2020 (Bounding boxes for weakly supervised segmentation), with crossings as
     in multiple-instance learning (Hsu et al. 2019). A mean over images.
     """
-    chance, inside = logits.sigmoid(), boxes > 0.5
+    probabilities, inside = logits.sigmoid(), boxes > 0.5
     outside = ~inside.any(dim=1, keepdim=True)
     empty = (F.softplus(logits) * outside).sum(dim=(1, 2, 3)) / outside.sum(dim=(1, 2, 3)).clamp(min=1)
-    seen, loss = chance * inside, empty
+    boxed, loss = probabilities * inside, empty
     for axis in (2, 3):
-        crossed, lines = seen.amax(dim=axis), inside.any(dim=axis)
+        crossed, lines = boxed.amax(dim=axis), inside.any(dim=axis)
         missed = -crossed.clamp(min=1e-6).log() * lines
         loss = loss + missed.sum(dim=(1, 2)) / lines.sum(dim=(1, 2)).clamp(min=1)
     area = inside.sum(dim=(2, 3))
-    lacking = (fill - seen.sum(dim=(2, 3)) / area.clamp(min=1)).clamp(min=0) * (area > 0)
+    lacking = (fill - boxed.sum(dim=(2, 3)) / area.clamp(min=1)).clamp(min=0) * (area > 0)
     return (loss + 4 * lacking.sum(dim=1) / (area > 0).sum(dim=1).clamp(min=1)).mean()
 
 
-def _parts(mask: np.ndarray) -> list[np.ndarray]:
+def _bounding_boxes(mask: np.ndarray) -> list[np.ndarray]:
     """The box of each connected part of a mask, as masks; specks are left out."""
-    found, _ = ndimage.label(mask)
-    made = []
-    for number, place in enumerate(ndimage.find_objects(found), 1):
-        if (found[place] == number).sum() >= SPECK * mask.size:
+    parts, _ = ndimage.label(mask)
+    boxes = []
+    for part, slices in enumerate(ndimage.find_objects(parts), 1):
+        if (parts[slices] == part).sum() >= SPECK * mask.size:
             box = np.zeros_like(mask)
-            box[place] = 255
-            made.append(box)
-    return made
+            box[slices] = 255
+            boxes.append(box)
+    return boxes
 
 
 def boundary_loss(probabilities: torch.Tensor, truth: torch.Tensor, reach: int = 2) -> torch.Tensor:
@@ -324,12 +341,12 @@ def boundary_loss(probabilities: torch.Tensor, truth: torch.Tensor, reach: int =
     def edge(values: torch.Tensor) -> torch.Tensor:
         return F.max_pool2d(1 - values, 3, stride=1, padding=1) - (1 - values)
 
-    def wide(values: torch.Tensor) -> torch.Tensor:
+    def dilate(values: torch.Tensor) -> torch.Tensor:
         return F.max_pool2d(values, 2 * reach + 1, stride=1, padding=reach)
 
-    found, true = edge(probabilities), edge(truth)
-    precision = ((found * wide(true)).sum(dim=(2, 3)) + 1) / (found.sum(dim=(2, 3)) + 1)
-    recall = ((true * wide(found)).sum(dim=(2, 3)) + 1) / (true.sum(dim=(2, 3)) + 1)
+    predicted, true = edge(probabilities), edge(truth)
+    precision = ((predicted * dilate(true)).sum(dim=(2, 3)) + 1) / (predicted.sum(dim=(2, 3)) + 1)
+    recall = ((true * dilate(predicted)).sum(dim=(2, 3)) + 1) / (true.sum(dim=(2, 3)) + 1)
     return (1 - 2 * precision * recall / (precision + recall)).mean()
 
 
@@ -344,7 +361,7 @@ def largest(mask: np.ndarray, count: int) -> np.ndarray:
     return np.isin(parts, keep[sizes[keep] > 0])
 
 
-def _at(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _resize(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A mask at another size, by the nearest pixel."""
     rows, columns = (np.arange(new) * old // new for new, old in zip(shape, mask.shape, strict=True))
     return mask[np.ix_(rows, columns)]
