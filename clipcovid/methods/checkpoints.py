@@ -24,11 +24,11 @@ def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
     """A run's config, the rest of its checkpoint's `config.json`, and the checkpoint's folder; what is none: `UserError`."""
     folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
     path = folder / "config.json"
-    about = read_object(path)
-    if about.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
+    metadata = read_object(path)
+    if metadata.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
         raise UserError(f"{run} holds no checkpoint: give the folder of a finished training run.")
     check_file(folder / "model.safetensors")
-    return with_saved_texts(restore(METHODS[about["task"]].config, about.pop("config")), folder), about, folder
+    return with_saved_texts(restore(METHODS[metadata["task"]].config, metadata.pop("config")), folder), metadata, folder
 
 
 def save_texts(config: Any, classes: Sequence[str], folder: Path) -> Any:
@@ -46,5 +46,5 @@ def save_texts(config: Any, classes: Sequence[str], folder: Path) -> Any:
 
 def with_saved_texts(config: Any, folder: Path) -> Any:
     """A config that reads the texts which `save_texts` left in `folder`; as it is, where there are none."""
-    own = {"prompts.prompts": folder / PROMPTS, "captions": folder / CAPTION_TABLE}
-    return override(config, {key: str(path.resolve()) for key, path in own.items() if path.is_file()})
+    saved = {"prompts.prompts": folder / PROMPTS, "captions": folder / CAPTION_TABLE}
+    return override(config, {key: str(path.resolve()) for key, path in saved.items() if path.is_file()})
