@@ -1,5 +1,6 @@
 """The console command `clipcovid`, also `python -m clipcovid`."""
 
+import os
 import sys
 
 from clipcovid import __version__
@@ -7,6 +8,16 @@ from clipcovid.commands import OTHER_NAMES, contents, names, nearest, run_comman
 
 
 def main() -> None:
+    """Run the command that the first argument names, or list all; end quietly where nobody reads on, as in `| head`."""
+    try:
+        dispatch()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        raise SystemExit(128 + 13) from None  # as of a program that SIGPIPE ended
+
+
+def dispatch() -> None:
     """Run the command that the first argument names, or list all of them."""
     first, *args = sys.argv[1:] or ["--help"]
     name = first.replace("_", "-")

@@ -71,6 +71,17 @@ def test_an_unknown_command_is_a_sentence_with_those_near_it(word, close):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_reader_that_goes_away_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "clipcovid", "sweep", "cnn", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    process.stderr.close()
+
+
 def test_the_version_is_that_of_the_package():
     assert clipcovid("--version").stdout == f"clipcovid {__version__}\n"
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
