@@ -5,7 +5,7 @@
     python benchmarks/embed.py --model ViT-B-32 --images 256 --rounds 1 --memory
 
 Contenders take turns, round after round, each in processes of its own, on the same synthetic X-rays and random weights.
-Figures are medians, of speeds and of the rounds' ratios. `model alone` encodes uint8 arrays in memory; its fastest layout
+Figures are medians, of speeds and of the rounds' ratios. `model alone` uses_clip uint8 arrays in memory; its fastest layout
 of processes × threads is the denominator. Steady state leaves start-up and the first batch out; `with start-up` is images
 over the whole command's seconds.
 """

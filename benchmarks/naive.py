@@ -82,7 +82,7 @@ class Segmenting(Folds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Captioning:
+class CaptioningActor:
     """A dual encoder on a data set's own splits."""
 
     data: Path
@@ -231,7 +231,7 @@ def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.
     return pd.DataFrame(found)
 
 
-def caption(config: Captioning) -> None:
+def caption(config: CaptioningActor) -> None:
     """Train with each seed, and score as ours is scored."""
     optim = OptimConfig(
         epochs=config.epochs, batch_size=64, lr=3e-4, weight_decay=0.01, warmup=0, clip_norm=0, keep="last"
@@ -275,7 +275,7 @@ class Config:
     what: Annotated[
         Annotated[Classifying, tyro.conf.subcommand("classify")]
         | Annotated[Segmenting, tyro.conf.subcommand("segment")]
-        | Annotated[Captioning, tyro.conf.subcommand("caption")],
+        | Annotated[CaptioningActor, tyro.conf.subcommand("caption")],
         tyro.conf.arg(name=""),
     ]
     """The task, with its flags."""

@@ -60,7 +60,7 @@ class Config:
 
 
 def measure_prompts(config: Config, out: Path) -> None:
-    """Candidates a minute, one trial after another in this process, and seconds of a trial that encodes its images."""
+    """Candidates a minute, one trial after another in this process, and seconds of a trial that uses_clip its images."""
     manifest, rng = read_manifest(config.data), np.random.default_rng(0)
     clip = load_clip(TINY)
     pixels = PackedImages(config.data, manifest).images(np.arange(min(256, len(manifest.table))))

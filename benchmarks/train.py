@@ -35,7 +35,7 @@ from clipcovid.config import AugmentConfig, ClipConfig, ComputeConfig, ImagesCon
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
 from clipcovid.data.sources import PhantomConfig
-from clipcovid.inference.predict import Predicting
+from clipcovid.inference.predict import PredictionActor
 from clipcovid.io.files import write_json
 from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.configs import NO_AUGMENT
@@ -44,7 +44,7 @@ from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.methods.probe.task import Probe
 from clipcovid.methods.segment.config import SegmentConfig
-from clipcovid.methods.segment.task import Segment
+from clipcovid.methods.segment.task import SegmentationTask
 from clipcovid.methods.task import Batch, Examples, Task, get_targets, make_task, save_checkpoint
 from clipcovid.ray_backend.resources import ResourcePlan, resolve_precision
 from clipcovid.training.batches import to_device
@@ -106,7 +106,7 @@ def examples_for(task: Task[Any, Any], state: Any, size: int, count: int) -> Exa
     labels = [CLASSES[number % 3] for number in range(count)]
     rows = pd.DataFrame({"image_id": [str(number) for number in range(count)], "label": labels})
     about = get_targets(rows, CLASSES, "none")
-    if isinstance(task, Segment):
+    if isinstance(task, SegmentationTask):
         masks = np.where(rng.random((count, 1, size, size)) > 0.7, 255, 0).astype(np.uint8)
         return Examples(rows=rows, read=lambda take: {"image": images[take], "masks": masks[take]} | about(take))
     if not isinstance(task, Contrastive):
@@ -191,7 +191,7 @@ def predicted_masks(config: Config, machine: DeviceContext, images: int = 200) -
         known = read_manifest(data)
         unknown = dataclasses.replace(known, table=known.table.assign(lung_mask="", infection_mask=""))
         workers = {
-            name: Predicting(run=run, data=data, manifest=manifest, resources=chosen)
+            name: PredictionActor(run=run, data=data, manifest=manifest, resources=chosen)
             for name, manifest in zip(ratios, (unknown, known), strict=True)
         }
         pixels = torch.from_numpy(workers["masks"].packed.images(range(images))).to(machine.device)

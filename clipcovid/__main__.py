@@ -4,7 +4,7 @@ import os
 import sys
 
 from clipcovid import __version__
-from clipcovid.commands import OTHER_NAMES, contents, names, nearest, run_command
+from clipcovid.commands import OTHER_NAMES, command_table, names, run_command, unknown_command
 
 
 def main() -> None:
@@ -23,13 +23,13 @@ def dispatch() -> None:
     name = first.replace("_", "-")
     name = OTHER_NAMES.get(name, name)
     if first in ("-h", "--help"):
-        print(contents())
+        print(command_table())
     elif first == "--version":
         print(f"clipcovid {__version__}")
     elif name in names():
         run_command(name, args, prog=f"clipcovid {name}")
     else:
-        print(f"error: {nearest(first)}", file=sys.stderr)
+        print(f"error: {unknown_command(first)}", file=sys.stderr)
         raise SystemExit(2)
 
 

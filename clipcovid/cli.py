@@ -17,7 +17,7 @@ import tyro
 from clipcovid import environment
 from clipcovid.config import ConfigT, check_names, flatten
 from clipcovid.errors import UserError
-from clipcovid.terminal import terminal_width, wrapped
+from clipcovid.terminal import terminal_width, wrap_text
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk or a quota
 
@@ -32,7 +32,7 @@ def from_cli(
     """
     cascading = (tyro.conf.CascadeSubcommandArgs,)
     # tyro joins lines that begin with a letter, and wraps none: those with a space before them stay as they are.
-    description = textwrap.indent(wrapped(description, terminal_width() - 1), " ")
+    description = textwrap.indent(wrap_text(description, terminal_width() - 1), " ")
     return tyro.cli(config_type, description=description, args=args, prog=prog, config=cascading)
 
 

@@ -221,8 +221,8 @@ class TrainConfig:
         return self.required_columns
 
     @property
-    def text_columns(self) -> tuple[str, ...]:
-        """The columns that a training depends on."""
+    def identity_columns(self) -> tuple[str, ...]:
+        """The manifest columns that go into the run's identity."""
         return (*self.required_columns, *self.train_columns)
 
     def resolve_manifest(self, manifest: Any, *, learning: bool = True) -> Any:

@@ -17,10 +17,10 @@ import pandas as pd
 
 from clipcovid.config import ClipConfig, flatten_fields, resolve_defaults
 from clipcovid.io.files import plain, read_object
-from clipcovid.models.weights import locate
+from clipcovid.models.weights import locate_weights
 from clipcovid.prompts import PromptsConfig, build_prompts
 
-LEFT_OUT = {  # fields in which two runs that are the same may differ, and why
+IGNORED_FIELDS = {  # fields in which two runs that are the same may differ, and why
     "compute": "what computes, not what is computed",
     "data": "known by its images, their split, and how they were packed",
     "embeddings": "where they are kept; what made them is known",
@@ -35,14 +35,19 @@ WEIGHTS = {  # fields that may name a file or folder of weights, and the words t
     "model": (),
 }
 CAPTIONS = ("labels", "template", "dataset", "both")  # what `captions` may say, if it names no table
-KEPT_APART = ("config.json", "training_images.parquet")  # files of a checkpoint that change no prediction
+UNHASHED_CHECKPOINT_FILES = (
+    "config.json",
+    "training_images.parquet",
+)  # files of a checkpoint that change no prediction
 BLOCK = 65_536  # rows that are hashed at a time
-FRESH = 2 * 10**9  # ns: a file changed since can change again without another time of change, so its hash is not kept
+UNCACHED_AGE_S = (
+    2 * 10**9
+)  # ns: a file changed since can change again without another time of change, so its hash is not kept
 ENDINGS = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".pth")
 
 
 class Data(Protocol):
-    """What is asked of a manifest."""
+    """Protocol: the attributes of a manifest that the identities hash."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -90,7 +95,7 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's content, 16 hex digits; it is read once by a process, unless it changes."""
     state = path.stat()
     key = path.resolve(), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
-    if time.time_ns() - state.st_mtime_ns < FRESH:
+    if time.time_ns() - state.st_mtime_ns < UNCACHED_AGE_S:
         return _read_hash.__wrapped__(*key)
     return _read_hash(*key)
 
@@ -123,12 +128,12 @@ def file_or_name(value: str, words: Sequence[str] = ()) -> str:
     return file_hash(path) if path.is_file() else value
 
 
-def weights_of(config: ClipConfig, seed: int) -> dict[str, str]:
+def weights_hash(config: ClipConfig, seed: int) -> dict[str, str]:
     """What tells an encoder's weights from others. Loads nothing; weights that can't be meant are a `UserError`.
 
     Files are known by their content, a published tag or hub model by its name, random weights by their seed.
     """
-    weights = locate(config)
+    weights = locate_weights(config)
     if isinstance(weights, list):
         return {"weights": files_hash(weights)}
     return {"weights": weights} | ({"seed": str(seed)} if weights == "none" else {})
@@ -140,30 +145,30 @@ def weight_paths(config: Any) -> dict[str, Path]:
         field: value for field, value in flatten_fields(config).items() if field in WEIGHTS and isinstance(value, str)
     }
     paths = {field: Path(value) for field, value in named.items() if value and value not in WEIGHTS[field]}
-    if encodes(config) and config.clip.pretrained != "none":
+    if uses_clip(config) and config.clip.pretrained != "none":
         paths["clip.pretrained"] = Path(config.clip.pretrained)
     return {field: path for field, path in paths.items() if path.exists()}
 
 
-def encodes(config: Any) -> bool:
+def uses_clip(config: Any) -> bool:
     """Whether a config's `clip` is used."""
     return isinstance(getattr(config, "clip", None), ClipConfig) and getattr(config, "towers", "clip") == "clip"
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """Dotted key → value, as JSON has it, of a config's fields but for those of `LEFT_OUT` and those that name content.
+    """Dotted key → value, as JSON has it, of a config's fields but for those of `IGNORED_FIELDS` and those that name content.
 
     Content is weights, prompts, and a table of captions.
     """
     settings = {
         key: int(value) if isinstance(value, float) and value.is_integer() else value  # 0 and 0.0 are one setting
         for key, value in flatten_fields(resolve_defaults(config)).items()
-        if key.partition(".")[0] not in (*LEFT_OUT, "prompts")
+        if key.partition(".")[0] not in (*IGNORED_FIELDS, "prompts")
     }
     for field, words in WEIGHTS.items():
         if isinstance(settings.get(field), str) and settings[field] not in words:
             del settings[field]
-    if encodes(config):
+    if uses_clip(config):
         del settings["clip.pretrained"]
     if settings.get("captions", "labels") not in CAPTIONS:
         settings["captions"] = "table"
@@ -176,8 +181,8 @@ def content_of(config: Any, classes: Sequence[str]) -> dict[str, Any]:
     for field, words in WEIGHTS.items():
         if isinstance(value := getattr(resolve_defaults(config), field, None), str):
             named[field] = file_or_name(value, words)
-    if encodes(config):
-        named |= {f"clip.{key}": value for key, value in weights_of(config.clip, config.seed).items()}
+    if uses_clip(config):
+        named |= {f"clip.{key}": value for key, value in weights_hash(config.clip, config.seed).items()}
     if isinstance(getattr(config, "prompts", None), PromptsConfig):
         named["prompts"] = build_prompts(config.prompts, tuple(classes))
     return named
@@ -213,7 +218,7 @@ def contents_hash(named: Iterable[tuple[str, Any]]) -> str:
 
 def run_identity(config: Any, data: Data) -> dict[str, Any]:
     """What makes two trainings on data, `resolve_manifest` by the config, the same."""
-    return {"task": config.task} | config_identity(config, data.classes) | data_identity(data, config.text_columns)
+    return {"task": config.task} | config_identity(config, data.classes) | data_identity(data, config.identity_columns)
 
 
 def crossval_identity(config: Any, data: Data, folds: int) -> dict[str, Any]:
@@ -239,7 +244,7 @@ def encoder_identity(clip: ClipConfig, seed: int, data: Data, pixels: str) -> di
     """What makes embeddings the same: model, weights, precision asked for, `pixels`, and the manifest they belong to."""
     return {
         "model": clip.model,
-        **weights_of(clip, seed),
+        **weights_hash(clip, seed),
         "precision": clip.precision,
         "pixels": pixels,
         "manifest": data.content_hash,
@@ -263,14 +268,14 @@ def prediction_identity(
 def checkpoint_hash(checkpoint: Path) -> str:
     """Of the names and contents of all files that a checkpoint predicts with: weights, texts, tokenizers, galleries."""
     names = {path.relative_to(checkpoint) for path in checkpoint.rglob("*") if path.is_file()}
-    used = sorted(name for name in names if str(name) not in KEPT_APART and name.parts[0] != "hf")
+    used = sorted(name for name in names if str(name) not in UNHASHED_CHECKPOINT_FILES and name.parts[0] != "hf")
     return digest([(str(name), file_hash(checkpoint / name)) for name in used], 16)
 
 
 def _predicting(checkpoint: Path) -> dict[str, Any]:
     """The settings that a checkpoint's `config.json` has, without those that name files."""
     metadata = read_object(checkpoint / "config.json")
-    named = (*LEFT_OUT, *WEIGHTS, "clip", "captions", "prompts")
+    named = (*IGNORED_FIELDS, *WEIGHTS, "clip", "captions", "prompts")
     metadata["config"] = {key: value for key, value in metadata.get("config", {}).items() if key not in named}
     return metadata
 

@@ -12,17 +12,19 @@ from typing import Any
 from clipcovid.config import UserError, flatten
 from clipcovid.identity import digest
 from clipcovid.io.files import (
-    foreign_file,
     lock_folder,
     read_object,
-    refuse_foreign,
+    refuse_unknown_files,
+    unknown_file,
     unlock_folder,
     write_json,
     write_text,
 )
 
 DONE = "_SUCCESS"
-UNBEGUN = r"(config|prompts)\.json|state/(failed\.txt|ray/.*)"  # the files of a run that ended before it did anything
+UNSTARTED_FILES = (
+    r"(config|prompts)\.json|state/(failed\.txt|ray/.*)"  # the files of a run that ended before it did anything
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_run_metadata(folder: Path) -> dict[str, Any]:
     """method, identity and config of the run in a folder; empty where its `config.json` is missing, or no run's."""
     metadata = read_object(folder / "config.json")
     return metadata if {"method", "identity"} <= metadata.keys() else {}
@@ -94,7 +96,7 @@ def finished_run(
     """The run in its folder (see `run_folder`) where it is finished, else None. Nothing is written."""
     folder = run_folder(config, method=method, identity=identity, stem=stem)
     run = Run(folder=folder, method=method, identity=identity, job=job or method)
-    return run if run.done and read_about(folder).get("identity") == identity else None
+    return run if run.done and read_run_metadata(folder).get("identity") == identity else None
 
 
 def start_run(config: Any, *, method: str, identity: dict[str, Any], stem: str = "", job: str = "") -> Run:
@@ -104,11 +106,11 @@ def start_run(config: Any, *, method: str, identity: dict[str, Any], stem: str =
     that ended before it did anything is no other run: a corrected command takes its name.
     """
     folder = run_folder(config, method=method, identity=identity, stem=stem)
-    if not read_about(folder):
-        refuse_foreign(folder, "", "--name")
+    if not read_run_metadata(folder):
+        refuse_unknown_files(folder, "", "--name")
     lock_folder(folder)
-    stored = read_about(folder).get("identity", identity)
-    if stored != identity and foreign_file(folder, UNBEGUN):
+    stored = read_run_metadata(folder).get("identity", identity)
+    if stored != identity and unknown_file(folder, UNSTARTED_FILES):
         unlock_folder(folder)
         differs = sorted(key for key in {*stored, *identity} if stored.get(key) != identity.get(key))
         raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")

@@ -19,7 +19,7 @@ def set_terminal_width(columns: int) -> None:
     _columns = columns
 
 
-def wrapped(text: str, width: int) -> str:
+def wrap_text(text: str, width: int) -> str:
     """`text` with its paragraphs wrapped at `width`; indented lines are commands, continued behind a backslash."""
     paragraphs = []
     for paragraph in text.strip().split("\n\n"):

@@ -40,7 +40,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _refused: set[str] = set()  # stores of which this process has said that they take no runs
 
 
-def store(out: Path) -> str:
+def tracking_uri(out: Path) -> str:
     """The tracking URI: MLFLOW_TRACKING_URI, else an sqlite file in `out`."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _local_store(out)
     if uri.startswith("sqlite:///"):  # a worker, who stands elsewhere, has to find it too
@@ -54,7 +54,7 @@ def _local_store(out: Path) -> str:
 
 def ui_command(out: Path) -> str:
     """What to type to see the runs."""
-    return f"mlflow ui --backend-store-uri {store(out)}"
+    return f"mlflow ui --backend-store-uri {tracking_uri(out)}"
 
 
 def track(
@@ -67,7 +67,7 @@ def track(
     The MLflow run is found again by the run's identity and name, and updated, or made. Whatever goes wrong with MLflow is
     a warning: `metrics.json` is the truth.
     """
-    uri = store(config.out)
+    uri = tracking_uri(config.out)
     try:
         check_store(uri)
         _track(run, config, tags, parent, status)
@@ -87,7 +87,7 @@ class LiveTracker:
     def __init__(self, run: Run, config: Any) -> None:
         self.run = replace(run, folder=run.folder.resolve())
         self.config = replace(config, out=config.out.resolve())
-        self.store = store(config.out)
+        self.store = tracking_uri(config.out)
         self.run_id = ""
         self.refused = False
         try:
@@ -241,10 +241,10 @@ def _charted(name: str) -> str:
 
 
 def _track(run: Run, config: Any, tags: dict[str, str], parent: Run | None, status: Status) -> None:
-    client, run_id, _ = _open(run, config, store(config.out))
+    client, run_id, _ = _open(run, config, tracking_uri(config.out))
     try:
         if parent is not None:
-            tags = tags | {"mlflow.parentRunId": _open(parent, config, store(config.out))[1]}
+            tags = tags | {"mlflow.parentRunId": _open(parent, config, tracking_uri(config.out))[1]}
         _log(client, run_id, run, tags)
     finally:
         client.set_terminated(run_id, status)

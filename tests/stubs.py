@@ -9,7 +9,7 @@ import torch
 
 from clipcovid.config import ImagesConfig, OptimConfig, TrainConfig
 from clipcovid.distributed import rank
-from clipcovid.methods.classification import Classify
+from clipcovid.methods.classification import ClassificationTask
 from clipcovid.methods.configs import NO_AUGMENT
 from clipcovid.methods.task import Examples, get_targets
 from clipcovid.training.checkpoint import TrainingCheckpoint
@@ -27,7 +27,7 @@ class StubConfig(TrainConfig):
     label_smoothing: float = 0.0
 
 
-class Stub(Classify):
+class Stub(ClassificationTask):
     """Logistic regression, or with `deep` a network with dropout and batch norm."""
 
     column = "x"

@@ -12,7 +12,7 @@ from clipcovid.evaluate import bootstrap, metrics
 
 
 def classification_of_rows(labels, probabilities, classes=CLASSES):
-    return lambda rows: metrics.classification([labels[i] for i in rows], probabilities[rows], classes)
+    return lambda rows: metrics.classification_metrics([labels[i] for i in rows], probabilities[rows], classes)
 
 
 def groups_of(n, size):

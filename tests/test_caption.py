@@ -1,4 +1,4 @@
-"""Captioning jobs: the dual encoder and the captioner, from training to predictions of other data."""
+"""CaptioningActor jobs: the dual encoder and the captioner, from training to predictions of other data."""
 
 import dataclasses
 import json

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from clipcovid.evaluate import captions, retrieval
-from clipcovid.evaluate.captions import METRICS, compare_texts, tokenize
+from clipcovid.evaluate.captions import METRICS, caption_metrics, tokenize
 from clipcovid.evaluate.console import print_scores
 from clipcovid.evaluate.kinds.captions import KIND
 
@@ -78,7 +78,7 @@ def test_both_tokenizers_agree_on_such_captions(monkeypatch):
 
 
 def test_a_perfect_caption_and_an_empty_one(without_java):
-    same = compare_texts(tokenize(REFERENCES), tokenize(REFERENCES)).overall
+    same = caption_metrics(tokenize(REFERENCES), tokenize(REFERENCES)).overall
     assert same["bleu_4"] == pytest.approx(1)
     assert same["rouge_l"] == pytest.approx(1)
     body = score(pd.DataFrame({"reference": REFERENCES, "hypothesis": [""] * 5}))
@@ -128,9 +128,9 @@ def test_intervals_resample_what_the_scores_are_made_of(without_java):
 
 
 def test_a_part_of_the_captions_scores_as_if_it_were_all(without_java):
-    scored = compare_texts(tokenize(REFERENCES), tokenize(HYPOTHESES))
+    scored = caption_metrics(tokenize(REFERENCES), tokenize(HYPOTHESES))
     take = np.array([0, 1, 3])
-    alone = compare_texts(tokenize([REFERENCES[i] for i in take]), tokenize([HYPOTHESES[i] for i in take])).overall
+    alone = caption_metrics(tokenize([REFERENCES[i] for i in take]), tokenize([HYPOTHESES[i] for i in take])).overall
     part = scored.of(take)
     for name in ("bleu_1", "bleu_4", "rouge_l"):  # CIDEr weighs n-grams by all of them
         assert part[name] == pytest.approx(alone[name]), name

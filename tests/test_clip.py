@@ -12,12 +12,12 @@ from torchscript_files import scripted
 
 from clipcovid.config import ClipConfig, ImagesConfig, UserError
 from clipcovid.data.images import decode, fit_image
-from clipcovid.identity import weights_of
+from clipcovid.identity import weights_hash
 from clipcovid.inference.zeroshot import classify
 from clipcovid.models import clip as clip_module
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.models.clip_model import class_embeddings
-from clipcovid.models.state_dicts import note
+from clipcovid.models.state_dicts import print_note
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 TEXTS = ["a chest X-ray of COVID-19 pneumonia", "a normal chest X-ray", "a dog"]
@@ -114,7 +114,7 @@ def test_random_weights_follow_from_the_seed(tiny):
     pixels = images(2)
     assert torch.equal(load_clip(TINY).encode_images(pixels), tiny.encode_images(pixels))
     assert not torch.equal(load_clip(TINY, seed=1).encode_images(pixels), tiny.encode_images(pixels))
-    assert weights_of(TINY, 0) != weights_of(TINY, 1)
+    assert weights_hash(TINY, 0) != weights_hash(TINY, 1)
 
 
 @pytest.mark.parametrize("wrap", ["run", "checkpoint", "file", "pt"])
@@ -148,10 +148,10 @@ def test_open_clip_itself_loads_our_checkpoint(tmp_path, tiny):
 def test_a_file_is_known_by_its_content(tmp_path, tiny):
     save_clip(tmp_path / "a", tiny)
     save_clip(tmp_path / "b", tiny)
-    same = [weights_of(ClipConfig(model="tiny", pretrained=str(tmp_path / name)), 0) for name in "ab"]
+    same = [weights_hash(ClipConfig(model="tiny", pretrained=str(tmp_path / name)), 0) for name in "ab"]
     assert same[0] == same[1]
     save_clip(tmp_path / "b", load_clip(TINY, seed=1))
-    assert weights_of(ClipConfig(model="tiny", pretrained=str(tmp_path / "b")), 0) != same[0]
+    assert weights_hash(ClipConfig(model="tiny", pretrained=str(tmp_path / "b")), 0) != same[0]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_wrapped_weights_give_the_features_of_the_plain_ones(wrapper, tmp_path):
 
 
 def test_openais_archive_is_loaded_without_being_run_and_with_its_activation(tmp_path, tiny, capsys, monkeypatch):
-    note.cache_clear()
+    print_note.cache_clear()
     sizes = {"input_resolution": 128, "context_length": 77, "vocab_size": 49408}
     halves = {name: value.half() for name, value in load_clip(TINY, seed=5).model.state_dict().items()}
     path = scripted(tmp_path / "tiny.pt", halves | {name: torch.tensor(value) for name, value in sizes.items()})
@@ -263,11 +263,11 @@ def test_an_open_clip_folder_of_several_weights_is_ambiguous(tmp_path, tiny):
 
 def test_the_same_weights_of_another_architecture_are_another_encoder(tmp_path, tiny):
     save_clip(tmp_path, tiny)
-    before = weights_of(ClipConfig(pretrained=str(tmp_path)), 0)
+    before = weights_hash(ClipConfig(pretrained=str(tmp_path)), 0)
     about = json.loads((tmp_path / "open_clip_config.json").read_text())
     about["model_cfg"]["quick_gelu"] = True
     (tmp_path / "open_clip_config.json").write_text(json.dumps(about))
-    assert weights_of(ClipConfig(pretrained=str(tmp_path)), 0) != before
+    assert weights_hash(ClipConfig(pretrained=str(tmp_path)), 0) != before
 
 
 def test_weights_that_cannot_be_downloaded_are_one_sentence(monkeypatch):

@@ -24,7 +24,7 @@ from clipcovid.evaluate import bootstrap, plots
 from clipcovid.evaluate.compare import CompareConfig, compare, comparison_markdown, write
 from clipcovid.evaluate.console import print_comparison
 from clipcovid.evaluate.kinds.classification import KIND
-from clipcovid.evaluate.load_predictions import find, read
+from clipcovid.evaluate.load_predictions import find_runs, load_method_predictions
 from clipcovid.evaluate.number_format import value_with_interval
 from clipcovid.evaluate.predictions import read_predictions, write_predictions
 from clipcovid.evaluate.probabilities import class_probabilities
@@ -36,7 +36,7 @@ from clipcovid.workflows.compare import compare_runs
 
 score = KIND.score
 JOB = Path(__file__).parents[1] / "jobs" / "compare.py"
-ABOUT = {
+ENCODER_FILE = {
     "method": "zeroshot",
     "task": "classification",
     "identity": {"seed": 0},
@@ -63,7 +63,7 @@ def files_of(folder, *entries):
     """Predictions files a.parquet, b.parquet, …, of (table, what is told of it otherwise)."""
     paths = [folder / f"{letter}.parquet" for letter, _ in zip("abcdefghijklmnopqrstuvwxyz", entries, strict=False)]
     for path, (table, about) in zip(paths, entries, strict=True):
-        write_predictions(path, table, **{**ABOUT, "method": path.stem, **about})
+        write_predictions(path, table, **{**ENCODER_FILE, "method": path.stem, **about})
     return paths
 
 
@@ -72,7 +72,7 @@ def three(folder):
 
 
 def compared(paths, split="test"):
-    return compare(read(paths, split))
+    return compare(load_method_predictions(paths, split))
 
 
 def test_images_that_any_method_learned_from_are_compared_by_none(tmp_path):
@@ -135,7 +135,7 @@ def outputs(scored, tmp_path):
 
 def unscored(folder, **about):
     """A finished run's folder with a config and predictions, and nothing else."""
-    write_predictions(folder / "predictions" / "test.parquet", table_of(), **{**ABOUT, **about})
+    write_predictions(folder / "predictions" / "test.parquet", table_of(), **{**ENCODER_FILE, **about})
     (folder / "config.json").write_text(json.dumps({"config": {"data": "data/quex"}}))
     (folder / DONE).write_text("")
     return folder
@@ -186,7 +186,9 @@ def test_the_order_of_rows_columns_classes_and_runs_changes_nothing(tmp_path):
     assert compared(paths[::-1]) == first
     write_predictions(paths[1], table, **{**about, "classes": about["classes"][::-1]})
     assert compared(paths) == first
-    one, other = ({m.name: m.metadata for m in read(order, "test")} for order in (paths, paths[::-1]))
+    one, other = (
+        {m.name: m.metadata for m in load_method_predictions(order, "test")} for order in (paths, paths[::-1])
+    )
     assert comparison_identity(one) == comparison_identity(other)
 
 
@@ -312,24 +314,30 @@ def test_files_of_another_make_are_refused(tmp_path):
         ("nowhere", "nowhere has no predictions of test; name the folders"),
     ):
         with pytest.raises(UserError, match=words):
-            read([good, tmp_path / name], "test")
+            load_method_predictions([good, tmp_path / name], "test")
     with pytest.raises(UserError, match="nothing to compare"):
-        read([], "test")
+        load_method_predictions([], "test")
 
 
 def test_two_runs_of_one_method_go_by_their_names_and_a_run_named_twice_stands_once(tmp_path):
     one, two, other = (unscored(tmp_path / name) for name in ("x/run-1", "x/run-2", "y/run-1"))
     file = one / "predictions" / ".." / "predictions" / "test.parquet"
-    assert [method.name for method in read([one, file, one], "test")] == ["zeroshot"]
-    assert [method.name for method in read([two, one], "test")] == ["zeroshot (run-1)", "zeroshot (run-2)"]
-    assert [method.name for method in read([one, other], "test")] == [f"zeroshot ({one})", f"zeroshot ({other})"]
+    assert [method.name for method in load_method_predictions([one, file, one], "test")] == ["zeroshot"]
+    assert [method.name for method in load_method_predictions([two, one], "test")] == [
+        "zeroshot (run-1)",
+        "zeroshot (run-2)",
+    ]
+    assert [method.name for method in load_method_predictions([one, other], "test")] == [
+        f"zeroshot ({one})",
+        f"zeroshot ({other})",
+    ]
 
 
 def test_pooled_folds_are_compared_as_a_split_of_their_own(tmp_path):
     about = {"split": "crossval", "split_hash": "all"}
     for name in ("a", "b"):
         path = tmp_path / name / "predictions" / "crossval.parquet"
-        write_predictions(path, table_of(seed=ord(name)), **{**ABOUT, **about, "method": name})
+        write_predictions(path, table_of(seed=ord(name)), **{**ENCODER_FILE, **about, "method": name})
     assert compared([tmp_path / "a", tmp_path / "b"], "crossval").split == "crossval"
 
 
@@ -339,16 +347,16 @@ def test_finished_runs_are_found_and_several_splits_are_told_apart(outputs):
     (outputs / "compare-x").mkdir()
     (outputs / "compare-x" / DONE).write_text("")
     masks = outputs / "unet" / "predictions" / "test.parquet"
-    write_predictions(masks, table_of().assign(region="lung"), **{**ABOUT, "task": "segmentation"})
+    write_predictions(masks, table_of().assign(region="lung"), **{**ENCODER_FILE, "task": "segmentation"})
     (outputs / "unet" / DONE).write_text("")
-    assert find(outputs, "test", DONE) == [outputs / "probe", outputs / "zeroshot"]
+    assert find_runs(outputs, "test", DONE) == [outputs / "probe", outputs / "zeroshot"]
     unscored(outputs / "elsewhere", split_hash="s2")
     with pytest.raises(UserError, match=r"2 different splits.*name those to compare") as error:
-        find(outputs, "test", DONE)
+        find_runs(outputs, "test", DONE)
     for word in ("data/cxr", "data/quex", manifest_of().split_hash, "s2 (elsewhere)", "(probe, zeroshot)"):
         assert word in str(error.value)
     with pytest.raises(UserError, match="no finished run with predictions of val"):
-        find(outputs, "val", DONE)
+        find_runs(outputs, "val", DONE)
 
 
 # What is written and printed

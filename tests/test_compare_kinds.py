@@ -13,7 +13,7 @@ from clipcovid.evaluate import captions, plots
 from clipcovid.evaluate.compare import compare, comparison_markdown, write
 from clipcovid.evaluate.console import print_comparison, print_folds
 from clipcovid.evaluate.kinds.registry import kind_names, kind_of
-from clipcovid.evaluate.load_predictions import find, read
+from clipcovid.evaluate.load_predictions import find_runs, load_method_predictions
 from clipcovid.evaluate.predictions import write_predictions
 from clipcovid.runs import DONE
 
@@ -83,7 +83,7 @@ def files_of(folder, kind, tables):
 
 
 def compared(folder, kind, tables):
-    return compare(read(files_of(folder, kind, tables), "test"))
+    return compare(load_method_predictions(files_of(folder, kind, tables), "test"))
 
 
 @KINDS
@@ -147,7 +147,7 @@ def test_caption_intervals_are_of_corpus_bleu_and_of_ranks(tmp_path):
 
     def bleu(table):
         both = (captions.tokenize(table[column].iloc[some].tolist()) for column in ("reference", "hypothesis"))
-        return captions.compare_texts(*both).overall["bleu_4"]
+        return captions.caption_metrics(*both).overall["bleu_4"]
 
     resampled = kind_of("captions").resampler([worse, better], ())(some)
     assert resampled["bleu_4"] == pytest.approx([bleu(worse), bleu(better)])
@@ -192,7 +192,7 @@ def test_kinds_are_not_mixed(tmp_path, kind):
         tmp_path / "other", other, {"odd": TABLES[other]["worse"]}
     )
     with pytest.raises(UserError, match=rf"The task of .*odd\.parquet is {other}, but that of .* is {kind}"):
-        read(paths, "test")
+        load_method_predictions(paths, "test")
 
 
 def test_other_truth_and_none_are_refused(tmp_path):
@@ -216,11 +216,11 @@ def test_runs_of_a_kind_are_found_among_others(tmp_path, kind):
         (tmp_path / name / "predictions").mkdir(parents=True)
         files_of(tmp_path / name / "predictions", name, {"test": tables["worse"]})
         (tmp_path / name / DONE).write_text("")
-    assert find(tmp_path, "test", DONE, kind) == [tmp_path / kind]
+    assert find_runs(tmp_path, "test", DONE, kind) == [tmp_path / kind]
     with pytest.raises(UserError, match="no finished run"):
-        find(tmp_path, "test", DONE)
+        find_runs(tmp_path, "test", DONE)
     with pytest.raises(UserError, match="no kind of predictions called 'masks': use captions, classification, segm"):
-        find(tmp_path, "test", DONE, "masks")
+        find_runs(tmp_path, "test", DONE, "masks")
 
 
 @pytest.mark.parametrize("kind", kind_names())

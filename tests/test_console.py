@@ -10,7 +10,7 @@ import pytest
 from conftest import run_and_list_imports
 
 from clipcovid import __version__
-from clipcovid.commands import GROUPS, OTHER_NAMES, contents, demo, names, summary
+from clipcovid.commands import GROUPS, OTHER_NAMES, command_table, demo, names, summary
 from clipcovid.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -34,13 +34,13 @@ def test_every_module_is_a_command_and_every_script_runs_one():
 
 
 def test_the_list_of_commands_fits_a_terminal_and_comes_at_once():
-    lines = contents().splitlines()
+    lines = command_table().splitlines()
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines if line.startswith("  ")] == names()
     assert [line[:-1] for line in lines if line.endswith(":")] == list(GROUPS)
     assert all(summary(name).endswith(".") for name in names())
     done, imported = run_and_list_imports(MAIN, "--help")
-    assert done.stdout == contents() + "\n"
+    assert done.stdout == command_table() + "\n"
     assert not HEAVY & {module.strip() for module in imported}
 
 

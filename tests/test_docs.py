@@ -75,7 +75,7 @@ def test_every_source_is_documented():
 
 def test_every_classification_metric_is_documented():
     text = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
-    scores = metrics.classification(list("abca"), np.eye(4)[[0, 1, 2, 3]][:, :3] + 0.01, ["a", "b", "c"])
+    scores = metrics.classification_metrics(list("abca"), np.eye(4)[[0, 1, 2, 3]][:, :3] + 0.01, ["a", "b", "c"])
     names = {re.sub("/.*", "/<class>", name) for name in scores}
     assert {name for name in names if f"`{name}`" not in text} == {"top2_accuracy"} - {
         n for n in names if f"`{n}`" in text

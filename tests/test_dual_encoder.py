@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.models.clip_model import build_untrained_clip, checkpoint_activations
-from clipcovid.models.dual_encoder import Towers, build_dual, train_tokenizer
+from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual, train_tokenizer
 
 TEXTS = ["axial CT of the chest with a mass", "sagittal MR of the brain", "a normal chest X-ray, PA view"]
 
@@ -21,7 +21,7 @@ TEXTS = ["axial CT of the chest with a mass", "sagittal MR of the brain", "a nor
 def towers(**changes):
     given = {"arch": "resnet18", "weights": "none", "text": "mini", "text_weights": "none", "width": 32}
     given |= {"projection": "linear", "image_size": 48, "context": 40, "vocabulary": 300}
-    return Towers(**(given | changes))
+    return DualEncoderSpec(**(given | changes))
 
 
 def clinical_bert(folder, *, cut=False):
@@ -130,13 +130,13 @@ def test_open_clips_own_text_encoders_get_their_whole_context(tmp_path):
 
 
 def test_the_full_pair_of_resnet50_and_twelve_layers_trains_a_step():
-    from clipcovid.methods.contrastive import DualEncoder, contrastive_loss
+    from clipcovid.methods.contrastive import ContrastiveModule, contrastive_loss
 
     clip = build_dual(towers(arch="resnet50", text="base", image_size=64), TEXTS, seed=0)
     assert len(clip.model.text.transformer.encoder.layer) == 12
     assert clip.model.text.transformer.config.hidden_size == 768
     checkpoint_activations(clip.model)
-    module = DualEncoder(clip).train()
+    module = ContrastiveModule(clip).train()
     before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     seen, read, scale = module(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), clip.tokens(TEXTS))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.external_predictions import read_foreign
+from clipcovid.evaluate.external_predictions import read_external_predictions
 from clipcovid.evaluate.kinds.classification import KIND
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
@@ -29,7 +29,7 @@ def evaluated(folder, predictions, truth=TRUTH, ending=".csv", classes=(), **opt
         elif content is not None:
             path.write_text(json.dumps(content))
         paths += [path] if content is not None else []
-    table, names, notes = read_foreign(*paths, classes=classes, **options)
+    table, names, notes = read_external_predictions(*paths, classes=classes, **options)
     return KIND.score(table, names).metrics, notes, table
 
 
@@ -182,7 +182,7 @@ def test_one_file_may_hold_both(tmp_path):
     assert accuracy(tmp_path, TRUTH.assign(y_pred=GUESS), None) == 3 / 8
     given = TRUTH.assign(y_pred=GUESS)
     given.to_csv(tmp_path / "both.csv", index=False)
-    table = read_foreign(tmp_path / "both.csv", tmp_path / "both.csv").table
+    table = read_external_predictions(tmp_path / "both.csv", tmp_path / "both.csv").table
     assert table["image_id"].tolist() == NAMES
     assert table["predicted"].tolist() == GUESS
     for alone in (TRUTH, both[["y_pred"]]):

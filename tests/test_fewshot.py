@@ -14,7 +14,7 @@ from clipcovid.methods.tip_adapter.config import TipAdapterConfig
 from clipcovid.methods.tip_adapter.task import CacheModel
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import class_embeddings
-from clipcovid.models.dual_encoder import Towers, build_dual
+from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.training.loop import predict
 from clipcovid.training.trainer import train_model
@@ -46,7 +46,7 @@ def cloud():
 
 def hf_clip():
     encoders = {"arch": "resnet10t", "weights": "none", "text": "mini", "text_weights": "none"}
-    towers = Towers(**encoders, width=32, projection="linear", image_size=64, context=32, vocabulary=200)
+    towers = DualEncoderSpec(**encoders, width=32, projection="linear", image_size=64, context=32, vocabulary=200)
     return build_dual(towers, ["a chest X-ray of normal lungs", "photo x y of viral pneumonia of both lungs"], 0)
 
 

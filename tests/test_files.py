@@ -25,15 +25,15 @@ from clipcovid.commands import load_command, names
 from clipcovid.commands.search import SearchResult, listed
 from clipcovid.config import OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
-from clipcovid.data.masked import MaskedConfig, apply_masks
+from clipcovid.data.masked import ApplyMasksConfig, apply_masks
 from clipcovid.evaluate import plots
 from clipcovid.io.files import (
     LOCK,
     atomic_write,
-    foreign_file,
     read_parquet,
     refuse_overlap,
-    remove_own,
+    remove_job_files,
+    unknown_file,
     unlock_folder,
     writable,
     write_json,
@@ -42,7 +42,7 @@ from clipcovid.io.files import (
 from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.task import save_weights
-from clipcovid.runs import read_about, start_run
+from clipcovid.runs import read_run_metadata, start_run
 from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainable_state
 from clipcovid.training.trainer import train_model, training_manifest
 
@@ -198,7 +198,7 @@ def test_what_is_removed_is_what_matches_and_what_was_left_unfinished(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "images" / "link").symlink_to(tmp_path / "a")
-    remove_own(tmp_path, r"images/\d{5}\.arrow|a/b/.*")
+    remove_job_files(tmp_path, r"images/\d{5}\.arrow|a/b/.*")
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
     assert left == ["00000.arrow", "images", "images/deep", "images/deep/00000.arrow", "images/link"]
 
@@ -206,10 +206,10 @@ def test_what_is_removed_is_what_matches_and_what_was_left_unfinished(tmp_path):
 def test_links_are_foreign_and_hidden_files_are_not(tmp_path):
     (tmp_path / "own.txt").touch()
     (tmp_path / ".DS_Store").touch()
-    assert foreign_file(tmp_path, r"own\.txt") is None
-    assert foreign_file(tmp_path / "nowhere") is None
+    assert unknown_file(tmp_path, r"own\.txt") is None
+    assert unknown_file(tmp_path / "nowhere") is None
     (tmp_path / "linked").symlink_to(tmp_path)
-    assert foreign_file(tmp_path, r"own\.txt|linked") == tmp_path / "linked"
+    assert unknown_file(tmp_path, r"own\.txt|linked") == tmp_path / "linked"
 
 
 def test_folders_that_are_read_may_not_be_written_through_a_link_either(tmp_path):
@@ -274,7 +274,7 @@ def test_what_another_process_writes_is_refused_until_it_ends_however_it_does(ph
     config = CnnConfig(data=Path("data"), out=tmp_path, name="run")
     start_run(config, method="cnn", identity={"a": 1})
     unlock_folder(tmp_path / "run")
-    masked = dataclasses.replace(MaskedConfig(data=phantoms, out=tmp_path / "masked"), keep="crop")
+    masked = dataclasses.replace(ApplyMasksConfig(data=phantoms, out=tmp_path / "masked"), keep="crop")
     for folder, write in (
         (tmp_path / "run", lambda: start_run(config, method="cnn", identity={"a": 1})),
         (tmp_path / "masked", lambda: apply_masks(masked, log=lambda text: None)),
@@ -298,7 +298,7 @@ def test_a_run_that_ended_before_it_did_anything_gives_up_its_name(tmp_path):
     (folder / "state").mkdir()
     (folder / "state" / "failed.txt").write_text("There are no such weights.")
     start_run(config, method="cnn", identity={"weights": "resnet18"})
-    assert read_about(folder)["identity"] == {"weights": "resnet18"}
+    assert read_run_metadata(folder)["identity"] == {"weights": "resnet18"}
     (folder / "state" / "state.pt").touch()
     with pytest.raises(UserError, match=r"holds another run \(weights differ\): choose another --name"):
         start_run(config, method="cnn", identity={"weights": "resnet34"})
@@ -325,7 +325,9 @@ def test_a_full_disk_is_a_sentence_whoever_writes(tmp_path):
         (lambda: states.save_best(trainable_state(module)), r"best\.pt"),
         (lambda: save_weights(module, tmp_path), r"model\.safetensors"),
         (
-            lambda: plots.save({"big": plots.sheet(np.zeros((9, 64, 64), np.uint8), ["x"] * 9, title="")}, tmp_path),
+            lambda: plots.save(
+                {"big": plots.contact_sheet_figure(np.zeros((9, 64, 64), np.uint8), ["x"] * 9, title="")}, tmp_path
+            ),
             "big",
         ),
         (lambda: write_parquet(tmp_path / "a.parquet", pd.DataFrame({"x": np.arange(1e5)}), {}), r"a\.parquet"),
@@ -375,15 +377,15 @@ def test_masks_that_were_moved_are_known_before_a_training(phantoms, tmp_path):
 
 
 def test_texts_to_choose_among_may_hold_commas():
-    from clipcovid.commands.classify import ClassifyConfig
+    from clipcovid.commands.classify import ClassifierConfig
 
-    assert ClassifyConfig(images=("x",), classes='a dog, "a cat, asleep" , 5" of rain').texts == [
+    assert ClassifierConfig(images=("x",), classes='a dog, "a cat, asleep" , 5" of rain').texts == [
         "a dog",
         "a cat, asleep",
         '5" of rain',
     ]
     with pytest.raises(UserError, match="quotes stand around a text"):
-        ClassifyConfig(images=("x",), classes='a dog, "a cat, asleep')
+        ClassifierConfig(images=("x",), classes='a dog, "a cat, asleep')
 
 
 def test_a_search_keeps_the_one_before_it_and_shows_how_names_end(phantoms, tmp_path, capsys):

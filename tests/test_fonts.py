@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from clipcovid.evaluate import plots
-from clipcovid.evaluate.fonts import OWN, describe, find_fonts, save_figure, say_missing
+from clipcovid.evaluate.fonts import OWN, describe, find_fonts, save_figure, warn_missing_letters
 
 CLASSES = ("新冠肺炎", "正常", "肺炎 $x$")
 
@@ -50,7 +50,7 @@ def system(monkeypatch, tmp_path):
     monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda *args, **more: installed)
     find_fonts.cache_clear()
-    say_missing.cache_clear()
+    warn_missing_letters.cache_clear()
     yield lambda family, letters: installed.append(make_font(tmp_path / f"{family}.ttf", family, letters))
     find_fonts.cache_clear()
 

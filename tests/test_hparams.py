@@ -26,7 +26,7 @@ from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.tune import SearchOptions, Trial, importance, search
 from clipcovid.search_space import Choice, Int, Log, Uniform, read_space
-from clipcovid.workflows.sweep import SweepConfig, checked_metric, checked_space, command, sweep
+from clipcovid.workflows.sweep import SweepConfig, command, sweep, validate_metric, validate_space
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 
@@ -38,7 +38,7 @@ def probe(data, out, **settings):
 
 def test_every_task_has_a_space_whose_keys_and_values_its_config_takes():
     for method in METHODS.values():
-        assert checked_space(SweepConfig(task=method.config(data="unused"))) is method.space
+        assert validate_space(SweepConfig(task=method.config(data="unused"))) is method.space
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_every_task_has_a_space_whose_keys_and_values_its_config_takes():
 def test_a_space_that_can_not_be_is_one_sentence(tmp_path, text, match):
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(UserError, match=match) as said:
-        checked_space(SweepConfig(task=CnnConfig(data="unused"), space=tmp_path / "space.yaml"))
+        validate_space(SweepConfig(task=CnnConfig(data="unused"), space=tmp_path / "space.yaml"))
     assert "\n" not in str(said.value)
 
 
 def test_trials_that_read_embeddings_all_read_the_same(tmp_path):
     (tmp_path / "space.yaml").write_text("clip.pretrained: {choice: [openai, laion2b_s34b_b79k]}")
     with pytest.raises(UserError, match="all trials read the same embeddings"):
-        checked_space(SweepConfig(task=ProbeConfig(data="unused"), space=tmp_path / "space.yaml"))
+        validate_space(SweepConfig(task=ProbeConfig(data="unused"), space=tmp_path / "space.yaml"))
     with pytest.raises(UserError, match="are a curve"):
         SweepConfig(task=ProbeConfig(data="unused", shots=("1", "2")))
     with pytest.raises(UserError, match="other folds"):
@@ -74,10 +74,10 @@ def test_trials_that_read_embeddings_all_read_the_same(tmp_path):
 
 
 def test_a_score_that_a_task_does_not_report_is_named():
-    assert checked_metric(SweepConfig(task=CnnConfig(data="unused"))) == ("macro_f1", "max")
-    assert checked_metric(SweepConfig(task=CnnConfig(data="unused"), metric="loss")) == ("loss", "min")
+    assert validate_metric(SweepConfig(task=CnnConfig(data="unused"))) == ("macro_f1", "max")
+    assert validate_metric(SweepConfig(task=CnnConfig(data="unused"), metric="loss")) == ("loss", "min")
     with pytest.raises(UserError, match="--metric iou: cnn reports macro_f1, accuracy") as said:
-        checked_metric(SweepConfig(task=CnnConfig(data="unused"), metric="iou"))
+        validate_metric(SweepConfig(task=CnnConfig(data="unused"), metric="iou"))
     assert "\n" not in str(said.value)
     for method in METHODS.values():
         task = method.load()
@@ -275,11 +275,11 @@ def test_an_unknown_task_is_named(tmp_path):
 
 def test_a_population_is_searched_only_for_what_may_change_while_training(tmp_path):
     config = SweepConfig(task=CnnConfig(data="unused"), search="pbt")
-    assert "optim.lr" in checked_space(config)
-    assert "optim.batch_size" not in checked_space(config)
+    assert "optim.lr" in validate_space(config)
+    assert "optim.batch_size" not in validate_space(config)
     (tmp_path / "space.yaml").write_text("optim.batch_size: {choice: [16, 32]}")
     with pytest.raises(UserError, match="--search pbt changes settings while"):
-        checked_space(SweepConfig(task=CnnConfig(data="unused"), search="pbt", space=tmp_path / "space.yaml"))
+        validate_space(SweepConfig(task=CnnConfig(data="unused"), search="pbt", space=tmp_path / "space.yaml"))
 
 
 @pytest.mark.faults

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from clipcovid.config import ClipConfig, UserError
-from clipcovid.identity import weights_of
+from clipcovid.identity import weights_hash
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.models.clip_model import Clip
 from clipcovid.models.hugging_face import conversion_problem, from_hf, save_hf
@@ -242,12 +242,12 @@ def test_half_precision_and_identity(tmp_path, theirs):
         shutil.copytree(theirs, copy)
     vision = json.loads((other / "config.json").read_text())["vision_config"]
     edit(other / "config.json", vision_config=vision | {"layer_norm_eps": 1e-2})
-    assert weights_of(replace(config, pretrained=str(same)), 0) == weights_of(config, 0)
-    assert weights_of(replace(config, pretrained=str(other)), 0) != weights_of(config, 0)
+    assert weights_hash(replace(config, pretrained=str(same)), 0) == weights_hash(config, 0)
+    assert weights_hash(replace(config, pretrained=str(other)), 0) != weights_hash(config, 0)
     shards = replace(config, pretrained=str(hf_model(tmp_path / "shards", max_shard_size="1MB")))
-    before, last = weights_of(shards, 0), sorted((tmp_path / "shards").glob("*.safetensors"))[-1]
+    before, last = weights_hash(shards, 0), sorted((tmp_path / "shards").glob("*.safetensors"))[-1]
     save_file({name: value + 1 for name, value in load_file(last).items()}, last)
-    assert weights_of(shards, 0) != before
+    assert weights_hash(shards, 0) != before
 
 
 def test_the_tokenizer_gives_the_same_ids(tiny_folder):

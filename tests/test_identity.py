@@ -18,7 +18,7 @@ from clipcovid.identity import (
     prompts_identity,
     run_identity,
     weight_paths,
-    weights_of,
+    weights_hash,
     zeroshot_identity,
 )
 from clipcovid.inference.zeroshot import ZeroshotConfig
@@ -129,14 +129,14 @@ def test_an_open_clip_checkpoint_is_known_by_its_config_and_the_file_that_is_loa
     config = ClipConfig(pretrained=str(tmp_path))
     write_json(tmp_path / "open_clip_config.json", {"quick_gelu": False})
     (tmp_path / "model.safetensors").write_text("weights")
-    before = weights_of(config, 0)
+    before = weights_hash(config, 0)
     (tmp_path / "gallery.safetensors").write_text("no weights")
-    assert weights_of(config, 0) == before
+    assert weights_hash(config, 0) == before
     write_json(tmp_path / "open_clip_config.json", {"quick_gelu": True})
-    assert weights_of(config, 0) != before
+    assert weights_hash(config, 0) != before
     write_json(tmp_path / "open_clip_config.json", {"quick_gelu": False})
     (tmp_path / "model.safetensors").write_text("other weights")
-    assert weights_of(config, 0) != before
+    assert weights_hash(config, 0) != before
 
 
 def test_a_number_is_known_by_its_value():

@@ -11,10 +11,10 @@ import pytest
 
 from clipcovid.config import ClipConfig, flatten_fields, override
 from clipcovid.data.manifest import Manifest, normalize_columns
-from clipcovid.data.masked import MaskedConfig
+from clipcovid.data.masked import ApplyMasksConfig
 from clipcovid.data.prepare import PrepareConfig, _options
 from clipcovid.identity import (
-    LEFT_OUT,
+    IGNORED_FIELDS,
     cascade_identity,
     crossval_identity,
     encoder_identity,
@@ -49,7 +49,7 @@ DATA, TINY = Path("unused"), ClipConfig(model="tiny", pretrained="none")
 
 @dataclass(frozen=True)
 class Job:
-    """A job's config, what gives its identity, and the fields that this leaves out beside `LEFT_OUT`, with the reason."""
+    """A job's config, what gives its identity, and the fields left out beside `IGNORED_FIELDS`, with the reason."""
 
     config: Any
     identity: Callable[[Any], Any]
@@ -98,7 +98,7 @@ def jobs():
     )
     found["generate_captions"] = Job(GenerateConfig(data=DATA), lambda one: generation_identity(one, data()))
     found["apply_masks"] = Job(
-        MaskedConfig(data=DATA, out=DATA), lambda one: masked_identity(one, data()), {"overwrite": "makes it anew"}
+        ApplyMasksConfig(data=DATA, out=DATA), lambda one: masked_identity(one, data()), {"overwrite": "makes it anew"}
     )
     cnn = METHODS["cnn"].config(data=DATA)
     found["search"] = Job(
@@ -215,8 +215,8 @@ def test_every_field_is_known_or_left_out_for_a_reason(name, files):
     assert set(job.apart) <= set(own), "fields that are no more"
     for key, value in own.items():
         head = key.partition(".")[0]
-        if head in LEFT_OUT or key in job.apart:
-            assert LEFT_OUT.get(head) or job.apart[key]
+        if head in IGNORED_FIELDS or key in job.apart:
+            assert IGNORED_FIELDS.get(head) or job.apart[key]
             continue
         base = override(job.config, TOGETHER.get(key, {}))
         changed = override(base, {key: another(base, key, value, files)})

@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
-from clipcovid.data.masked import MaskedConfig, apply_masks, lung_box, mask_image
+from clipcovid.data.masked import ApplyMasksConfig, apply_masks, lung_box, mask_image
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate.segmentation import UNTESTED
 from clipcovid.inference.cascade import CascadeConfig, cascade
@@ -36,7 +36,7 @@ def quiet(text):
 
 
 def masked(data, out, **settings):
-    return apply_masks(MaskedConfig(data=data, out=out, **settings), quiet)
+    return apply_masks(ApplyMasksConfig(data=data, out=out, **settings), quiet)
 
 
 def contents(folder):
@@ -108,7 +108,7 @@ def test_images_without_the_mask_are_left_out_and_named(phantoms, tmp_path):
 def test_it_is_not_done_twice_nor_written_over_another(phantoms, tmp_path):
     out, said = tmp_path / "out", []
     masked(phantoms, out)
-    apply_masks(MaskedConfig(data=phantoms, out=out), said.append)
+    apply_masks(ApplyMasksConfig(data=phantoms, out=out), said.append)
     assert "nothing was left to do" in said[0]
     for settings, match in (
         ({"data": phantoms, "out": out, "keep": "crop"}, "another data set"),
@@ -116,7 +116,7 @@ def test_it_is_not_done_twice_nor_written_over_another(phantoms, tmp_path):
         ({"data": phantoms, "out": phantoms}, "folder of its own"),
     ):
         with pytest.raises(UserError, match=match):
-            apply_masks(MaskedConfig(**settings), quiet)
+            apply_masks(ApplyMasksConfig(**settings), quiet)
     masked(phantoms, out, keep="crop", overwrite=True)
     clip = ClipConfig(model="tiny", pretrained="none")
     with pytest.raises(UserError, match="--input packed"):

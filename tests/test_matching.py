@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from clipcovid.data.sources.matching import match_paths, nearest
+from clipcovid.data.sources.matching import match_paths, nearest_path
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,6 @@ def test_matching_agrees_with_comparing_each_path_with_each_file():
 
 def test_the_nearest_file_has_the_name_and_most_of_the_folders():
     files = ["a/x/1.png", "b/y/1.png", "b/y/2.png"]
-    assert nearest("c/y/1.jpg", files) == "b/y/1.png"
-    assert nearest("c/22.png", files) == "b/y/2.png"
-    assert nearest("c/22.png", []) == ""
+    assert nearest_path("c/y/1.jpg", files) == "b/y/1.png"
+    assert nearest_path("c/22.png", files) == "b/y/2.png"
+    assert nearest_path("c/22.png", []) == ""

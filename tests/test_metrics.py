@@ -55,7 +55,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_equals_naive_code(case):
     labels, probabilities = CASES[case]
-    scores = metrics.classification(labels, probabilities, CLASSES)
+    scores = metrics.classification_metrics(labels, probabilities, CLASSES)
     expected = naive(labels, probabilities, CLASSES)
     assert {key: scores[key] for key in expected} == pytest.approx(expected)
     rest = {key for key in scores if key not in expected}
@@ -69,7 +69,7 @@ def test_equals_scikit_learn(k):
     classes = tuple(f"c{i}" for i in range(k))
     labels, probabilities = make(200, classes, seed=k)
     predicted = [classes[i] for i in probabilities.argmax(axis=1)]
-    scores = metrics.classification(labels, probabilities, classes)
+    scores = metrics.classification_metrics(labels, probabilities, classes)
     precision, recall, f1, _ = sk.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
     binary = np.array(labels)[:, None] == np.array(classes)
     expected = {
@@ -92,40 +92,40 @@ def test_equals_scikit_learn(k):
 def test_order_of_rows_does_not_matter():
     labels, probabilities = make(97)
     order = np.random.default_rng(9).permutation(97)
-    shuffled = metrics.classification([labels[i] for i in order], probabilities[order], CLASSES)
-    assert shuffled == pytest.approx(metrics.classification(labels, probabilities, CLASSES), abs=1e-12)
+    shuffled = metrics.classification_metrics([labels[i] for i in order], probabilities[order], CLASSES)
+    assert shuffled == pytest.approx(metrics.classification_metrics(labels, probabilities, CLASSES), abs=1e-12)
 
 
 def test_order_of_classes_does_not_matter_without_ties():
     labels, probabilities = make(97)
     probabilities = probabilities + np.random.default_rng(0).uniform(0, 1e-6, probabilities.shape)
-    turned = metrics.classification(labels, probabilities[:, ::-1], CLASSES[::-1])
-    assert turned == pytest.approx(metrics.classification(labels, probabilities, CLASSES), abs=1e-12)
+    turned = metrics.classification_metrics(labels, probabilities[:, ::-1], CLASSES[::-1])
+    assert turned == pytest.approx(metrics.classification_metrics(labels, probabilities, CLASSES), abs=1e-12)
 
 
 def test_one_label_swapped_changes_accuracy_by_one_nth():
     labels, probabilities = make(50)
     predicted = probabilities.argmax(axis=1)
     right = next(i for i, label in enumerate(labels) if CLASSES[predicted[i]] == label)
-    before = metrics.classification(labels, probabilities, CLASSES)["accuracy"]
+    before = metrics.classification_metrics(labels, probabilities, CLASSES)["accuracy"]
     labels[right] = CLASSES[(predicted[right] + 1) % 3]
-    assert before - metrics.classification(labels, probabilities, CLASSES)["accuracy"] == pytest.approx(1 / 50)
+    assert before - metrics.classification_metrics(labels, probabilities, CLASSES)["accuracy"] == pytest.approx(1 / 50)
 
 
 @pytest.mark.parametrize("transform", [lambda p: np.log(p), lambda p: 7 * p - 3])
 def test_only_the_order_of_scores_matters(transform):
     labels, probabilities = make(60)
-    same = metrics.classification(labels, transform(probabilities), CLASSES)
-    assert same == pytest.approx(metrics.classification(labels, probabilities, CLASSES))
+    same = metrics.classification_metrics(labels, transform(probabilities), CLASSES)
+    assert same == pytest.approx(metrics.classification_metrics(labels, probabilities, CLASSES))
 
 
 def test_one_class_named_or_one_class_labelled_leaves_undefined_out():
     assert (
-        metrics.classification(["a"], np.ones((1, 1)), ["a"])
+        metrics.classification_metrics(["a"], np.ones((1, 1)), ["a"])
         .keys()
         .isdisjoint({"kappa", "macro_auroc", "macro_specificity"})
     )
-    scores = metrics.classification(["a", "a"], np.array([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"])
+    scores = metrics.classification_metrics(["a", "a"], np.array([[0.9, 0.1], [0.2, 0.8]]), ["a", "b"])
     assert "macro_auroc" not in scores
     assert "recall/b" not in scores
     assert scores["macro_recall"] == scores["recall/a"] == 0.5
@@ -135,16 +135,16 @@ def test_no_warnings_at_the_edges():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for labels, probabilities in CASES.values():
-            metrics.classification(labels, probabilities, CLASSES)
+            metrics.classification_metrics(labels, probabilities, CLASSES)
             metrics.baselines(None, labels, CLASSES)
 
 
 def test_hard_labels_and_rankings_share_what_they_allow_with_probabilities():
     labels, probabilities = make(60)
-    full = metrics.classification(labels, probabilities, CLASSES)
+    full = metrics.classification_metrics(labels, probabilities, CLASSES)
     order = np.argsort(-probabilities, axis=1, kind="stable")
-    hard = metrics.from_labels(labels, [CLASSES[row[0]] for row in order], CLASSES)
-    ranked = metrics.from_rankings(labels, [[CLASSES[i] for i in row] for row in order], CLASSES)
+    hard = metrics.hard_label_metrics(labels, [CLASSES[row[0]] for row in order], CLASSES)
+    ranked = metrics.ranking_metrics(labels, [[CLASSES[i] for i in row] for row in order], CLASSES)
     assert hard == {key: full[key] for key in hard}
     assert ranked == pytest.approx({key: full[key] for key in ranked})
     assert "macro_f1" in hard
@@ -152,7 +152,7 @@ def test_hard_labels_and_rankings_share_what_they_allow_with_probabilities():
 
 
 def test_a_ranking_cut_short_is_a_miss():
-    scores = metrics.from_rankings(["a", "b", "c", "d"], [["a"], ["a", "b"], ["a", "b"], ["d", "c"]], list("abcde"))
+    scores = metrics.ranking_metrics(["a", "b", "c", "d"], [["a"], ["a", "b"], ["a", "b"], ["d", "c"]], list("abcde"))
     assert scores["accuracy"] == 0.5
     assert scores["top2_accuracy"] == 0.75
     assert scores["mean_reciprocal_rank"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
@@ -160,7 +160,7 @@ def test_a_ranking_cut_short_is_a_miss():
 
 
 def test_similarity_is_the_mean_at_the_true_class():
-    assert metrics.similarity(["a", "b"], np.array([[0.5, 0.9], [0.1, 0.3]]), ["a", "b"]) == {
+    assert metrics.similarity_metrics(["a", "b"], np.array([[0.5, 0.9], [0.1, 0.3]]), ["a", "b"]) == {
         "mean_true_similarity": pytest.approx(0.4)
     }
 
@@ -183,19 +183,19 @@ def test_similarity_is_the_mean_at_the_true_class():
 )
 def test_mistakes_are_sentences(labels, probabilities, classes, words):
     with pytest.raises(UserError, match=words):
-        metrics.classification(labels, probabilities, classes)
+        metrics.classification_metrics(labels, probabilities, classes)
 
 
 def test_mistakes_in_hard_labels_and_rankings_are_sentences():
     with pytest.raises(UserError, match="predictions are not among the classes"):
-        metrics.from_labels(["a"], ["x"], ["a", "b"])
+        metrics.hard_label_metrics(["a"], ["x"], ["a", "b"])
     for ranking in ([], ["a", "a"]):
         with pytest.raises(UserError, match="A ranking must list"):
-            metrics.from_rankings(["a"], [ranking], ["a", "b"])
+            metrics.ranking_metrics(["a"], [ranking], ["a", "b"])
     with pytest.raises(UserError, match="1 of 2 ranked classes are not among"):
-        metrics.from_rankings(["a"], [["a", "x"]], ["a", "b"])
+        metrics.ranking_metrics(["a"], [["a", "x"]], ["a", "b"])
     with pytest.raises(UserError, match="not finite"):
-        metrics.similarity(["a"], np.array([[np.inf, 0]]), ["a", "b"])
+        metrics.similarity_metrics(["a"], np.array([[np.inf, 0]]), ["a", "b"])
 
 
 def test_majority_baseline_takes_the_majority_of_train():
@@ -203,11 +203,11 @@ def test_majority_baseline_takes_the_majority_of_train():
     from_train = metrics.baselines(train, labels, ["a", "b"])
     assert (from_train["majority"]["from"], from_train["majority"]["class"]) == ("train", "b")
     assert from_train["majority"]["accuracy"] == pytest.approx(0.2)
-    from_labels = metrics.baselines(None, labels, ["a", "b"])
-    assert (from_labels["majority"]["from"], from_labels["majority"]["class"]) == ("scored labels", "a")
-    assert from_labels["majority"]["accuracy"] == pytest.approx(0.8)
-    assert from_labels["majority"]["macro_auroc"] == 0.5
-    assert from_labels["majority"]["auprc/a"] == pytest.approx(0.8)
+    hard_label_metrics = metrics.baselines(None, labels, ["a", "b"])
+    assert (hard_label_metrics["majority"]["from"], hard_label_metrics["majority"]["class"]) == ("scored labels", "a")
+    assert hard_label_metrics["majority"]["accuracy"] == pytest.approx(0.8)
+    assert hard_label_metrics["majority"]["macro_auroc"] == 0.5
+    assert hard_label_metrics["majority"]["auprc/a"] == pytest.approx(0.8)
 
 
 def test_prior_baseline_equals_the_mean_over_random_draws():
@@ -215,7 +215,9 @@ def test_prior_baseline_equals_the_mean_over_random_draws():
     prior = metrics.baselines(train, labels, CLASSES)["prior"]
     shares = [train.count(c) / len(train) for c in CLASSES]
     rng = np.random.default_rng(0)
-    draws = [metrics.from_labels(labels, rng.choice(CLASSES, 300, p=shares).tolist(), CLASSES) for _ in range(400)]
+    draws = [
+        metrics.hard_label_metrics(labels, rng.choice(CLASSES, 300, p=shares).tolist(), CLASSES) for _ in range(400)
+    ]
     for key in ("accuracy", "macro_recall", "macro_specificity", "recall/Normal", "macro_f1", "kappa"):
         assert prior[key] == pytest.approx(np.mean([draw[key] for draw in draws]), abs=0.01), key
     assert prior["accuracy"] == pytest.approx(

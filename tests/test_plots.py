@@ -89,7 +89,7 @@ def test_curves_show_what_is_on_one_scale():
         "val/lung_threshold": 0.3,
         "val/x/median_rank": 40,
     }
-    figure = plots.curves([{"epoch": float(epoch)} | line for epoch in (1, 2, 3)])
+    figure = plots.learning_curves_figure([{"epoch": float(epoch)} | line for epoch in (1, 2, 3)])
     losses, scores = figure.axes
     assert [[drawn.get_label() for drawn in axes.lines] for axes in (losses, scores)] == [["train/loss"], ["val/iou"]]
     assert all(float(tick).is_integer() for tick in losses.get_xticks())

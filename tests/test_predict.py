@@ -171,7 +171,7 @@ def test_images_without_labels_are_predicted_but_not_scored(runs, other, tmp_pat
 
 def test_what_is_predicted_is_not_predicted_again_after_a_death(runs, phantoms, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD", 20)
-    seen, call = [], module.Predicting.__call__
+    seen, call = [], module.PredictionActor.__call__
 
     def dying(self, item):
         seen.append(item["path"])
@@ -179,7 +179,7 @@ def test_what_is_predicted_is_not_predicted_again_after_a_death(runs, phantoms, 
             raise KeyboardInterrupt
         return call(self, item)
 
-    monkeypatch.setattr(module.Predicting, "__call__", dying)
+    monkeypatch.setattr(module.PredictionActor, "__call__", dying)
     with pytest.raises(KeyboardInterrupt):
         predict_split(ask(runs["cnn"], phantoms, tmp_path, split="all"), quiet)
     found = predict_split(ask(runs["cnn"], phantoms, tmp_path, split="all"), quiet)

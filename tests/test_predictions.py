@@ -12,14 +12,14 @@ from made_predictions import CLASSES, make
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import metrics
-from clipcovid.evaluate.external_predictions import read_foreign
+from clipcovid.evaluate.external_predictions import read_external_predictions
 from clipcovid.evaluate.kinds.classification import KIND, ClassificationScores
 from clipcovid.evaluate.kinds.registry import scores_from_json
 from clipcovid.evaluate.predictions import read_predictions, write_predictions
 from clipcovid.evaluate.probabilities import class_probabilities, predicted
 
 score = KIND.score
-ABOUT = {
+ENCODER_FILE = {
     "method": "zeroshot",
     "task": "classification",
     "identity": {"seed": 0, "clip.model": "tiny"},
@@ -42,16 +42,16 @@ def table_of(n=60, **options):
 
 def test_table_and_metadata_come_back_as_written(tmp_path):
     path, table = tmp_path / "run" / "test.parquet", table_of()
-    write_predictions(path, table, **ABOUT)
+    write_predictions(path, table, **ENCODER_FILE)
     read, about = read_predictions(path)
     pd.testing.assert_frame_equal(read, table, check_dtype=False)
-    assert about == ABOUT
+    assert about == ENCODER_FILE
     assert [entry.name for entry in path.parent.iterdir()] == ["test.parquet"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "test.parquet"
-    write_predictions(path, table_of(), **ABOUT)
+    write_predictions(path, table_of(), **ENCODER_FILE)
 
     def half(table, where, **settings):
         with open(where, "wb") as file:  # noqa: PTH123
@@ -60,18 +60,18 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 
     monkeypatch.setattr(pq, "write_table", half)
     with pytest.raises(UserError, match=r"can't be written \(disk full\)"):
-        write_predictions(path, table_of(4), **ABOUT)
+        write_predictions(path, table_of(4), **ENCODER_FILE)
     assert [entry.name for entry in tmp_path.iterdir()] == ["test.parquet"]
     assert len(read_predictions(path)[0]) == 60
 
 
 def test_tables_that_break_the_contract_are_refused(tmp_path):
     with pytest.raises(UserError, match="lack the columns prob_Normal"):
-        write_predictions(tmp_path / "x.parquet", table_of().drop(columns="prob_Normal"), **ABOUT)
+        write_predictions(tmp_path / "x.parquet", table_of().drop(columns="prob_Normal"), **ENCODER_FILE)
     with pytest.raises(UserError, match=r"image '000\.png' twice"):
-        write_predictions(tmp_path / "x.parquet", pd.concat([table_of(), table_of(1)]), **ABOUT)
+        write_predictions(tmp_path / "x.parquet", pd.concat([table_of(), table_of(1)]), **ENCODER_FILE)
     masks = pd.DataFrame({"image_id": ["a", "a"], "region": ["lung", "infection"]})
-    write_predictions(tmp_path / "x.parquet", masks, **{**ABOUT, "task": "segmentation", "classes": []})
+    write_predictions(tmp_path / "x.parquet", masks, **{**ENCODER_FILE, "task": "segmentation", "classes": []})
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -79,7 +79,7 @@ def test_probabilities_that_are_not_finite_are_not_written(tmp_path, value):
     table = table_of()
     table.iloc[3, table.columns.get_loc(f"prob_{CLASSES[0]}")] = value
     with pytest.raises(UserError, match="not finite numbers for 1 of 60 images"):
-        write_predictions(tmp_path / "a.parquet", table, **ABOUT)
+        write_predictions(tmp_path / "a.parquet", table, **ENCODER_FILE)
     assert not (tmp_path / "a.parquet").exists()
 
 
@@ -112,7 +112,7 @@ def test_score_is_json_and_agrees_with_the_metrics():
     content = json.loads(json.dumps(body.to_json(), allow_nan=False))
     assert scores_from_json(content) == ClassificationScores.from_json(content) == body
     assert list(content) == ["n", "classes", "metrics", "confusion", "intervals", "baselines", "alarms", "notes"]
-    expected = metrics.classification(table["label"].tolist(), class_probabilities(table, CLASSES), CLASSES)
+    expected = metrics.classification_metrics(table["label"].tolist(), class_probabilities(table, CLASSES), CLASSES)
     assert body.metrics == {**expected, "mean_true_similarity": 0.25}
     assert (body.n, body.classes) == (60, list(CLASSES))
     assert (body.intervals["unit"], body.intervals["units"]) == ("patient", 30)
@@ -178,7 +178,7 @@ KINDS = {
 
 def foreign_score(folder, predictions, truth=TRUTH, ending=".json", classes=CLASSES, **options):
     given, true = write(folder / f"preds{ending}", predictions), write(folder / f"truth{ending}", truth)
-    table, names, notes = read_foreign(given, true, classes, **options)
+    table, names, notes = read_external_predictions(given, true, classes, **options)
     return score(table, names), notes
 
 
@@ -227,9 +227,9 @@ def test_ids_match_by_the_column_that_both_have(tmp_path):
 
 
 def test_our_own_predictions_can_be_read_as_foreign(tmp_path):
-    write_predictions(tmp_path / "own.parquet", TABLE, **ABOUT)
+    write_predictions(tmp_path / "own.parquet", TABLE, **ENCODER_FILE)
     truth = write(tmp_path / "truth.json", TRUTH)
-    table, classes, _ = read_foreign(tmp_path / "own.parquet", truth)
+    table, classes, _ = read_external_predictions(tmp_path / "own.parquet", truth)
     assert classes == list(CLASSES)
     assert score(table, classes) == OWN
 
@@ -297,7 +297,7 @@ def test_mistakes_are_sentences(tmp_path, mistake):
     (tmp_path / "preds.json").write_text(given if isinstance(given, str) else json.dumps(given))
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     with pytest.raises(UserError, match=words):
-        score(*read_foreign(tmp_path / "preds.json", tmp_path / "truth.json", ("a", "b"))[:2])
+        score(*read_external_predictions(tmp_path / "preds.json", tmp_path / "truth.json", ("a", "b"))[:2])
 
 
 def test_mistakes_of_files_are_sentences(tmp_path):
@@ -315,7 +315,7 @@ def test_mistakes_of_files_are_sentences(tmp_path):
         if text is not None:
             (tmp_path / name).write_bytes(text.encode(errors="surrogateescape"))
         with pytest.raises(UserError, match=words):
-            read_foreign(tmp_path / name, truth, missing="drop")
+            read_external_predictions(tmp_path / name, truth, missing="drop")
 
 
 def test_predicted_prefers_probabilities():

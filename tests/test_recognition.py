@@ -17,7 +17,7 @@ from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.hybrid.config import HybridConfig
 from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.models.clip import load_clip, save_clip
-from clipcovid.models.dual_encoder import Towers, build_dual
+from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual
 from clipcovid.models.recognition import architecture, open_clip_configs, recognise
 
 
@@ -71,7 +71,7 @@ def dual(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dual")
     towers = {"arch": "resnet18", "weights": "none", "text": "mini", "text_weights": "none", "projection": "linear"}
     sizes = {"width": 16, "image_size": 32, "context": 16, "vocabulary": 300}
-    save_clip(folder / "checkpoint", build_dual(Towers(**towers, **sizes), ["a b c", "d e f"], 0))
+    save_clip(folder / "checkpoint", build_dual(DualEncoderSpec(**towers, **sizes), ["a b c", "d e f"], 0))
     return folder
 
 

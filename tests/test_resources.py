@@ -6,7 +6,7 @@ import ray
 
 from clipcovid.config import ComputeConfig, UserError
 from clipcovid.ray_backend.map import parallel_map
-from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
+from clipcovid.ray_backend.resources import ResourcePlan, plan_resources, resolve_precision
 
 LAPTOP = [(2.0, 0.0)]
 SERVER = [(16.0, 1.0)]
@@ -24,14 +24,14 @@ TWO = [(8.0, 2.0), (8.0, 2.0)]
     ],
 )
 def test_defaults_fill_the_cluster_and_no_more(have, gpu, workers, device):
-    chosen = plan(ComputeConfig(), have, gpu=gpu)
+    chosen = plan_resources(ComputeConfig(), have, gpu=gpu)
     assert (chosen.workers, chosen.device) == (workers, device)
     assert chosen.workers * chosen.cpus_per_worker <= sum(cpu for cpu, _ in have)
     assert chosen.workers * chosen.gpus_per_worker <= sum(gpu for _, gpu in have)
 
 
 def test_no_more_workers_than_pieces_of_work():
-    assert plan(ComputeConfig(), [(64.0, 0.0)], gpu=False, items=3).workers == 3
+    assert plan_resources(ComputeConfig(), [(64.0, 0.0)], gpu=False, items=3).workers == 3
 
 
 @pytest.mark.parametrize(
@@ -45,31 +45,33 @@ def test_no_more_workers_than_pieces_of_work():
 )
 def test_asking_for_more_than_there_is_ends_at_once_with_the_way_out(asked):
     with pytest.raises(UserError, match=r"do not fit: the cluster has 2 CPUs and 0 GPUs.*--compute\.workers"):
-        plan(ComputeConfig(**asked), LAPTOP, gpu=True)
+        plan_resources(ComputeConfig(**asked), LAPTOP, gpu=True)
 
 
 def test_a_worker_must_fit_on_one_node():
     with pytest.raises(UserError, match="room for 0"):
-        plan(ComputeConfig(workers=1, cpus_per_worker=12.0), [(8.0, 0.0), (8.0, 0.0)], gpu=False)
+        plan_resources(ComputeConfig(workers=1, cpus_per_worker=12.0), [(8.0, 0.0), (8.0, 0.0)], gpu=False)
 
 
 def test_more_workers_than_cores_share_them():
-    chosen = plan(ComputeConfig(workers=5), LAPTOP, gpu=False)
+    chosen = plan_resources(ComputeConfig(workers=5), LAPTOP, gpu=False)
     assert chosen.workers == 5
     assert chosen.workers * chosen.cpus_per_worker <= 2
 
 
 def test_workers_that_train_together_have_a_core_each():
     with pytest.raises(UserError, match=r"5 workers of 1 CPU each .* has 2 CPUs .* room for 2"):
-        plan(ComputeConfig(workers=5), LAPTOP, gpu=True, shared=False)
-    assert plan(ComputeConfig(workers=2), LAPTOP, gpu=True, shared=False).cpus_per_worker == 1
-    assert plan(ComputeConfig(workers=4, cpus_per_worker=0.5), LAPTOP, gpu=True, shared=False).workers == 4
-    assert plan(ComputeConfig(workers=2), [(1.0, 2.0)], gpu=True, shared=False).workers == 2, "GPUs do the work"
+        plan_resources(ComputeConfig(workers=5), LAPTOP, gpu=True, shared=False)
+    assert plan_resources(ComputeConfig(workers=2), LAPTOP, gpu=True, shared=False).cpus_per_worker == 1
+    assert plan_resources(ComputeConfig(workers=4, cpus_per_worker=0.5), LAPTOP, gpu=True, shared=False).workers == 4
+    assert plan_resources(ComputeConfig(workers=2), [(1.0, 2.0)], gpu=True, shared=False).workers == 2, (
+        "GPUs do the work"
+    )
 
 
 def test_a_cluster_without_cpus_is_refused():
     with pytest.raises(UserError, match="do not fit"):
-        plan(ComputeConfig(), [(0.0, 0.0)], gpu=False)
+        plan_resources(ComputeConfig(), [(0.0, 0.0)], gpu=False)
 
 
 @pytest.mark.parametrize(("field", "value"), [("workers", -1), ("threads", 0), ("batch_size", 0)])
@@ -79,10 +81,10 @@ def test_too_small_numbers_are_refused(field, value):
 
 
 def test_no_workers_is_this_process_with_all_its_cores():
-    chosen = plan(ComputeConfig(workers=0), [], gpu=False)
+    chosen = plan_resources(ComputeConfig(workers=0), [], gpu=False)
     assert (chosen.workers, chosen.device) == (0, "cpu")
     assert chosen.threads == len(os.sched_getaffinity(0))
-    assert plan(ComputeConfig(workers=0, threads=1), [], gpu=False).threads == 1
+    assert plan_resources(ComputeConfig(workers=0, threads=1), [], gpu=False).threads == 1
 
 
 def test_half_precision_is_not_for_cpus():

@@ -25,7 +25,14 @@ from clipcovid.evaluate.segmentation import per_image
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.methods.configs import NO_AUGMENT
 from clipcovid.methods.segment.config import SegmentConfig
-from clipcovid.methods.segment.task import BINS, _histograms, boundary_loss, box_loss, largest, segmentation_loss
+from clipcovid.methods.segment.task import (
+    BINS,
+    _histograms,
+    boundary_loss,
+    box_loss,
+    keep_largest_components,
+    segmentation_loss,
+)
 from clipcovid.methods.task import make_task
 from clipcovid.models.normalization import undo_fit
 from clipcovid.models.unet import build_segmenter
@@ -245,11 +252,11 @@ def test_the_threshold_is_the_one_that_validates_best():
 def test_the_largest_parts_are_kept():
     mask = np.zeros((20, 20), bool)
     mask[1:4, 1:4], mask[8:13, 8:13], mask[15:19, 2:6] = True, True, True
-    assert largest(mask, 0).sum() == mask.sum()
-    assert largest(mask, 1).sum() == 25
-    assert largest(mask, 2).sum() == 41
-    assert largest(mask, 9).sum() == mask.sum()
-    assert not largest(np.zeros((5, 5), bool), 2).any()
+    assert keep_largest_components(mask, 0).sum() == mask.sum()
+    assert keep_largest_components(mask, 1).sum() == 25
+    assert keep_largest_components(mask, 2).sum() == 41
+    assert keep_largest_components(mask, 9).sum() == mask.sum()
+    assert not keep_largest_components(np.zeros((5, 5), bool), 2).any()
 
 
 @pytest.fixture(scope="module")

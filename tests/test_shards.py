@@ -6,10 +6,10 @@ import pytest
 
 from clipcovid.config import ComputeConfig
 from clipcovid.io.files import atomic_write
-from clipcovid.ray_backend.resources import plan
+from clipcovid.ray_backend.resources import plan_resources
 from clipcovid.ray_backend.shards import read_shards, sharded_map, split_rows
 
-HERE = plan(ComputeConfig(workers=0), [], gpu=False)
+HERE = plan_resources(ComputeConfig(workers=0), [], gpu=False)
 ROWS = np.arange(10)[::-1]
 
 

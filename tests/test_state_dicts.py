@@ -130,7 +130,7 @@ def test_safetensors_are_read_whatever_they_are_called(tmp_path):
     ],
 )
 def test_a_running_average_is_taken_and_said(tmp_path, content, capsys):
-    state_dicts.note.cache_clear()
+    state_dicts.print_note.cache_clear()
     path = written(tmp_path / "weights.pt", content(state(1), state(2)))
     assert_same(loaded(path), state(2) | {"layers.0.norm.num_batches_tracked": torch.tensor(0)})
     said = capsys.readouterr().err

@@ -3,7 +3,7 @@
 import pytest
 
 from clipcovid import terminal
-from clipcovid.terminal import Countdown, clock, fitted_line, set_terminal_width, wrapped
+from clipcovid.terminal import Countdown, clock, fitted_line, set_terminal_width, wrap_text
 
 DESCRIPTION = """Fine-tune CLIP on images and captions: all of it, low-rank adapters, or one tower; judged by its scores.
 
@@ -16,17 +16,17 @@ two lines."""
 
 @pytest.mark.parametrize("width", [40, 80, 160])
 def test_a_description_fits_the_width(width):
-    assert max(map(len, wrapped(DESCRIPTION, width).split("\n"))) <= width
+    assert max(map(len, wrap_text(DESCRIPTION, width).split("\n"))) <= width
 
 
 def test_wrapped_commands_can_be_pasted():
-    command = wrapped(DESCRIPTION, 60).split("\n\n")[1]
+    command = wrap_text(DESCRIPTION, 60).split("\n\n")[1]
     assert command.replace(" \\\n", " ").split() == DESCRIPTION.split("\n\n")[1].split()
     assert all(line.endswith("\\") for line in command.split("\n")[:-2])
 
 
 def test_wrapping_loses_no_word():
-    assert wrapped(DESCRIPTION, 200) == DESCRIPTION.replace("of\ntwo", "of two")
+    assert wrap_text(DESCRIPTION, 200) == DESCRIPTION.replace("of\ntwo", "of two")
 
 
 @pytest.mark.parametrize(("columns", "shown"), [(12, "a · b · z"), (31, "a · b · d · z"), (32, "a · b · long · z")])

@@ -4,7 +4,7 @@ import torch
 from clipcovid.training import threads
 from clipcovid.training.threads import Threads
 
-ALONE, BESIDE, LEFT = (0.1, 0.2), (1.0, 0.0), (0.0, 2.0)  # seconds waited and cores idle, in two
+ALONE, OTHER_JOBS_FILES, LEFT = (0.1, 0.2), (1.0, 0.0), (0.0, 2.0)  # seconds waited and cores idle, in two
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def machine(monkeypatch):
     def play(most, seconds):
         training, counts = Threads(most), []
         for waited, idle in seconds:
-            clock["now"] += threads.EVERY
+            clock["now"] += threads.CHECK_INTERVAL_S
             clock["waited"] += waited
             clock["idle"] += idle
             training.adapt()
@@ -33,15 +33,15 @@ def test_alone_a_training_keeps_its_threads(machine):
 
 
 def test_beside_another_it_has_fewer_and_alone_again_all(machine):
-    assert machine(2, [BESIDE] * 2 + [(0.0, 0.2)] * 5 + [LEFT] * 3) == [1] * 2 + [1] * 5 + [1, 2, 2]
+    assert machine(2, [OTHER_JOBS_FILES] * 2 + [(0.0, 0.2)] * 5 + [LEFT] * 3) == [1] * 2 + [1] * 5 + [1, 2, 2]
 
 
 def test_cores_that_are_idle_for_a_moment_are_left_to_others(machine):
-    assert machine(2, [BESIDE] + [LEFT, ALONE] * 4) == [1] * 9
+    assert machine(2, [OTHER_JOBS_FILES] + [LEFT, ALONE] * 4) == [1] * 9
 
 
 def test_threads_are_halved_down_to_one(machine):
-    assert machine(6, [BESIDE] * 8) == [3, 1, 1, 1, 1, 1, 1, 1]
+    assert machine(6, [OTHER_JOBS_FILES] * 8) == [3, 1, 1, 1, 1, 1, 1, 1]
 
 
 def test_the_kernel_tells_the_times_where_it_can():

@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from clipcovid import tracking
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.tracking import REVISION, TAG, LiveTracker, check_store, live, packages, revision, store, track
+from clipcovid.tracking import REVISION, TAG, LiveTracker, check_store, live, packages, revision, track, tracking_uri
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,7 +42,7 @@ def tracked(phantoms, tmp_path_factory):
         run = zeroshot(config, lambda text: None).run
         assert track(run, config, tags={"manifest": "abc"})
         assert track(run, config, tags={"manifest": "abc"})
-        client = MlflowClient(store(out))
+        client = MlflowClient(tracking_uri(out))
         experiment = client.get_experiment_by_name("clipcovid")
         yield run, config, client, client.search_runs([experiment.experiment_id])
 

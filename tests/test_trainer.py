@@ -25,7 +25,7 @@ from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.runs import start_run
-from clipcovid.training.trainer import check_weights, train_model, training_manifest
+from clipcovid.training.trainer import check_initial_overlap, train_model, training_manifest
 from clipcovid.workflows.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -374,7 +374,7 @@ def encoder(tmp_path, set_of):
     write_json(run / "config.json", {"identity": {"pack_hash": "p", "split_hash": learned.split_hash}})
     write_json(run / "checkpoint" / "config.json", {"task": "finetune"})
     splits = {split: learned.rows(split) for split in ("train", "val")}
-    TrainingImages.of(splits).write(run / "checkpoint")
+    TrainingImages.from_splits(splits).write(run / "checkpoint")
     return run
 
 
@@ -388,29 +388,31 @@ def test_an_encoder_that_learned_from_test_images_is_refused_whatever_their_size
             with pytest.raises(
                 UserError, match=r"pixels, 1 of this run's 2 test images and 2 of its 3 validation images"
             ):
-                check_weights(probing(place), set_of(pack_hash, train="7 8 9 10", val="1 2 11", test="6 12"), quiet)
+                check_initial_overlap(
+                    probing(place), set_of(pack_hash, train="7 8 9 10", val="1 2 11", test="6 12"), quiet
+                )
 
 
 def test_an_encoder_may_have_learned_from_the_same_split_or_from_other_images(encoder, set_of):
     said = []
     same = set_of(train="1 2 3 4", val="5 6", test="7 8")
-    assert check_weights(probing(encoder), same, said.append).hold(same.table).sum() == 6
-    check_weights(probing(encoder), set_of(train="21 22", val="23", test="24 25"), said.append)
+    assert check_initial_overlap(probing(encoder), same, said.append).contains(same.table).sum() == 6
+    check_initial_overlap(probing(encoder), set_of(train="21 22", val="23", test="24 25"), said.append)
     repeated = set_of(train="1 2 3 4", val="5 6", test="4 7 8")  # which the run learns from itself
-    check_weights(probing(encoder), repeated, said.append)
+    check_initial_overlap(probing(encoder), repeated, said.append)
     assert said == []
     with pytest.raises(UserError, match=r"All 2 test images .* prepare it so that equal images are in one split"):
-        check_weights(probing("none"), set_of(train="1 2", val="3", test="1 2"), quiet)
+        check_initial_overlap(probing("none"), set_of(train="1 2", val="3", test="1 2"), quiet)
 
 
 def test_an_encoder_of_an_older_version_is_judged_by_its_split(encoder, set_of):
     (encoder / "checkpoint" / "training_images.parquet").unlink()
     said = []
-    check_weights(probing(encoder), set_of(train="1 2 3 4", val="5 6", test="7 8"), said.append)
-    check_weights(probing(encoder), set_of("another size", train="7 8", val="5", test="1 2"), said.append)
+    check_initial_overlap(probing(encoder), set_of(train="1 2 3 4", val="5 6", test="7 8"), said.append)
+    check_initial_overlap(probing(encoder), set_of("another size", train="7 8", val="5", test="1 2"), said.append)
     assert ["it learned from this very split" in said[0], "is not known" in said[1], len(said)] == [True, True, 2]
     with pytest.raises(UserError, match=r"keeps no list of the images .* Train it anew on the same split"):
-        check_weights(probing(encoder), set_of(train="7 8", val="5", test="1 2"), quiet)
+        check_initial_overlap(probing(encoder), set_of(train="7 8", val="5", test="1 2"), quiet)
 
 
 def test_an_unrelated_config_beside_the_job_is_not_looked_into(set_of, tmp_path, monkeypatch):
@@ -419,20 +421,20 @@ def test_an_unrelated_config_beside_the_job_is_not_looked_into(set_of, tmp_path,
     for text in ('{"identity": {"split_hash": "x", "pack_hash": "p"}}', "no JSON", "[]"):
         (tmp_path / "config.json").write_text(text)
         for config in (CnnConfig(data=Path("d")), CnnConfig(data=Path("d"), weights="none"), probing("openai")):
-            assert check_weights(config, manifest, pytest.fail) is None
+            assert check_initial_overlap(config, manifest, pytest.fail) is None
 
 
 def test_a_run_keeps_what_it_and_the_weights_it_began_with_learned_from(finished, phantoms, tmp_path):
     _, trained = finished
     table, own = trained.manifest.table, read_training_images(trained.run.folder)
-    assert set(table["split"][own.hold(table)]) == {"train", "val"}
-    assert own.hold(table).sum() == (table["split"] != "test").sum()
+    assert set(table["split"][own.contains(table)]) == {"train", "val"}
+    assert own.contains(table).sum() == (table["split"] != "test").sum()
     elsewhere = pd.DataFrame({"sha256": ["ab" * 32]})
     encoder = tmp_path / "encoder"
     save_clip(encoder, load_clip(ClipConfig(model="tiny", pretrained="none")), hf=False)
-    TrainingImages.of({"train": elsewhere}).write(encoder)
+    TrainingImages.from_splits({"train": elsewhere}).write(encoder)
     clip, optim = ClipConfig(model="tiny", pretrained=str(encoder)), OptimConfig(epochs=1, lr=0.01)
     probe = ProbeConfig(data=phantoms, out=tmp_path, clip=clip, optim=optim, compute=HERE)
     images = read_training_images(train(probe).run.folder)
-    assert images.hold(elsewhere).all()
-    assert images.hold(table).sum() == own.hold(table).sum()
+    assert images.contains(elsewhere).all()
+    assert images.contains(table).sum() == own.contains(table).sum()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from clipcovid.data.manifest import Manifest, normalize_columns
-from clipcovid.data.training_images import TrainingImages, known_rows, read_training_images
+from clipcovid.data.training_images import TrainingImages, read_training_images, seen_in_training
 from clipcovid.io.files import write_json
 
 
@@ -17,22 +17,25 @@ def rows(*names):
 
 
 def test_images_are_known_by_their_pixels_alone():
-    images = TrainingImages.of({"train": rows("a", "b", "b", ""), "val": rows("c")})
-    assert images.hold(rows("b", "x", "c", "")).tolist() == [True, False, True, False]
-    assert images.hold(rows("b", "c"), ["train"]).tolist() == [True, False]
+    images = TrainingImages.from_splits({"train": rows("a", "b", "b", ""), "val": rows("c")})
+    assert images.contains(rows("b", "x", "c", "")).tolist() == [True, False, True, False]
+    assert images.contains(rows("b", "c"), ["train"]).tolist() == [True, False]
     assert len(images.table) == 3
 
 
 def test_what_several_learned_from_is_kept_together(tmp_path):
-    one, other = TrainingImages.of({"train": rows("a")}), TrainingImages.of({"train": rows("a", "b"), "val": rows("a")})
+    one, other = (
+        TrainingImages.from_splits({"train": rows("a")}),
+        TrainingImages.from_splits({"train": rows("a", "b"), "val": rows("a")}),
+    )
     checkpoint = tmp_path / "run" / "checkpoint"
     (checkpoint / "hf").mkdir(parents=True)
     (checkpoint / "model.safetensors").write_text("")
-    TrainingImages.together([one, other]).write(checkpoint)
+    TrainingImages.union([one, other]).write(checkpoint)
     for place in (tmp_path / "run", checkpoint, checkpoint / "hf", checkpoint / "model.safetensors"):
         images = read_training_images(place)
         assert images is not None
-        assert images.hold(rows("a", "b", "c")).tolist() == [True, True, False]
+        assert images.contains(rows("a", "b", "c")).tolist() == [True, True, False]
     assert read_training_images(tmp_path) is None
 
 
@@ -48,7 +51,7 @@ def test_a_run_of_an_older_version_is_judged_by_its_split(tmp_path, split_hash, 
     manifest = Manifest(table=table, classes=("a",), dataset="d")
     write_json(tmp_path / "config.json", {"identity": {"split_hash": split_hash or manifest.split_hash}})
     (tmp_path / "checkpoint").mkdir()
-    found, assumed = known_rows(tmp_path, manifest)
+    found, assumed = seen_in_training(tmp_path, manifest)
     assert found.tolist() == known
     assert says in assumed
 
@@ -57,5 +60,5 @@ def test_a_run_of_an_older_version_is_judged_by_its_split(tmp_path, split_hash, 
 def test_a_config_of_anything_else_tells_nothing(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     table = normalize_columns(pd.DataFrame({"image_id": ["1"], "split": ["train"], "label": "a"}))
-    found, assumed = known_rows(tmp_path, Manifest(table=table, classes=("a",), dataset="d"))
+    found, assumed = seen_in_training(tmp_path, Manifest(table=table, classes=("a",), dataset="d"))
     assert (found.tolist(), assumed) == ([False], "")

@@ -43,7 +43,7 @@ def names() -> list[str]:
     return [name for group in GROUPS.values() for name in group]
 
 
-def contents() -> str:
+def command_table() -> str:
     """All commands by their purpose, a line each, read without an import of any."""
     width = max(map(len, names()))
     lines = ["usage: clipcovid COMMAND [flags]", "", "clipcovid COMMAND --help explains a command and its flags."]
@@ -59,7 +59,7 @@ def summary(name: str) -> str:
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
-def nearest(name: str) -> str:
+def unknown_command(name: str) -> str:
     """The sentence that says that there is no command of this name, with those that are spelled like it."""
     spellings = {spelling: OTHER_NAMES.get(spelling, spelling) for spelling in (*names(), *OTHER_NAMES)}
     close = dict.fromkeys(spellings[match] for match in difflib.get_close_matches(name, spellings, n=3))

@@ -9,10 +9,10 @@ What a method scores on blacked-out lungs, it did not learn from the lungs.
 """
 
 from clipcovid.data.manifest import read_manifest
-from clipcovid.data.masked import MaskedConfig, apply_masks
+from clipcovid.data.masked import ApplyMasksConfig, apply_masks
 
 
-def main(config: MaskedConfig) -> None:
+def main(config: ApplyMasksConfig) -> None:
     """Write the masked data set, and print its size."""
     masked, source = apply_masks(config), read_manifest(config.data)
     print(f"{masked.dataset}: {len(masked.table)} images in {config.out}.")

@@ -52,7 +52,7 @@ def draw(number: int, result: CascadeResult, folder: Path) -> Path:
     """Write an image's overlay; `number` keeps images with the same file name apart."""
     share = "" if result.infected_share is None else f", {result.infected_share:.0%} of the lungs infected"
     title = f"{result.label} ({result.probabilities[result.label]:.2f}){share}"
-    figure = plots.outlines(result.pixels, result.masks, title=title)
+    figure = plots.mask_outline_figure(result.pixels, result.masks, title=title)
     return plots.save({f"{number:03}-{Path(result.image).stem}": figure}, folder)[0]
 
 

@@ -34,10 +34,10 @@ cnn --data {data} --image-size 64 --name cnn{suffix} {cnn} --optim.epochs 15 {lo
 hybrid {tiny} {tuned} --name hybrid{suffix} {cnn} --optim.epochs 10 {local}
 compare --name compare{suffix} {compared}"""
 COMPARED = "zeroshot finetune lora prompts coop tip-adapter probe probe-finetuned cnn hybrid"
-STILL = "--augment.rotate 0 --augment.shift 0 --augment.scale 0 --augment.intensity 0 --augment.noise 0"
+NO_AUGMENTATION = "--augment.rotate 0 --augment.shift 0 --augment.scale 0 --augment.intensity 0 --augment.noise 0"
 SETTINGS = {
     "local": "--compute.workers 0",
-    "clip": f"--optim.batch-size 32 --optim.lr 2e-4 {STILL}",
+    "clip": f"--optim.batch-size 32 --optim.lr 2e-4 {NO_AUGMENTATION}",
     "cnn": "--weights none --optim.batch-size 32 --optim.lr 2e-3 --optim.keep last",
     "unet": "--weights none --optim.batch-size 8 --optim.lr 2e-3 --optim.keep last",
 }

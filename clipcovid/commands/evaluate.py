@@ -20,9 +20,9 @@ from rich.console import Console
 
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.console import print_scores
-from clipcovid.evaluate.external_predictions import read_foreign
+from clipcovid.evaluate.external_predictions import read_external_predictions
 from clipcovid.evaluate.kinds.classification import KIND
-from clipcovid.io.files import refuse_foreign, write_json
+from clipcovid.io.files import refuse_unknown_files, write_json
 
 EVALUATION_FILES = r"metrics\.json|(confusion|classes|roc)\.png"  # of an evaluation's folder
 
@@ -55,7 +55,7 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Score the predictions; print the scores, and write them into `out` if it is given."""
-    table, classes, notes = read_foreign(
+    table, classes, notes = read_external_predictions(
         config.predictions,
         config.ground_truth,
         config.classes,
@@ -74,7 +74,7 @@ def main(config: EvaluateConfig) -> None:
         return
     name = config.name or Path(config.predictions).stem
     folder = Path(config.out) / name
-    refuse_foreign(folder, EVALUATION_FILES if _is_evaluation(folder / "metrics.json") else "", "--name")
+    refuse_unknown_files(folder, EVALUATION_FILES if _is_evaluation(folder / "metrics.json") else "", "--name")
     figures = KIND.figures(table, scores, classes, split=name)
     write_json(folder / "metrics.json", scores.to_json())
     plots.save(figures, folder)

@@ -37,7 +37,7 @@ def main(config: SearchConfig) -> None:
         console.print(listed(one))
         images = packed.images(manifest.positions(one.table["image_id"]))
         texts = [f"{row['rank']}. {row['score']:.3f} {row['caption'] or row['label']}" for row in rows(one)]
-        sheet = plots.sheet(images, texts, title=f"{config.find} for {one.query!r}")
+        sheet = plots.contact_sheet_figure(images, texts, title=f"{config.find} for {one.query!r}")
         print(f"Contact sheet: {plots.save({f'{number:02}-{config.find}': sheet}, run.folder)[0]}")
     table = pd.concat([one.table.assign(query=one.query) for one in found], ignore_index=True)
     path = run.folder / "found.csv"

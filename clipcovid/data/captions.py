@@ -19,7 +19,7 @@ _FIELD = re.compile(r"\{(\w+)\}")
 _Part = str | list["_Part"]
 
 
-def captioned(manifest: Manifest, kind: str, template: str, *, strict: bool = True) -> Manifest:
+def with_captions(manifest: Manifest, kind: str, template: str, *, strict: bool = True) -> Manifest:
     """The manifest with these captions for its own, "" where there is none.
 
     `strict`: a template's field that is no column, or a table that is not there or names none of the images, is a

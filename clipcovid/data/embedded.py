@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 SCHEME = "parquet+"
 
 
-def address(uri: str, column: str, row: int) -> str:
+def cell_uri(uri: str, column: str, row: int) -> str:
     """The path of the image in a row (from 0) of a column of the Parquet file at a URI."""
     return f"{SCHEME}{uri}#{column}/{row}"
 

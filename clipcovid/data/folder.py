@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.io.files import LOCK, METADATA_KEY, lock_folder, refuse_foreign, remove_own
+from clipcovid.io.files import LOCK, METADATA_KEY, lock_folder, refuse_unknown_files, remove_job_files
 
 LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
-READINGS = "readings"  # DICOM headers and notes, a file a shard; there only while a preparation is unfinished
+DICOM_HEADERS = "readings"  # DICOM headers and notes, a file a shard; there only while a preparation is unfinished
 MARKER = ".clipcovid"  # in every folder that a preparation has begun
 TABLES = ("manifest.parquet", LISTING, "quarantine.parquet")
 EMBEDDINGS = (
@@ -18,9 +18,9 @@ EMBEDDINGS = (
 )
 PREPARED = (
     r"(manifest|listing|quarantine)\.parquet|manifest\.arrow|images/\d{5}\.arrow"
-    rf"|{READINGS}/\d{{5}}\.json|{EMBEDDINGS}"
+    rf"|{DICOM_HEADERS}/\d{{5}}\.json|{EMBEDDINGS}"
 )
-BESIDE = r"phantom/.*|captions/.*"  # drawn and written by other jobs, which look after it themselves
+OTHER_JOBS_FILES = r"phantom/.*|captions/.*"  # drawn and written by other jobs, which look after it themselves
 
 
 def is_ours(out: Path) -> bool:
@@ -31,10 +31,10 @@ def is_ours(out: Path) -> bool:
 
 def check_folder(out: Path) -> None:
     """A folder that holds anything but a prepared data set of ours, finished or not, is a `UserError`."""
-    refuse_foreign(out, f"{PREPARED}|{BESIDE}" if is_ours(out) else "")
+    refuse_unknown_files(out, f"{PREPARED}|{OTHER_JOBS_FILES}" if is_ours(out) else "")
 
 
-def begin_folder(out: Path) -> None:
+def reset_prepared_folder(out: Path) -> None:
     """Make the folder and its `images/`, without the packed images, tables and embeddings that a preparation wrote there.
 
     Nothing is deleted where `check_folder` finds anything else.
@@ -42,13 +42,13 @@ def begin_folder(out: Path) -> None:
     check_folder(out)
     lock_folder(out)
     (out / MARKER).touch()
-    remove_own(out, PREPARED)
+    remove_job_files(out, PREPARED)
     (out / "images").mkdir(exist_ok=True)
 
 
-def remove_readings(out: Path) -> None:
+def remove_dicom_headers(out: Path) -> None:
     """Delete what was read off DICOM headers, dates among it."""
-    remove_own(out, rf"{READINGS}/\d{{5}}\.json")
+    remove_job_files(out, rf"{DICOM_HEADERS}/\d{{5}}\.json")
 
 
 def _has_our_metadata(path: Path) -> bool:

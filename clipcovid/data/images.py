@@ -61,7 +61,7 @@ NOT_IMAGES = {
     b"{": "a JSON document",
     b"[": "a JSON document",
 }
-TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
+EXIF_TRANSPOSES = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 """EXIF's orientation (2 to 8) to the turn that undoes it."""
 MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the images must not fill the memory
 
@@ -247,7 +247,7 @@ def read_stored(
         orientation = _exif_orientation(image) if kind == "TIFF" else 0
         image.load()
         orientation = orientation or _exif_orientation(image)
-        turn = None if kind == "TIFF" else TURNS.get(orientation)  # Pillow turns a TIFF itself as it loads
+        turn = None if kind == "TIFF" else EXIF_TRANSPOSES.get(orientation)  # Pillow turns a TIFF itself as it loads
         array = np.asarray(flatten(image if turn is None else image.transpose(turn)))
     except BadImage:
         raise
@@ -269,7 +269,7 @@ def _exif_orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:
         return 1
-    return orientation if orientation in TURNS else 1
+    return orientation if orientation in EXIF_TRANSPOSES else 1
 
 
 def flatten_image(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipcovid.config import ImagesConfig, UserError
-from clipcovid.data.folder import begin_folder, is_ours
+from clipcovid.data.folder import is_ours, reset_prepared_folder
 from clipcovid.data.images import fit_mask
 from clipcovid.data.manifest import MASKS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
@@ -26,7 +26,7 @@ MARGIN = 0.05  # of the box around the lungs, on each side
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MaskedConfig:
+class ApplyMasksConfig:
     """What becomes of which images."""
 
     data: Path
@@ -43,7 +43,7 @@ class MaskedConfig:
 
     @property
     def region(self) -> str:
-        """Whose mask it takes."""
+        """The region whose mask `keep` uses: lung or infection."""
         return "infection" if self.keep == "infection" else "lung"
 
 
@@ -71,7 +71,7 @@ def _crop(pixels: np.ndarray, box: tuple[int, int, int, int], how: Image.Resampl
     return np.array(Image.fromarray(pixels).resize(size, how, box=box))
 
 
-def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Manifest:
+def apply_masks(config: ApplyMasksConfig, log: Callable[[str], None] = print) -> Manifest:
     """Write the masked data set; one that is there already is left as it is.
 
     Images without the mask, and those whose lungs are empty, are left out and named in `quarantine.parquet`. Ids, labels,
@@ -93,7 +93,7 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
         raise UserError(f"{config.out} holds another data set: choose another --out, or --overwrite.")
     if table is not None:
         table = _predicted(config, source, table, metadata or {})
-    begin_folder(config.out)
+    reset_prepared_folder(config.out)
     positions, quarantine = _write(config, source, table)
     if not positions:
         raise UserError(f"No image of {config.data} has a {config.region} mask: {config.keep} needs one.")
@@ -108,7 +108,9 @@ def apply_masks(config: MaskedConfig, log: Callable[[str], None] = print) -> Man
     return masked
 
 
-def _predicted(config: MaskedConfig, source: Manifest, table: pd.DataFrame, metadata: dict[str, Any]) -> pd.DataFrame:
+def _predicted(
+    config: ApplyMasksConfig, source: Manifest, table: pd.DataFrame, metadata: dict[str, Any]
+) -> pd.DataFrame:
     """The region's rows of predictions of this very data set, by image; others are a `UserError`."""
     if metadata.get("task") != "segmentation" or config.region not in set(table["region"]):
         raise UserError(f"--masks {config.masks} predicts no {config.region}: give a segmentation run's predictions.")
@@ -120,7 +122,7 @@ def _predicted(config: MaskedConfig, source: Manifest, table: pd.DataFrame, meta
 
 
 def _write(
-    config: MaskedConfig, source: Manifest, table: pd.DataFrame | None
+    config: ApplyMasksConfig, source: Manifest, table: pd.DataFrame | None
 ) -> tuple[list[int], list[dict[str, str]]]:
     packed, positions = PackedImages(config.data, source), list[int]()
     quarantine: list[dict[str, str]] = []
@@ -141,7 +143,7 @@ def _write(
 
 
 def _masked(
-    config: MaskedConfig, packed: PackedImages, positions: np.ndarray, table: pd.DataFrame | None
+    config: ApplyMasksConfig, packed: PackedImages, positions: np.ndarray, table: pd.DataFrame | None
 ) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Position, row of the packed file, and why there is none, of each image."""
     images = ImagesConfig(**packed.manifest.info["images"])

@@ -44,7 +44,7 @@ def decode_mask(
     _check_frame(array.shape[:2], shape, turned, turned if orientation is None else orientation)
     lossy = kind in ("JPEG", "WebP")
     assumed = notes if notes is not None else []
-    on = _chosen(array, mask_value, lossy, assumed) if mask_value else _foreground(array, lossy, assumed)
+    on = _foreground_by_value(array, mask_value, lossy, assumed) if mask_value else _foreground(array, lossy, assumed)
     return on.astype(np.uint8) * np.uint8(255)
 
 
@@ -142,7 +142,7 @@ def _foreground_of_two(
     raise BadImage(_not_binary(values, counts, name))
 
 
-def _chosen(array: np.ndarray, mask_value: tuple[str, ...], lossy: bool, notes: list[str]) -> np.ndarray:
+def _foreground_by_value(array: np.ndarray, mask_value: tuple[str, ...], lossy: bool, notes: list[str]) -> np.ndarray:
     """Foreground (bool, (h, w)) of a mask's pixels: those of the values that the user names."""
     array, name = _one_channel(array)
     wanted = [int(text, 16 if text.startswith("0x") else 10) for text in mask_value]

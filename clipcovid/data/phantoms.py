@@ -37,7 +37,7 @@ from clipcovid.data.phantom_anatomy import (
 )
 from clipcovid.data.phantom_captions import clear, extras, findings
 from clipcovid.data.phantom_disease import draw_disease, part_boxes
-from clipcovid.io.files import foreign_file
+from clipcovid.io.files import unknown_file
 from clipcovid.prompts import CLASSES
 
 VERSION = 1
@@ -110,7 +110,7 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
     parameters_file, table = root / "phantom.json", root / "metadata.csv"
     parameters = {"images": images, "size": size, "seed": seed, "version": VERSION}
     previous = json.loads(parameters_file.read_bytes()) if parameters_file.exists() else None
-    if previous is None and (path := foreign_file(root)):
+    if previous is None and (path := unknown_file(root)):
         raise UserError(f"{root} holds {path.relative_to(root)} that is not a phantom set's; choose another folder.")
     if table.exists() and previous == parameters:
         return root

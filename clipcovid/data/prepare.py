@@ -14,7 +14,14 @@ import tyro
 from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten
 from clipcovid.data import images
 from clipcovid.data.classes import clean_labels, keep_classes
-from clipcovid.data.folder import LISTING, READINGS, begin_folder, check_folder, is_ours, remove_readings
+from clipcovid.data.folder import (
+    DICOM_HEADERS,
+    LISTING,
+    check_folder,
+    is_ours,
+    remove_dicom_headers,
+    reset_prepared_folder,
+)
 from clipcovid.data.headers import fill_from_headers
 from clipcovid.data.manifest import MASKS, SPLITS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packing import pack_row
@@ -25,12 +32,12 @@ from clipcovid.identity import digest
 from clipcovid.io.files import lock_folder, read_parquet, refuse_overlap, unlock_folder, write_json, write_parquet
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import parallel_map
-from clipcovid.ray_backend.resources import ResourcePlan, plan
+from clipcovid.ray_backend.resources import ResourcePlan, plan_resources
 from clipcovid.ray_backend.shards import sharded_map
 
-DECODER = 1  # to be raised when the same file would give other pixels
-RULES = 2  # to be raised when the same files would give other rows, columns or splits
-NOTED = 8  # different things assumed of single files that are printed
+DECODER_VERSION = 1  # to be raised when the same file would give other pixels
+RULES_VERSION = 2  # to be raised when the same files would give other rows, columns or splits
+MAX_PRINTED_NOTES = 8  # different things assumed of single files that are printed
 LAYOUTS = f"How the data set is laid out: {', '.join(SOURCES)}, phantom (synthetic)."
 SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
 
@@ -119,14 +126,14 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
     table, info = _rows(config, listing)
     recipe = options | {"listing": digest(table.to_json(orient="values")), "files": listing.files}
     if config.overwrite:
-        begin_folder(config.out)
+        reset_prepared_folder(config.out)
     if _is_done(config.out, recipe):
         manifest = read_manifest(config.out)
         _remove_traces(config.out)  # of one that was killed at its very end
         return PrepareResult(manifest=manifest, quarantine=_read_quarantine(config.out), created=False)
     lock_folder(config.out)
     if not (config.out / LISTING).exists():
-        begin_folder(config.out)  # without packed files of which nothing says what they hold
+        reset_prepared_folder(config.out)  # without packed files of which nothing says what they hold
     connect(config.compute)
     table, info["parts"] = _final_listing(config, table, recipe, parts=listing.parts)
     _pack(config, log)
@@ -182,20 +189,20 @@ def _remove_traces(out: Path) -> None:
     (out / LISTING).unlink(missing_ok=True)
     for partial in (out / "images").glob(".[0-9]*.arrow.[0-9]*"):  # of workers that were killed
         partial.unlink()
-    remove_readings(out)
+    remove_dicom_headers(out)
 
 
 def pack_hash(config: ImagesConfig) -> str:
     """The hash of how pixels are made: size, mode, fit, and the decoder's version."""
     used = {key: value for key, value in flatten(config).items() if value or key != "mask_value"}  # which came later
-    return digest(used | {"decoder": DECODER})
+    return digest(used | {"decoder": DECODER_VERSION})
 
 
 def _options(config: PrepareConfig) -> dict[str, str]:
     """The options that shape the outcome; with the listing and the files they tell one preparation from another."""
     left_out = {"out", "overwrite", "max_bad", "root", "image_folder"}
     flat = {k: str(v) for k, v in flatten(config).items() if k not in left_out and not k.startswith("compute.")}
-    return flat | {"decoder": str(DECODER), "rules": str(RULES)}
+    return flat | {"decoder": str(DECODER_VERSION), "rules": str(RULES_VERSION)}
 
 
 def _check_out(config: PrepareConfig) -> None:
@@ -289,7 +296,7 @@ def _shard_items(out: Path) -> list[dict[str, Any]]:
 
 
 def _plan_packing(config: PrepareConfig, items: Sequence[dict[str, Any]]) -> ResourcePlan:
-    return plan(config.compute, cluster_nodes(), gpu=False, items=len(items))
+    return plan_resources(config.compute, cluster_nodes(), gpu=False, items=len(items))
 
 
 def _packing_settings(config: PrepareConfig) -> dict[str, Any]:
@@ -305,7 +312,7 @@ def _pack_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dic
     headers = {row["image_id"]: row["header"] for row in rows if row["header"]}
     notes = Counter(note for row in rows for note in row["notes"])
     if headers or notes:  # before the shard, which says that all is done
-        write_json(out / READINGS / f"{item['number']:05}.json", {"headers": headers, "notes": notes})
+        write_json(out / DICOM_HEADERS / f"{item['number']:05}.json", {"headers": headers, "notes": notes})
     write_shard(Path(item["path"]), rows)
     return item | {"images": len(rows)}
 
@@ -314,11 +321,11 @@ def _read_readings(out: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
     """image_id → what the header of its DICOM file says; and what was assumed of how many files, the most frequent first."""
     headers: dict[str, dict[str, str]] = {}
     notes = Counter[str]()
-    for path in sorted((out / READINGS).glob("[0-9]*.json")):
+    for path in sorted((out / DICOM_HEADERS).glob("[0-9]*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         headers |= content["headers"]
         notes.update(content["notes"])
-    common = notes.most_common(NOTED)
+    common = notes.most_common(MAX_PRINTED_NOTES)
     rest = notes.total() - sum(count for _, count in common)
     told = [f"{count:,} × {note}." for note, count in common]
     return headers, told + [f"{rest:,} × other things were assumed of an image or mask."] * bool(rest)

@@ -11,7 +11,7 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS
 
-WAYS_OUT = {
+CONFLICT_REMEDIES = {
     "label": "give it one class (of several readers or findings, say, the one that most name), or prepare the set without",
     "patient_id": "correct the table",
     "split": "list it in one split",
@@ -35,7 +35,7 @@ def merge_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     rows, key = table[repeated], files[repeated]
     cells = rows.where(rows != "").groupby(key, sort=False)
     values = cells.nunique()
-    for column in WAYS_OUT:
+    for column in CONFLICT_REMEDIES:
         _refuse_contradiction(rows, key, column, values[column] > 1)
     merged = cells.first()
     merged.index = pd.Index(rows.index[~key.duplicated()])
@@ -81,7 +81,7 @@ def _refuse_contradiction(rows: pd.DataFrame, key: pd.Series, column: str, sever
     more = f" (and {several.sum() - 1:,} more files have several)" if several.sum() > 1 else ""
     raise UserError(
         f"{first} is listed with the {called} {values[0]!r} and with {values[1]!r}{more}, but a file is one image: "
-        f"{WAYS_OUT[column]}."
+        f"{CONFLICT_REMEDIES[column]}."
     )
 
 

@@ -17,10 +17,10 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.io.files import read_object, read_parquet, write_parquet
 
 FILE = "training_images.parquet"
-LEARNED = ("train", "val")
+FITTED_SPLITS = ("train", "val")
 
 
-def pixel_numbers(sha256: pd.Series) -> np.ndarray:
+def pixel_hash_prefixes(sha256: pd.Series) -> np.ndarray:
     """The first 8 bytes of each hex hash, uint64 (n,); 0 for an image without one, which is known to nobody."""
     return np.array([int(text[:16] or "0", 16) for text in sha256], np.uint64)
 
@@ -33,24 +33,25 @@ class TrainingImages:
     """pixels and split."""
 
     @classmethod
-    def of(cls, splits: dict[str, pd.DataFrame]) -> "TrainingImages":
-        """Those of manifest rows, by split."""
+    def from_splits(cls, splits: dict[str, pd.DataFrame]) -> "TrainingImages":
+        """Collect the pixel hashes of the manifest rows of each split."""
         tables = [
-            pd.DataFrame({"pixels": pixel_numbers(rows["sha256"]), "split": name}) for name, rows in splits.items()
+            pd.DataFrame({"pixels": pixel_hash_prefixes(rows["sha256"]), "split": name})
+            for name, rows in splits.items()
         ]
-        return cls.together([cls(table=pd.concat(tables, ignore_index=True))])
+        return cls.union([cls(table=pd.concat(tables, ignore_index=True))])
 
     @classmethod
-    def together(cls, several: Iterable["TrainingImages"]) -> "TrainingImages":
-        """Those of several models."""
+    def union(cls, several: Iterable["TrainingImages"]) -> "TrainingImages":
+        """The union of the lists of several models."""
         table = pd.concat([images.table for images in several], ignore_index=True)
         table = table[table["pixels"] > 0].drop_duplicates().sort_values(["split", "pixels"], ignore_index=True)
         return cls(table=table)
 
-    def hold(self, rows: pd.DataFrame, splits: Sequence[str] = LEARNED) -> np.ndarray:
+    def contains(self, rows: pd.DataFrame, splits: Sequence[str] = FITTED_SPLITS) -> np.ndarray:
         """Which of these manifest rows have the pixels of one of them, bool (n,)."""
         pixels = self.table.loc[self.table["split"].isin(splits), "pixels"].to_numpy(np.uint64)
-        return np.isin(pixel_numbers(rows["sha256"]), pixels)
+        return np.isin(pixel_hash_prefixes(rows["sha256"]), pixels)
 
     def write(self, checkpoint: Path) -> None:
         """Keep them in a checkpoint, and in its copy for Hugging Face."""
@@ -65,7 +66,7 @@ def read_training_images(place: Path) -> TrainingImages | None:
     return TrainingImages(table=read_parquet(path)[0]) if path.is_file() else None
 
 
-def run_identity_of(place: Path) -> dict[str, Any]:
+def read_run_identity(place: Path) -> dict[str, Any]:
     """The identity of the run of ours that weights are of; {} where none is."""
     checkpoint = _checkpoint(place)
     run = checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint
@@ -73,7 +74,7 @@ def run_identity_of(place: Path) -> dict[str, Any]:
     return identity if isinstance(identity, dict) and "split_hash" in identity else {}
 
 
-def known_rows(place: Path, manifest: Manifest) -> tuple[pd.Series, str]:
+def seen_in_training(place: Path, manifest: Manifest) -> tuple[pd.Series, str]:
     """Which images of a data set a model learned from, bool by position in its table; and what had to be assumed, or "".
 
     Where no list is kept, as by older versions, the splits of the very same data set tell.
@@ -81,13 +82,13 @@ def known_rows(place: Path, manifest: Manifest) -> tuple[pd.Series, str]:
     none = pd.Series(False, index=manifest.table.index)
     images = read_training_images(place)
     if images is not None:
-        return none | images.hold(manifest.table), ""
-    identity = run_identity_of(place)
+        return none | images.contains(manifest.table), ""
+    identity = read_run_identity(place)
     if not identity:
         return none, ""
     prefix = f"{place} is of an older version and keeps no list of the images that it learned from"
     if identity["split_hash"] == manifest.split_hash:
-        learned = manifest.table["split"].isin(LEARNED)
+        learned = manifest.table["split"].isin(FITTED_SPLITS)
         return learned, f"{prefix}: they are taken to be those of the train and val split."
     return none, f"{prefix}: whether some of these were among them is not known."
 

@@ -55,7 +55,7 @@ def java_note() -> str:
 
 
 @dataclass(frozen=True)
-class CaptionScores:
+class CocoCaptionScores:
     """A caption's scores each, and of all together."""
 
     overall: dict[str, float]
@@ -112,7 +112,7 @@ def _meteor() -> Any:
     return Meteor()
 
 
-def compare_texts(references: Sequence[str], hypotheses: Sequence[str]) -> CaptionScores:
+def caption_metrics(references: Sequence[str], hypotheses: Sequence[str]) -> CocoCaptionScores:
     """Score n hypotheses against a reference each, both as `tokenize` gives them."""
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider import Cider
@@ -137,7 +137,7 @@ def compare_texts(references: Sequence[str], hypotheses: Sequence[str]) -> Capti
         texts = (truth, candidates) if name != "meteor" else (_first_words(truth), _first_words(candidates))
         score, values = toolkit.compute_score(*texts)
         overall[name], per_caption[name] = float(score), np.asarray(values, np.float64)
-    return CaptionScores(overall=overall, counts=counts, each=per_caption)
+    return CocoCaptionScores(overall=overall, counts=counts, each=per_caption)
 
 
 def _first_words(texts: dict[int, list[str]]) -> dict[int, list[str]]:
@@ -145,7 +145,7 @@ def _first_words(texts: dict[int, list[str]]) -> dict[int, list[str]]:
 
 
 def bleu(counts: np.ndarray) -> dict[str, float]:
-    """bleu_1 … bleu_4 from summed counts (10,) (`CaptionScores`): Papineni et al. 2002, smoothed as in the COCO toolkit."""
+    """bleu_1 … bleu_4 from summed counts (10,): Papineni et al. 2002, smoothed as in the COCO toolkit."""
     words, reference, guessed, right = counts[0], counts[1], counts[2:6], counts[6:]
     ratio = (words + 1e-15) / (reference + 1e-9)
     shares = np.cumprod((right + 1e-15) / (guessed + 1e-9)) ** (1 / np.arange(1, 5))

@@ -16,9 +16,9 @@ from clipcovid.io.tables import VALUE, is_missing
 
 TRUE = ("ytrue", "truelabel", "trueclass", "groundtruth", "gt", "truth", "true", "target", "actual")
 """What columns of true classes are called, in small letters and without signs, as those below."""
-EITHER = ("label", "class")
+AMBIGUOUS_LABEL_COLUMNS = ("label", "class")
 """What columns of true classes are called, and of predicted ones."""
-HARD = (
+PREDICTED_LABEL_COLUMNS = (
     "prediction",
     "predicted",
     "pred",
@@ -34,7 +34,7 @@ LISTS = ("predictions", "scores", "output")
 TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
 
 
-class Choice(NamedTuple):
+class PredictionColumns(NamedTuple):
     """Where a table's predictions stand."""
 
     kind: Literal["prefixed", "classes", "cells"]
@@ -45,20 +45,20 @@ class Choice(NamedTuple):
     """Whether the column is called as those of true classes are, too."""
 
 
-def named(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+def columns_matching(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """The columns that are called so, in the order of the names."""
     plain = {column: re.sub(r"[\W_]", "", column.lower()) for column in map(str, table)}
     return sorted((column for column in plain if plain[column] in names), key=lambda column: names.index(plain[column]))
 
 
-def existing(table: pd.DataFrame, column: str, file: str, flag: str) -> str:
+def require_column(table: pd.DataFrame, column: str, file: str, flag: str) -> str:
     """A column that a flag names; one that is not there is a `UserError`."""
     if column not in table:
         raise UserError(f"{flag} {column}: {file} has no such column; it has {', '.join(map(str, table))}.")
     return column
 
 
-def only(table: pd.DataFrame, columns: list[str], file: str, what: str, flag: str) -> str:
+def single_consistent_column(table: pd.DataFrame, columns: list[str], file: str, what: str, flag: str) -> str:
     """The first of columns that say the same in each row; others are a `UserError`."""
     texts = [table[column].map(str).tolist() for column in columns]
     if any(text != texts[0] for text in texts):
@@ -68,43 +68,55 @@ def only(table: pd.DataFrame, columns: list[str], file: str, what: str, flag: st
     return columns[0]
 
 
-def choose(table: pd.DataFrame, prediction_column: str, vocabulary: Sequence[str], file: str) -> Choice:
+def detect_prediction_columns(
+    table: pd.DataFrame, prediction_column: str, vocabulary: Sequence[str], file: str
+) -> PredictionColumns:
     """The predictions of a table: of several forms the one that says most, and the others are named in the notes.
 
     `vocabulary`: the classes, or the true labels. None, or two columns of one form that differ: `UserError`.
     """
     if prediction_column:
-        return Choice("cells", [existing(table, prediction_column, file, "--prediction-column")], [])
+        return PredictionColumns("cells", [require_column(table, prediction_column, file, "--prediction-column")], [])
     columns = [str(column) for column in table]
     prefixed = [column for column in columns if column.startswith((PROBABILITY, SIMILARITY))]
     as_classes = [column for column in columns if column in vocabulary]
-    lists = [column for column in named(table, LISTS) if isinstance(_decoded(table[column].iloc[0]), list | dict)]
+    lists = [
+        column for column in columns_matching(table, LISTS) if isinstance(_decoded(table[column].iloc[0]), list | dict)
+    ]
     forms: list[tuple[Literal["prefixed", "classes", "cells"], list[str]]] = [
         ("prefixed", prefixed + [column for column in ("probabilities", "similarities") if column in columns]),
         ("classes", as_classes if len(as_classes) > 1 else []),
         ("cells", [column for column in ("ranking",) if column in columns]),
         ("cells", lists),
-        ("cells", named(table, HARD)),
+        ("cells", columns_matching(table, PREDICTED_LABEL_COLUMNS)),
         ("cells", [column for column in (VALUE,) if column in columns]),
     ]
     forms = [(kind, members) for kind, members in forms if members]
-    if not forms and (either := named(table, EITHER)):
-        return Choice("cells", [only(table, either, file, "the predictions", "--prediction-column")], [], either=True)
+    if not forms and (either := columns_matching(table, AMBIGUOUS_LABEL_COLUMNS)):
+        return PredictionColumns(
+            "cells",
+            [single_consistent_column(table, either, file, "the predictions", "--prediction-column")],
+            [],
+            either=True,
+        )
     if not forms:
         raise UserError(
             f"{file} has no predictions: give {PROBABILITY}<class> or {SIMILARITY}<class> columns, columns named as the "
-            f"classes ({', '.join(vocabulary[:5])}), or one of probabilities, similarities, ranking, {', '.join(HARD[:4])}, "
-            f"or say which column it is with --prediction-column; it has {', '.join(columns)}."
+            f"classes ({', '.join(vocabulary[:5])}), or one of probabilities, similarities, ranking, "
+            f"{', '.join(PREDICTED_LABEL_COLUMNS[:4])}, or say which column it is with --prediction-column; "
+            f"it has {', '.join(columns)}."
         )
     kind, members = forms[0]
     if kind == "cells":
-        members = [only(table, members, file, "the predictions", "--prediction-column")]
+        members = [single_consistent_column(table, members, file, "the predictions", "--prediction-column")]
     rest = ", ".join(column for _, members in forms[1:] for column in members)
     note = f"Scored: {', '.join(members)} of {file}; not read: {rest} (see --prediction-column)."
-    return Choice(kind, members, [note] if rest else [])
+    return PredictionColumns(kind, members, [note] if rest else [])
 
 
-def read(table: pd.DataFrame, choice: Choice, classes: list[str], file: str) -> tuple[pd.DataFrame, list[str]]:
+def extract_predictions(
+    table: pd.DataFrame, choice: PredictionColumns, classes: list[str], file: str
+) -> tuple[pd.DataFrame, list[str]]:
     """prob_<class> and sim_<class> columns, or ranking, or predicted; and the classes, where they say them."""
     result = pd.DataFrame(index=table.index)
     if choice.kind == "classes":
@@ -144,7 +156,7 @@ def _class_name(text: str, classes: Sequence[str]) -> str:
 
 
 def _from_cells(
-    cells: list[Any], choice: Choice, result: pd.DataFrame, classes: list[str], file: str
+    cells: list[Any], choice: PredictionColumns, result: pd.DataFrame, classes: list[str], file: str
 ) -> tuple[pd.DataFrame, list[str]]:
     """What the cells of a column are: scores by class, a pipeline's output, rankings, or a class each."""
     column = choice.columns[0]

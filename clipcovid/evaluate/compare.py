@@ -15,7 +15,7 @@ import tyro
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.errors import UserError
 from clipcovid.evaluate.kinds.registry import kind_of
-from clipcovid.evaluate.load_predictions import Method
+from clipcovid.evaluate.load_predictions import MethodPredictions
 from clipcovid.evaluate.number_format import value_with_interval
 from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
@@ -38,7 +38,7 @@ class CompareConfig:
     """The comparison's folder in `out`. Default: compare and a hash of what is compared."""
 
 
-def compare(methods: Sequence[Method]) -> Comparison:
+def compare(methods: Sequence[MethodPredictions]) -> Comparison:
     """The comparison of methods of one kind, from the best down by the kind's first key metric that all have.
 
     Scores that a run's folder holds for this very table are taken from there, where the kind can tell.
@@ -72,7 +72,7 @@ def compare(methods: Sequence[Method]) -> Comparison:
     return dataclasses.replace(comparison, notes=[*learned, *_notes(comparison)])
 
 
-def _scores(method: Method, classes: list[str]) -> Scores:
+def _scores(method: MethodPredictions, classes: list[str]) -> Scores:
     """The scores that the run's folder holds, if they are of this table, else new ones."""
     kind = kind_of(method.metadata["task"])
     try:

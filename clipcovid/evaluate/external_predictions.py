@@ -8,15 +8,26 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.columns import EITHER, HARD, LISTS, TRUE, choose, class_names, existing, named, only, read
-from clipcovid.evaluate.matching import Side, match_rows
+from clipcovid.evaluate.columns import (
+    AMBIGUOUS_LABEL_COLUMNS,
+    LISTS,
+    PREDICTED_LABEL_COLUMNS,
+    TRUE,
+    class_names,
+    columns_matching,
+    detect_prediction_columns,
+    extract_predictions,
+    require_column,
+    single_consistent_column,
+)
+from clipcovid.evaluate.matching import JoinTable, match_rows
 from clipcovid.io.tables import VALUE, cell_text, is_missing, read_table_file
 
 PATIENTS = ("patientid", "patient", "subjectid")
 """What columns of patients are called, in small letters and without signs."""
 
 
-class Foreign(NamedTuple):
+class ExternalPredictions(NamedTuple):
     """What two foreign files say together."""
 
     table: pd.DataFrame
@@ -25,7 +36,7 @@ class Foreign(NamedTuple):
     notes: list[str]
 
 
-def read_foreign(
+def read_external_predictions(
     predictions: str | Path,
     truth: str | Path = "",
     classes: Sequence[str] = (),
@@ -34,7 +45,7 @@ def read_foreign(
     match: str = "",
     truth_column: str = "",
     prediction_column: str = "",
-) -> Foreign:
+) -> ExternalPredictions:
     """Read both files, match their rows (see `matching.match_rows`) and bring them to one shape.
 
     `truth` "" or the same file: one file has both. Ground truth: `truth_column`, else one of `TRUE` and `EITHER`, and
@@ -53,31 +64,37 @@ def read_foreign(
     files = str(predictions), str(predictions if one_file else truth)
     label = _true_column(truths, truth_column, files[1], one_file=one_file)
     vocabulary = list(classes) or sorted({str(value) for value in truths[label] if not is_missing(value)})
-    choice = choose(predicted.drop(columns=label) if one_file else predicted, prediction_column, vocabulary, files[0])
+    choice = detect_prediction_columns(
+        predicted.drop(columns=label) if one_file else predicted, prediction_column, vocabulary, files[0]
+    )
     if not one_file:
-        roles = [column for table in (predicted, truths) for column in named(table, (*TRUE, *EITHER, *HARD, *LISTS))]
+        roles = [
+            column
+            for table in (predicted, truths)
+            for column in columns_matching(table, (*TRUE, *AMBIGUOUS_LABEL_COLUMNS, *PREDICTED_LABEL_COLUMNS, *LISTS))
+        ]
         no_ids = {label, *choice.columns, *vocabulary, VALUE, *roles}
-        sides = Side(predicted, files[0], no_ids), Side(truths, files[1], no_ids)
+        sides = JoinTable(predicted, files[0], no_ids), JoinTable(truths, files[1], no_ids)
         predicted, truths, matched = match_rows(*sides, by=match, missing=missing)
         notes += matched
     labels = class_names(truths[label], classes, files[1])
-    table, names = read(predicted, choice, list(classes), files[0])
+    table, names = extract_predictions(predicted, choice, list(classes), files[0])
     notes += choice.notes + ([] if one_file else _copies(predicted, choice.columns, labels, classes, files[0]))
     if choice.either and "predicted" in table:
         notes += _doubts(predicted, choice.columns[0], table["predicted"].tolist(), labels, vocabulary, files)
-    check_vocabulary(spoken := _spoken(table, names), labels, classes, files)
+    check_vocabulary(spoken := _predicted_class_names(table, names), labels, classes, files)
     if not names:
         names = sorted({*labels, *spoken})
         notes.append(f"The classes are those that the files name ({', '.join(names)}); --classes sets all, in order.")
     table.insert(0, "image_id", _ids(truths) if one_file else table.index.map(str))
     table.insert(1, "label", labels)
-    if patients := sorted(named(truths, PATIENTS), key=lambda column: column != "patient_id"):
+    if patients := sorted(columns_matching(truths, PATIENTS), key=lambda column: column != "patient_id"):
         table["patient_id"] = truths[patients[0]].map(cell_text).tolist()
         notes += [f"Patients are those in {patients[0]} of {files[1]}."] if patients[0] != "patient_id" else []
-    return Foreign(table.reset_index(drop=True), names, notes)
+    return ExternalPredictions(table.reset_index(drop=True), names, notes)
 
 
-def _spoken(table: pd.DataFrame, names: list[str]) -> list[str]:
+def _predicted_class_names(table: pd.DataFrame, names: list[str]) -> list[str]:
     """The names of classes that predictions hold: in cells, or `names` of their columns."""
     if "predicted" in table:
         return table["predicted"].tolist()
@@ -93,21 +110,25 @@ def _read(path: str | Path, notes: list[str]) -> pd.DataFrame:
 
 def _ids(table: pd.DataFrame) -> list[str]:
     """The images' names of a table that is matched with no other, or their numbers."""
-    id_columns = Side(table, "", ()).id_columns()
+    id_columns = JoinTable(table, "", ()).id_columns()
     return [cell_text(value) for value in (table[id_columns[0]] if id_columns else range(len(table)))]
 
 
 def _true_column(true: pd.DataFrame, truth_column: str, file: str, *, one_file: bool) -> str:
     """The column of the true classes; several that could be, and differ, are a `UserError`."""
     if truth_column:
-        return existing(true, truth_column, file, "--truth-column")
-    columns = (one_file and named(true, TRUE)) or named(true, (*EITHER, *TRUE)) or [c for c in true if c == VALUE]
+        return require_column(true, truth_column, file, "--truth-column")
+    columns = (
+        (one_file and columns_matching(true, TRUE))
+        or columns_matching(true, (*AMBIGUOUS_LABEL_COLUMNS, *TRUE))
+        or [c for c in true if c == VALUE]
+    )
     if not columns:
         raise UserError(
-            f"{file} has no label column ({', '.join((*EITHER, *TRUE))}); it has {', '.join(map(str, true))}: say which it "
-            "is with --truth-column."
+            f"{file} has no label column ({', '.join((*AMBIGUOUS_LABEL_COLUMNS, *TRUE))}); it has "
+            f"{', '.join(map(str, true))}: say which it is with --truth-column."
         )
-    return only(true, columns, file, "the true classes", "--truth-column")
+    return single_consistent_column(true, columns, file, "the true classes", "--truth-column")
 
 
 def _copies(
@@ -115,7 +136,9 @@ def _copies(
 ) -> list[str]:
     """Notes of columns among the predictions that should repeat the truth, and do not."""
     notes = []
-    for column in [column for column in named(predicted, (*TRUE, *EITHER)) if column not in scored]:
+    for column in [
+        column for column in columns_matching(predicted, (*TRUE, *AMBIGUOUS_LABEL_COLUMNS)) if column not in scored
+    ]:
         if predicted[column].map(is_missing).any():
             continue
         texts = class_names(predicted[column], classes, file)
@@ -137,7 +160,7 @@ def _doubts(
 ) -> list[str]:
     """Notes on a column that may hold predictions or repeat the truth; where others could be meant, a `UserError`."""
     same = predicted == labels
-    passed = {column, *named(predictions, (*TRUE, *EITHER))}
+    passed = {column, *columns_matching(predictions, (*TRUE, *AMBIGUOUS_LABEL_COLUMNS))}
     candidates = [
         c for c in map(str, predictions) if c not in passed and set(predictions[c].map(str)) <= set(vocabulary)
     ]

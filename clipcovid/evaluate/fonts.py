@@ -58,7 +58,7 @@ def find_fonts(letters: frozenset[str]) -> tuple[list[str], str]:
 
 
 @cache
-def say_missing(letters: str) -> None:
+def warn_missing_letters(letters: str) -> None:
     """Say, once for the same letters, that no font has them; on stderr, for a job's stdout may be JSON."""
     what = describe(letters)
     print(f"note: no font of this system has {what}: figures show boxes; install one, e.g. Noto Sans.", file=sys.stderr)

@@ -20,7 +20,7 @@ from clipcovid.io.files import METADATA_KEY, read_object
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
+class MethodPredictions:
     """One predictions table."""
 
     name: str
@@ -43,7 +43,7 @@ class Method:
         return self.path.parent.parent.name if self.path.parent.name == "predictions" else self.path.stem
 
 
-def find(out: Path, split: str, marker: str, kind: str = "classification") -> list[Path]:
+def find_runs(out: Path, split: str, marker: str, kind: str = "classification") -> list[Path]:
     """The run folders in `out` that have `marker` and predictions of `split`, of one kind.
 
     None, or runs that predict several splits by their hashes, are a `UserError`.
@@ -65,7 +65,7 @@ def find(out: Path, split: str, marker: str, kind: str = "classification") -> li
     return next(iter(groups.values()))
 
 
-def read(paths: Sequence[Path], split: str) -> list[Method]:
+def load_method_predictions(paths: Sequence[Path], split: str) -> list[MethodPredictions]:
     """The predictions of run folders or .parquet files, each once, in the order of their names.
 
     They must be of one kind, of one split (by its hash) and of the same images with the same truth, patients and classes;
@@ -117,14 +117,14 @@ def _file(path: Path, split: str) -> Path:
     raise UserError(f"{path} has no predictions of {split}; {way}")
 
 
-def _read(path: Path, source: str) -> Method:
+def _read(path: Path, source: str) -> MethodPredictions:
     table, metadata = read_predictions(path)
     if lacks := {"method", "task", "identity", "manifest_hash", "split_hash", "split", "classes"} - metadata.keys():
         raise UserError(f"{source} is no predictions table: its metadata lack {', '.join(sorted(lacks))}.")
     for column in ("label", "patient_id"):
         table[column] = table[column].fillna("").astype(str) if column in table else ""
     learned = table.pop(TRAINED_ON) if TRAINED_ON in table else pd.Series(False, index=table.index)
-    return Method(
+    return MethodPredictions(
         name=metadata["method"],
         source=source,
         path=path,
@@ -143,7 +143,7 @@ def _stored_scores(path: Path) -> Scores | None:
     return scores_from_json(content) if content else None
 
 
-def _with_truth(method: Method, kind: Kind[Any]) -> Method:
+def _with_truth(method: MethodPredictions, kind: Kind[Any]) -> MethodPredictions:
     """The method, if all of its images can be scored; else `UserError`."""
     images = method.table["image_id"]
     if unknown := images[kind.without_truth(method.table)].nunique():
@@ -153,7 +153,7 @@ def _with_truth(method: Method, kind: Kind[Any]) -> Method:
     return method
 
 
-def _without_trained_on(methods: Sequence[Method]) -> list[Method]:
+def _without_trained_on(methods: Sequence[MethodPredictions]) -> list[MethodPredictions]:
     """The methods without the images that any of them learned from; where none is left: `UserError`."""
     learned = frozenset().union(*(method.trained_on for method in methods))
     if not learned:
@@ -172,7 +172,7 @@ def _outlier(values: Sequence[Hashable]) -> tuple[int, int] | None:
     return (outliers[0], values.index(common)) if outliers else None
 
 
-def _check_same_metadata(methods: Sequence[Method], key: str) -> None:
+def _check_same_metadata(methods: Sequence[MethodPredictions], key: str) -> None:
     values = [method.metadata[key] for method in methods]
     texts = [", ".join(sorted(value)) if isinstance(value, list) else str(value) for value in values]
     if pair := _outlier(texts):
@@ -185,7 +185,7 @@ def _check_same_metadata(methods: Sequence[Method], key: str) -> None:
         )
 
 
-def _check_same_images(methods: Sequence[Method], kind: Kind[Any]) -> None:
+def _check_same_images(methods: Sequence[MethodPredictions], kind: Kind[Any]) -> None:
     image_ids = [tuple(method.table["image_id"].unique()) for method in methods]
     if pair := _outlier(image_ids):
         first, second = (methods[index] for index in pair)
@@ -202,7 +202,7 @@ def _check_same_images(methods: Sequence[Method], kind: Kind[Any]) -> None:
 
 
 def _check_same_values(
-    methods: Sequence[Method], name: str, values: Sequence[list[Any]], image_ids: Sequence[str]
+    methods: Sequence[MethodPredictions], name: str, values: Sequence[list[Any]], image_ids: Sequence[str]
 ) -> None:
     """Refuse methods that say different things (`values`, a list an image for each method) of the same images."""
     if pair := _outlier([tuple(column) for column in values]):

@@ -17,7 +17,7 @@ ID_NAMES = (
 POSITION = "position"
 
 
-class Side(NamedTuple):
+class JoinTable(NamedTuple):
     """One of the two tables."""
 
     table: pd.DataFrame
@@ -38,7 +38,7 @@ class Side(NamedTuple):
 
 
 def match_rows(
-    predictions: Side, truth: Side, by: str = "", missing: Literal["error", "drop"] = "error"
+    predictions: JoinTable, truth: JoinTable, by: str = "", missing: Literal["error", "drop"] = "error"
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Both tables with the same images in the same order (the truth's), indexed by id, and notes.
 
@@ -81,7 +81,7 @@ def match_rows(
     return predictions.table.set_axis(ids[0]).loc[shared], truth.table.set_axis(ids[1]).loc[shared], notes
 
 
-def _by_position(predictions: Side, truth: Side) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def _by_position(predictions: JoinTable, truth: JoinTable) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     if len(predictions.table) != len(truth.table):
         raise UserError(
             f"{predictions.name} has {len(predictions.table)} rows and {truth.name} {len(truth.table)}: to be matched by "
@@ -95,7 +95,7 @@ def _by_position(predictions: Side, truth: Side) -> tuple[pd.DataFrame, pd.DataF
     return predictions.table.set_axis(index), truth.table.set_axis(index), notes
 
 
-def _columns(predictions: Side, truth: Side) -> tuple[str, str]:
+def _columns(predictions: JoinTable, truth: JoinTable) -> tuple[str, str]:
     """The columns of the one and of the other that hold the same ids."""
     id_columns = [column for column in predictions.id_columns() if column in truth.id_columns()]
     shared = [
@@ -120,7 +120,7 @@ def _columns(predictions: Side, truth: Side) -> tuple[str, str]:
 
 
 def _agreeing(
-    predictions: Side, truth: Side, pairs: Sequence[tuple[str, str]], *, partly: bool
+    predictions: JoinTable, truth: JoinTable, pairs: Sequence[tuple[str, str]], *, partly: bool
 ) -> tuple[str, str] | None:
     """The first pair of columns that tell the rows apart and have the same values (`partly`: some of them).
 
@@ -151,7 +151,7 @@ def _agreeing(
     return best[0] if best else None
 
 
-def _index(side: Side, column: str) -> pd.Index:
+def _index(side: JoinTable, column: str) -> pd.Index:
     """The ids of a table's rows, all known and none twice."""
     if column not in side.table:
         raise UserError(f"--match {column}: {side.name} has no such column; it has {', '.join(map(str, side.table))}.")

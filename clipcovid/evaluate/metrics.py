@@ -92,7 +92,9 @@ def mean_defined(values: np.ndarray) -> np.ndarray:
         return np.where(defined, values, 0.0).sum(-1) / defined.sum(-1)
 
 
-def classification(labels: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+def classification_metrics(
+    labels: Sequence[str], probabilities: np.ndarray, classes: Sequence[str]
+) -> dict[str, float]:
     """Every metric that probabilities allow, as flat scalars.
 
     `labels`: n class names. `probabilities`: (n, k) float, columns in the order of `classes`; only order matters, so
@@ -121,12 +123,14 @@ def classification(labels: Sequence[str], probabilities: np.ndarray, classes: Se
     return flat
 
 
-def from_labels(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
+def hard_label_metrics(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
     """The metrics of `classification` that hard labels allow: no AUROC, AUPRC or ranks. Errors as there."""
     return _scalars(confusion_rates(confusion(labels, predicted, classes), classes))
 
 
-def from_rankings(labels: Sequence[str], rankings: Sequence[Sequence[str]], classes: Sequence[str]) -> dict[str, float]:
+def ranking_metrics(
+    labels: Sequence[str], rankings: Sequence[Sequence[str]], classes: Sequence[str]
+) -> dict[str, float]:
     """The metrics that rankings allow: those of hard labels for the first class of each, top-k and reciprocal rank.
 
     Each ranking lists class names, the best first, and may be cut short: a true class that it lacks is a miss with
@@ -134,7 +138,7 @@ def from_rankings(labels: Sequence[str], rankings: Sequence[Sequence[str]], clas
     """
     if any(len(ranking) == 0 or len(set(ranking)) < len(ranking) for ranking in rankings):
         raise UserError("A ranking must list at least one class, and none twice.")
-    flat = from_labels(labels, [ranking[0] for ranking in rankings], classes)
+    flat = hard_label_metrics(labels, [ranking[0] for ranking in rankings], classes)
     encode([name for ranking in rankings for name in ranking], classes, "ranked class")
     ranks = [
         list(ranking).index(label) + 1 if label in ranking else np.inf
@@ -143,7 +147,7 @@ def from_rankings(labels: Sequence[str], rankings: Sequence[Sequence[str]], clas
     return flat | _ranked(np.array(ranks), min(len(classes), max(map(len, rankings)) + 1))
 
 
-def similarity(labels: Sequence[str], similarities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+def similarity_metrics(labels: Sequence[str], similarities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """`mean_true_similarity`: the mean of `similarities` (n, k), e.g. cosines in [-1, 1], at each row's true class."""
     truth = encode(labels, classes)
     predicted_index(np.asarray(similarities), classes, len(truth))  # checks shape and finiteness
@@ -168,7 +172,7 @@ def baselines(
     reference = encode(labels if train_labels is None else train_labels, classes, "train label")
     shares = np.bincount(reference, minlength=len(classes)) / len(reference)
     truth = encode(labels, classes)
-    majority = classification(labels, np.tile(shares, (len(truth), 1)), classes)
+    majority = classification_metrics(labels, np.tile(shares, (len(truth), 1)), classes)
     expected = np.outer(np.bincount(truth, minlength=len(classes)), shares)
     prior = _scalars(confusion_rates(expected, classes))
     prior |= {

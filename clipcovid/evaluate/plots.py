@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from clipcovid.config import RESEARCH_ONLY
-from clipcovid.evaluate.fonts import save_figure, say_missing
+from clipcovid.evaluate.fonts import save_figure, warn_missing_letters
 from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
 from clipcovid.io.files import atomic_write
 
@@ -102,7 +102,7 @@ def histogram_figure(labels: Sequence[str], predictions: Predictions, classes: S
     return figure
 
 
-def curves(history: Sequence[dict[str, float]]) -> Figure:
+def learning_curves_figure(history: Sequence[dict[str, float]]) -> Figure:
     """Losses, and scores of 0 to 1, over epochs, from a training's lines with `epoch`, `train/…` and `val/…`."""
     epochs = [line["epoch"] for line in history]
     names = [name for name in history[-1] if name.startswith(("train/", "val/"))]
@@ -150,7 +150,7 @@ def overlays(
     return figure
 
 
-def sheet(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
+def contact_sheet_figure(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
     """A contact sheet: images (n, h, w) or (n, h, w, 3), each with its text beneath."""
     columns = min(3, len(images))
     rows = math.ceil(len(images) / columns)
@@ -165,7 +165,7 @@ def sheet(images: np.ndarray, texts: Sequence[str], *, title: str) -> Figure:
     return figure
 
 
-def outlines(image: np.ndarray, masks: dict[str, np.ndarray], *, title: str) -> Figure:
+def mask_outline_figure(image: np.ndarray, masks: dict[str, np.ndarray], *, title: str) -> Figure:
     """An image, (h, w) or (h, w, 3), with the outlines of its masks, bool (h, w), by name."""
     figure, axes = new_figure(title, 5, 5.4)
     axes.imshow(image, cmap="gray")
@@ -179,7 +179,7 @@ def outlines(image: np.ndarray, masks: dict[str, np.ndarray], *, title: str) -> 
     return figure
 
 
-def spread(scores: np.ndarray, marks: dict[str, float], *, what: str) -> Figure:
+def score_distribution_figure(scores: np.ndarray, marks: dict[str, float], *, what: str) -> Figure:
     """How the scores (n,) of many candidates are distributed, and where some that have names stand among them."""
     figure, axes = new_figure(f"{len(scores):,} candidates", 7, 4.5)
     axes.hist(scores[~np.isnan(scores)], bins=40, color="C0", alpha=0.6)
@@ -248,7 +248,7 @@ def _places(values: Sequence[Any]) -> tuple[np.ndarray, str, str]:
     return (shown - shown.min()) / (span or 1), f"{low:.3g}", f"{high:.3g}"
 
 
-def shots(scores: Sequence[dict[str, Any]]) -> Figure:
+def few_shot_figure(scores: Sequence[dict[str, Any]]) -> Figure:
     """Test scores over the training images a class: a point a draw, a line through the means."""
     counts = list(dict.fromkeys(line["shots"] for line in scores))
     figure, axes = new_figure("Few-shot curve", 5.5, 3.8)
@@ -272,7 +272,7 @@ def save(figures: dict[str, Figure], folder: str | Path) -> list[Path]:
         with atomic_write(path) as partial:
             missing += save_figure(figure, partial, dpi=120)
     if missing:
-        say_missing("".join(sorted(set(missing))))
+        warn_missing_letters("".join(sorted(set(missing))))
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Image embeddings: a Ray Data pool of actors, each of which reads, decodes and encodes whole shards on its own.
+"""Image embeddings: a Ray Data pool of actors, each of which reads, decodes and uses_clip whole shards on its own.
 
 `<data>/embeddings/<encoder-hash>/`, or where `--embeddings` says: `NNNNN.parquet` with `image_id, embedding` (float16,
 L2-normalised), each written whole or not at all, `_encoder.json` (what makes them, written first) and `_SUCCESS` (written
@@ -26,17 +26,17 @@ from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
-from clipcovid.data.training_images import known_rows
+from clipcovid.data.training_images import seen_in_training
 from clipcovid.identity import digest, encoder_identity
 from clipcovid.io.files import METADATA_KEY, atomic_write, lock_folder, unlock_folder, writable, write_json, write_text
 from clipcovid.models.published import check_clip
 from clipcovid.models.recognition import clip_defaults
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import prefetch
-from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
+from clipcovid.ray_backend.resources import ResourcePlan, plan_resources, resolve_precision
 from clipcovid.ray_backend.shards import sharded_map, split_rows
 
-ABOUT = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
+ENCODER_FILE = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
 DONE = "_SUCCESS"
 BATCH = 32  # images that are worth a worker
 PER_NODE = 8  # encoders on a node without GPUs: one-threaded ones are fastest together, but each holds a model
@@ -88,13 +88,15 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print, *, manifest: 
         raise UserError(f"{config.data} is a masked set, and its files are not masked: use --input packed.")
     identity = embeddings_identity(config, manifest)
     folder, cache = embeddings_folder(config, digest(identity), log)
-    encoder_path = folder / ABOUT
+    encoder_path = folder / ENCODER_FILE
     if (folder / DONE).exists():
         return Embeddings(folder=folder, encoder=json.loads(encoder_path.read_bytes()), created=False, cache=cache)
     check_clip(config.clip)
     rows = len(manifest.table)
     connect(config.compute)
-    resources = plan(config.compute, cluster_nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH))
+    resources = plan_resources(
+        config.compute, cluster_nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH)
+    )
     lock_folder(folder)
     if encoder_path.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
         encoder = json.loads(encoder_path.read_bytes())
@@ -127,12 +129,12 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print, *, manifest: 
     return Embeddings(folder=folder, encoder=encoder, created=True)
 
 
-def learned_by(clip: ClipConfig, manifest: Manifest) -> tuple[pd.Series, str]:
-    """Which images of a data set an encoder of ours learned from, and what had to be assumed: see `known_rows`."""
+def training_image_mask(clip: ClipConfig, manifest: Manifest) -> tuple[pd.Series, str]:
+    """Which images of a data set an encoder of ours learned from, and what had to be assumed: see `seen_in_training`."""
     path = Path(clip.pretrained)
     if clip.pretrained == "none" or not path.exists():
         return pd.Series(False, index=manifest.table.index), ""
-    return known_rows(path, manifest)
+    return seen_in_training(path, manifest)
 
 
 def embeddings_folder(config: EmbedConfig, name: str, log: Callable[[str], None]) -> tuple[Path, Path | None]:
@@ -157,7 +159,7 @@ def embeddings_folder(config: EmbedConfig, name: str, log: Callable[[str], None]
 
 
 class Embedder:
-    """An actor: one encoder, and the reading of what it encodes."""
+    """An actor: one encoder, and the reading of what it uses_clip."""
 
     def __init__(self, *, config: EmbedConfig, manifest: Manifest, precision: str, resources: ResourcePlan) -> None:
         import torch

@@ -17,10 +17,10 @@ from clipcovid.config import ComputeConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.identity import digest, generation_identity
-from clipcovid.io.files import atomic_write, lock_folder, remove_own, unlock_folder, writable
+from clipcovid.io.files import atomic_write, lock_folder, remove_job_files, unlock_folder, writable
 from clipcovid.models.published import check_hub_model
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
-from clipcovid.ray_backend.resources import ResourcePlan, plan
+from clipcovid.ray_backend.resources import ResourcePlan, plan_resources
 from clipcovid.ray_backend.shards import read_shards, sharded_map, split_rows
 
 SHARD = 64  # images that are captioned, and kept, at once
@@ -28,7 +28,7 @@ SHARD = 64  # images that are captioned, and kept, at once
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """What captions what."""
+    """Options of captioning a split with a BLIP model."""
 
     data: Path
     """A prepared folder."""
@@ -80,13 +80,17 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
         raise UserError(f"{folder} can't be written: say with --folder where the captions go.")
     check_hub_model(config.model, "--model")
     connect(config.compute)
-    resources = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
+    resources = plan_resources(
+        config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD)
+    )
     state = path.with_suffix("").resolve()
     lock_folder(state)
     log(f"{config.model} on {resources.device}: {resources}.")
     settings = {"config": config, "data": config.data.resolve(), "manifest": manifest, "resources": resources}
     items = split_rows(manifest.positions(rows["image_id"]), SHARD)
-    table = read_shards(sharded_map(state, items, Captioning, resources, label="Captioning", settings=settings))
+    table = read_shards(
+        sharded_map(state, items, CaptioningActor, resources, label="CaptioningActor", settings=settings)
+    )
     table["caption"] = table["generated"]
     if config.label == "append":
         labelled = rows["label"] != ""
@@ -94,7 +98,7 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     with atomic_write(path) as partial:
         table.to_parquet(partial)
     unlock_folder(state)
-    remove_own(path.parent, rf"{state.name}/\d{{5}}\.parquet")
+    remove_job_files(path.parent, rf"{state.name}/\d{{5}}\.parquet")
     return GenerateResult(path=path, table=table, leaks=leaks(table, manifest), created=True)
 
 
@@ -113,7 +117,7 @@ def _named(name: str) -> str:
     return rf"(?<![\w-])(?<!- ){parts}(?!\w)"
 
 
-class Captioning:
+class CaptioningActor:
     """An actor that holds a captioner."""
 
     def __init__(self, *, config: GenerateConfig, data: Path, manifest: Manifest, resources: ResourcePlan) -> None:

@@ -13,17 +13,17 @@ import pandas as pd
 
 from clipcovid.config import ComputeConfig, EmbeddingsConfig, TrainConfig, UserError, quoted
 from clipcovid.data.manifest import Manifest, read_manifest
-from clipcovid.data.training_images import known_rows
+from clipcovid.data.training_images import seen_in_training
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.report import score_split, stored_scores, write_split
 from clipcovid.evaluate.scores import Scores
-from clipcovid.identity import prediction_identity, weights_of
+from clipcovid.identity import prediction_identity, weights_hash
 from clipcovid.inference.embed import EmbedConfig, embed
-from clipcovid.io.files import atomic_write, remove_own
+from clipcovid.io.files import atomic_write, remove_job_files
 from clipcovid.methods.checkpoints import read_checkpoint
 from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
-from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
+from clipcovid.ray_backend.resources import ResourcePlan, plan_resources, resolve_precision
 from clipcovid.ray_backend.shards import read_shards, sharded_map, split_rows
 from clipcovid.runs import Run, finish_run, finished_run, start_run
 
@@ -35,7 +35,7 @@ SHARD = 256  # images that are predicted, and kept, at once
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig(EmbeddingsConfig):
-    """What predicts what."""
+    """Options of predicting a prepared data set with a trained run."""
 
     run: Path
     """A finished training run's folder."""
@@ -75,7 +75,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     """
     task, metadata, checkpoint = read_checkpoint(config.run)
     source = read_manifest(config.data)
-    learned, note = known_rows(config.run, source)
+    learned, note = seen_in_training(config.run, source)
     if note:
         log(f"note: {note}")
     manifest = _as_trained(source, config, task, metadata, log)
@@ -108,7 +108,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     else:
         write_split(run, manifest, table, kind=kind.name, split=split, trained_on=trained_on)
     finish_run(run)
-    remove_own(run.folder, r"state/\d{5}\.(parquet|npy)")
+    remove_job_files(run.folder, r"state/\d{5}\.(parquet|npy)")
     return dataclasses.replace(predicted, scores=scores, created=True)
 
 
@@ -156,15 +156,17 @@ def _predict_images(
 ) -> pd.DataFrame:
     """The predictions table of these rows by a method that reads images, from shards in the run's `state/`."""
     connect(config.compute)
-    resources = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD))
+    resources = plan_resources(
+        config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD)
+    )
     pooled = kind_of(METHODS[task.task].kind).needs_whole_split  # so what is kept is the model's own output
-    log(f"Predicting {len(rows):,} images: {resources}.")
+    log(f"PredictionActor {len(rows):,} images: {resources}.")
     shards = sharded_map(
         run.folder / "state",
         split_rows(manifest.positions(rows["image_id"]), SHARD),
-        Predicting,
+        PredictionActor,
         resources,
-        label="Predicting",
+        label="PredictionActor",
         settings={
             "run": config.run.resolve(),
             "data": config.data.resolve(),
@@ -194,7 +196,7 @@ def _predict_embeddings(
 
     An encoder whose weights are not those that the run learned from is a `UserError`.
     """
-    weights = {f"clip.{key}": value for key, value in weights_of(task.clip, task.seed).items()}
+    weights = {f"clip.{key}": value for key, value in weights_hash(task.clip, task.seed).items()}
     if metadata.get("encoder", weights) != weights:
         raise UserError(
             f"{config.run} learned from embeddings of other weights than those that are in {task.clip.pretrained} now: bring "
@@ -222,7 +224,7 @@ def _device_context(device: str, precision: str, **settings: int) -> "DeviceCont
     return DeviceContext(device=torch.device(device), precision=resolve_precision(precision, device), **settings)
 
 
-class Predicting:
+class PredictionActor:
     """An actor that holds a trained model."""
 
     def __init__(self, *, run: Path, data: Path, manifest: Manifest, resources: ResourcePlan) -> None:

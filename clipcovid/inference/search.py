@@ -28,8 +28,8 @@ from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import Clip, default_device
 
 RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find
-TIED = 1e-3  # what float16 may change of a similarity
-TRIED = 200  # vectors that it is tried with
+TIE_TOLERANCE = 1e-3  # what float16 may change of a similarity
+CALIBRATION_QUERIES = 200  # vectors that it is tried with
 DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 NEIGHBOURS = 32  # of each node of a graph
 Kind = Literal["exact", "ivf", "hnsw"]
@@ -145,7 +145,7 @@ def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int
 
 
 def _sample(blocks: Iterator[np.ndarray], count: int, size: int) -> np.ndarray:
-    """About `wanted` of the vectors, evenly drawn, float32."""
+    """About `size` of the `count` vectors, evenly spaced, as float32."""
     step, seen_vectors, parts = max(1, count // size), 0, []
     for block in blocks:
         parts.append(block[(-seen_vectors) % step :: step].astype(np.float32))
@@ -154,7 +154,7 @@ def _sample(blocks: Iterator[np.ndarray], count: int, size: int) -> np.ndarray:
 
 
 def _deep_enough(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int) -> int:
-    queries = _sample(blocks(), count, TRIED)[:TRIED]
+    queries = _sample(blocks(), count, CALIBRATION_QUERIES)[:CALIBRATION_QUERIES]
     noise = np.random.default_rng(0).normal(size=queries.shape).astype(np.float32)
     queries = queries + 0.1 * noise / math.sqrt(dim)
     top = min(10, count)
@@ -166,7 +166,7 @@ def _deep_enough(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: 
     for depth in DEPTHS:
         index.depth = depth
         _, similarities = index.search(queries, top)
-        recall = float((similarities >= tenth - TIED).mean())  # of vectors that are the same any is right
+        recall = float((similarities >= tenth - TIE_TOLERANCE).mean())  # of vectors that are the same any is right
         if recall >= RECALL:
             return depth
     raise UserError(f"--index {index.kind} finds {recall:.0%} of the nearest at most here: use exact.")

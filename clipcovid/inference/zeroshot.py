@@ -14,7 +14,7 @@ from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate.report import score_split
 from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import zeroshot_identity
-from clipcovid.inference.embed import EmbedConfig, embed, learned_by
+from clipcovid.inference.embed import EmbedConfig, embed, training_image_mask
 from clipcovid.io.files import write_json
 from clipcovid.models.recognition import clip_defaults
 from clipcovid.prompts import PromptsConfig, build_prompts
@@ -71,7 +71,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Zero
     no labelled image, or the prompts lack a class.
     """
     manifest = read_manifest(config.data)
-    learned, assumed = learned_by(config.clip, manifest)
+    learned, assumed = training_image_mask(config.clip, manifest)
     if assumed:
         log(f"note: {assumed}")
     rows = manifest.rows(config.split)

@@ -1,6 +1,6 @@
 """Files that appear whole or not at all, Parquet tables that say in their metadata what they are, and the only deletions.
 
-A job deletes what it wrote itself and nothing else: it says which paths those are, and `remove_own` removes no others.
+A job deletes what it wrote itself and nothing else: it says which paths those are, and `remove_job_files` removes no others.
 """
 
 import atexit
@@ -96,7 +96,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def write_parquet(path: Path, table: pd.DataFrame, metadata: dict[str, Any], row_group_size: int | None = None) -> None:
-    """Write a table with `about` as JSON in its schema metadata."""
+    """Write a table as Parquet, with `metadata` as JSON in its schema metadata."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata(
         {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(metadata, default=plain)}
@@ -158,7 +158,7 @@ def unlock_folder(folder: Path) -> None:
         _locks.pop(path).close()
 
 
-def foreign_file(folder: Path, own: str = "") -> Path | None:
+def unknown_file(folder: Path, own: str = "") -> Path | None:
     """The first file below `folder` whose relative path does not match the regular expression `own` in full.
 
     Links count as foreign, and are not followed; hidden files (.DS_Store, .gitkeep) do not count. None where there is none.
@@ -174,15 +174,15 @@ def foreign_file(folder: Path, own: str = "") -> Path | None:
     return None
 
 
-def refuse_foreign(folder: Path, own: str, flag: str = "--out") -> None:
-    """A file below `folder` that does not match `own` (see `foreign_file`) is a `UserError` that names it."""
-    if path := foreign_file(folder, own):
+def refuse_unknown_files(folder: Path, own: str, flag: str = "--out") -> None:
+    """A file below `folder` that does not match `own` (see `unknown_file`) is a `UserError` that names it."""
+    if path := unknown_file(folder, own):
         raise UserError(
             f"{flag} {folder} holds {path.relative_to(folder)}, which was not written by this job: choose another {flag}."
         )
 
 
-def remove_own(folder: Path, own: str) -> None:
+def remove_job_files(folder: Path, own: str) -> None:
     """Delete the files below `folder` whose relative paths match `own` in full, those at the top first, and nothing else.
 
     What `atomic_write` left of them unfinished goes too, and so do the folders that are empty then. Links to folders are

@@ -5,14 +5,14 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 
-from clipcovid.methods.configs import ClassifyConfig
+from clipcovid.methods.configs import ClassifierConfig
 from clipcovid.methods.task import Batch, Predictor, StateT, Task
 from clipcovid.models.cnn import TimmClassifier, build_cnn
 
-ClassifyConfigT = TypeVar("ClassifyConfigT", bound=ClassifyConfig)
+ClassifyConfigT = TypeVar("ClassifyConfigT", bound=ClassifierConfig)
 
 
-class Classify(Task[ClassifyConfigT, StateT]):
+class ClassificationTask(Task[ClassifyConfigT, StateT]):
     """Cross entropy of the module's logits (n, k) for the batch's labels."""
 
     column = "image"

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from clipcovid.config import AugmentConfig, ClipConfig, EmbeddingsConfig, TrainConfig, UserError
-from clipcovid.data.captions import TEMPLATE, captioned
+from clipcovid.data.captions import TEMPLATE, with_captions
 from clipcovid.data.manifest import Manifest
 from clipcovid.models.published import check_clip
 from clipcovid.models.recognition import clip_defaults
@@ -13,8 +13,8 @@ NO_AUGMENT = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyConfig(TrainConfig):
-    """What all classifiers with a softmax ask."""
+class ClassifierConfig(TrainConfig):
+    """Options shared by the classifiers with a softmax."""
 
     class_weights: Literal["none", "balanced"] = "none"
     """balanced: classes weigh alike in the loss, however many images they have."""
@@ -28,7 +28,7 @@ class ClassifyConfig(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTrainConfig(TrainConfig):
-    """What all that begin with a CLIP ask."""
+    """Options shared by the methods that start from a CLIP."""
 
     clip: ClipConfig = ClipConfig()
     """The CLIP."""
@@ -39,13 +39,13 @@ class ClipTrainConfig(TrainConfig):
         return super().derived_defaults | clip_defaults(self.clip)
 
     def check_initial_weights(self) -> None:
-        """What can be known of the initial weights before anything starts."""
+        """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
         check_clip(self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotConfig(EmbeddingsConfig, ClassifyConfig, ClipTrainConfig):
-    """What all that learn from the embeddings of a frozen CLIP ask."""
+class FewShotConfig(EmbeddingsConfig, ClassifierConfig, ClipTrainConfig):
+    """Options shared by the methods that learn from the embeddings of a frozen CLIP."""
 
     task: ClassVar[str]
     clip: ClipConfig = ClipConfig()
@@ -72,7 +72,7 @@ class FewShotConfig(EmbeddingsConfig, ClassifyConfig, ClipTrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionedConfig(TrainConfig):
-    """What all that learn from captions ask."""
+    """Options shared by the methods that learn from captions."""
 
     captions: str = "template"
     """template: the data set's fields in the caption template. dataset: its captions. both: the one before the other. Or
@@ -87,7 +87,7 @@ class CaptionedConfig(TrainConfig):
 
     def resolve_manifest(self, manifest: Manifest, *, learning: bool = True) -> Manifest:
         """With the captions that are asked for."""
-        return captioned(manifest, self.captions, self.caption_template, strict=learning)
+        return with_captions(manifest, self.captions, self.caption_template, strict=learning)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ def contrastive_loss(
         return siglip_loss(logits + bias, positive_matrix(keys))
 
 
-class DualEncoder(torch.nn.Module):
+class ContrastiveModule(torch.nn.Module):
     """Two towers: image features (n, d), text features (u, d), the temperature and the bias."""
 
     def __init__(self, clip: Clip) -> None:
@@ -102,7 +102,7 @@ class DualEncoder(torch.nn.Module):
         self.adapters: tuple[Any, ...] = ()
         """peft's handle on the adapters, while there are some; in a tuple, so that it is no submodule."""
 
-    def train(self, mode: bool = True) -> "DualEncoder":
+    def train(self, mode: bool = True) -> "ContrastiveModule":
         """What is frozen stays as it was: its batch norms keep their statistics, and nothing is dropped out."""
         super().train(mode)
         for part in self.clip.modules():
@@ -130,12 +130,12 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
         """The model that is trained, and whose tokenizer reads the captions."""
 
     @abstractmethod
-    def freeze(self, module: DualEncoder) -> None:
+    def freeze(self, module: ContrastiveModule) -> None:
         """Leave trainable only the part that is to be trained."""
 
-    def build(self, train: Examples, state: StateT) -> DualEncoder:
+    def build(self, train: Examples, state: StateT) -> ContrastiveModule:
         """The towers, with only the part that is to be trained left trainable."""
-        module, siglip = DualEncoder(self.towers(state)), self.config.loss == "siglip"
+        module, siglip = ContrastiveModule(self.towers(state)), self.config.loss == "siglip"
         model = module.clip
         if siglip and model.logit_bias is None:
             model.logit_bias = torch.nn.Parameter(torch.tensor(self._first_bias(module, train)))
@@ -148,7 +148,7 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
         return module
 
     @torch.no_grad()
-    def _first_bias(self, module: DualEncoder, train: Examples) -> float:
+    def _first_bias(self, module: ContrastiveModule, train: Examples) -> float:
         """Log odds of a row's one match among its others, less the mean logit before: SigLIP has no wrong prior to unlearn.
 
         (SigLIP's own −10 is about that of its batches of 32,768 pairs without equal texts, whose cosines are around zero. A

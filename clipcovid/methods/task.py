@@ -35,7 +35,7 @@ Predictor = Callable[[Batch], Output]
 """From a batch to probabilities (n, k), or to what else the task scores, a row an image; in a future, if it still is made."""
 
 
-Validate = Callable[[Predictor], dict[str, float]]
+ValidateFn = Callable[[Predictor], dict[str, float]]
 """From a predictor to its validation scores."""
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 StateT = TypeVar("StateT")
@@ -122,7 +122,7 @@ class Task(ABC, Generic[ConfigT, StateT]):
     def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """Validation scores of predictions (n, k); the same code as the test's."""
         labels = examples.rows["label"].tolist()
-        scores = metrics.classification(labels, outputs.astype(np.float64), list(self.classes))
+        scores = metrics.classification_metrics(labels, outputs.astype(np.float64), list(self.classes))
         targets = [self.classes.index(label) for label in labels]
         likelihood = np.clip(outputs[np.arange(len(targets)), targets], 1e-12, 1)
         monitored = {name: scores[name] for name in ("macro_f1", "accuracy", "macro_auroc") if name in scores}
@@ -133,7 +133,7 @@ class Task(ABC, Generic[ConfigT, StateT]):
         return probability_table(examples.rows["image_id"], outputs, self.classes)
 
     def calibrate(
-        self, module: torch.nn.Module, train: Examples, state: StateT, validate: Validate
+        self, module: torch.nn.Module, train: Examples, state: StateT, validate: ValidateFn
     ) -> tuple[dict[str, Any], StateT]:
         """Last choices on the validation split, once trained, and the state to predict with.
 

@@ -13,7 +13,7 @@ from clipcovid.models.dual_encoder import write_text_tower
 from clipcovid.models.formats import is_openais_clip
 from clipcovid.models.hugging_face import conversion_problem, from_hf, save_hf
 from clipcovid.models.published import check_clip
-from clipcovid.models.state_dicts import State, check_finite, load_fitting, note, reason
+from clipcovid.models.state_dicts import State, check_finite, load_fitting, print_note, reason
 from clipcovid.models.weights import OPENCLIP_CONFIG, checkpoint_folder, is_hf, weights_file
 
 OWN_CONFIGS = Path(__file__).parent / "configs"
@@ -40,7 +40,7 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
     elif path.is_file():
         file, published, quick_gelu = path, False, is_openais_clip(path)
         if quick_gelu and not open_clip.get_model_config(name).get("quick_gelu"):
-            note(
+            print_note(
                 f"{path} is CLIP as OpenAI published it: {name} gets QuickGELU, the activation that it was trained with."
             )
     elif published and not name.startswith("hf-hub:"):  # OpenAI's were trained with it; open_clip only warns

@@ -36,7 +36,7 @@ def build_cnn(
     import timm
 
     published.check_timm(arch, weights)
-    defaults = timm_defaults(arch, weights)
+    defaults = timm_input_defaults(arch, weights)
     size = image_size or (defaults.input_size[1] if defaults and defaults.fixed_input_size else packed_size)
     settings: dict[str, Any] = {"in_chans": channels}
     if defaults and defaults.fixed_input_size and size != defaults.input_size[1]:
@@ -61,7 +61,7 @@ def build_cnn(
     return TimmClassifier(body.to(memory_format=torch.channels_last), ImageNormalizer(mean, std, size, torch.float32))
 
 
-def timm_defaults(arch: str, weights: str) -> Any:
+def timm_input_defaults(arch: str, weights: str) -> Any:
     """What timm knows of an architecture (None where nothing); one that is none, and weights that can't be: `UserError`."""
     import timm
 

@@ -12,7 +12,7 @@ import torch
 from clipcovid.config import UserError
 from clipcovid.io.files import write_json
 from clipcovid.models.clip_model import Clip, build_untrained_clip, silence_logging
-from clipcovid.models.cnn import load_backbone, timm_defaults
+from clipcovid.models.cnn import load_backbone, timm_input_defaults
 from clipcovid.models.presets import TEXT_ENCODERS
 from clipcovid.models.published import check_hub_model, check_timm
 from clipcovid.models.state_dicts import check_finite, reason
@@ -22,7 +22,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Towers:
+class DualEncoderSpec:
     """Two encoders, and where their weights come from."""
 
     arch: str
@@ -45,7 +45,7 @@ class Towers:
     """The most tokens that a tokenizer trained here knows."""
 
 
-def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
+def build_dual(towers: DualEncoderSpec, texts: Sequence[str], seed: int) -> Clip:
     """The two encoders with fresh projections; random numbers follow from `seed`.
 
     A preset's tokenizer is trained on `texts`. What can't be loaded, whole, is a `UserError`.
@@ -57,7 +57,7 @@ def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
     check_timm(towers.arch, towers.weights)
     if towers.text not in TEXT_ENCODERS:
         check_hub_model(towers.text, "--text", weights=towers.text_weights != "none")
-    defaults = timm_defaults(towers.arch, towers.weights)
+    defaults = timm_input_defaults(towers.arch, towers.weights)
     torch.manual_seed(seed)
     with TemporaryDirectory() as temporary, silence_logging():
         folder = Path(temporary)
@@ -86,7 +86,7 @@ def build_dual(towers: Towers, texts: Sequence[str], seed: int) -> Clip:
     return clip
 
 
-def _model_cfg(towers: Towers) -> dict[str, Any]:
+def _model_cfg(towers: DualEncoderSpec) -> dict[str, Any]:
     return {
         "embed_dim": towers.width,
         "vision_cfg": {
@@ -106,7 +106,7 @@ def _model_cfg(towers: Towers) -> dict[str, Any]:
     }
 
 
-def _write_text_tower(folder: Path, towers: Towers, texts: Sequence[str]) -> None:
+def _write_text_tower(folder: Path, towers: DualEncoderSpec, texts: Sequence[str]) -> None:
     """Write the text encoder's config and its tokenizer, as a checkpoint has them."""
     from transformers import AutoConfig, AutoTokenizer, BertConfig
 

@@ -16,7 +16,7 @@ _HEADER = 100 * 2**20  # bytes, the most that safetensors allows its header
 _LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, as the first pickle of its older files
 _TENSORFLOW = bytes.fromhex("57fb808b247547db")  # the end of a table file: TensorFlow's checkpoints and their indexes
 _TENSORFLOW_NAME = re.compile(r"\.data-\d+-of-\d+$")
-_AGAIN = "download it again"
+_DOWNLOAD_AGAIN = "download it again"
 _OTHERS = (  # first bytes, what such a file is, and the way out
     (b"version https://git-lfs", "a Git LFS pointer, not the weights themselves", "fetch them with git lfs pull"),
     (b"\x89HDF\r\n", "an HDF5 file, as Keras writes it", "give weights of PyTorch"),
@@ -39,7 +39,7 @@ def weights_format(path: Path) -> Format:
         file.seek(max(0, path.stat().st_size - 8))
         tail = file.read()
     if not head:
-        raise _refused(path, "empty", _AGAIN)
+        raise _refused(path, "empty", _DOWNLOAD_AGAIN)
     for start, what, way_out in _OTHERS:
         if head.startswith(start):
             raise _refused(path, what, way_out)
@@ -50,7 +50,7 @@ def weights_format(path: Path) -> Format:
     if head.startswith(b"PK"):
         return _zip_format(path)
     if re.match(rb"\s*<(!doctype|html|\?xml|head|!--)", head, re.IGNORECASE):
-        raise _refused(path, "a web page", f"{_AGAIN}, from the address of the file itself")
+        raise _refused(path, "a web page", f"{_DOWNLOAD_AGAIN}, from the address of the file itself")
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= _HEADER:
         safetensors_shapes(path)
         return "safetensors"
@@ -66,7 +66,7 @@ def weights_format(path: Path) -> Format:
         raise _refused(path, f"text ({text})", "give weights that torch.save or safetensors wrote")
     if path.suffix == ".msgpack":
         raise _refused(path, "a Flax checkpoint", "give weights of PyTorch")
-    raise _refused(path, f"no weights file (its first bytes are {head[:8].hex(' ')})", _AGAIN)
+    raise _refused(path, f"no weights file (its first bytes are {head[:8].hex(' ')})", _DOWNLOAD_AGAIN)
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -80,11 +80,11 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
         shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError, struct.error):
-        raise _refused(path, "a damaged safetensors file", _AGAIN) from None
+        raise _refused(path, "a damaged safetensors file", _DOWNLOAD_AGAIN) from None
     if size < end or length > size:
-        raise _refused(path, f"cut off after {size:,} bytes", _AGAIN)
+        raise _refused(path, f"cut off after {size:,} bytes", _DOWNLOAD_AGAIN)
     if not shapes:
-        raise _refused(path, "a safetensors file without a tensor", _AGAIN)
+        raise _refused(path, "a safetensors file without a tensor", _DOWNLOAD_AGAIN)
     return shapes
 
 
@@ -115,7 +115,7 @@ def _zip_format(path: Path) -> Format:
             names = [name.partition("/")[2] for name in archive.namelist()]
             first = archive.namelist()[:1]
     except (zipfile.BadZipFile, OSError, ValueError):
-        raise _refused(path, f"cut off or damaged after {path.stat().st_size:,} bytes", _AGAIN) from None
+        raise _refused(path, f"cut off or damaged after {path.stat().st_size:,} bytes", _DOWNLOAD_AGAIN) from None
     if "data.pkl" in names:
         return "torchscript" if "constants.pkl" in names else "torch"
     if path.suffix == ".npz" or all(name.endswith(".npy") for name in first):

@@ -7,7 +7,7 @@ from clipcovid.models.clip_model import Clip, cosine_logits
 from clipcovid.models.cnn import TimmClassifier
 
 
-class Hybrid(torch.nn.Module):
+class CnnClipHybrid(torch.nn.Module):
     """Logits (n, k) of images (n, h, w) or (n, h, w, 3) of 0–255 from a frozen CLIP image tower and a trained CNN.
 
     With `texts` (k, d), rows of L2 norm 1, the sum of both embeddings is compared with them, as cosines times CLIP's
@@ -26,7 +26,7 @@ class Hybrid(torch.nn.Module):
         classes, width = texts.shape
         self.head = torch.nn.Linear(2 * width, classes) if join == "concat" else None
 
-    def train(self, mode: bool = True) -> "Hybrid":
+    def train(self, mode: bool = True) -> "CnnClipHybrid":
         """The CLIP tower stays as it was trained."""
         super().train(mode)
         self.tower.eval()

@@ -30,7 +30,7 @@ _FILE = "--weights a local file, or none for random weights"
 
 def check_clip(config: ClipConfig) -> None:
     """A CLIP whose weights are not there, not readable, or not to be had is a `UserError`."""
-    location = places.locate(config)
+    location = places.locate_weights(config)
     if isinstance(location, list):
         for file in location:
             check_file(file)

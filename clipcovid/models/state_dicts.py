@@ -33,7 +33,7 @@ _NOT_WEIGHTS = (
 _MAY_LACK = ("num_batches_tracked",)  # counters that files of before 2018 are without
 _MAY_HAVE = ("position_ids", "attn_mask", "num_batches_tracked")  # constants that models once kept
 _OPENAI = {"input_resolution", "context_length", "vocab_size"}  # numbers beside the weights in OpenAI's archives
-_PLAIN = (  # what older files, whose names can't be listed beforehand, hold beside their weights
+_SAFE_GLOBALS = (  # what older files, whose names can't be listed beforehand, hold beside their weights
     "argparse.Namespace",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
@@ -56,7 +56,7 @@ class _Ignored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class StateDictMatch:
     """Weights under a model's names, and how they differ from what it wants."""
 
     state: State
@@ -107,20 +107,24 @@ def load_fitting(
         fits += [match_state_dict(convert(state), shapes, source) for source, state in candidates]
     best = min(fits, key=lambda one: (one.faults, 0 if part else len(one.unexpected)))
     if not _good(best, part):
-        raise UserError(_why_not(path, best, shapes, name, flag, max((s for _, s in candidates), key=len), part))
+        raise UserError(
+            _mismatch_message(path, best, shapes, name, flag, max((s for _, s in candidates), key=len), part)
+        )
     check_finite(best.state, f"{flag} {path}")
     others = [one.source for one in fits if _good(one, part) and one is not best]
     if others:
-        note(
+        print_note(
             f"{path} holds weights of {name} under {_and([best.source, *others])}: {best.source or 'the first'} is taken."
         )
     elif best.outside and not part:
         under = f" under {best.source}" if best.source else ""
-        note(f"{path}: {name} is read{under}; {len(best.outside)} other tensors ({best.outside[0]} first) are not.")
+        print_note(
+            f"{path}: {name} is read{under}; {len(best.outside)} other tensors ({best.outside[0]} first) are not."
+        )
     return best.state
 
 
-def _good(one: Fit, part: bool) -> bool:
+def _good(one: StateDictMatch, part: bool) -> bool:
     return not one.faults and (part or not one.unexpected)
 
 
@@ -130,7 +134,7 @@ def read_state_dicts(path: Path) -> Iterator[tuple[str, State]]:
     found = list(_state_dicts(content))
     if not found:
         raise UserError(
-            f"{path} holds no tensors by name{_instead(content)}: give what torch.save(model.state_dict(), …) wrote."
+            f"{path} holds no tensors by name{_describe_content(content)}: give what torch.save(model.state_dict(), …) wrote."
         )
     yield from sorted(found, key=lambda one: not any(part in _AVERAGES for part in one[0].split(".")))
 
@@ -152,7 +156,7 @@ def _content(path: Path) -> Any:
             from clipcovid.models.torchscript import read_torchscript
 
             return read_torchscript(path)
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if kind == "torch" else _PLAIN
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if kind == "torch" else _SAFE_GLOBALS
         with torch.serialization.safe_globals([(_Ignored, name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -176,14 +180,14 @@ def _state_dicts(content: Any, place: str = "") -> Iterator[tuple[str, State]]:
             yield from _state_dicts(value, f"{place}.{key}" if place else key)
 
 
-def _instead(content: Any) -> str:
+def _describe_content(content: Any) -> str:
     """What a file holds that has no state dict."""
     if isinstance(content, Mapping):
         return f", but {', '.join(map(str, list(content)[:4])) or 'nothing'}"
     return ", but a whole model as an object" if isinstance(content, _Ignored) else f", but a {type(content).__name__}"
 
 
-def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source: str = "") -> Fit:
+def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source: str = "") -> StateDictMatch:
     """A state dict under the names of `shapes`: with the common prefix taken off, or put before, by which most of them match.
 
     A dot and an underscore count as the same, for timm's feature extractors write stages.0 as stages_0.
@@ -207,7 +211,7 @@ def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source
         name for name in renamed if name not in shapes and not name.endswith(_MAY_HAVE) and name not in _OPENAI
     ]
     rows = {row for name in shapes for row in _rows(name)}
-    return Fit(
+    return StateDictMatch(
         state=kept,
         source=".".join(part for part in (source, prefix.removesuffix(".")) if part),
         missing=[name for name in shapes if name not in renamed and not name.endswith(_MAY_LACK)],
@@ -266,9 +270,9 @@ def check_finite(state: Mapping[str, torch.Tensor], what: str) -> None:
             )
 
 
-def _why_not(
+def _mismatch_message(
     path: Path,
-    best: Fit,
+    best: StateDictMatch,
     shapes: Mapping[str, tuple[int, ...]],
     name: str,
     flag: str,
@@ -297,6 +301,6 @@ def _and(words: list[str]) -> str:
 
 
 @cache
-def note(text: str) -> None:
+def print_note(text: str) -> None:
     """Say once what was taken for granted; on stderr, for stdout may be read by a program."""
     print(f"note: {text}", file=sys.stderr)

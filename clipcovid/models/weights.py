@@ -23,7 +23,7 @@ _HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PUBLISHED = ClipConfig.pretrained  # the default tag, which models that bring their own weights may leave standing
 
 
-def locate(config: ClipConfig) -> list[Path] | str:
+def locate_weights(config: ClipConfig) -> list[Path] | str:
     """The files that hold the weights, or the name of published ones, or "none" for random ones. Loads nothing.
 
     Weights that can't be meant are a `UserError`.

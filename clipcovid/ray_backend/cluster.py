@@ -182,7 +182,7 @@ def _probe(address: str, token: str = "") -> str:
     return "takes"
 
 
-def own_cluster() -> bool:
+def is_own_cluster() -> bool:
     """Whether the cluster is one that `connect` started: it ends with its driver, and has no dashboard."""
     return bool(os.environ.get(OWN_CLUSTER_VARIABLE))
 

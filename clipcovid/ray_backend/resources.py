@@ -34,7 +34,7 @@ class ResourcePlan:
         )
 
 
-def plan(
+def plan_resources(
     config: ComputeConfig,
     nodes: list[tuple[float, float]],
     *,

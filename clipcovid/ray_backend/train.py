@@ -9,7 +9,7 @@ from typing import Any, cast
 from clipcovid.errors import TrainingStopped, UserError
 from clipcovid.io.files import write_text
 from clipcovid.ray_backend import private
-from clipcovid.ray_backend.cluster import own_cluster
+from clipcovid.ray_backend.cluster import is_own_cluster
 from clipcovid.ray_backend.map import chdir_to_driver_cwd
 from clipcovid.ray_backend.resources import ResourcePlan
 from clipcovid.terminal import set_terminal_width, terminal_width
@@ -83,11 +83,11 @@ def _trainer(settings: dict[str, Any], plan: ResourcePlan, folder: Path, report:
 
     resources = {"CPU": plan.cpus_per_worker} | ({"GPU": plan.gpus_per_worker} if plan.gpus_per_worker else {})
     # A cluster of ours ends with its driver: there is nothing to clean up behind it.
-    trainer = private.trainer_class(clean_up=private.has_dashboard() and not own_cluster())
+    trainer = private.trainer_class(clean_up=private.has_dashboard() and not is_own_cluster())
     return trainer(
         _worker,
         train_loop_config=settings,
-        torch_config=private.file_rendezvous_config() if own_cluster() else TorchConfig(),
+        torch_config=private.file_rendezvous_config() if is_own_cluster() else TorchConfig(),
         scaling_config=ScalingConfig(
             num_workers=plan.workers, use_gpu=bool(plan.gpus_per_worker), resources_per_worker=resources
         ),

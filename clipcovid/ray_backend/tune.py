@@ -16,7 +16,7 @@ from clipcovid.io.files import write_json
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import chdir_to_driver_cwd
 from clipcovid.ray_backend.private import HEAD_RESOURCE
-from clipcovid.ray_backend.resources import ResourcePlan, plan
+from clipcovid.ray_backend.resources import ResourcePlan, plan_resources
 from clipcovid.search_space import Space
 from clipcovid.terminal import Countdown
 
@@ -231,7 +231,7 @@ def plan_trials(compute: ComputeConfig, workers: int, count: int, max_concurrent
         cpus = max(cpus, min(max(cpu for cpu, _ in nodes), total // max_concurrent))
     gpus = None if compute.gpus_per_worker is None else compute.gpus_per_worker * processes
     trial = ComputeConfig(cpus_per_worker=cpus, gpus_per_worker=gpus, threads=compute.threads)
-    return plan(trial, nodes, gpu=True, items=count)
+    return plan_resources(trial, nodes, gpu=True, items=count)
 
 
 def _scheduler(options: SearchOptions, space: Space) -> Any:
@@ -360,7 +360,7 @@ def _on_tune(
     compute: ComputeConfig,
 ) -> None:
     connect(compute)
-    resources = plan(compute, cluster_nodes(), gpu=False, items=len(tasks))
+    resources = plan_resources(compute, cluster_nodes(), gpu=False, items=len(tasks))
     from ray import tune
     from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 

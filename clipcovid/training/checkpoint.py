@@ -1,6 +1,6 @@
 """The state of a training that is not finished: written at each validation, and enough to go on as if nothing had been."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,22 @@ class Progress:
     """The best validation score so far."""
     best_epoch: int = 0
     """When it was reached."""
-    epochs_without_improvement: int = 0
-    """Validations since."""
     stopped: bool = False
     """Whether early stopping ended it."""
     history: list[dict[str, float]] = field(default_factory=list)
     """The metrics of each validated epoch."""
 
-    def improves(self, score: float, mode: str) -> bool:
-        """Take in the validation score of `epoch`: whether it is better, by `mode` (min or max), than all before."""
+    @property
+    def epochs_without_improvement(self) -> int:
+        """Epochs since the best one."""
+        return self.epoch - self.best_epoch
+
+    def update(self, score: float, mode: str) -> bool:
+        """Take in the validation score of `epoch`; return whether it is better, by `mode` (min or max), than all before."""
         better = max if mode == "max" else min
         improved = self.best is None or (score != self.best and better(score, self.best) == score)
         if improved:
-            self.best, self.best_epoch, self.epochs_without_improvement = score, self.epoch, 0
-        else:
-            self.epochs_without_improvement += 1
+            self.best, self.best_epoch = score, self.epoch
         return improved
 
 
@@ -88,10 +89,8 @@ class TrainingCheckpoint:
         optimizer.load_state_dict(content["optimizer"])
         for group, settings in zip(optimizer.param_groups, groups, strict=True):  # an adopted state has another's
             group.update(settings)
-        progress = content["progress"]
-        if "stale" in progress:  # as older versions called it
-            progress["epochs_without_improvement"] = progress.pop("stale")
-        return Progress(**progress)
+        names = {entry.name for entry in fields(Progress)}  # older versions kept more
+        return Progress(**{name: value for name, value in content["progress"].items() if name in names})
 
     def fork_from(self, folder: Path) -> None:
         """Go on where the training whose `state/` is `folder` was, with another config; what was best counts anew."""

@@ -25,7 +25,7 @@ from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimiz
 from clipcovid.training.threads import Threads
 
 Report = Callable[[dict[str, float]], None]
-SAY_EVERY = 10.0  # seconds
+LOG_INTERVAL_S = 10.0  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def fit(
             outputs = predict(task.predictor(module.eval()), val, machine, say)
             scores = task.validation_scores(val, outputs)
             metrics |= {f"val/{name}": value for name, value in scores.items()}
-            improved = progress.improves(scores[task.monitor[0]], task.monitor[1])
+            improved = progress.update(scores[task.monitor[0]], task.monitor[1])
             if improved and rank() == 0:
                 states.save_best(trainable_state(module))
         progress.stopped = bool(optim.patience) and progress.epochs_without_improvement >= optim.patience
@@ -146,7 +146,7 @@ class Loop:
             for name, value in scalars.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
             seen += len(batch["row"]) * world_size()
-            if time.time() - self.said > SAY_EVERY or total == 0:
+            if time.time() - self.said > LOG_INTERVAL_S or total == 0:
                 self.progress(epoch, step + 1, len(takes), float(scalars["loss"]), lr, seen / (time.time() - started))
         names = sorted(sums)
         means = all_reduce_mean(torch.stack([sums[name] for name in names]).float() / len(takes)).tolist()
@@ -174,12 +174,12 @@ class Loop:
                     totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach() * share
         norm = torch.nn.utils.clip_grad_norm_(self.weights, optim.clip_norm or math.inf)
         if not torch.isfinite(norm + totals["loss"]):  # gradients are shared, so all processes come to the same answer
-            self.stop(batch, totals["loss"])
+            self.raise_nonfinite(batch, totals["loss"])
         self.optimizer.step()
         self.optimizer.zero_grad()
         return totals
 
-    def stop(self, batch: Batch, loss: torch.Tensor) -> None:
+    def raise_nonfinite(self, batch: Batch, loss: torch.Tensor) -> None:
         """Raise `TrainingStopped`, naming the images of the batches whose loss is not finite, or of all where it is."""
         ids = self.train.rows["image_id"].iloc[batch["row"]].tolist()
         reports = all_gather_object((bool(torch.isfinite(loss)), ids))
@@ -206,8 +206,7 @@ def predict(
 ) -> np.ndarray:
     """Outputs (n, …) of all examples in their order, on every process: each predicts its share, none is lost.
 
-    They are float32, or what arrays the predictor gives, at once or in a future. `log` hears every `SAY_EVERY` seconds how
-    far it is.
+    They are float32, or what arrays the predictor gives, at once or in a future. `log` hears how far it is.
     """
     share = np.arange(len(examples))[rank() :: world_size()]
     takes = [share[start : start + machine.batch_size] for start in range(0, len(share), machine.batch_size)]
@@ -215,7 +214,7 @@ def predict(
     with torch.no_grad(), machine.autocast():
         for done, batch in enumerate(iter_batches(examples, takes, machine.device), 1):
             results.append(_array(predictor(batch)))
-            if log and time.monotonic() - reported > SAY_EVERY:
+            if log and time.monotonic() - reported > LOG_INTERVAL_S:
                 reported = time.monotonic()
                 log(countdown.line(done))
     arrays = [result.result() if isinstance(result, Future) else result for result in results]

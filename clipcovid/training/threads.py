@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-EVERY = 2.0  # seconds between looks, or a step, where that takes longer
-WAITED = 0.3  # share of the time that a thread waited for a core, above which others want the cores
-IDLE = 0.7  # cores that were idle, above which another thread has room
-ROOMY = 2  # looks in a row at which it has
+CHECK_INTERVAL_S = 2.0  # seconds between looks, or a step, where that takes longer
+MAX_WAIT_SHARE = 0.3  # share of the time that a thread waited for a core, above which others want the cores
+IDLE_CORES = 0.7  # cores that were idle, above which another thread has room
+IDLE_CHECKS = 2  # looks in a row at which it has
 
 
 class Threads:
@@ -27,16 +27,16 @@ class Threads:
 
     def adapt(self) -> None:
         """Look now and then at how long this thread waited for a core, and at how long cores were idle."""
-        if self.times is None or time.monotonic() - self.times[0] < EVERY:
+        if self.times is None or time.monotonic() - self.times[0] < CHECK_INTERVAL_S:
             return
         before, self.times = self.times, _times()
         if self.times is None:
             return
         passed, waited, idle = (now - then for now, then in zip(self.times, before, strict=True))
-        self.roomy = self.roomy + 1 if idle > IDLE * passed else 0
-        if waited > WAITED * passed and self.count > 1:
+        self.roomy = self.roomy + 1 if idle > IDLE_CORES * passed else 0
+        if waited > MAX_WAIT_SHARE * passed and self.count > 1:
             self._set(self.count // 2)
-        elif self.roomy >= ROOMY and self.count < self.most:
+        elif self.roomy >= IDLE_CHECKS and self.count < self.most:
             self._set(min(self.most, self.count * 2))
 
     def _set(self, count: int) -> None:

@@ -14,17 +14,17 @@ from clipcovid.config import ImagesConfig, TrainConfig, UserError, override, res
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.folds import split_into_folds
 from clipcovid.data.manifest import Manifest, read_manifest
-from clipcovid.data.training_images import TrainingImages, read_training_images, run_identity_of
+from clipcovid.data.training_images import TrainingImages, read_run_identity, read_training_images
 from clipcovid.errors import TrainingStopped
 from clipcovid.evaluate.kinds.registry import kind_of
 from clipcovid.evaluate.report import score_split, stored_scores
 from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import run_identity, weight_paths
-from clipcovid.io.files import atomic_write, remove_own, write_json
+from clipcovid.io.files import atomic_write, remove_job_files, write_json
 from clipcovid.methods.checkpoints import save_texts
 from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
-from clipcovid.ray_backend.resources import ResourcePlan, plan, resolve_precision
+from clipcovid.ray_backend.resources import ResourcePlan, plan_resources, resolve_precision
 from clipcovid.ray_backend.train import train_on_workers
 from clipcovid.runs import Run, finish_run, finished_run, start_run
 
@@ -91,15 +91,17 @@ def training_manifest(config: TrainConfig, manifest: Manifest | None = None) -> 
     return manifest
 
 
-def check_weights(config: TrainConfig, manifest: Manifest, log: Callable[[str], None] = print) -> TrainingImages | None:
+def check_initial_overlap(
+    config: TrainConfig, manifest: Manifest, log: Callable[[str], None] = print
+) -> TrainingImages | None:
     """The images that the weights which a config starts from have learned from, together; None where no list is kept.
 
     Weights that know images by which this run chooses or is tested (but for those whose pixels it learns from itself) are
     a `UserError`. Lists are kept by our own runs; for those of older versions the split has to tell.
     """
     train, val, test = (manifest.table[manifest.table["split"] == split] for split in ("train", *SCORED_SPLITS))
-    own, lists = TrainingImages.of({"train": train, "val": val}), list[TrainingImages]()
-    if len(test) and own.hold(test).all():
+    own, lists = TrainingImages.from_splits({"train": train, "val": val}), list[TrainingImages]()
+    if len(test) and own.contains(test).all():
         raise UserError(
             f"All {len(test)} test images of {config.data} have the pixels of images to learn from: prepare it so that equal "
             "images are in one split."
@@ -110,20 +112,20 @@ def check_weights(config: TrainConfig, manifest: Manifest, log: Callable[[str], 
             _check_split(place, config, manifest, log)
             continue
         lists.append(images)
-        tested = int((images.hold(test) & ~own.hold(test)).sum())
-        chosen = int((images.hold(val, ["train"]) & ~own.hold(val, ["train"])).sum())
+        tested = int((images.contains(test) & ~own.contains(test)).sum())
+        chosen = int((images.contains(val, ["train"]) & ~own.contains(val, ["train"])).sum())
         if tested or chosen:
             raise UserError(
                 f"{place} learned from another split of these X-rays: by their pixels, {tested} of this run's {len(test)} "
                 f"test images and {chosen} of its {len(val)} validation images were among its training images. Train it on "
                 f"the same split (--fold {config.fold or 'none'}, --seed {config.seed}), and give that."
             )
-    return TrainingImages.together(lists) if lists else None
+    return TrainingImages.union(lists) if lists else None
 
 
 def _check_split(path: Path, config: TrainConfig, manifest: Manifest, log: Callable[[str], None]) -> None:
     """What the split's hash can tell of the weights of an older version, which kept no list of images."""
-    about = run_identity_of(path)
+    about = read_run_identity(path)
     if not about:
         return
     told = f"{path} is of an older version and keeps no list of the images that it learned from"
@@ -138,7 +140,7 @@ def _check_split(path: Path, config: TrainConfig, manifest: Manifest, log: Calla
         log(f"note: {told}; whether some of these are among them is not known.")
 
 
-def sized_config(config: ConfigT, manifest: Manifest) -> ConfigT:
+def resolve_training_schedule(config: ConfigT, manifest: Manifest) -> ConfigT:
     """The config with the epochs and the batch size that follow from the number of images it learns from."""
     rows, _ = manifest.eligible("train", config.train_columns)
     return resolve_schedule(config, len(rows))
@@ -161,12 +163,12 @@ def train_model(
     """
     began, requested = time.time(), config.optim
     manifest = training_manifest(config, manifest)
-    config = resolve_defaults(sized_config(config, manifest))
+    config = resolve_defaults(resolve_training_schedule(config, manifest))
     identity = run_identity(config, manifest)
     if done := finished_run(config, method=config.title, identity=identity, job="train"):
         log(f"{done.finished_note} A new run needs another --name or config.")
         return TrainResult(run=done, manifest=manifest, scores=stored_scores(done)["test"], created=False)
-    training_images = check_weights(config, manifest, log)
+    training_images = check_initial_overlap(config, manifest, log)
     config.check_initial_weights()
     run = start_run(config, method=config.title, identity=identity, job="train")
     config = save_texts(config, manifest.classes, run.folder / "checkpoint")
@@ -191,7 +193,7 @@ def train_model(
         training_images=training_images,
         began=began,
     )
-    report = _tolerant(watch(run)) if watch else None
+    report = _warn_on_error(watch(run)) if watch else None
     if resources.workers:
         train_on_workers(job, _train, report)
     else:
@@ -204,7 +206,7 @@ def _start_cluster(config: TrainConfig) -> ResourcePlan:
     if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
         threading.Thread(target=importlib.import_module, args=("torch",)).start()
     connect(config.compute)
-    resources = plan(config.compute, cluster_nodes(), gpu=True, per_node=1, shared=False)
+    resources = plan_resources(config.compute, cluster_nodes(), gpu=True, per_node=1, shared=False)
     if resources.workers and config.optim.batch_size % resources.workers:
         raise UserError(
             f"--optim.batch-size {config.optim.batch_size} can't be shared evenly among {resources.workers} workers: make it "
@@ -213,7 +215,7 @@ def _start_cluster(config: TrainConfig) -> ResourcePlan:
     return resources
 
 
-def _tolerant(watch: OnEpoch) -> OnEpoch:
+def _warn_on_error(watch: OnEpoch) -> OnEpoch:
     """A watcher whose failures are warnings."""
 
     def report(metrics: dict[str, float]) -> None:
@@ -311,7 +313,7 @@ def _save(
     checkpoint = job.run.folder / "checkpoint"
     save_checkpoint(task, module, state, checkpoint, choices=choices, encoder=_encoder(job))
     inherited = [job.training_images] if job.training_images else []
-    TrainingImages.together([TrainingImages.of(rows), *inherited]).write(checkpoint)
+    TrainingImages.union([TrainingImages.from_splits(rows), *inherited]).write(checkpoint)
     summary = {"best_epoch": progress.best_epoch, "best": progress.best, "monitor": task.monitor[0], "chosen": choices}
     write_json(job.run.folder / "history.json", summary | {"epochs": progress.history})
 
@@ -332,8 +334,8 @@ def _score(config: TrainConfig, run: Run, manifest: Manifest) -> Scores:
 
     images = read_training_images(run.folder)
     test = manifest.table[manifest.table["split"] == "test"]
-    learned = set(test.loc[images.hold(test), "image_id"]) if images else set()
-    plots.save({"curves": plots.curves(run.history())}, run.folder / "figures")
+    learned = set(test.loc[images.contains(test), "image_id"]) if images else set()
+    plots.save({"curves": plots.learning_curves_figure(run.history())}, run.folder / "figures")
     for path in sorted((run.folder / "state").glob("*.parquet")):
         split, _, variant = path.stem.partition("-")
         if split in SCORED_SPLITS:
@@ -341,5 +343,5 @@ def _score(config: TrainConfig, run: Run, manifest: Manifest) -> Scores:
             table = pd.read_parquet(path)
             score_split(run, manifest, table, config, split=split, variant=variant, trained_on=seen)
     finish_run(run)
-    remove_own(run.folder, STATE_FILES)  # a finished run goes on no more
+    remove_job_files(run.folder, STATE_FILES)  # a finished run goes on no more
     return stored_scores(run)["test"]

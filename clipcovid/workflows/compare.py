@@ -14,9 +14,9 @@ from clipcovid.workflows.report import report
 
 def compare_runs(config: CompareConfig) -> Run:
     """Compare the config's runs, or all finished ones in `config.out`; write, print and show the comparison in MLflow."""
-    runs = config.runs or tuple(load_predictions.find(config.out, config.split, DONE, config.kind))
+    runs = config.runs or tuple(load_predictions.find_runs(config.out, config.split, DONE, config.kind))
     config = dataclasses.replace(config, runs=runs)
-    methods = load_predictions.read(config.runs, config.split)
+    methods = load_predictions.load_method_predictions(config.runs, config.split)
     comparison = compare(methods)
     identity = comparison_identity({method.name: method.metadata for method in methods})
     run = start_run(config, method="compare", identity=identity)

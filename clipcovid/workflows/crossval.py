@@ -18,7 +18,7 @@ from clipcovid.methods.checkpoints import save_texts
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.terminal import Countdown
 from clipcovid.tracking import live
-from clipcovid.training.trainer import TrainResult, sized_config, train_model, training_manifest
+from clipcovid.training.trainer import TrainResult, resolve_training_schedule, train_model, training_manifest
 from clipcovid.workflows.report import ChildRun, data_tags, report
 from clipcovid.workflows.train import embeddings_for
 
@@ -37,7 +37,9 @@ def cross_validate(config: Any, folds: int) -> Run:
     manifest = config.resolve_manifest(source)
     everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.required_columns)[0])
     first = override(config, {"fold": f"1/{folds}"})
-    config = override(sized_config(first, training_manifest(first, source)), {"fold": ""})  # all folds alike
+    config = override(
+        resolve_training_schedule(first, training_manifest(first, source)), {"fold": ""}
+    )  # all folds alike
     config.check_initial_weights()
     identity = crossval_identity(config, everything, folds)
     run = start_run(config, method=config.title, identity=identity, stem=f"{CROSSVAL}-{config.title}", job=CROSSVAL)

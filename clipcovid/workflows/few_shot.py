@@ -46,7 +46,7 @@ def few_shot(config: FewShotConfig) -> Run:
             print(countdown.line(done, f"{shots} shots", f"accuracy {trained.scores.metrics['accuracy']:.3f}"))
     curve = [{"shots": name.partition("-")[0]} | entry.metrics for name, entry in scores.items()]
     write_json(run.folder / "metrics.json", {name: entry.to_json() for name, entry in scores.items()})
-    plots.save({"shots": plots.shots(curve)}, run.folder / "figures")
+    plots.save({"shots": plots.few_shot_figure(curve)}, run.folder / "figures")
     finish_run(run)
     print_shots(curve, Console())
     report(run, config, data_tags(manifest), children=children)

@@ -35,7 +35,7 @@ SYNONYMS = {
     "Normal": ("normal lungs", "no findings", "healthy lungs", "clear lungs", "no acute disease"),
 }
 ELITES = 0.2  # the share of a generation that the next one is bred from
-SCORED_AT_ONCE = 20_000_000  # similarities, which bounds the memory that scoring takes
+MAX_BATCH = 20_000_000  # similarities, which bounds the memory that scoring takes
 Search = Literal["random", "exhaustive", "optuna", "evolve"]
 
 
@@ -124,7 +124,7 @@ class CandidateScorer:
         texts = np.stack([self._class_features(candidate) for candidate in candidates])
         texts /= np.linalg.norm(texts, axis=-1, keepdims=True)
         classes = list(self.space.phrases)
-        chunk = max(1, SCORED_AT_ONCE // (len(self.image_features) * len(classes)))
+        chunk = max(1, MAX_BATCH // (len(self.image_features) * len(classes)))
         scores = [
             score_candidates(
                 self.image_features, texts[at : at + chunk], self.labels, classes, self.objective, self.scale

@@ -19,18 +19,18 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate import plots
 from clipcovid.identity import sweep_identity
-from clipcovid.io.files import remove_own, unlock_folder, write_json
+from clipcovid.io.files import remove_job_files, unlock_folder, write_json
 from clipcovid.methods.checkpoints import CHECKPOINT_FILES, save_texts
 from clipcovid.methods.registry import METHODS, AnyMethod
 from clipcovid.ray_backend.cluster import connect
 from clipcovid.ray_backend.tune import Report, SearchOptions, Trial, importance, plan_trials, search
-from clipcovid.runs import Run, finish_run, read_about, run_folder, start_run
+from clipcovid.runs import Run, finish_run, read_run_metadata, run_folder, start_run
 from clipcovid.search_space import ENCODER, MUTABLE, Space, read_space
-from clipcovid.training.trainer import STATE_FILES, sized_config, train_model, training_manifest
+from clipcovid.training.trainer import STATE_FILES, resolve_training_schedule, train_model, training_manifest
 from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
 
-NOT_SEARCHED = ("data", "out", "name", "compute", "seed", "fold")
+UNSEARCHABLE_KEYS = ("data", "out", "name", "compute", "seed", "fold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class SweepConfig:
             raise UserError("--search pbt needs trials that report each epoch: leave --compute.workers out.")
 
 
-def checked_space(config: SweepConfig) -> Space:
+def validate_space(config: SweepConfig) -> Space:
     """The space to search; a key that the task's config does not have, or a value that it refuses, is a `UserError`."""
     task = config.task
     space = read_space(config.space) if config.space else METHODS[task.task].space
@@ -86,7 +86,7 @@ def checked_space(config: SweepConfig) -> Space:
         space = {key: distribution for key, distribution in space.items() if key not in fixed}
     settings = flatten(task)
     for key, distribution in space.items():
-        if key not in settings or key.split(".")[0] in NOT_SEARCHED:
+        if key not in settings or key.split(".")[0] in UNSEARCHABLE_KEYS:
             close = ", ".join(difflib.get_close_matches(key, settings, n=3))
             near = f"; near it are {close}" if close else ""
             raise UserError(f"The space has {key!r}, which is no setting of {task.task} to search{near}.")
@@ -97,7 +97,7 @@ def checked_space(config: SweepConfig) -> Space:
     return space
 
 
-def checked_metric(config: SweepConfig) -> tuple[str, str]:
+def validate_metric(config: SweepConfig) -> tuple[str, str]:
     """The score to compare trials by, and its mode (min or max); one that the task does not report is a `UserError`."""
     task = METHODS[config.task.task].load()
     if not config.metric:
@@ -154,10 +154,10 @@ def objective(params: dict[str, Any], report: Report, *, shared: TrialSettings) 
 
 def sweep(config: SweepConfig) -> None:
     """Search, keep the best configuration, confirm it with other seeds, and report all of it."""
-    space = checked_space(config)
-    metric, mode = checked_metric(config)
+    space = validate_space(config)
+    metric, mode = validate_metric(config)
     manifest = training_manifest(config.task)
-    config = replace(config, task=sized_config(config.task, manifest))
+    config = replace(config, task=resolve_training_schedule(config.task, manifest))
     run = _start_sweep(config, sweep_identity(config, manifest, metric, space))
     if run.done:
         print(run.finished_note)
@@ -173,7 +173,7 @@ def sweep(config: SweepConfig) -> None:
     shares = importance(trials, space, config.task.seed)
     plots.save(plots.sweep_figures(records, metric=metric, mode=mode, importance=shares), run.folder / "figures")
     finish_run(run)
-    remove_own(run.folder, r"tune/[^/]+/checkpoint_\d+(/.*)?")  # Ray Tune's copies of the states
+    remove_job_files(run.folder, r"tune/[^/]+/checkpoint_\d+(/.*)?")  # Ray Tune's copies of the states
     _print_summary(trials, best, metric, seeds)
     print(f"The best again: {command(config.task, best.task['values'])}")
     tags = {"manifest": manifest.content_hash, "split": manifest.split_hash}
@@ -184,7 +184,7 @@ def _start_sweep(config: SweepConfig, identity: dict[str, Any]) -> Run:
     """The sweep's run; one that `config` can't go on with is a `UserError`."""
     method = f"sweep-{config.task.title}"
     folder = run_folder(config.task, method=method, identity=identity)
-    if config.resume and not read_about(folder):
+    if config.resume and not read_run_metadata(folder):
         raise UserError(f"--resume: there is no sweep in {folder}; leave --resume out to begin it.")
     run = start_run(config.task, method=method, identity=identity, job="sweep")
     confirmed = run.done and json.loads((run.folder / "best.json").read_text(encoding="utf-8"))["seeds"]
@@ -239,8 +239,8 @@ def _best_trial(trials: Sequence[Trial], run: Run, better: Callable[..., Any]) -
 def _remove_checkpoints(run: Run, best: Trial) -> None:
     """Remove the checkpoints and states of all trials but the best."""
     for folder in (run.folder / "trials").iterdir():
-        if folder.name != best.task["name"] and read_about(folder):
-            remove_own(folder, f"{CHECKPOINT_FILES}|{STATE_FILES}")
+        if folder.name != best.task["name"] and read_run_metadata(folder):
+            remove_job_files(folder, f"{CHECKPOINT_FILES}|{STATE_FILES}")
 
 
 def _confirm(shared: TrialSettings, best: Trial, seeds: int) -> dict[str, list[float]]:

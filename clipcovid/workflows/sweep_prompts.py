@@ -105,7 +105,7 @@ def sweep_prompts(config: PromptSweepConfig) -> None:
     best = table.iloc[int(table["score"].argmax())]
     write_json(run.folder / "prompts.json", json.loads(best["prompts"]))
     marks = standard_scores | {"winner": float(best["score"])}
-    figure = plots.spread(table["score"].to_numpy(), marks, what=f"validation {config.objective}")
+    figure = plots.score_distribution_figure(table["score"].to_numpy(), marks, what=f"validation {config.objective}")
     plots.save({"spread": figure}, run.folder / "figures")
     scores = _test_scores(config, run, embeddings)
     origin = (

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.config import UserError, summarize_error
-from clipcovid.data.embedded import address, binary_columns
+from clipcovid.data.embedded import binary_columns, cell_uri
 from clipcovid.data.images import is_image
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.layout import split_of
@@ -41,7 +41,7 @@ def read_export(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame |
     uri = root.resolve(path)
     uri = uri if "://" in uri else f"file://{uri}"
     for name in structs:
-        rows[name] = [address(uri, name, row) for row in range(count)]
+        rows[name] = [cell_uri(uri, name, row) for row in range(count)]
     main = columns.path or _main(root, path, list(structs), rows)
     if "image_id" not in rows and not columns.image_id and main in structs:
         rows["image_id"] = names[main]

@@ -30,7 +30,7 @@ def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     named_masks = {mask for kind in MASKS if kind in described for mask in described[kind]}
     files, masks = split_off_masks(root, [file for file in files if file not in named_masks])
     layout = read_layout(
-        root, files, classes=not _said(described, "label", files), splits=not _said(described, "split", files)
+        root, files, classes=not _has_value(described, "label", files), splits=not _has_value(described, "split", files)
     )
     for kind in MASKS:
         layout[kind] = [masks.get(file, {}).get(kind, "") for file in files]
@@ -62,7 +62,7 @@ def _at_files(root: Root, described: pd.DataFrame, files: list[str], tables: lis
     return described.assign(**{c: described[c].map(lambda path: places.get(path, path)) for c in columns})
 
 
-def _said(described: pd.DataFrame, column: str, files: list[str]) -> bool:
+def _has_value(described: pd.DataFrame, column: str, files: list[str]) -> bool:
     """Whether tables say this of each of these files."""
     return column in described and set(files) <= set(described.loc[~described[column].map(is_missing), "path"])
 
@@ -85,4 +85,4 @@ def _way_out(root: Root) -> str:
     tables = [path for path in root.files() if "/" not in path and path.lower().endswith(TABLE_ENDINGS)]
     if tables and root.images():
         return f"If {tables[0]} says their classes: --source table --root {posixpath.join(root.given, tables[0])}."
-    return root.passed_over()
+    return root.skipped_files_note()

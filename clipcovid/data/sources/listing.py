@@ -71,14 +71,14 @@ def list_source(
         rows = locate(source_root, rows)
     rows, refused = _resolve(source_root.images_at, rows)
     rows = _rows_with_ids(source_root, rows)
-    if source_root.is_folder and (passed_over := source_root.passed_over()):
-        source_root.notes.append(passed_over)
+    if source_root.is_folder and (skipped_files_note := source_root.skipped_files_note()):
+        source_root.notes.append(skipped_files_note)
     return Listing(
         table=rows,
         dataset=dataset,
         refused=refused,
         parts=parts,
-        files=source_root.state(),
+        files=source_root.files_fingerprint(),
         notes=tuple(dict.fromkeys(source_root.notes)),
     )
 

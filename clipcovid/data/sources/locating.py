@@ -8,7 +8,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS
-from clipcovid.data.sources.matching import Matches, fold, match_paths, nearest, stem
+from clipcovid.data.sources.matching import Matches, casefold_path, match_paths, nearest_path, stem
 from clipcovid.data.sources.root import Root, posix_path
 
 
@@ -64,7 +64,7 @@ def locate_names(root: Root, names: Iterable[str], table: str) -> dict[str, str]
             f"not {repeated[0][1]}."
         )
     if not matches:
-        near = nearest(names[0], files) if names else ""
+        near = nearest_path(names[0], files) if names else ""
         instead = f": {names[0]} is not there, the most similar file is {near}" if near else ""
         raise UserError(f"{root.given} has none of the {len(names)} images named in {table}{instead}.")
     if len(matches) < len(names):
@@ -106,7 +106,13 @@ def _differences(places: dict[str, str]) -> str:
     for path, file in places.items():
         name, other = (posixpath.basename(posix_path(text)) for text in (path, file))
         if name != other:
-            differences.add("case" if fold(name) == fold(other) else "ending" if stem(name) == stem(other) else "name")
+            differences.add(
+                "case"
+                if casefold_path(name) == casefold_path(other)
+                else "ending"
+                if stem(name) == stem(other)
+                else "name"
+            )
         if posixpath.dirname(posix_path(path)) != posixpath.dirname(file):
             differences.add("folders")
     return ", ".join(sorted(differences))
@@ -117,7 +123,7 @@ def _first_miss(images: Root, path: str, name: str, fitting: list[str]) -> str:
     place = images.resolve(name)
     if len(fitting) > 1:
         return f"{path} may be {fitting[0]} or {fitting[1]} below {images.path}."
-    pictures = [file for file in images.files() if stem(file) != fold(file)]
-    near = nearest(name, pictures)
+    pictures = [file for file in images.files() if stem(file) != casefold_path(file)]
+    near = nearest_path(name, pictures)
     instead = f"the most similar file is {images.resolve(near)}" if near else f"there are no images below {images.path}"
     return f"the first was looked for at {place}, {instead}."

@@ -21,7 +21,7 @@ def match_paths(paths: Iterable[str], files: Sequence[str]) -> Matches:
     in any case; else in any case and with any image ending. Time and memory grow with the number of paths and files."""
     file_set, paths = set(files), list(dict.fromkeys(paths))
     matches: Matches = {path: [path] if path in file_set else [] for path in paths}
-    for spelling in (str, fold, stem):
+    for spelling in (str, casefold_path, stem):
         missing = [path for path in paths if not matches[path]]
         if missing:
             matches |= _fitting(missing, files, spelling)
@@ -53,20 +53,20 @@ def _fitting(paths: Sequence[str], files: Sequence[str], spelling: Callable[[str
     return matches
 
 
-def fold(path: str) -> str:
+def casefold_path(path: str) -> str:
     """A path in one case, and with one way to write letters with accents."""
     return unicodedata.normalize("NFC", path).casefold()
 
 
 def stem(path: str) -> str:
     """A path as `fold` gives it, without the endings of images."""
-    path = fold(path)
+    path = casefold_path(path)
     while (parts := posixpath.splitext(path))[1] in IMAGE_ENDINGS:
         path = parts[0]
     return path
 
 
-def nearest(path: str, files: Sequence[str]) -> str:
+def nearest_path(path: str, files: Sequence[str]) -> str:
     """The file that is most like a path: of its name, with the most folders in common from the end; else of a similar
     name; "" where there are no files."""
     parts = stem(path).split("/")

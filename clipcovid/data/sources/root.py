@@ -107,7 +107,7 @@ class Root:
         """`files` that are images by their ending or, where it is none that is known, by their first bytes."""
         return list(self._images)
 
-    def passed_over(self) -> str:
+    def skipped_files_note(self) -> str:
         """A sentence on the files below that are no images and were not read, by ending; "" where there are none."""
         names = [posixpath.basename(path).lower() for path in self.file_index.keys() - set(self._images) - self._read]
         kinds = Counter(name if name in OTHER_NAMES else _ending(name) or "without ending" for name in names)
@@ -136,7 +136,7 @@ class Root:
 
         return {path for path in paths if exists(path)}
 
-    def state(self) -> str:
+    def files_fingerprint(self) -> str:
         """Names, sizes and times of a folder's images and of tables with images in them, hashed: what tells that a file has
         been replaced. "" where a table has none in it, whose images may be anywhere."""
         files = {path: self.file_index[path] for path in self.images()} if self.is_folder else {}

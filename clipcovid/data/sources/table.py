@@ -9,7 +9,7 @@ from clipcovid.data.sources.exports import read_export, read_exports
 from clipcovid.data.sources.registry import source
 from clipcovid.data.sources.root import Root
 from clipcovid.data.sources.rows import read_rows
-from clipcovid.data.sources.several import one_image_a_row
+from clipcovid.data.sources.several import explode_image_lists
 
 
 @source("table")
@@ -26,7 +26,7 @@ def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
             f"{root.given} has no column named path: say which holds the images' paths with --columns.path "
             f"({', '.join(map(str, rows))})."
         )
-    return one_image_a_row(rows, root)
+    return explode_image_lists(rows, root)
 
 
 def _rows(root: Root, columns: ColumnsConfig) -> pd.DataFrame:

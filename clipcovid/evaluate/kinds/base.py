@@ -163,7 +163,7 @@ class Kind(ABC, Generic[ScoresT]):
         return {name: name for name in comparison.baselines}
 
     def baseline_notes(self, comparison: Comparison) -> list[str]:
-        """What the baselines know."""
+        """Notes on the information that each baseline uses, such as the train split's class shares."""
         return []
 
     def test_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:

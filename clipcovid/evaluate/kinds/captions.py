@@ -17,8 +17,8 @@ from clipcovid.evaluate.captions import (
     METEOR_WORDS,
     METRICS,
     RANKS,
-    CaptionScores,
-    compare_texts,
+    CocoCaptionScores,
+    caption_metrics,
     java_note,
     tokenize,
 )
@@ -157,7 +157,7 @@ class Captions(Kind[CaptionsScores]):
         rows = table.iloc[np.unique(np.linspace(0, len(table) - 1, IN_FIGURE).round().astype(int))]
         texts = [f"{row.hypothesis}\n(true: {row.reference})" for row in rows.itertuples()]
         images = packed.images(packed.manifest.positions(rows["image_id"]))
-        return {"captions": plots.sheet(images, texts, title="Captions")}
+        return {"captions": plots.contact_sheet_figure(images, texts, title="Captions")}
 
     def resampler(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Resampler:
         """The metrics of the texts, and those of retrieval where all tables have ranks."""
@@ -184,11 +184,11 @@ class Captions(Kind[CaptionsScores]):
         return [f"The {name} of the training split is said of every image." for name in comparison.baselines]
 
 
-def _score_columns(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, CaptionScores]:
+def _score_columns(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, CocoCaptionScores]:
     """Each column's texts against the reference."""
     texts = tokenize([*table["reference"], *(text for name in columns for text in table[name])])
     references, *hypotheses = [texts[start : start + len(table)] for start in range(0, len(texts), len(table))]
-    return {name: compare_texts(references, part) for name, part in zip(columns, hypotheses, strict=True)}
+    return {name: caption_metrics(references, part) for name, part in zip(columns, hypotheses, strict=True)}
 
 
 def _ranks(table: pd.DataFrame) -> dict[str, np.ndarray]:

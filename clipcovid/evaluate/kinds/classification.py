@@ -95,7 +95,7 @@ class Classification(Kind[ClassificationScores]):
         if similarities is None and has_columns(table, SIMILARITY):
             similarities = class_probabilities(table, classes, SIMILARITY)
         if similarities is not None:
-            values |= metrics.similarity(labels, similarities, classes)
+            values |= metrics.similarity_metrics(labels, similarities, classes)
         patients = bootstrap.patients(table)
         alarm = metrics.collapse_alarm(predictions, labels, classes)
         return ClassificationScores(
@@ -158,7 +158,7 @@ class Classification(Kind[ClassificationScores]):
     def describes(self, scores: ClassificationScores, table: pd.DataFrame, classes: Sequence[str]) -> bool:
         """Whether confusion matrix and metrics agree; resampling AUROCs is what takes long."""
         probabilities, labels = class_probabilities(table, classes), table["label"].tolist()
-        metrics_now = metrics.classification(labels, probabilities, classes)
+        metrics_now = metrics.classification_metrics(labels, probabilities, classes)
         counts = metrics.confusion(labels, probabilities, classes).tolist()
         return (scores.classes, scores.confusion) == (list(classes), counts) and all(
             math.isclose(scores.metrics.get(name, math.nan), value, abs_tol=1e-9) for name, value in metrics_now.items()
@@ -224,11 +224,11 @@ def _measure(
     table: pd.DataFrame, labels: Sequence[str], predictions: metrics.Predictions, classes: Sequence[str]
 ) -> dict[str, float]:
     if isinstance(predictions, np.ndarray):
-        return metrics.classification(labels, predictions, classes)
+        return metrics.classification_metrics(labels, predictions, classes)
     ranked = rankings(table, classes)
     if ranked is not None:
-        return metrics.from_rankings(labels, ranked, classes)
-    return metrics.from_labels(labels, predictions, classes)
+        return metrics.ranking_metrics(labels, ranked, classes)
+    return metrics.hard_label_metrics(labels, predictions, classes)
 
 
 def _notes(patients: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> list[str]:

@@ -90,7 +90,7 @@ class CaptionConfig(CaptionedConfig, ContrastiveConfig):
         return f"caption-{clip_defaults(self.clip).get('clip.model', self.clip.model)}"
 
     def check_initial_weights(self) -> None:
-        """What can be known of the initial weights before anything starts."""
+        """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
         if self.towers == "clip":
             check_clip(self.clip)
             return
@@ -101,4 +101,4 @@ class CaptionConfig(CaptionedConfig, ContrastiveConfig):
             raise UserError(f"--text {self.text_encoder} has no published weights: add --text-weights none.")
 
 
-METHOD = Method(CaptionConfig, task="Caption", kind="captions")
+METHOD = Method(CaptionConfig, task="DualEncoderTask", kind="captions")

@@ -20,11 +20,11 @@ from clipcovid.evaluate import retrieval
 from clipcovid.evaluate.captions import retrieval_baselines
 from clipcovid.io.files import atomic_write, write_json
 from clipcovid.methods.caption.config import CaptionConfig
-from clipcovid.methods.contrastive import Contrastive, DualEncoder
-from clipcovid.methods.task import Batch, Examples, Predictor, Validate
+from clipcovid.methods.contrastive import Contrastive, ContrastiveModule
+from clipcovid.methods.task import Batch, Examples, Predictor, ValidateFn
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import Clip
-from clipcovid.models.dual_encoder import Towers, build_dual
+from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual
 
 CHUNK = 64  # training pairs encoded at once for the gallery
 GALLERY = "gallery"  # .safetensors and .json in a checkpoint: the training captions, from which new images get theirs
@@ -52,7 +52,7 @@ class CaptionState:
     gallery: Gallery | None = None
 
 
-class Caption(Contrastive[CaptionConfig, CaptionState]):
+class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
     """An image encoder and a text encoder, trained together."""
 
     monitor: ClassVar[tuple[str, str]] = ("image_to_text/mrr", "max")
@@ -69,7 +69,7 @@ class Caption(Contrastive[CaptionConfig, CaptionState]):
             return CaptionState(clip=load_clip(config.clip, seed=config.seed))
         rows, _ = manifest.eligible("train", config.required_columns)
         clip = build_dual(
-            Towers(
+            DualEncoderSpec(
                 arch=config.image_encoder,
                 weights=config.weights,
                 text=config.text_encoder,
@@ -89,7 +89,7 @@ class Caption(Contrastive[CaptionConfig, CaptionState]):
         """The two encoders."""
         return state.clip
 
-    def freeze(self, module: DualEncoder) -> None:
+    def freeze(self, module: ContrastiveModule) -> None:
         """Freeze the tower that is not to be trained, but for its projection."""
         for tower in ("visual", "text") if self.config.freeze != "none" else ():
             if (tower == "visual") == (self.config.freeze == "image"):
@@ -138,7 +138,7 @@ class Caption(Contrastive[CaptionConfig, CaptionState]):
         return {f"{direction}/{name}": value for direction, scores in directions for name, value in scores.items()}
 
     def calibrate(
-        self, module: torch.nn.Module, train: Examples, state: CaptionState, validate: Validate
+        self, module: torch.nn.Module, train: Examples, state: CaptionState, validate: ValidateFn
     ) -> tuple[dict[str, Any], CaptionState]:
         """Encode the training pairs: the gallery, from which new images get their captions."""
         return {}, replace(state, gallery=self._encode(module, train))
@@ -201,4 +201,4 @@ class Caption(Contrastive[CaptionConfig, CaptionState]):
         captions = json.loads((folder / f"{GALLERY}.json").read_text(encoding="utf-8"))
         gallery = Gallery(captions=captions, **load_file(folder / f"{GALLERY}.safetensors"))
         clip = self.load_towers(folder)
-        return DualEncoder(clip).eval(), CaptionState(clip=clip, gallery=gallery)
+        return ContrastiveModule(clip).eval(), CaptionState(clip=clip, gallery=gallery)

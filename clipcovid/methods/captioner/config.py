@@ -48,7 +48,7 @@ class CaptionerConfig(EmbeddingsConfig, CaptionedConfig, ClipTrainConfig):
         return f"captioner-{Path(self.decoder).name}"
 
     def check_initial_weights(self) -> None:
-        """What can be known of the initial weights before anything starts."""
+        """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
         check_clip(self.clip)
         if self.decoder not in DECODERS:
             check_hub_model(self.decoder, "--decoder")

@@ -20,7 +20,7 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.captions import retrieval_baselines
 from clipcovid.io.files import atomic_write, write_json
 from clipcovid.methods.captioner.config import CaptionerConfig
-from clipcovid.methods.task import Batch, Examples, Predictor, Task, Validate
+from clipcovid.methods.task import Batch, Examples, Predictor, Task, ValidateFn
 from clipcovid.models.decoder import Decoder, build_decoder, build_untrained_decoder, load_or_train_tokenizer
 
 PAIRS = "known"  # .safetensors and .json in a checkpoint: the training images' embeddings and captions
@@ -152,7 +152,7 @@ class ClipCap(Task[CaptionerConfig, CaptionerState]):
         return table.assign(reference=references.to_numpy()) if (references != "").all() else table
 
     def calibrate(
-        self, module: torch.nn.Module, train: Examples, state: CaptionerState, validate: Validate
+        self, module: torch.nn.Module, train: Examples, state: CaptionerState, validate: ValidateFn
     ) -> tuple[dict[str, Any], CaptionerState]:
         """Nothing is chosen; the number of different training captions is told."""
         return {"training_captions": len(state.captions)}, state

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from clipcovid.methods.configs import ClassifyConfig
+from clipcovid.methods.configs import ClassifierConfig
 from clipcovid.methods.method import Method
 from clipcovid.models.published import check_timm
 
 
 @dataclass(frozen=True, kw_only=True)
-class CnnConfig(ClassifyConfig):
+class CnnConfig(ClassifierConfig):
     """An image classifier of timm: a CNN or a vision transformer."""
 
     task: ClassVar[str] = "cnn"
@@ -28,7 +28,7 @@ class CnnConfig(ClassifyConfig):
         return f"cnn-{self.arch}"
 
     def check_initial_weights(self) -> None:
-        """What can be known of the initial weights before anything starts."""
+        """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
         check_timm(self.arch, self.weights)
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from clipcovid.methods.classification import Classify, build_network
+from clipcovid.methods.classification import ClassificationTask, build_network
 from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.task import Examples, Predictor
 
 
-class Cnn(Classify[CnnConfig, None]):
+class Cnn(ClassificationTask[CnnConfig, None]):
     """A timm classifier."""
 
     def build(self, train: Examples, state: None) -> torch.nn.Module:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from clipcovid.config import UserError
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.methods.classification import Classify
+from clipcovid.methods.classification import ClassificationTask
 from clipcovid.methods.coop.config import CoopConfig
 from clipcovid.methods.few_shot import FewShot
 from clipcovid.methods.task import Examples, Predictor, save_weights
@@ -99,7 +99,7 @@ def context_tokens(clip: Clip, text: str) -> torch.Tensor:
     return word_embedding(clip.model).weight.detach().float()[clip.tokens([text])[0, first : first + long - empty]]
 
 
-class Coop(Classify[CoopConfig, Embeddings], FewShot[CoopConfig]):
+class Coop(ClassificationTask[CoopConfig, Embeddings], FewShot[CoopConfig]):
     """Cross entropy of the images' embeddings against texts with learned words."""
 
     column = "embedding"

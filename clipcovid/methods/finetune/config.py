@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import tyro
 
 from clipcovid.config import ClipConfig, OptimConfig, UserError
-from clipcovid.data.captions import TEMPLATE, captioned
+from clipcovid.data.captions import TEMPLATE, with_captions
 from clipcovid.data.manifest import Manifest
 from clipcovid.methods.configs import ContrastiveConfig
 from clipcovid.methods.method import Method
@@ -73,15 +73,15 @@ class FinetuneConfig(ContrastiveConfig):
         return 2e-4 if self.clip.pretrained == "none" else 1e-5
 
     @property
-    def text_columns(self) -> tuple[str, ...]:
+    def identity_columns(self) -> tuple[str, ...]:
         """Also the captions, unless the classes' prompts are."""
-        return (*super().text_columns, *(() if self.captions == "labels" else ("caption",)))
+        return (*super().identity_columns, *(() if self.captions == "labels" else ("caption",)))
 
     def resolve_manifest(self, manifest: Manifest, *, learning: bool = True) -> Manifest:
         """With the captions that are asked for, to learn from; predictions need none."""
         if not learning or self.captions == "labels":
             return manifest
-        return captioned(manifest, self.captions, self.caption_template)
+        return with_captions(manifest, self.captions, self.caption_template)
 
 
 METHOD = Method(FinetuneConfig, task="Finetune", before_and_after=True)

@@ -11,9 +11,9 @@ from clipcovid.config import UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.methods.contrastive import MAX_LOGIT_SCALE, Contrastive, DualEncoder
+from clipcovid.methods.contrastive import MAX_LOGIT_SCALE, Contrastive, ContrastiveModule
 from clipcovid.methods.finetune.config import FinetuneConfig
-from clipcovid.methods.task import Batch, Examples, Predictor, Validate
+from clipcovid.methods.task import Batch, Examples, Predictor, ValidateFn
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import Clip, class_embeddings, cosine_logits
 from clipcovid.models.lora import add_adapters, check_targets, merge
@@ -33,7 +33,7 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
         """The CLIP."""
         return state
 
-    def freeze(self, module: DualEncoder) -> None:
+    def freeze(self, module: ContrastiveModule) -> None:
         """Leave trainable the part that `--method` names, or low-rank adapters."""
         config, model = self.config, module.clip
         text = [weight for name, weight in model.named_parameters() if not name.startswith("visual.")]
@@ -50,7 +50,7 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
             for weight in text:
                 weight.requires_grad_(False)
 
-    def build(self, train: Examples, state: Clip) -> DualEncoder:
+    def build(self, train: Examples, state: Clip) -> ContrastiveModule:
         """The towers; adapters that get no gradient are a `UserError`."""
         module = super().build(train, state)
         if module.adapters:
@@ -98,7 +98,7 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
 
         return predict
 
-    def calibrate(self, module: Any, train: Examples, state: Clip, validate: Validate) -> tuple[dict[str, Any], Clip]:
+    def calibrate(self, module: Any, train: Examples, state: Clip, validate: ValidateFn) -> tuple[dict[str, Any], Clip]:
         """Merge the adapters; where asked, mix the weights before and after, of equal scores the most of after."""
         if module.adapters:
             merge(*module.adapters)
@@ -129,7 +129,7 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
     def load(self, folder: Path) -> tuple[torch.nn.Module, Clip]:
         """The CLIP that was saved."""
         clip = self.load_towers(folder)
-        return DualEncoder(clip).eval(), clip
+        return ContrastiveModule(clip).eval(), clip
 
     def variants(self, module: torch.nn.Module, state: Clip) -> dict[str, Predictor]:
         """Beside the method itself: the model before, and the image tower after with the texts as they were before."""
@@ -137,6 +137,6 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
         texts = self._class_features(before)
         return {
             "": self.predictor(module),
-            "before": self._zero_shot(DualEncoder(before).eval(), texts),
+            "before": self._zero_shot(ContrastiveModule(before).eval(), texts),
             "frozen-texts": self._zero_shot(module, texts),
         }

@@ -6,14 +6,14 @@ from typing import ClassVar, Literal
 import tyro
 
 from clipcovid.config import ClipConfig
-from clipcovid.methods.configs import ClassifyConfig, ClipTrainConfig
+from clipcovid.methods.configs import ClassifierConfig, ClipTrainConfig
 from clipcovid.methods.method import Method
 from clipcovid.models.published import check_clip, check_timm
 from clipcovid.prompts import PromptsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class HybridConfig(ClassifyConfig, ClipTrainConfig):
+class HybridConfig(ClassifierConfig, ClipTrainConfig):
     """A CNN whose features are joined with those of a frozen CLIP."""
 
     task: ClassVar[str] = "hybrid"
@@ -34,9 +34,9 @@ class HybridConfig(ClassifyConfig, ClipTrainConfig):
         return f"hybrid-{self.join}"
 
     def check_initial_weights(self) -> None:
-        """What can be known of the initial weights before anything starts."""
+        """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
         check_clip(self.clip)
         check_timm(self.arch, self.weights)
 
 
-METHOD = Method(HybridConfig, task="Hybrid")
+METHOD = Method(HybridConfig, task="HybridTask")

@@ -5,16 +5,16 @@ from typing import Any
 
 import torch
 
-from clipcovid.methods.classification import Classify, build_network
+from clipcovid.methods.classification import ClassificationTask, build_network
 from clipcovid.methods.hybrid.config import HybridConfig
 from clipcovid.methods.task import Examples
 from clipcovid.models.clip import load_clip, write_open_clip_config
 from clipcovid.models.clip_model import Clip, build_untrained_clip, class_embeddings
-from clipcovid.models.hybrid import Hybrid as HybridNetwork
+from clipcovid.models.hybrid import CnnClipHybrid as HybridNetwork
 from clipcovid.prompts import build_prompts
 
 
-class Hybrid(Classify[HybridConfig, None]):
+class HybridTask(ClassificationTask[HybridConfig, None]):
     """A CNN's features joined with a frozen CLIP's."""
 
     def build(self, train: Examples, state: None) -> torch.nn.Module:

@@ -14,7 +14,7 @@ from clipcovid.config import ImagesConfig
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.methods.few_shot import FewShot, read_all
 from clipcovid.methods.probe.config import ProbeConfig
-from clipcovid.methods.task import Batch, Examples, Predictor, Validate
+from clipcovid.methods.task import Batch, Examples, Predictor, ValidateFn
 
 
 class Heads(torch.nn.Module):
@@ -94,7 +94,7 @@ class Probe(FewShot[ProbeConfig]):
         return predict
 
     def calibrate(
-        self, module: Any, train: Examples, state: Embeddings, validate: Validate
+        self, module: Any, train: Examples, state: Embeddings, validate: ValidateFn
     ) -> tuple[dict[str, Any], Embeddings]:
         """Choose the penalty by the validation split; of equal ones the strongest."""
         penalties, scores = self.config.penalties, []

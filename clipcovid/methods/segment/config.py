@@ -74,8 +74,8 @@ class SegmentConfig(TrainConfig):
         return ("boxes",) if self.supervision == "boxes" else self.required_columns
 
     def check_initial_weights(self) -> None:
-        """What can be known of the initial weights before anything starts."""
+        """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
         check_encoder(self.encoder, self.weights)
 
 
-METHOD = Method(SegmentConfig, task="Segment", kind="segmentation")
+METHOD = Method(SegmentConfig, task="SegmentationTask", kind="segmentation")

@@ -23,13 +23,13 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.data.rle import encode_mask
 from clipcovid.evaluate import segmentation
 from clipcovid.methods.segment.config import SegmentConfig
-from clipcovid.methods.task import Batch, Examples, Predictor, Task, Validate
+from clipcovid.methods.task import Batch, Examples, Predictor, Task, ValidateFn
 from clipcovid.models.normalization import undo_fit
 from clipcovid.models.unet import Segmenter, build_segmenter
 
 BINS = 20  # of probabilities: thresholds are chosen from 0.05, 0.10, …, 0.95
 ATLAS_IMAGES = 1000  # training masks that the atlas is the mean of
-SPECK = 5e-4  # of an image's pixels: smaller parts of a mask get no box
+MIN_COMPONENT = 5e-4  # of an image's pixels: smaller parts of a mask get no box
 ZOOMS = (1.0, 0.9, 1.1)
 
 
@@ -43,7 +43,7 @@ class Atlas:
     """Those at which it is nearest to the training masks, one a region."""
 
 
-class Segment(Task[SegmentConfig, Atlas | None]):
+class SegmentationTask(Task[SegmentConfig, Atlas | None]):
     """A map of probabilities for each region. The state is the training split's atlas; None in a checkpoint."""
 
     monitor: ClassVar[tuple[str, str]] = ("iou", "max")
@@ -192,7 +192,7 @@ class Segment(Task[SegmentConfig, Atlas | None]):
         return {"iou": float(np.mean([scores[f"{region}_iou"] for region in self.config.regions]))} | scores
 
     def calibrate(
-        self, module: Any, train: Examples, state: Atlas | None, validate: Validate
+        self, module: Any, train: Examples, state: Atlas | None, validate: ValidateFn
     ) -> tuple[dict[str, Any], Atlas | None]:
         """Keep the thresholds that validate best, with the weights; with as many passes as predictions have."""
         scores = validate(lambda batch: _histograms(self.probabilities(module, batch["image"]), batch["masks"]))
@@ -272,9 +272,9 @@ class Segment(Task[SegmentConfig, Atlas | None]):
         }
         if self.config.within_lungs:
             # the lungs' parts first: there is no infection in a part that is dropped
-            masks["lung"] = largest(masks["lung"], self.config.components)
+            masks["lung"] = keep_largest_components(masks["lung"], self.config.components)
             masks["infection"] &= masks["lung"]
-        return {region: largest(mask, self.config.components) for region, mask in masks.items()}
+        return {region: keep_largest_components(mask, self.config.components) for region, mask in masks.items()}
 
     def table(self, examples: Examples, outputs: np.ndarray, state: Atlas | None) -> pd.DataFrame:
         """A row an image and region: image_id, region, tp, fp, fn, tn, hd95, assd, lung_area, mask."""
@@ -328,7 +328,7 @@ def _bounding_boxes(mask: np.ndarray) -> list[np.ndarray]:
     parts, _ = ndimage.label(mask)
     boxes = []
     for part, slices in enumerate(ndimage.find_objects(parts), 1):
-        if (parts[slices] == part).sum() >= SPECK * mask.size:
+        if (parts[slices] == part).sum() >= MIN_COMPONENT * mask.size:
             box = np.zeros_like(mask)
             box[slices] = 255
             boxes.append(box)
@@ -350,7 +350,7 @@ def boundary_loss(probabilities: torch.Tensor, truth: torch.Tensor, reach: int =
     return (1 - 2 * precision * recall / (precision + recall)).mean()
 
 
-def largest(mask: np.ndarray, count: int) -> np.ndarray:
+def keep_largest_components(mask: np.ndarray, count: int) -> np.ndarray:
     """The `count` largest connected parts of a mask, bool (h, w); all of it where `count` is 0."""
     if not count:
         return mask

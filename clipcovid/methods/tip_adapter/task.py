@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.methods.classification import Classify
+from clipcovid.methods.classification import ClassificationTask
 from clipcovid.methods.few_shot import FewShot, read_all
-from clipcovid.methods.task import Batch, Examples, Predictor, Validate
+from clipcovid.methods.task import Batch, Examples, Predictor, ValidateFn
 from clipcovid.methods.tip_adapter.config import TipAdapterConfig
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import class_embeddings
@@ -57,7 +57,7 @@ class CacheModel(torch.nn.Module):
             return self.logit_scale * images @ self.texts.T + self.weight[row] * near @ self.values
 
 
-class TipAdapter(Classify[TipAdapterConfig, Embeddings], FewShot[TipAdapterConfig]):
+class TipAdapter(ClassificationTask[TipAdapterConfig, Embeddings], FewShot[TipAdapterConfig]):
     """Cross entropy of CLIP with a memory, whose keys are learned."""
 
     column = "embedding"
@@ -89,7 +89,7 @@ class TipAdapter(Classify[TipAdapterConfig, Embeddings], FewShot[TipAdapterConfi
         return predict
 
     def calibrate(
-        self, module: Any, train: Examples, state: Embeddings, validate: Validate
+        self, module: Any, train: Examples, state: Embeddings, validate: ValidateFn
     ) -> tuple[dict[str, Any], Embeddings]:
         """Choose weight and sharpness, before and after training, by the validation split; of equal ones the least."""
         choices = {}
