@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 # Without bytecode every Ray worker compiles its imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-black test test-faults lint format docs install clean
+.PHONY: demo demo-black test test-recipes test-faults lint format docs install clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,9 @@ demo-black: install
 
 test: install
 	$(RUN)/python -m pytest
+
+test-recipes: install
+	$(RUN)/python -m pytest -m recipes
 
 test-faults: install
 	$(RUN)/python -m pytest -m faults

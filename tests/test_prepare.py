@@ -5,7 +5,6 @@ import dataclasses
 import io
 import os
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from PIL import Image
 from rich.console import Console
 from source_folders import medpix, quex
 
+from clipcovid.commands.prepare import report
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data import prepare as module
 from clipcovid.data.images import decode, fit_image, fit_mask
@@ -493,7 +493,6 @@ def test_the_report_shows_names_as_they_are(tmp_path, cluster):
     done, _ = run("table", tmp_path / "set/t.csv", tmp_path / "out", classes=("[/x] :smile:",))
     text = io.StringIO()
     config = PrepareConfig(source="table", out=tmp_path / "out")
-    report = runpy.run_path(str(JOB))["report"]
     console = Console(file=text, width=200, markup=False, emoji=False)
     report(done, config, console)
     report(dataclasses.replace(done, created=False), config, console)

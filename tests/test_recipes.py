@@ -61,6 +61,7 @@ def test_every_block_of_the_recipes_is_run():
     assert len(re.findall("^```[a-z]", text, re.MULTILINE)) == sum(map(len, recipes().values()))
 
 
+@pytest.mark.recipes
 @pytest.mark.parametrize("name", recipes())
 def test_a_recipe_works_as_printed(name, copy):
     blocks = recipes()[name]
