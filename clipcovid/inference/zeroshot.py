@@ -3,20 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 import tyro
 
-from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError
+from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate.report import score_split
 from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import zeroshot_identity
 from clipcovid.inference.embed import EmbedConfig, embed, training_image_mask
 from clipcovid.io.files import write_json
-from clipcovid.models.recognition import clip_defaults
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.runs import Run, finish_run, start_run
 
@@ -25,32 +24,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroshotConfig(EmbeddingsConfig):
+class ZeroshotConfig(EmbedConfig):
     """What to classify, with which encoder and which words."""
 
-    data: Path
-    """A prepared folder."""
     split: Literal["train", "val", "test", "all"] = "test"
     """The split to score."""
-    clip: ClipConfig = ClipConfig()
-    """The encoder."""
     prompts: tyro.conf.OmitArgPrefixes[PromptsConfig] = PromptsConfig()
     """The texts."""
-    input: Literal["packed", "raw"] = "packed"
-    """packed: the prepared pixels. raw: the original files, decoded anew at the encoder's own size."""
     out: Path = Path("outputs")
     """Where run folders and the MLflow store go."""
     name: str = ""
     """The run folder's name. Default: the method and the identity's hash."""
-    seed: int = 0
-    """Seed of random weights."""
-    compute: ComputeConfig = ComputeConfig()
-    """What to ask of the cluster, where embeddings are missing."""
-
-    @property
-    def derived_defaults(self) -> dict[str, Any]:
-        """The model is what a folder of weights says it is."""
-        return clip_defaults(self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, UserError
+from clipcovid.config import UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import plots
@@ -22,7 +22,6 @@ from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.io.files import atomic_write, write_json
-from clipcovid.models.recognition import clip_defaults
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.randomness import stream_seed
 from clipcovid.ray_backend.tune import Trial, run_trials
@@ -40,13 +39,9 @@ from clipcovid.workflows.report import ChildRun, data_tags, report
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptSweepConfig(EmbeddingsConfig):
+class PromptSweepConfig(EmbedConfig):
     """The search: its encoder, its candidates, and its length."""
 
-    data: Path
-    """A prepared folder."""
-    clip: ClipConfig = ClipConfig()
-    """The encoder."""
     search: Search = "random"
     """random. exhaustive: every template with every choice of one phrase a class. optuna: TPE. evolve: the best candidates
     of a generation are crossed, and parts of their templates and their phrases changed."""
@@ -60,21 +55,12 @@ class PromptSweepConfig(EmbeddingsConfig):
     """What is best on the validation split."""
     space: Path | None = None
     """A YAML file of {templates: […], classes: {name: [phrase, …]}}. Default: templates composed of parts, and synonyms."""
-    input: Literal["packed", "raw"] = "packed"
-    """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
     out: Path = Path("outputs")
     """Where run folders and the MLflow store go."""
     name: str = ""
     """The run folder's name. Default: prompts and the identity's hash."""
     seed: int = 0
     """Seed of the search, and of random weights."""
-    compute: ComputeConfig = ComputeConfig()
-    """What to ask of the cluster."""
-
-    @property
-    def derived_defaults(self) -> dict[str, Any]:
-        """The model is what a folder of weights says it is."""
-        return clip_defaults(self.clip)
 
     def __post_init__(self) -> None:
         for name in ("candidates", "batch", "ensemble"):
