@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,17 @@ def test_exactly_the_broken_files_are_quarantined_with_true_reasons(cluster, tmp
         hit = row.image_id in set(rows.loc[10:13, "path"])
         assert (row.lung_mask == "") == hit == (packed.masks("lung_mask", [at])[0] is None)
     assert (done.manifest.table[["width", "height"]] == 40).all(axis=None)
+
+
+def test_a_disk_without_room_for_the_packed_images_is_known_before_ray_starts(tmp_path, monkeypatch, sparse_ray):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=20 * 2 * 64**2 - 1))
+    table = scans(tmp_path)
+    with pytest.raises(UserError, match=r"out needs 0\.0 GB, and 0\.0 GB are free .* a smaller --size"):
+        run("table", table, tmp_path / "out", images=ImagesConfig(size=64))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=20 * 2 * 64**2))
+    with pytest.raises(pytest.fail.Exception, match="Ray was started"):
+        run("table", table, tmp_path / "out", images=ImagesConfig(size=64))
 
 
 def test_too_many_bad_files_stop_the_job_which_then_goes_on_with_a_higher_limit(cluster, tmp_path):

@@ -1,12 +1,16 @@
 """One image with its masks, from their files to a row of a packed shard. No Ray here."""
 
 import json
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from clipcovid.config import ImagesConfig
 from clipcovid.data import images
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.shards import MASKS
+from clipcovid.io.files import refuse_full_disk
 
 
 def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
@@ -47,3 +51,11 @@ def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
     except images.BadImage as error:
         bad[row["path"]] = str(error)
     return packed | {"bad": json.dumps(bad), "notes": notes}
+
+
+def check_disk_space(out: Path, table: pd.DataFrame, config: ImagesConfig) -> None:
+    """Raise `UserError` if the disk of `out` has no room for the packed pixels of a table that are not there yet."""
+    channels = 3 if config.mode == "rgb" else 1
+    masks = sum(int((table[kind] != "").sum()) for kind in MASKS)
+    packed = sum(path.stat().st_size for path in (out / "images").glob("*.arrow"))
+    refuse_full_disk(out, (len(table) * channels + masks) * config.size**2 - packed, "a smaller --size")

@@ -24,7 +24,7 @@ from clipcovid.data.folder import (
 )
 from clipcovid.data.headers import fill_from_headers
 from clipcovid.data.manifest import MASKS, SPLITS, Manifest, read_manifest, write_manifest
-from clipcovid.data.packing import pack_row
+from clipcovid.data.packing import check_disk_space, pack_row
 from clipcovid.data.shards import masks_hash, read_shard, write_shard
 from clipcovid.data.sources import PARTS, SOURCES, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import duplicates, make_splits, split_patients
@@ -134,6 +134,7 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
     lock_folder(config.out)
     if not (config.out / LISTING).exists():
         reset_prepared_folder(config.out)  # without packed files of which nothing says what they hold
+    check_disk_space(config.out, table, config.images)
     connect(config.compute)
     table, info["parts"] = _final_listing(config, table, recipe, parts=listing.parts)
     _pack(config, log)

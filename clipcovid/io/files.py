@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -93,6 +94,17 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def refuse_full_disk(folder: Path, needed: int, way_out: str) -> None:
+    """Raise `UserError` if the disk of `folder`, which need not exist yet, has fewer than `needed` bytes free."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise UserError(
+            f"{folder} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there: make room, choose another --out, "
+            f"or {way_out}."
+        )
 
 
 def write_parquet(path: Path, table: pd.DataFrame, metadata: dict[str, Any], row_group_size: int | None = None) -> None:
