@@ -347,7 +347,7 @@ def test_those_behind_go_on_from_the_weights_of_those_ahead(cluster, phantoms, t
 
 @pytest.mark.faults
 def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
-    flags = ["--trials", "12", "--max-concurrent", "1", "--no-early-stopping", "--search", "random"]
+    flags = ["--trials", "6", "--max-concurrent", "1", "--no-early-stopping", "--search", "random"]
     task = ["cnn", "--data", phantoms, "--out", tmp_path, "--name", "sweep", "--arch", "resnet10t", "--weights", "none"]
     more = ["--image-size", "32", "--optim.epochs", "6", "--compute.address", "local"]
     command = [sys.executable, "tune/hparams.py", *map(str, task), *flags, *more]
@@ -367,6 +367,6 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_goes_on(phantoms, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "The best again: clipcovid cnn" in done.stdout
     trials = json.loads((tmp_path / "sweep" / "trials.json").read_text())
-    assert [trial["state"] for trial in trials] == ["finished"] * 12
+    assert [trial["state"] for trial in trials] == ["finished"] * 6
     for path, when in before.items():
         assert path.stat().st_mtime_ns == when
