@@ -166,7 +166,7 @@ def test_hashes_are_those_of_the_whole_text_however_large_the_table(monkeypatch)
     text = json.dumps(list(one.table.columns)) + one.table.to_json(orient="values")
     images = json.dumps(sorted(zip(ids, pixels, strict=True)))
     for rows in (7, 8, len(ids), 1000):
-        monkeypatch.setattr("clipcovid.data.manifest.ROWS", rows)
+        monkeypatch.setattr("clipcovid.data.manifest.BLOCK", rows)
         monkeypatch.setattr("clipcovid.identity.BLOCK", rows)
         again = Manifest(table=one.table, classes=LABELS, dataset="")
         assert again.content_hash == hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -23,7 +23,7 @@ import pyarrow as pa
 from clipcovid.config import UserError
 from clipcovid.data.shards import MASKS as MASKS
 from clipcovid.data.shards import ShardIndex, locate_images
-from clipcovid.identity import file_hash, rows_digest
+from clipcovid.identity import BLOCK, file_hash, rows_digest
 from clipcovid.io.arrow_tables import MappedTable, index_in, map_table, to_frame, write_table
 from clipcovid.io.files import read_parquet, writable, write_parquet
 from clipcovid.io.tables import MISSING_WORDS
@@ -46,7 +46,6 @@ COLUMNS = (*TEXT_COLUMNS[:-1], "width", "height", "sha256")
 COPY = "manifest.arrow"
 HASHES = ("content_hash", "split_hash", "images_hash")  # that the copy keeps
 PACKED_ROW = "packed_row"  # of the Arrow copy alone: the image's row, counted through all packed files
-ROWS = 65_536  # that are hashed at a time
 SPLITS = ("train", "val", "test")  # from the least to the most strictly kept apart
 SPLIT_NAMES = {
     "train": "train",
@@ -172,8 +171,8 @@ class Manifest:
 def _table_hash(table: pd.DataFrame) -> str:
     """Of the columns' names, and of all cells as JSON; in blocks, since the text of a large table is larger still."""
     total = hashlib.sha256((json.dumps(list(table.columns)) + "[").encode())
-    for start in range(0, len(table), ROWS):
-        cells = table.iloc[start : start + ROWS].to_json(orient="values")
+    for start in range(0, len(table), BLOCK):
+        cells = table.iloc[start : start + BLOCK].to_json(orient="values")
         total.update(f"{',' if start else ''}{cells[1:-1]}".encode())
     total.update(b"]")
     return total.hexdigest()[:16]

@@ -9,7 +9,7 @@ import pandas as pd
 from clipcovid.config import ImagesConfig
 from clipcovid.data import images
 from clipcovid.data.masks import decode_mask
-from clipcovid.data.shards import MASKS
+from clipcovid.data.shards import MASKS, shard_paths
 from clipcovid.io.files import refuse_full_disk
 
 
@@ -57,5 +57,5 @@ def check_disk_space(out: Path, table: pd.DataFrame, config: ImagesConfig) -> No
     """Raise `UserError` if the disk of `out` has no room for the packed pixels of a table that are not there yet."""
     channels = 3 if config.mode == "rgb" else 1
     masks = sum(int((table[kind] != "").sum()) for kind in MASKS)
-    packed = sum(path.stat().st_size for path in (out / "images").glob("*.arrow"))
+    packed = sum(path.stat().st_size for path in shard_paths(out))
     refuse_full_disk(out, (len(table) * channels + masks) * config.size**2 - packed, "a smaller --size")

@@ -59,12 +59,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def writable(folder: Path) -> bool:
     """Whether files can be written into a folder, or the folder can be made; leaves nothing behind."""
-    ancestor = next(place for place in (folder, *folder.resolve().parents) if place.exists())
     try:
-        with tempfile.TemporaryFile(dir=ancestor):
+        with tempfile.TemporaryFile(dir=_existing(folder)):
             return True
     except OSError:
         return False
+
+
+def _existing(folder: Path) -> Path:
+    """A folder, or the nearest of those above it that exists."""
+    return next(place for place in (folder, *folder.resolve().parents) if place.exists())
 
 
 def plain(value: Any) -> Any:
@@ -98,8 +102,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def refuse_full_disk(folder: Path, needed: int, way_out: str) -> None:
     """Raise `UserError` if the disk of `folder`, which need not exist yet, has fewer than `needed` bytes free."""
-    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_existing(folder)).free
     if needed > free:
         raise UserError(
             f"{folder} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there: make room, choose another --out, "
