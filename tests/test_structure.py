@@ -124,6 +124,27 @@ def test_nothing_is_written_twice():
     assert not repeated, "\n".join(sorted(repeated))
 
 
+def test_docs_name_only_what_exists():
+    """`MODULE.name` and `CONSTANT` in docstrings and in the recipes: a renamed function leaves no old name behind."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES.values()}
+    nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+    known = {getattr(node, field, 0) for node in nodes for field in ("id", "attr", "name")}
+    stems = {name.split(".")[-1] for name in SOURCES}
+    stale = []
+    for path in (*trees, ROOT / "CONTRIBUTING.md", ROOT / "docs" / "explanation" / "architecture.md"):
+        text = path.read_text(encoding="utf-8")
+        stale += [
+            f"{path.relative_to(ROOT)}: {module}.{name}"
+            for module, name in re.findall(r"`(\w+)\.([A-Za-z_]\w+)", text)
+            if module in stems and name not in known and name not in ("py", "json", "parquet")
+        ]
+        constants = set(re.findall(r"`([A-Z][A-Z_]+)`", text)) - known
+        stale += [
+            f"{path.relative_to(ROOT)}: {name}" for name in constants if not name.startswith(("CLIPCOVID_", "RAY_"))
+        ]
+    assert not stale, stale
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_libraries_stay_in_their_rooms(name):
     for library, allowed in LIBRARIES_ALLOWED.items():

@@ -80,7 +80,7 @@ def classification_draws(
 
     Metrics: all of `metrics.confusion_rates`, and for probabilities (n, k) `macro_auroc` and `auroc/<class>`. Macro
     averages run over the classes that a resample has. Equal seeds and groups give equal resamples (in `bootstrap` too),
-    so the draws of two methods on the same rows can be subtracted. Errors as in `metrics.classification`.
+    so the draws of two methods on the same rows can be subtracted. Errors as in `metrics.classification_metrics`.
     """
     truth, k = encode(labels, classes), len(classes)
     if len(groups) != len(truth):

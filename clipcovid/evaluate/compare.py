@@ -1,6 +1,6 @@
 """All methods side by side on the same images, from their predictions tables alone.
 
-`load_predictions.read` gives tables that fit together, `compare` makes a `Comparison` of them, and all tables and figures
+`load_method_predictions` gives tables that fit together, `compare` makes a `Comparison` of them, and all tables and figures
 are made of that.
 """
 

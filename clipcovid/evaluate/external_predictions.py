@@ -31,7 +31,7 @@ class ExternalPredictions(NamedTuple):
     """What two foreign files say together."""
 
     table: pd.DataFrame
-    """As `predictions.score` takes it, a row for each image that is scored, in the order of the ground truth."""
+    """Predictions as a `Kind` scores them, a row for each scored image, in the order of the ground truth."""
     classes: list[str]
     notes: list[str]
 
@@ -48,11 +48,12 @@ def read_external_predictions(
 ) -> ExternalPredictions:
     """Read both files, match their rows (see `matching.match_rows`) and bring them to one shape.
 
-    `truth` "" or the same file: one file has both. Ground truth: `truth_column`, else one of `TRUE` and `EITHER`, and
-    one of `PATIENTS` where known. Predictions: `prediction_column`, else prob_<class> columns, probabilities ({class: p}, a
-    list with `classes`), sim_<class> or similarities (the same way), columns named as the classes, ranking (a list), a
-    Hugging Face pipeline's lists, or one of `HARD`, else of `EITHER`. A label may be an index into `classes`.
-    `missing` "drop" scores the images that both have; "error" refuses.
+    `truth` "" or the same file: one file has both. Ground truth: `truth_column`, else one of `TRUE` and
+    `AMBIGUOUS_LABEL_COLUMNS`, and one of `PATIENTS` where known. Predictions: `prediction_column`, else prob_<class>
+    columns, probabilities ({class: p}, a list with `classes`), sim_<class> or similarities (the same way), columns named as
+    the classes, ranking (a list), a Hugging Face pipeline's lists, or one of `PREDICTED_LABEL_COLUMNS`, else of
+    `AMBIGUOUS_LABEL_COLUMNS`. A label may be an index into `classes`. `missing` "drop" scores the images that both have;
+    "error" refuses.
 
     What does not fit, two columns that could be meant and differ, files without a class in common, and classes that
     differ in case or spaces alone, are a `UserError`.

@@ -28,7 +28,7 @@ def figures(
 ) -> dict[str, Figure]:
     """`confusion`, `classes`, and `roc` for probabilities (n, k) where the labels have two classes or more.
 
-    Errors as in `metrics.classification`.
+    Errors as in `metrics.classification_metrics`.
     """
     drawn = {
         "confusion": confusion_figure(confusion(labels, predictions, classes), classes, split=split),

@@ -18,7 +18,7 @@ from clipcovid.io.tables import read_table
 
 
 def read_export(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame | None:
-    """The rows of a Parquet file, each column of images as paths (see `embedded.address`); None where it has no images.
+    """The rows of a Parquet file, each column of images as paths (see `embedded.cell_uri`); None where it has no images.
 
     The only such column is `path`, unless `columns` name another; numbers of classes become their names, where the file
     has them.

@@ -36,7 +36,7 @@ PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "auprc")
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationScores(Scores):
-    """Scores of a classification (`metrics.classification`), with its confusion matrix."""
+    """Scores of a classification (`metrics.classification_metrics`), with its confusion matrix."""
 
     kind = "classification"
     marker = "confusion"
