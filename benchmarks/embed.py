@@ -56,7 +56,7 @@ class Config:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measured:
+class Measurement:
     """One measurement."""
 
     steady: float
@@ -67,7 +67,7 @@ class Measured:
     """Seconds from the command's start to the end of the first batch."""
 
 
-def model_alone(config: Config, processes: int, threads: int) -> Measured:
+def model_alone(config: Config, processes: int, threads: int) -> Measurement:
     """`processes` copies of the model, `threads` threads each, on arrays in memory."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
@@ -83,7 +83,7 @@ def model_alone(config: Config, processes: int, threads: int) -> Measured:
         worker.join()
     images = sum(span[2] for span in spans)
     ended = max(span[1] for span in spans)
-    return Measured(steady=images / (ended - min(span[0] for span in spans)), overall=images / (ended - started))
+    return Measurement(steady=images / (ended - min(span[0] for span in spans)), overall=images / (ended - started))
 
 
 def _encode_arrays(config: Config, processes: int, threads: int, barrier: Any, results: Any) -> None:
@@ -110,7 +110,7 @@ def _encode_arrays(config: Config, processes: int, threads: int, barrier: Any, r
     results.put((began, time.time(), batches * config.batch_size))
 
 
-def peer(config: Config, data: Path, workers: int, threads: int, precision: str) -> Measured:
+def measure_plain_loop(config: Config, data: Path, workers: int, threads: int, precision: str) -> Measurement:
     """open_clip's own transform and model over a torch DataLoader on the PNG files, in a process of its own."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -119,7 +119,7 @@ def peer(config: Config, data: Path, workers: int, threads: int, precision: str)
     process.start()
     began, ended, images, after = results.get()
     process.join()
-    return Measured(steady=after / (ended - began), overall=images / (ended - started), first=began - started)
+    return Measurement(steady=after / (ended - began), overall=images / (ended - started), first=began - started)
 
 
 class Files:
@@ -169,9 +169,9 @@ def _load_and_encode(config: Config, data: Path, workers: int, threads: int, pre
     results.put((began, time.time(), len(paths), after))
 
 
-def ours(config: Config, data: Path, pixels: str) -> Measured:
+def measure_clipcovid(config: Config, data: Path, pixels: str) -> Measurement:
     """`clipcovid embed` as a user runs it; steady state is read off the times that it keeps with its shards."""
-    shutil_embeddings(data)
+    remove_embeddings(data)
     started = time.time()
     _run(config, data, pixels)
     seconds = time.time() - started
@@ -190,10 +190,10 @@ def ours(config: Config, data: Path, pixels: str) -> Measured:
             inside = min(high, shard["ended"]) - max(low, began)
             done += images * max(0.0, inside) / (shard["ended"] - began)
     first = min(shard["first_batch"] for shard in shards) - started
-    return Measured(steady=done / (high - low), overall=sum(s["images"] for s in shards) / seconds, first=first)
+    return Measurement(steady=done / (high - low), overall=sum(s["images"] for s in shards) / seconds, first=first)
 
 
-def shutil_embeddings(data: Path) -> None:
+def remove_embeddings(data: Path) -> None:
     """Forget the embeddings of an earlier turn."""
     import shutil
 
@@ -236,7 +236,7 @@ def empty_pipeline(workers: int) -> float:
 
 def peak_memory(config: Config, data: Path) -> dict[str, float]:
     """Peak GB of `clipcovid embed` with all its processes: `anonymous`, and `total` with its share of mapped files."""
-    shutil_embeddings(data)
+    remove_embeddings(data)
     peak, stop = {"anonymous": 0.0, "total": 0.0}, threading.Event()
 
     def watch() -> None:
@@ -270,7 +270,7 @@ def _memory(pid: int) -> dict[str, float]:
     return total
 
 
-def prepared(folder: Path, images: int) -> Path:
+def prepare_images(folder: Path, images: int) -> Path:
     """A prepared folder of so many phantoms."""
     data = folder / str(images)
     command = [sys.executable, str(JOBS / "prepare.py"), "--out", str(data), "--phantom.images", str(images)]
@@ -283,23 +283,27 @@ def main(config: Config) -> None:
     cores = os.cpu_count() or 1
     precision = resolve_precision("auto", "cpu")
     with tempfile.TemporaryDirectory() as folder:
-        data = prepared(Path(folder), config.images)
-        contenders: dict[str, Callable[[], Measured]] = {
+        data = prepare_images(Path(folder), config.images)
+        contenders: dict[str, Callable[[], Measurement]] = {
             f"model alone, 1 × {cores} threads": lambda: model_alone(config, 1, cores),
             f"model alone, {cores} × 1 thread": lambda: model_alone(config, cores, 1),
-            "ours, packed": lambda: ours(config, data, "packed"),
-            "ours, raw PNG": lambda: ours(config, data, "raw"),
-            f"open_clip + DataLoader, 1 worker, {precision}": lambda: peer(config, data, 1, cores, precision),
-            f"open_clip + DataLoader, {cores} workers, {precision}": lambda: peer(
+            "ours, packed": lambda: measure_clipcovid(config, data, "packed"),
+            "ours, raw PNG": lambda: measure_clipcovid(config, data, "raw"),
+            f"open_clip + DataLoader, 1 worker, {precision}": lambda: measure_plain_loop(
+                config, data, 1, cores, precision
+            ),
+            f"open_clip + DataLoader, {cores} workers, {precision}": lambda: measure_plain_loop(
                 config, data, cores, cores, precision
             ),
         }
         if precision != "fp32":
             contenders |= {
-                "open_clip + DataLoader, 1 worker, fp32": lambda: peer(config, data, 1, cores, "fp32"),
-                f"open_clip + DataLoader, {cores} workers, fp32": lambda: peer(config, data, cores, cores, "fp32"),
+                "open_clip + DataLoader, 1 worker, fp32": lambda: measure_plain_loop(config, data, 1, cores, "fp32"),
+                f"open_clip + DataLoader, {cores} workers, fp32": lambda: measure_plain_loop(
+                    config, data, cores, cores, "fp32"
+                ),
             }
-        figures: dict[str, list[Measured]] = {name: [] for name in contenders}
+        figures: dict[str, list[Measurement]] = {name: [] for name in contenders}
         empty = []
         for turn in range(config.rounds):
             for name, measure in contenders.items():
@@ -308,12 +312,14 @@ def main(config: Config) -> None:
             empty.append(empty_pipeline(cores))
         memory = {}
         if config.memory:
-            memory = {n: peak_memory(config, prepared(Path(folder), n)) for n in (config.images, 10 * config.images)}
+            memory = {
+                n: peak_memory(config, prepare_images(Path(folder), n)) for n in (config.images, 10 * config.images)
+            }
     report(config, figures, empty, memory)
 
 
 def report(
-    config: Config, figures: dict[str, list[Measured]], empty: list[float], memory: dict[int, dict[str, float]]
+    config: Config, figures: dict[str, list[Measurement]], empty: list[float], memory: dict[int, dict[str, float]]
 ) -> None:
     """Print the table of medians and what they are of the fastest model alone."""
 

@@ -69,12 +69,12 @@ class Folds:
     """Of weights and order; the folds are those of the run's own seed 0."""
 
 
-class Classifying(Folds):
+class ClassificationBenchmark(Folds):
     """A ResNet18 on the folds of a cross-validation of ours."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Segmenting(Folds):
+class SegmentationBenchmark(Folds):
     """A U-Net on the folds of a cross-validation of ours."""
 
     epochs: int = 40
@@ -97,10 +97,10 @@ class CaptioningActor:
     """A training each."""
 
 
-def classify(config: Classifying) -> None:
+def classify(config: ClassificationBenchmark) -> None:
     """Train on each fold, pool what it predicts, and compare."""
-    ours, about = _ours(config)
-    theirs, seconds = _each_fold(config, _class_probabilities, ("label",))
+    ours, about = _read_predictions(config)
+    theirs, seconds = _over_folds(config, _class_probabilities, ("label",))
     theirs = ours[["image_id", "label", "patient_id"]].merge(theirs, on="image_id", validate="1:1")
     _compare(config, ours, theirs, about, seconds)
 
@@ -120,7 +120,7 @@ def _compare(
     write_json(config.run / "naive.json", {"pairs": differences, "seconds": seconds, "naive": scores.to_json()})
 
 
-def _ours(config: Folds) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _read_predictions(config: Folds) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The predictions to compare with, and what they are; of other images than the data's: `UserError`."""
     ours, about = read_predictions(config.run / "predictions" / "crossval.parquet")
     if not ours["image_id"].isin(read_manifest(config.data).table["image_id"]).all():
@@ -130,7 +130,7 @@ def _ours(config: Folds) -> tuple[pd.DataFrame, dict[str, Any]]:
     return ours, about
 
 
-def _each_fold(config: Folds, train: Callable[..., pd.DataFrame], needs: Sequence[str]) -> Any:
+def _over_folds(config: Folds, train: Callable[..., pd.DataFrame], needs: Sequence[str]) -> Any:
     """What `train` predicts for each fold's test images, one below the other, and the seconds that each fold took."""
     manifest, tables, seconds = read_manifest(config.data), [], []
     for number in range(1, config.folds + 1):
@@ -141,12 +141,12 @@ def _each_fold(config: Folds, train: Callable[..., pd.DataFrame], needs: Sequenc
     return pd.concat(tables, ignore_index=True), seconds
 
 
-def _class_probabilities(config: Classifying, manifest: Any) -> pd.DataFrame:
+def _class_probabilities(config: ClassificationBenchmark, manifest: Any) -> pd.DataFrame:
     import timm
 
     packed = PackedImages(config.data, manifest)
-    rows = pd.concat([manifest.eligible(split, ("label",))[0] for split in ("train", "val")], ignore_index=True)
-    tested, _ = manifest.eligible("test", ("label",))
+    rows = pd.concat([manifest.rows_with(split, ("label",))[0] for split in ("train", "val")], ignore_index=True)
+    tested, _ = manifest.rows_with("test", ("label",))
     torch.manual_seed(config.seed)
     net = timm.create_model("resnet18", num_classes=len(manifest.classes), in_chans=1).to(
         memory_format=torch.channels_last
@@ -177,25 +177,25 @@ def _class_probabilities(config: Classifying, manifest: Any) -> pd.DataFrame:
     return probability_table(tested["image_id"], found.numpy(), manifest.classes)
 
 
-def segment(config: Segmenting) -> None:
+def segment(config: SegmentationBenchmark) -> None:
     """Train on each fold, pool what it predicts, and compare."""
-    ours, about = _ours(config)
+    ours, about = _read_predictions(config)
     regions = [region for region in REGIONS if region in set(ours["region"])]
     target = "both" if len(regions) == 2 else regions[0]
     settings: Any = {"target": target, "weights": "none", "image_size": config.size, "augment": NO_AUGMENT}
     task_config = SegmentConfig(data=config.data, **settings)
-    theirs, seconds = _each_fold(config, partial(_masks, task_config=task_config), task_config.required_columns)
+    theirs, seconds = _over_folds(config, partial(_masks, task_config=task_config), task_config.required_columns)
     theirs["patient_id"] = theirs["image_id"].map(read_manifest(config.data).table.set_index("image_id")["patient_id"])
     _compare(config, ours, theirs, about, seconds)
 
 
-def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.DataFrame:
+def _masks(config: SegmentationBenchmark, manifest: Any, task_config: SegmentConfig) -> pd.DataFrame:
     import segmentation_models_pytorch as smp
 
     task: Any = make_task(task_config, manifest.classes, ImagesConfig(**manifest.info["images"]))
     packed = PackedImages(config.data, manifest)
     rows = pd.concat(
-        [manifest.eligible(split, task_config.required_columns)[0] for split in ("train", "val")], ignore_index=True
+        [manifest.rows_with(split, task_config.required_columns)[0] for split in ("train", "val")], ignore_index=True
     )
     read = task.reader(packed, rows, None)
     torch.manual_seed(config.seed)
@@ -220,7 +220,7 @@ def _masks(config: Segmenting, manifest: Any, task_config: SegmentConfig) -> pd.
             loss.backward()
             optimizer.step()
     net.eval()
-    tested, _ = manifest.eligible("test", task_config.required_columns)
+    tested, _ = manifest.rows_with("test", task_config.required_columns)
     last = task.reader(packed, tested, None)
     thresholds = [0.5] * len(task_config.regions)
     found = []
@@ -254,16 +254,25 @@ def caption(config: CaptioningActor) -> None:
 def _captions(config: CaptionConfig) -> Scores:
     manifest = config.resolve_manifest(read_manifest(config.data))
     task: Any = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
-    machine = DeviceContext(device=torch.device("cpu"), precision="fp32")
+    device_context = DeviceContext(device=torch.device("cpu"), precision="fp32")
     state = task.setup(config.data, manifest)
     train = task.examples(config.data, manifest, "train", state, training=True)
     val, test = (task.examples(config.data, manifest, split, state) for split in ("val", "test"))
     module = task.build(train, state)
     with TemporaryDirectory() as folder:
-        states = TrainingCheckpoint(Path(folder), {"naive": config.seed})
-        fit(task, module, train, val, config=config, machine=machine, states=states, report=lambda line: None)
+        checkpoint = TrainingCheckpoint(Path(folder), {"naive": config.seed})
+        fit(
+            task,
+            module,
+            train,
+            val,
+            config=config,
+            device_context=device_context,
+            checkpoint=checkpoint,
+            report=lambda line: None,
+        )
     _, state = task.calibrate(module, train, state, lambda predictor: {})
-    table = task.table(test, predict(task.test_predictor(module, state), test, machine), state)
+    table = task.table(test, predict(task.test_predictor(module, state), test, device_context), state)
     patients = test.rows.set_index("image_id")["patient_id"]
     return kind_of("captions").score(table.assign(patient_id=table["image_id"].map(patients)))
 
@@ -273,8 +282,8 @@ class Config:
     """What to measure."""
 
     what: Annotated[
-        Annotated[Classifying, tyro.conf.subcommand("classify")]
-        | Annotated[Segmenting, tyro.conf.subcommand("segment")]
+        Annotated[ClassificationBenchmark, tyro.conf.subcommand("classify")]
+        | Annotated[SegmentationBenchmark, tyro.conf.subcommand("segment")]
         | Annotated[CaptioningActor, tyro.conf.subcommand("caption")],
         tyro.conf.arg(name=""),
     ]
@@ -283,9 +292,9 @@ class Config:
 
 def main(config: Config) -> None:
     """Run the one that is asked for."""
-    if isinstance(config.what, Classifying):
+    if isinstance(config.what, ClassificationBenchmark):
         classify(config.what)
-    elif isinstance(config.what, Segmenting):
+    elif isinstance(config.what, SegmentationBenchmark):
         segment(config.what)
     else:
         caption(config.what)

@@ -29,7 +29,7 @@ LABELS = ("COVID-19", "Non-COVID", "Normal")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Open:
+class OpenConfig:
     """Open a prepared set."""
 
     images: int = 1_000_000
@@ -39,7 +39,7 @@ class Open:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Read:
+class ReadConfig:
     """Read packed images at random."""
 
     images: int = 50_000
@@ -55,7 +55,7 @@ class Config:
     """What to measure."""
 
     measure: Annotated[
-        Annotated[Open, tyro.conf.subcommand("open")] | Annotated[Read, tyro.conf.subcommand("read")],
+        Annotated[OpenConfig, tyro.conf.subcommand("open")] | Annotated[ReadConfig, tyro.conf.subcommand("read")],
         tyro.conf.arg(name=""),
     ]
     """The measurement, with its flags."""
@@ -116,7 +116,7 @@ class Meter:
         self.began = time.perf_counter()
 
 
-def drive(folder: Path, images: int, message: Path) -> None:
+def run_driver(folder: Path, images: int, message: Path) -> None:
     """The driver: open the set and name it; leave what a worker is sent in `message`."""
     from clipcovid.data.manifest import read_manifest
     from clipcovid.identity import data_identity
@@ -131,7 +131,7 @@ def drive(folder: Path, images: int, message: Path) -> None:
     meter.step(f"sends {message.stat().st_size:,} B")
 
 
-def work(folder: Path, images: int, message: Path) -> None:
+def run_worker(folder: Path, images: int, message: Path) -> None:
     """A worker: open what it was sent, and take the rows of each split."""
     from clipcovid.data.packed import PackedImages
 
@@ -140,12 +140,12 @@ def work(folder: Path, images: int, message: Path) -> None:
     assert len(PackedImages(folder, manifest)) == images
     meter.step("opens the set")
     for split in ("train", "val", "test"):
-        rows, _ = manifest.eligible(split, ("label",))
+        rows, _ = manifest.rows_with(split, ("label",))
         manifest.positions(rows["image_id"])
     meter.step("takes the rows of each split")
 
 
-def read_images(folder: Path, config: Read) -> None:
+def read_images(folder: Path, config: ReadConfig) -> None:
     """A worker: read every image twice, at random; of the second time, the images read a second."""
     from clipcovid.data.packed import PackedImages
 
@@ -172,7 +172,7 @@ def main(config: Config) -> None:
     measure = config.measure
     with tempfile.TemporaryDirectory() as temporary:
         folder, message = Path(temporary) / "set", Path(temporary) / "manifest.pickle"
-        if isinstance(measure, Read):
+        if isinstance(measure, ReadConfig):
             make_set(folder, measure.images, measure.size)
             run_process(read_images, folder, measure)
             return
@@ -181,8 +181,8 @@ def main(config: Config) -> None:
             began = time.perf_counter()
             make_set(folder, measure.images, 1)
             print(f"{measure.images:,} images: made in {time.perf_counter() - began:.0f} s", flush=True)
-        run_process(drive, folder, measure.images, message)
-        run_process(work, folder, measure.images, message)
+        run_process(run_driver, folder, measure.images, message)
+        run_process(run_worker, folder, measure.images, message)
 
 
 if __name__ == "__main__":

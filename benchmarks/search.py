@@ -57,9 +57,9 @@ class Rows:
     def blocks(self) -> Iterator[np.ndarray]:
         """All rows, float16."""
         for start in range(0, self.config.rows, BLOCK):
-            yield self.some(min(BLOCK, self.config.rows - start), seed=start).astype(np.float16)
+            yield self.sample(min(BLOCK, self.config.rows - start), seed=start).astype(np.float16)
 
-    def some(self, count: int, seed: int) -> np.ndarray:
+    def sample(self, count: int, seed: int) -> np.ndarray:
         """Rows (count, width) float32 of length 1."""
         rng = np.random.default_rng([1, seed])
         noise = rng.standard_normal((count, self.config.width), np.float32) / np.float32(self.config.width**0.5)
@@ -68,7 +68,7 @@ class Rows:
         return found
 
 
-def resident() -> float:
+def resident_memory() -> float:
     """This process's memory, in GB."""
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 2**20
 
@@ -87,13 +87,12 @@ def main(config: Config) -> None:
     """Measure, and print."""
     rows = Rows(config)
     raw = config.rows * config.width * 2 / 2**30
-    before, began = resident(), time.perf_counter()
+    before, began = resident_memory(), time.perf_counter()
     exact = build_index(rows.blocks, config.width, config.rows, "exact")
     print(f"{config.rows:,} × {config.width}: built in {time.perf_counter() - began:.0f} s", flush=True)
-    print(
-        f"exact: {resident() - before:.2f} GB after loading, {(resident() - before) / raw:.2f} of the raw float16 vectors"
-    )
-    queries = rows.some(config.queries, seed=10**9)
+    grown = resident_memory() - before
+    print(f"exact: {grown:.2f} GB after loading, {grown / raw:.2f} of the raw float16 vectors")
+    queries = rows.sample(config.queries, seed=10**9)
     seconds(exact, queries[:3])
     times, best = seconds(exact, queries)
     print(f"exact: {statistics.median(times):.4f} s a query (median; slowest {max(times):.4f})", flush=True)

@@ -120,27 +120,27 @@ def examples_for(task: Task[Any, Any], state: Any, size: int, count: int) -> Exa
     return Examples(rows=rows, read=read)
 
 
-def contenders(model: str, config: Config, machine: DeviceContext) -> dict[str, Callable[[int], None]]:
+def timed_steps(model: str, config: Config, device_context: DeviceContext) -> dict[str, Callable[[int], None]]:
     """What takes turns, each a function of how many steps to do."""
     task, size = task_for(model, config.batch_size)
     state = state_for(task)
     some = examples_for(task, state, size, config.batch_size * config.steps)
     made = {}
     for name, augment in (("ours", NO_AUGMENT), ("ours, augmenting", AugmentConfig())):
-        module = task.build(some, state).to(machine.device).train()
+        module = task.build(some, state).to(device_context.device).train()
         settings = dataclasses.replace(task.config, augment=augment)
         optimizer, average = build_optimizer(module, settings.optim), ExponentialMovingAverage(module, 0)
-        loop = Loop(task, module, module, some, settings, machine, optimizer, average, lambda text: None)
+        loop = Loop(task, module, module, some, settings, device_context, optimizer, average, lambda text: None)
         made[name] = lambda epoch, loop=loop: loop.epoch(epoch)
-    module = task.build(some, state).to(machine.device).train()
+    module = task.build(some, state).to(device_context.device).train()
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     takes = np.split(np.arange(len(some)), config.steps)
-    batches = [{k: to_device(v, machine.device) for k, v in some.read(take).items()} for take in takes]
+    batches = [{k: to_device(v, device_context.device) for k, v in some.read(take).items()} for take in takes]
 
     def bare(epoch: int) -> None:
         for batch in batches:
-            with machine.autocast():
+            with device_context.autocast():
                 loss = task.loss(module, batch)["loss"]
             loss.backward()
             optimizer.step()
@@ -149,9 +149,9 @@ def contenders(model: str, config: Config, machine: DeviceContext) -> dict[str, 
     return {"bare": bare, **made}
 
 
-def step_ratios(model: str, config: Config, machine: DeviceContext) -> dict[str, Any]:
+def step_ratios(model: str, config: Config, device_context: DeviceContext) -> dict[str, Any]:
     """Images per second of each contender, and the medians of the rounds' ratios to the bare loop."""
-    turns = contenders(model, config, machine)
+    turns = timed_steps(model, config, device_context)
     speeds: dict[str, list[float]] = {name: [] for name in turns}
     images = config.batch_size * config.steps
     for turn in range(config.rounds + 1):
@@ -159,7 +159,7 @@ def step_ratios(model: str, config: Config, machine: DeviceContext) -> dict[str,
         for name, work in order if turn % 2 else reversed(order):
             began = time.perf_counter()
             work(turn)
-            if machine.device.type == "cuda":
+            if device_context.device.type == "cuda":
                 torch.cuda.synchronize()
             if turn:  # the first warms up
                 speeds[name].append(images / (time.perf_counter() - began))
@@ -170,12 +170,12 @@ def step_ratios(model: str, config: Config, machine: DeviceContext) -> dict[str,
     return found
 
 
-def predicted_masks(config: Config, machine: DeviceContext, images: int = 200) -> dict[str, list[float]]:
+def predicted_masks(config: Config, device_context: DeviceContext, images: int = 200) -> dict[str, list[float]]:
     """Of each round, images per second of a prediction worker ÷ those of the model alone on batches in memory.
 
     `masks`: of images whose truth is unknown. `masks, scored`: each is also counted against its truth, with distances.
     """
-    gpus, threads = float(machine.device.type == "cuda"), torch.get_num_threads()
+    gpus, threads = float(device_context.device.type == "cuda"), torch.get_num_threads()
     chosen = ResourcePlan(
         workers=0, cpus_per_worker=1, gpus_per_worker=gpus, threads=threads, batch_size=config.batch_size
     )
@@ -194,11 +194,11 @@ def predicted_masks(config: Config, machine: DeviceContext, images: int = 200) -
             name: PredictionActor(run=run, data=data, manifest=manifest, resources=chosen)
             for name, manifest in zip(ratios, (unknown, known), strict=True)
         }
-        pixels = torch.from_numpy(workers["masks"].packed.images(range(images))).to(machine.device)
+        pixels = torch.from_numpy(workers["masks"].packed.images(range(images))).to(device_context.device)
         module: Any = workers["masks"].module
 
         def alone() -> None:
-            with torch.no_grad(), machine.autocast():
+            with torch.no_grad(), device_context.autocast():
                 for start in range(0, images, config.batch_size):
                     module(pixels[start : start + config.batch_size])
 
@@ -215,7 +215,7 @@ def predicted_masks(config: Config, machine: DeviceContext, images: int = 200) -
     return ratios
 
 
-def _ranked(rank: int, world: int, config: Config, folder: str) -> None:
+def _run_rank(rank: int, world: int, config: Config, folder: str) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // world))
     if world > 1:
         torch.distributed.init_process_group(
@@ -226,10 +226,18 @@ def _ranked(rank: int, world: int, config: Config, folder: str) -> None:
     some = examples_for(task, state, size, config.batch_size * 2 * config.steps)
     module = task.build(some, state).train()
     net: Any = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True) if world > 1 else module
-    machine = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
+    device_context = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
     optimizer = build_optimizer(module, task.config.optim)
     loop = Loop(
-        task, net, module, some, task.config, machine, optimizer, ExponentialMovingAverage(module, 0), lambda text: None
+        task,
+        net,
+        module,
+        some,
+        task.config,
+        device_context,
+        optimizer,
+        ExponentialMovingAverage(module, 0),
+        lambda text: None,
     )
     speeds = [loop.epoch(epoch)["images_per_s"] for epoch in range(config.rounds + 1)][1:]
     if rank == 0:
@@ -240,17 +248,17 @@ def two_workers(config: Config) -> float:
     """Images per second of two processes ÷ one with all threads, tiny CLIP at the same global batch."""
     with tempfile.TemporaryDirectory() as folder:
         for world in (1, 2):
-            torch.multiprocessing.spawn(_ranked, (world, config, folder), nprocs=world)
+            torch.multiprocessing.spawn(_run_rank, (world, config, folder), nprocs=world)
         one, two = (float(Path(folder, f"speed-{world}").read_text()) for world in (1, 2))
     return two / one
 
 
-SETTLE = 6.0  # seconds that a training has to find out how many threads it has room for
+SETTLE_S = 6.0  # seconds that a training has to find out how many threads it has room for
 
 
-def _trainee(config: Config, fixed: bool, orders: Any) -> None:
+def _train_beside(config: Config, fixed: bool, orders: Any) -> None:
     """Train for as many seconds as each order says, and answer with the images per second; an order of 0 ends it."""
-    machine = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
+    device_context = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
     task, size = task_for("resnet18", config.batch_size)
     threads = torch.get_num_threads() if fixed else None
     settings = dataclasses.replace(task.config, compute=ComputeConfig(threads=threads))
@@ -258,18 +266,18 @@ def _trainee(config: Config, fixed: bool, orders: Any) -> None:
     images = examples_for(task, state, size, config.batch_size)
     module = task.build(images, state).train()
     optimizer, average = build_optimizer(module, settings.optim), ExponentialMovingAverage(module, 0)
-    loop = Loop(task, module, module, images, settings, machine, optimizer, average, lambda text: None)
+    loop = Loop(task, module, module, images, settings, device_context, optimizer, average, lambda text: None)
     epoch = 0
     while seconds := orders.recv():
         began = time.perf_counter()
         ends = [began]  # of the last step before what is counted, and of those that are
         steps = 0
-        while len(ends) < 2 or ends[-1] < began + SETTLE + seconds:
+        while len(ends) < 2 or ends[-1] < began + SETTLE_S + seconds:
             epoch += 1
             loop.epoch(epoch)
             now = time.perf_counter()
             steps += 1
-            ends = [now] if steps < 5 or ends[-1] < began + SETTLE else [*ends, now]
+            ends = [now] if steps < 5 or ends[-1] < began + SETTLE_S else [*ends, now]
         orders.send((len(ends) - 1) * config.batch_size / (ends[-1] - ends[0]))
 
 
@@ -284,7 +292,7 @@ def beside(config: Config, seconds: float = 8.0) -> dict[str, dict[str, list[flo
     for name, pipes in trainees.items():
         for _ in range(2):
             ours, theirs = context.Pipe()
-            context.Process(target=_trainee, args=(config, name == "fixed", theirs), daemon=True).start()
+            context.Process(target=_train_beside, args=(config, name == "fixed", theirs), daemon=True).start()
             pipes.append(ours)
     for turn in range(config.rounds):
         for name, both in list(trainees.items())[:: -1 if turn % 2 else 1]:
@@ -330,7 +338,7 @@ def lora_memory(config: Config) -> dict[str, Any]:
     return found | {"model": model, "ratio": found["lora"]["peak_gb"] / found["full"]["peak_gb"]}
 
 
-def probe_speed(config: Config, machine: DeviceContext, images: int = 300) -> dict[str, float]:
+def probe_speed(config: Config, device_context: DeviceContext, images: int = 300) -> dict[str, float]:
     """Seconds of a linear probe on cached embeddings, and of the same head trained through the encoder for as many epochs
     as the cached one needs to come within one image of its final training accuracy."""
     task, size = task_for("tiny", config.batch_size)
@@ -381,7 +389,7 @@ TorchTrainer(lambda: print("FIRST", flush=True), scaling_config=scaling, run_con
 """
 
 
-def _until(command: list[str], mark: str) -> float:
+def _seconds_until(command: list[str], mark: str) -> float:
     """Seconds until a command prints `mark`; it is then let run to its end."""
     began, first = time.perf_counter(), 0.0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
@@ -414,9 +422,9 @@ def start_up(config: Config) -> dict[str, list[float]]:
                     "none",
                 ]
                 asked = ["--compute.address", "local", "--compute.workers", str(workers), "--optim.epochs", "1"]
-                found.setdefault(f"ours, {workers} workers", []).append(_until([*job, *asked], "step 1/"))
+                found.setdefault(f"ours, {workers} workers", []).append(_seconds_until([*job, *asked], "step 1/"))
                 if workers:
-                    empty = _until([sys.executable, "-c", EMPTY, str(workers)], "FIRST")
+                    empty = _seconds_until([sys.executable, "-c", EMPTY, str(workers)], "FIRST")
                     found.setdefault(f"empty, {workers} workers", []).append(empty)
     return found
 
@@ -425,17 +433,17 @@ def main(config: Config) -> None:
     """Measure, and print."""
     console, found = Console(), dict[str, Any]()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    machine = DeviceContext(device=torch.device(device), precision=resolve_precision("auto", device))
-    console.print(f"{device}, {machine.precision}, {torch.get_num_threads()} threads")
+    device_context = DeviceContext(device=torch.device(device), precision=resolve_precision("auto", device))
+    console.print(f"{device}, {device_context.precision}, {torch.get_num_threads()} threads")
     table = Table("model", "bare img/s", "ours ÷ bare", "augmenting ÷ bare")
     for model in config.models:
-        found[model] = step_ratios(model, config, machine)
+        found[model] = step_ratios(model, config, device_context)
         shares = [found[model][f"{name} ÷ bare"] for name in ("ours", "ours, augmenting")]
         cells = (f"{middle:.3f} ({low:.2f}–{high:.2f})" for middle, low, high in shares)
         table.add_row(model, f"{found[model]['images_per_s']['bare']:.1f}", *cells)
     console.print(table)
     if "unet" in config.models:
-        found["predicted masks"] = predicted_masks(config, machine)
+        found["predicted masks"] = predicted_masks(config, device_context)
         for name, ratios in found["predicted masks"].items():
             console.print(
                 f"unet, prediction worker ÷ model alone, {name}: {statistics.median(ratios):.2f} "
@@ -456,7 +464,7 @@ def main(config: Config) -> None:
         found["memory"] = lora_memory(config)
         console.print(f"LoRA ÷ full, peak memory: {found['memory']}")
     if config.probe:
-        found["probe"] = probe_speed(config, machine)
+        found["probe"] = probe_speed(config, device_context)
         console.print(f"probe: {found['probe']}")
     if config.startup:
         found["startup"] = start_up(config)

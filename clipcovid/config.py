@@ -6,7 +6,7 @@ import sys
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from clipcovid.errors import RESEARCH_ONLY as RESEARCH_ONLY  # as every job finds them here
 from clipcovid.errors import UserError
@@ -15,6 +15,18 @@ from clipcovid.errors import summarize_error as summarize_error
 
 Scalar = str | int | float | bool | None
 ConfigT = TypeVar("ConfigT")
+
+
+class RunConfig(Protocol):
+    """Protocol of the config of a job that writes a run: where its folder goes, and what it is called."""
+
+    @property
+    def out(self) -> Path:
+        """Where run folders and the MLflow store go."""
+
+    @property
+    def name(self) -> str:
+        """The run folder's name; "" for the default."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -225,8 +237,8 @@ class TrainConfig:
         """The manifest columns that go into the run's identity."""
         return (*self.required_columns, *self.train_columns)
 
-    def resolve_manifest(self, manifest: Any, *, learning: bool = True) -> Any:
-        """The manifest as the method reads it. `learning`: what it can't learn from is an error."""
+    def resolve_manifest(self, manifest: Any, *, training: bool = True) -> Any:
+        """The manifest as the method reads it. `training`: what it can't learn from is an error."""
         return manifest
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from clipcovid.config import ClipConfig, flatten_fields, resolve_defaults
-from clipcovid.io.files import plain, read_object
+from clipcovid.io.files import read_object, to_json_value
 from clipcovid.models.weights import locate_weights
 from clipcovid.prompts import PromptsConfig, build_prompts
 
@@ -46,7 +46,7 @@ UNCACHED_AGE_S = (
 ENDINGS = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".pth")
 
 
-class Data(Protocol):
+class DataFingerprint(Protocol):
     """Protocol: the attributes of a manifest that the identities hash."""
 
     @property
@@ -76,7 +76,7 @@ class Data(Protocol):
 
 def digest(value: Any, length: int = 12) -> str:
     """The first `length` hex digits of the SHA-256 of `value` as canonical JSON; what has no form in it: TypeError."""
-    text = json.dumps(value, sort_keys=True, default=plain)
+    text = json.dumps(value, sort_keys=True, default=to_json_value)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
@@ -193,7 +193,7 @@ def config_identity(config: Any, classes: Sequence[str] = ()) -> dict[str, Any]:
     return settings_of(config) | content_of(config, classes)
 
 
-def data_identity(data: Data, columns: Iterable[str] = ()) -> dict[str, str]:
+def data_identity(data: DataFingerprint, columns: Iterable[str] = ()) -> dict[str, str]:
     """Of a data set's images, split and pixels, and of the columns that are read beside the label."""
     hashes = {
         "images_hash": data.images_hash,
@@ -216,17 +216,17 @@ def contents_hash(named: Iterable[tuple[str, Any]]) -> str:
     return total.hexdigest()[:16] if count else ""
 
 
-def run_identity(config: Any, data: Data) -> dict[str, Any]:
+def run_identity(config: Any, data: DataFingerprint) -> dict[str, Any]:
     """What makes two trainings on data, `resolve_manifest` by the config, the same."""
     return {"task": config.task} | config_identity(config, data.classes) | data_identity(data, config.identity_columns)
 
 
-def crossval_identity(config: Any, data: Data, folds: int) -> dict[str, Any]:
+def crossval_identity(config: Any, data: DataFingerprint, folds: int) -> dict[str, Any]:
     """What makes two cross-validations the same; `data` are all images that are in a fold."""
     return run_identity(config, data) | {"folds": folds, "pooled": True}
 
 
-def sweep_identity(config: Any, data: Data, metric: str, space: Mapping[str, Any]) -> dict[str, Any]:
+def sweep_identity(config: Any, data: DataFingerprint, metric: str, space: Mapping[str, Any]) -> dict[str, Any]:
     """What makes two sweeps of hyperparameters the same: the training, how it is searched, and what."""
     return run_identity(config.task, data) | {
         "search": [config.trials, config.search, config.early_stopping, metric],
@@ -234,13 +234,13 @@ def sweep_identity(config: Any, data: Data, metric: str, space: Mapping[str, Any
     }
 
 
-def masked_identity(config: Any, data: Data) -> dict[str, Any]:
+def masked_identity(config: Any, data: DataFingerprint) -> dict[str, Any]:
     """What makes two masked sets the same: what is left of which images, by which masks."""
     masks = file_hash(config.masks) if config.masks else "true"
     return {"keep": config.keep, "masks": masks, "of": data.content_hash}
 
 
-def encoder_identity(clip: ClipConfig, seed: int, data: Data, pixels: str) -> dict[str, Any]:
+def encoder_identity(clip: ClipConfig, seed: int, data: DataFingerprint, pixels: str) -> dict[str, Any]:
     """What makes embeddings the same: model, weights, precision asked for, `pixels`, and the manifest they belong to."""
     return {
         "model": clip.model,
@@ -252,7 +252,7 @@ def encoder_identity(clip: ClipConfig, seed: int, data: Data, pixels: str) -> di
 
 
 def prediction_identity(
-    checkpoint: Path, config: Any, metadata: Mapping[str, Any], data: Data, split: str
+    checkpoint: Path, config: Any, metadata: Mapping[str, Any], data: DataFingerprint, split: str
 ) -> dict[str, Any]:
     """What makes two predictions the same: all that a checkpoint holds, the settings it predicts with, and the data.
 
@@ -272,7 +272,7 @@ def checkpoint_hash(checkpoint: Path) -> str:
     return digest([(str(name), file_hash(checkpoint / name)) for name in used], 16)
 
 
-def _predicting(checkpoint: Path) -> dict[str, Any]:
+def _inference_settings(checkpoint: Path) -> dict[str, Any]:
     """The settings that a checkpoint's `config.json` has, without those that name files."""
     metadata = read_object(checkpoint / "config.json")
     named = (*IGNORED_FIELDS, *WEIGHTS, "clip", "captions", "prompts")
@@ -280,20 +280,20 @@ def _predicting(checkpoint: Path) -> dict[str, Any]:
     return metadata
 
 
-def zeroshot_identity(config: Any, data: Data, precision: str) -> dict[str, Any]:
+def zeroshot_identity(config: Any, data: DataFingerprint, precision: str) -> dict[str, Any]:
     """What makes two zero-shot runs the same. The split is left apart: those of one run stand side by side."""
     identity = config_identity(config, data.classes) | {"clip.precision": precision}
     del identity["split"]
     return identity | data_identity(data)
 
 
-def prompts_identity(config: Any, data: Data, space: Any) -> dict[str, Any]:
+def prompts_identity(config: Any, data: DataFingerprint, space: Any) -> dict[str, Any]:
     """What makes two searches for prompts the same; `space`, a dataclass, is what the config's `space` holds."""
     identity = {"task": "prompts"} | config_identity(config) | data_identity(data)
     return identity | {"space": digest(dataclasses.asdict(space))}
 
 
-def generation_identity(config: Any, data: Data) -> dict[str, Any]:
+def generation_identity(config: Any, data: DataFingerprint) -> dict[str, Any]:
     """What makes two tables of generated captions the same."""
     return config_identity(config) | data_identity(data)
 
@@ -308,7 +308,7 @@ def search_identity(config: Any, encoder: Mapping[str, Any], images: Sequence[st
 
 def cascade_identity(checkpoints: Sequence[Path], keep: str, images: Mapping[str, str]) -> dict[str, Any]:
     """What makes two cascades the same: what predicts, what is kept, and the pixel hashes of the images by name."""
-    models = [[checkpoint_hash(folder), digest(_predicting(folder))] for folder in checkpoints]
+    models = [[checkpoint_hash(folder), digest(_inference_settings(folder))] for folder in checkpoints]
     return {"models": models, "keep": keep, "images": dict(images)}
 
 
@@ -321,4 +321,4 @@ def comparison_identity(predictions: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 def as_json(value: Any) -> Any:
     """A value as it comes back from a JSON file."""
-    return json.loads(json.dumps(value, default=plain))
+    return json.loads(json.dumps(value, default=to_json_value))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import UserError, flatten
+from clipcovid.config import RunConfig, UserError, flatten
 from clipcovid.identity import digest
 from clipcovid.io.files import (
     lock_folder,
@@ -74,7 +74,7 @@ def read_run_metadata(folder: Path) -> dict[str, Any]:
     return metadata if {"method", "identity"} <= metadata.keys() else {}
 
 
-def run_folder(config: Any, *, method: str, identity: dict[str, Any], stem: str = "") -> Path:
+def run_folder(config: RunConfig, *, method: str, identity: dict[str, Any], stem: str = "") -> Path:
     """The folder `config.name` in `config.out`, by default named by `stem`, or else the method, and the identity's hash.
 
     Models have names with slashes and colons (hf-hub:org/name): folders get dashes. A --name that is a path is a `UserError`.
@@ -86,7 +86,7 @@ def run_folder(config: Any, *, method: str, identity: dict[str, Any], stem: str 
 
 
 def finished_run(
-    config: Any,
+    config: RunConfig,
     *,
     method: str,
     identity: dict[str, Any],
@@ -99,7 +99,7 @@ def finished_run(
     return run if run.done and read_run_metadata(folder).get("identity") == identity else None
 
 
-def start_run(config: Any, *, method: str, identity: dict[str, Any], stem: str = "", job: str = "") -> Run:
+def start_run(config: RunConfig, *, method: str, identity: dict[str, Any], stem: str = "", job: str = "") -> Run:
     """The run in its folder (see `run_folder`), which this process holds until `finish_run` or its end.
 
     A folder that holds another run, or files that no run wrote, or that another process writes to, is a `UserError`. A run

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from clipcovid import environment
-from clipcovid.config import RESEARCH_ONLY, flatten, summarize_error
+from clipcovid.config import RESEARCH_ONLY, RunConfig, flatten, override, summarize_error
 from clipcovid.evaluate.kinds.registry import kind_names, kind_of
 from clipcovid.identity import digest
 from clipcovid.runs import Run
@@ -37,7 +37,7 @@ REVISION = "CLIPCOVID_REVISION"  # the git commit of a copy without `.git`, such
 PATIENCE = 4.0  # seconds in which a tracking store has to answer
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-_refused: set[str] = set()  # stores of which this process has said that they take no runs
+_failed_stores: set[str] = set()  # stores of which this process has said that they take no runs
 
 
 def tracking_uri(out: Path) -> str:
@@ -58,7 +58,7 @@ def ui_command(out: Path) -> str:
 
 
 def track(
-    run: Run, config: Any, *, tags: dict[str, str], parent: Run | None = None, status: Status = "FINISHED"
+    run: Run, config: RunConfig, *, tags: dict[str, str], parent: Run | None = None, status: Status = "FINISHED"
 ) -> bool:
     """Show a run that has ended in MLflow: params, metrics, figures, predictions, environment, revision; True if it worked.
 
@@ -84,16 +84,16 @@ class LiveTracker:
     is known at once, and not asked again.
     """
 
-    def __init__(self, run: Run, config: Any) -> None:
+    def __init__(self, run: Run, config: RunConfig) -> None:
         self.run = replace(run, folder=run.folder.resolve())
-        self.config = replace(config, out=config.out.resolve())
+        self.config = override(config, {"out": config.out.resolve()})
         self.store = tracking_uri(config.out)
         self.run_id = ""
         self.refused = False
         try:
             check_store(self.store)
         except OSError as error:
-            self._refuse(error)
+            self._give_up(error)
 
     def __call__(self, line: dict[str, float]) -> None:
         """Log a line at its epoch; nothing where MLflow refused something before."""
@@ -101,13 +101,13 @@ class LiveTracker:
             return
         try:
             if not self.run_id:
-                client, self.run_id, left = _open(self.run, self.config, self.store)
+                client, self.run_id, left = _open_run(self.run, self.config, self.store)
                 if left == "RUNNING":
                     print(f"note: MLflow had {self.run.name} as RUNNING since its process was killed; it goes on.")
                 client.update_run(self.run_id, status="RUNNING")
             _log_line(_client(self.store), self.run_id, line)
         except Exception as error:
-            self._refuse(error)
+            self._give_up(error)
 
     def end(self, status: Status) -> None:
         """Show the run as failed or killed.
@@ -120,13 +120,13 @@ class LiveTracker:
         code = f"import sys; sys.path[:] = {sys.path!r}; import pickle; pickle.load(sys.stdin.buffer)()"
         subprocess.run([sys.executable, "-c", code], input=work, start_new_session=True, check=False)
 
-    def _refuse(self, error: Exception) -> None:
+    def _give_up(self, error: Exception) -> None:
         self.refused = True
         _warn(self.store, error)
 
 
 @contextmanager
-def live(config: Any) -> Iterator[Callable[[Run], LiveTracker]]:
+def live(config: RunConfig) -> Iterator[Callable[[Run], LiveTracker]]:
     """What makes a run's `LiveTracker`; a run that an exception ends is shown as FAILED, a stopped one as KILLED."""
     started: list[LiveTracker] = []
 
@@ -142,9 +142,9 @@ def live(config: Any) -> Iterator[Callable[[Run], LiveTracker]]:
         raise
 
 
-def _end(run: Run, config: Any, uri: str, status: Status) -> None:
+def _end(run: Run, config: RunConfig, uri: str, status: Status) -> None:
     try:
-        client, run_id, _ = _open(run, config, uri)
+        client, run_id, _ = _open_run(run, config, uri)
         client.set_terminated(run_id, status)
     except Exception as error:
         _warn(uri, error)
@@ -185,8 +185,8 @@ def _check_sqlite(path: Path) -> None:
 
 
 def _warn(uri: str, error: Exception) -> None:
-    if uri not in _refused:
-        _refused.add(uri)
+    if uri not in _failed_stores:
+        _failed_stores.add(uri)
         shown = re.sub(r"//[^/@]*@", "//", uri)  # without a password
         print(f"warning: MLflow at {shown} did not take the run ({summarize_error(error)[:200]}).", file=sys.stderr)
 
@@ -200,7 +200,7 @@ def _client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-def _open(run: Run, config: Any, uri: str) -> tuple[Any, str, str]:
+def _open_run(run: Run, config: RunConfig, uri: str) -> tuple[Any, str, str]:
     """A client, and the id of the MLflow run of `run` with the status it was left in: found by its tag, or new ("")."""
     from mlflow.entities import Param
 
@@ -225,11 +225,11 @@ def _log_line(client: Any, run_id: str, line: dict[str, float]) -> None:
     from mlflow.entities import Metric
 
     now, step = int(time.time() * 1000), int(line["epoch"])
-    values = {_charted(name): value for name, value in line.items() if name != "epoch"}
+    values = {_chart_name(name): value for name, value in line.items() if name != "epoch"}
     client.log_batch(run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
 
 
-def _charted(name: str) -> str:
+def _chart_name(name: str) -> str:
     """The metric that a number of each epoch is logged as.
 
     MLflow draws charts in the order of their sections, which is what stands before the last slash: losses come first.
@@ -240,11 +240,11 @@ def _charted(name: str) -> str:
     return _sanitize_metric_name(f"epoch/{name}" if split else f"speed/{name}")
 
 
-def _track(run: Run, config: Any, tags: dict[str, str], parent: Run | None, status: Status) -> None:
-    client, run_id, _ = _open(run, config, tracking_uri(config.out))
+def _track(run: Run, config: RunConfig, tags: dict[str, str], parent: Run | None, status: Status) -> None:
+    client, run_id, _ = _open_run(run, config, tracking_uri(config.out))
     try:
         if parent is not None:
-            tags = tags | {"mlflow.parentRunId": _open(parent, config, tracking_uri(config.out))[1]}
+            tags = tags | {"mlflow.parentRunId": _open_run(parent, config, tracking_uri(config.out))[1]}
         _log(client, run_id, run, tags)
     finally:
         client.set_terminated(run_id, status)
@@ -260,7 +260,7 @@ def _log(client: Any, run_id: str, run: Run, tags: dict[str, str]) -> None:
     metrics = [Metric(_sanitize_metric_name(name), value, now, 0) for name, value in _metrics(run).items()]
     for start in range(0, len(metrics), 500):  # a request takes 1,000
         client.log_batch(run_id, metrics=metrics[start : start + 500])
-    logged_epochs = {point.step for point in client.get_metric_history(run_id, _charted("train/loss"))}
+    logged_epochs = {point.step for point in client.get_metric_history(run_id, _chart_name("train/loss"))}
     for line in run.history():
         if int(line["epoch"]) not in logged_epochs:
             _log_line(client, run_id, line)

@@ -49,8 +49,8 @@ def train(cloud, folder, kind=ProbeConfig, **settings):
         train_set,
         sets["val"],
         config=config,
-        machine=MACHINE,
-        states=TrainingCheckpoint(folder, {}),
+        device_context=MACHINE,
+        checkpoint=TrainingCheckpoint(folder, {}),
         report=lambda line: None,
         log=lambda text: None,
     )

@@ -76,8 +76,8 @@ def train(folder, made=None, *, task=None, train_set=None, val_set=None, identit
         train_set or examples(),
         val_set or examples(31, seed=1),
         config=made,
-        machine=MACHINE,
-        states=TrainingCheckpoint(Path(folder), identity or {"a": 1}),
+        device_context=MACHINE,
+        checkpoint=TrainingCheckpoint(Path(folder), identity or {"a": 1}),
         report=reports.append,
         log=log or (lambda text: None),
     )

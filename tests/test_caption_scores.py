@@ -154,7 +154,7 @@ def test_ranks_are_those_of_a_naive_double_loop(seed, monkeypatch):
     there, back = retrieval.ranks(images, texts, names)
     assert there.tolist() == naive_ranks(images, texts, names)
     assert back.tolist() == naive_ranks(texts, images, names)
-    known = retrieval.summary(there)
+    known = retrieval.retrieval_metrics(there)
     assert known["recall_5"] == pytest.approx(np.mean([rank <= 5 for rank in there]))
     assert known["mrr"] == pytest.approx(np.mean([1 / rank for rank in there]))
     assert known["median_rank"] == np.median(there)

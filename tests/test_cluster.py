@@ -114,7 +114,8 @@ def test_an_open_cluster_is_joined_as_the_user_has_it(head):
 
 
 @pytest.mark.parametrize(("interface", "alone"), [("127.0.0.1", True), ("0.0.0.0", False)])
-def test_a_cluster_on_loopback_alone_is_told_from_one_that_has_the_machines_address(interface, alone):
+def test_a_cluster_on_loopback_alone_is_told_from_one_that_has_the_machines_address(interface, alone, monkeypatch):
+    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", True)  # off where a test started a cluster
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers([Head("")])
     port = server.add_insecure_port(f"{interface}:0")
@@ -156,7 +157,7 @@ def test_a_missing_or_wrong_token_is_one_sentence_and_soon(head, given, says, mo
     with pytest.raises(
         UserError, match=rf"{says}: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN .*--compute\.address local"
     ):
-        cluster.connect(ComputeConfig(address=address)) if not cluster._connected() else authenticate(address)
+        cluster.connect(ComputeConfig(address=address)) if not cluster._is_connected() else authenticate(address)
     assert time.monotonic() - began < 5
 
 

@@ -193,7 +193,7 @@ def test_the_order_of_rows_columns_classes_and_runs_changes_nothing(tmp_path):
 
 
 def test_a_method_against_itself_differs_by_exactly_nothing(tmp_path):
-    (gap,) = compared(files_of(tmp_path, (table_of(), {}), (table_of(), {}))).paired.values()
+    (gap,) = compared(files_of(tmp_path, (table_of(), {}), (table_of(), {}))).paired_differences.values()
     for key in ("macro_f1", "accuracy"):
         assert gap[key] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert gap["mcnemar"] == {"only_best": 0, "only_this": 0, "p": 1.0, "p_holm": 1.0}
@@ -247,11 +247,11 @@ def test_notes_say_what_was_resampled_and_what_mcnemar_assumes(tmp_path):
 def test_one_method_and_one_patient_are_no_failure(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda made, folder: [])
     comparison = compared(files_of(tmp_path, (table_of(), {})))
-    assert comparison.paired == {}
+    assert comparison.paired_differences == {}
     write(comparison, tmp_path / "one")
     lonely = [(table_of(seed=i).assign(patient_id="p"), {}) for i in range(2)]
     comparison = compared(files_of(tmp_path, *lonely))
-    assert all(gap["macro_f1"].keys() == {"value"} for gap in comparison.paired.values())
+    assert all(gap["macro_f1"].keys() == {"value"} for gap in comparison.paired_differences.values())
     assert comparison.notes[0] == "There are no intervals: all is of one patient."
     write(comparison, tmp_path / "two")
     assert "_low" in (tmp_path / "two" / "comparison.csv").read_text()
@@ -373,7 +373,7 @@ def test_csv_has_every_number(tmp_path):
             assert frame[key][name] == value
             if key in body.intervals["intervals"]:
                 assert [frame[f"{key}_low"][name], frame[f"{key}_high"][name]] == body.intervals["intervals"][key]
-    for name, gap in comparison.paired.items():
+    for name, gap in comparison.paired_differences.items():
         assert frame["difference_macro_f1_low"][name] == gap["macro_f1"]["low"]
         assert frame["mcnemar_p_holm"][name] == gap["mcnemar"]["p_holm"]
     assert frame["macro_f1"]["prior"] == comparison.baselines["prior"]["macro_f1"]
@@ -435,12 +435,12 @@ def test_figures_are_legible_at_any_number(tmp_path, count, classes):
     entries = [(table_of(300, i, i, classes, patients=False), {"classes": classes}) for i in range(min(count, 2))]
     comparison = compared(files_of(tmp_path, *entries))
     names = [f"method-{i}-of-$many$-with-a-long-name" for i in range(count)]
-    scores, gaps = list(comparison.methods.values()), list(comparison.paired.values())
+    scores, gaps = list(comparison.methods.values()), list(comparison.paired_differences.values())
     comparison = dataclasses.replace(
         comparison,
         best=names[0],
         methods={name: scores[i % len(scores)] for i, name in enumerate(names)},
-        paired=dict(zip(names[1:], itertools.cycle(gaps), strict=False)),
+        paired_differences=dict(zip(names[1:], itertools.cycle(gaps), strict=False)),
     )
     made = KIND.comparison_figures(comparison)
     assert made.keys() == {"scores", "classes", "confusions"} | ({"differences"} if count > 1 else set())

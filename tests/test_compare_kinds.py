@@ -99,13 +99,15 @@ def test_the_scores_are_those_of_the_tables_and_the_best_comes_first(tmp_path, k
 
 @KINDS
 def test_differences_are_over_resamples_of_patients_that_both_share(tmp_path, kind):
-    gap = compared(tmp_path, kind, TABLES[kind]).paired["worse"]
+    gap = compared(tmp_path, kind, TABLES[kind]).paired_differences["worse"]
     scores = {name: kind_of(kind).score(table) for name, table in TABLES[kind].items()}
     metric = KEY[kind]
     value = scores["worse"].metrics[metric] - scores["better"].metrics[metric]
     assert gap[metric]["value"] == pytest.approx(value)
     assert gap[metric]["low"] < value < gap[metric]["high"] < 0
-    (same,) = compared(tmp_path / "same", kind, dict.fromkeys(("a", "b"), TABLES[kind]["worse"])).paired.values()
+    (same,) = compared(
+        tmp_path / "same", kind, dict.fromkeys(("a", "b"), TABLES[kind]["worse"])
+    ).paired_differences.values()
     assert all(entry == {"value": 0.0, "low": 0.0, "high": 0.0} for entry in same.values())
 
 
@@ -118,7 +120,7 @@ def naive_draws(seed=0, samples=1000):
 
 
 def test_segmentation_intervals_are_those_of_naive_resampling(tmp_path):
-    gap = compared(tmp_path, "segmentation", TABLES["segmentation"]).paired["worse"]
+    gap = compared(tmp_path, "segmentation", TABLES["segmentation"]).paired_differences["worse"]
     worse, better = (TABLES["segmentation"][name].query("region == 'infection'") for name in ("worse", "better"))
 
     def metrics(table, indices):
@@ -135,7 +137,7 @@ def test_segmentation_intervals_are_those_of_naive_resampling(tmp_path):
 
 def test_caption_intervals_are_of_corpus_bleu_and_of_ranks(tmp_path):
     worse, better = TABLES["captions"]["worse"], TABLES["captions"]["better"]
-    gap = compared(tmp_path, "captions", TABLES["captions"]).paired["worse"]
+    gap = compared(tmp_path, "captions", TABLES["captions"]).paired_differences["worse"]
 
     def recall(table, indices):
         return (table["image_to_text_rank"].to_numpy()[indices] <= 10).mean()
@@ -156,9 +158,9 @@ def test_caption_intervals_are_of_corpus_bleu_and_of_ranks(tmp_path):
 def test_what_one_method_lacks_is_not_compared(tmp_path):
     lungs = compared(tmp_path, "segmentation", {"both": masks(0.6), "lungs": masks(0.8, regions=("lung",))})
     assert lungs.best == "lungs"
-    assert all(metric.startswith("lung/") for metric in lungs.paired["both"])
+    assert all(metric.startswith("lung/") for metric in lungs.paired_differences["both"])
     written = compared(tmp_path / "written", "captions", {"retrieved": texts(5), "written": texts(4, ranks=False)})
-    assert not any("recall" in metric for gaps in written.paired.values() for metric in gaps)
+    assert not any("recall" in metric for gaps in written.paired_differences.values() for metric in gaps)
     with pytest.raises(UserError, match=r"segmentations of .* have none of infection/iou, lung/iou in common"):
         compared(tmp_path / "none", "segmentation", {r: masks(0.7, regions=(r,)) for r in ("lung", "infection")})
 
@@ -177,7 +179,7 @@ def test_a_comparison_is_printed_and_written_whole(tmp_path, monkeypatch, kind, 
     assert "…" not in text
     write(comparison, tmp_path / "out")
     frame = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("method")
-    assert frame[f"difference_{KEY[kind]}"]["worse"] == comparison.paired["worse"][KEY[kind]]["value"]
+    assert frame[f"difference_{KEY[kind]}"]["worse"] == comparison.paired_differences["worse"][KEY[kind]]["value"]
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == comparison.to_json()
     assert saved.keys() == {"scores", "differences"}
     for figure in saved.values():

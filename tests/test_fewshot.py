@@ -125,19 +125,20 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
     assert size < 200_000
 
 
-def test_a_curve_has_a_run_for_each_number_of_shots(phantoms, tmp_path, capsys):
+def test_a_curve_has_a_run_for_each_number_of_shots(phantoms, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("clipcovid.workflows.few_shot.DRAWS", 2)
     one = OptimConfig(epochs=1, batch_size=64)
     train_method(TipAdapterConfig(data=phantoms, out=tmp_path, clip=TINY, shots=("1", "2"), optim=one, compute=HERE))
     (folder,) = tmp_path.glob("tip_adapter-curve-*")
     assert (folder / "figures" / "shots.png").exists()
-    assert len(list((folder / "runs").glob("tip_adapter-*-shot-*"))) == 6
+    assert len(list((folder / "runs").glob("tip_adapter-*-shot-*"))) == 4
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("training ")]
     assert [line.split(" · ")[:2] for line in lines[-2:]] == [
-        ["training 5 of 6", "2 shots"],
-        ["training 6 of 6", "2 shots"],
+        ["training 3 of 4", "2 shots"],
+        ["training 4 of 4", "2 shots"],
     ]
     assert all((" left" in line) == (line != lines[-1]) for line in lines)
-    assert len(shown_below(tmp_path)[folder.name]) == 6
+    assert len(shown_below(tmp_path)[folder.name]) == 4
 
 
 def naive_tip(seen, keys, labels, texts, scale, weight, sharpness):

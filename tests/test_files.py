@@ -22,7 +22,7 @@ from rich.console import Console
 
 from clipcovid.cli import from_cli
 from clipcovid.commands import load_command, names
-from clipcovid.commands.search import SearchResult, listed
+from clipcovid.commands.search import SearchResult, results_table
 from clipcovid.config import OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import ApplyMasksConfig, apply_masks
@@ -397,5 +397,5 @@ def test_a_search_keeps_the_one_before_it_and_shows_how_names_end(phantoms, tmp_
     table = pd.DataFrame(
         [{"rank": 1, "score": 1.0, "image_id": "site/" * 20 + "p1/view1.png", "label": "a", "caption": ""}]
     )
-    Console(width=80).print(listed(SearchResult(query="q", table=table)))
+    Console(width=80).print(results_table(SearchResult(query="q", table=table)))
     assert "p1/view1.png" in capsys.readouterr().out

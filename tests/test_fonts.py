@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from clipcovid.evaluate import plots
-from clipcovid.evaluate.fonts import OWN, describe, find_fonts, save_figure, warn_missing_letters
+from clipcovid.evaluate.fonts import DEFAULT_FONT, describe, find_fonts, save_figure, warn_missing_letters
 
 CLASSES = ("新冠肺炎", "正常", "肺炎 $x$")
 
@@ -97,7 +97,7 @@ def test_no_font_is_looked_for_where_the_own_one_is_enough(monkeypatch, tmp_path
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda *args, **more: pytest.fail("looked for fonts"))
     assert save_figure(figure_of("Größe αβγ №"), tmp_path / "a.png", 100) == ""
     assert find_fonts(frozenset("abc")) == ([], "")
-    assert OWN == "DejaVu Sans"
+    assert DEFAULT_FONT == "DejaVu Sans"
 
 
 def test_scripts_are_named():

@@ -155,7 +155,7 @@ def test_a_trial_that_fails_is_tried_again_then_marked_and_the_sweep_ends(cluste
     trials = try_all(tmp_path)
     assert len(trials) == 10
     for trial in trials:
-        x = trial.task["values"]["x"]
+        x = trial.params["values"]["x"]
         assert trial.state == ("failed" if x > 0.7 else "finished"), trial
         assert ("too large" in trial.error) == (0.7 < x <= 0.85)
         assert bool(trial.error) == (x > 0.7)
@@ -227,7 +227,7 @@ def test_importance_tells_what_matters_from_what_does_not():
     rng = np.random.default_rng(0)
     trials = [
         Trial(
-            task={
+            params={
                 "values": {
                     "x": rng.random(),
                     "n": int(rng.integers(1, 10)),
@@ -241,7 +241,7 @@ def test_importance_tells_what_matters_from_what_does_not():
         for _ in range(40)
     ]
     for trial in trials:
-        trial.metrics["score"] = trial.task["values"]["x"] + 0.3 * (trial.task["values"]["kind"] == "a")
+        trial.metrics["score"] = trial.params["values"]["x"] + 0.3 * (trial.params["values"]["kind"] == "a")
     shares = importance(trials, space, seed=0)
     assert list(shares)[:2] == ["x", "kind"]
     assert shares["x"] > 0.6

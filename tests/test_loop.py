@@ -46,8 +46,8 @@ def killed_after(epochs, folder, made, **settings):
             examples(),
             examples(31, seed=1),
             config=made,
-            machine=MACHINE,
-            states=TrainingCheckpoint(Path(folder), {"a": 1}),
+            device_context=MACHINE,
+            checkpoint=TrainingCheckpoint(Path(folder), {"a": 1}),
             report=report,
             log=lambda text: None,
         )

@@ -17,7 +17,7 @@ from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import ApplyMasksConfig, apply_masks, lung_box, mask_image
 from clipcovid.data.packed import PackedImages
-from clipcovid.evaluate.segmentation import UNTESTED
+from clipcovid.evaluate.segmentation import NO_NEGATIVES_NOTE
 from clipcovid.inference.cascade import CascadeConfig, cascade
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.predict import PredictConfig, predict_split
@@ -198,7 +198,7 @@ def test_the_cascade_job_draws_every_image_and_names_what_it_can_not_read(phanto
     (found,) = json.loads(done.stdout)
     assert found["label"] == max(found["probabilities"], key=found["probabilities"].get)
     assert Image.open(found["overlay"]).size[0] > 300
-    assert UNTESTED not in done.stderr
+    assert NO_NEGATIVES_NOTE not in done.stderr
 
 
 def test_the_cascade_says_where_healthy_lungs_were_never_tested(phantoms, runs, tmp_path, capsys):
@@ -207,12 +207,12 @@ def test_the_cascade_says_where_healthy_lungs_were_never_tested(phantoms, runs, 
     segmenter, _, classifier, _ = runs
     infected = shutil.copytree(segmenter, tmp_path / "infected")
     body = read_metrics(infected)
-    assert UNTESTED not in body["test"]["notes"]  # a third of the phantoms is healthy
-    body["test"]["notes"].append(UNTESTED)
+    assert NO_NEGATIVES_NOTE not in body["test"]["notes"]  # a third of the phantoms is healthy
+    body["test"]["notes"].append(NO_NEGATIVES_NOTE)
     write_json(infected / "metrics.json", body)
     image = read_manifest(phantoms).table["path"][0]
     main(CascadeConfig(images=(image,), segment=(infected,), classify=classifier, out=tmp_path / "drawn"))
     told = capsys.readouterr()
-    assert f"{infected}. On its test images: {UNTESTED}" in told.err
+    assert f"{infected}. On its test images: {NO_NEGATIVES_NOTE}" in told.err
     assert Path(image).name in told.out
     assert str(tmp_path / "drawn") in told.out.replace("\n", "")

@@ -132,9 +132,9 @@ def test_images_that_were_learned_from_are_predicted_but_not_scored(runs, phanto
     assert found.scores.metrics["macro_f1"] == pytest.approx(own["metrics"]["macro_f1"])
     seen = predict_split(ask(runs[kind], phantoms, tmp_path, split="train"), quiet)
     assert (seen.scores, seen.run.metrics()) == (None, {})
-    assert "The model learned from all" in seen.why
+    assert "The model learned from all" in seen.unscored_reason
     again = predict_split(ask(runs[kind], phantoms, tmp_path, split="train"), quiet)
-    assert (again.scores, again.why, again.created) == (None, seen.why, False)
+    assert (again.scores, again.unscored_reason, again.created) == (None, seen.unscored_reason, False)
 
 
 def test_an_encoder_that_has_changed_is_refused(runs, phantoms, tmp_path):

@@ -16,7 +16,7 @@ from clipcovid.evaluate.external_predictions import read_external_predictions
 from clipcovid.evaluate.kinds.classification import KIND, ClassificationScores
 from clipcovid.evaluate.kinds.registry import scores_from_json
 from clipcovid.evaluate.predictions import read_predictions, write_predictions
-from clipcovid.evaluate.probabilities import class_probabilities, predicted
+from clipcovid.evaluate.probabilities import class_probabilities, get_predictions
 
 score = KIND.score
 ENCODER_FILE = {
@@ -320,6 +320,6 @@ def test_mistakes_of_files_are_sentences(tmp_path):
 
 def test_predicted_prefers_probabilities():
     table = table_of(5)
-    assert isinstance(predicted(table, CLASSES), np.ndarray)
+    assert isinstance(get_predictions(table, CLASSES), np.ndarray)
     renamed = table.rename(columns=lambda name: name.replace("prob_", "sim_"))
-    assert predicted(renamed, CLASSES) == [CLASSES[i] for i in class_probabilities(table, CLASSES).argmax(axis=1)]
+    assert get_predictions(renamed, CLASSES) == [CLASSES[i] for i in class_probabilities(table, CLASSES).argmax(axis=1)]

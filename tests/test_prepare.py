@@ -154,12 +154,12 @@ def test_a_disk_without_room_for_the_packed_images_is_known_before_ray_starts(tm
         run("table", table, tmp_path / "out", images=ImagesConfig(size=64))
 
 
-def test_too_many_bad_files_stop_the_job_which_then_goes_on_with_a_higher_limit(cluster, tmp_path):
+def test_too_many_bad_files_stop_the_job_which_then_goes_on_with_a_higher_limit(tmp_path):
     root, out = folder(tmp_path / "set", 8), tmp_path / "out"
     (root / "Flu/bad.png").write_bytes(b"")
     (root / "Normal/bad.png").write_text("hello")
     flags = ("--source", "imagefolder", "--root", root, "--out", out, "--size", 32, "--max-pixels", 100_000)
-    done = job(*flags, "--compute.address", "local")
+    done = job(*flags, "--compute.workers", "0")
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: 2 of 10 images are bad or have a bad mask (20.0%; --max-bad allows 5.0%): 1 × ")

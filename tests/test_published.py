@@ -33,7 +33,7 @@ REPOSITORIES = {
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache, and a hub that gives or raises what is put in here."""
-    published._problem.cache_clear()
+    published._hub_problem.cache_clear()
     asked, answer = [], {"error": None}
 
     def metadata(url, **_):
@@ -45,7 +45,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
     yield asked, answer
-    published._problem.cache_clear()
+    published._hub_problem.cache_clear()
 
 
 def error_of(kind):
@@ -151,7 +151,7 @@ def test_files_and_folders_are_looked_into(tmp_path, hub):
 def test_a_driver_knows_without_torch():
     code = (
         "import sys; from clipcovid.config import ClipConfig; from clipcovid.models import published as p\n"
-        "p._problem = lambda *_: ''\n"
+        "p._hub_problem = lambda *_: ''\n"
         "p.check_clip(ClipConfig()); p.check_timm('resnet18', 'pretrained'); p.check_encoder('tu-resnet18', 'imagenet')\n"
         "sys.exit('torch' in sys.modules)"
     )

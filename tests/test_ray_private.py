@@ -16,7 +16,7 @@ PACKAGE = Path(private.__file__).parents[1]
 
 @pytest.mark.parametrize("name", private.NAMES)
 def test_this_ray_has_the_private_names_that_are_used(name):
-    assert private.private(name) is not None
+    assert private.load_private(name) is not None
 
 
 def test_this_ray_has_the_constants_that_are_copied_from_it():
@@ -29,7 +29,7 @@ def test_this_ray_has_the_constants_that_are_copied_from_it():
     assert call in services[service.rpartition(".")[2]].methods_by_name, "cluster heads answer another call"
     assert Path(utils.get_ray_address_file(None)).name == private.ADDRESS_FILE, "the last cluster is noted elsewhere"
     assert constants.HEAD_NODE_RESOURCE_NAME == private.HEAD_RESOURCE, "the head node's resource has another name"
-    assert hasattr(trainer, private.CLEANER), "Ray Train cleans up behind a dead driver otherwise"
+    assert hasattr(trainer, private.CLEANER_CALLBACK), "Ray Train cleans up behind a dead driver otherwise"
     assert any(name.startswith(private.NO_ROOM) for name in vars(exceptions)), "no room for workers is another error"
     assert f'"{private.TEMP_DIR_OPTION}"' in inspect.getsource(inspect.unwrap(ray.init)), "sockets are put otherwise"
     for name in (private.PROGRESS_LOGGER, private.REPORT_LOGGER):
@@ -48,7 +48,7 @@ def test_a_name_that_is_gone_is_a_sentence_that_says_what_is_lost(name, monkeypa
             holder = next((each for each in getattr(owner, "__mro__", ()) if last in vars(each)), owner)
             monkeypatch.delattr(holder, last)
     with pytest.raises(UserError, match=rf"{re.escape(path)}, which {private.NAMES[name]}: install the version of Ray"):
-        private.private(name)
+        private.load_private(name)
 
 
 def test_private_names_of_ray_stand_in_one_file():

@@ -10,7 +10,7 @@ from pictures import cells, listed, picture
 
 from clipcovid.config import UserError
 from clipcovid.data.images import BadImage, read_bytes
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_what_was_read_is_not_passed_over(tmp_path):
 def test_files_are_looked_for_in_the_folders_that_paths_name_alone(tmp_path):
     picture(tmp_path / "a/1.png")
     picture(tmp_path / "b/2.png")
-    root = Root(str(tmp_path))
+    root = DatasetRoot(str(tmp_path))
     asked = {"a/1.png", "a/2.png", "c/1.png", str(tmp_path / "b/2.png"), "s3://bucket/x.png"}
     assert root.existing(asked) == {"a/1.png", str(tmp_path / "b/2.png"), "s3://bucket/x.png"}
     assert "_listed" not in vars(root)
@@ -96,7 +96,7 @@ def test_files_are_looked_for_in_the_folders_that_paths_name_alone(tmp_path):
 def test_a_name_that_is_no_utf8_is_a_bad_file_with_the_true_reason(tmp_path):
     picture(tmp_path / "ü.png")
     (tmp_path / "ü.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xfc.png"))
-    root = Root(str(tmp_path))
+    root = DatasetRoot(str(tmp_path))
     assert root.images() == ["\ufffd.png"]
     with pytest.raises(BadImage, match="its name is not UTF-8"):
         read_bytes(root.resolve(root.images()[0]))
@@ -105,7 +105,7 @@ def test_a_name_that_is_no_utf8_is_a_bad_file_with_the_true_reason(tmp_path):
 def test_where_names_are_not_utf8_letters_beyond_ascii_are_refused_with_the_way_out(tmp_path, monkeypatch):
     picture(tmp_path / "a.png")
     picture(tmp_path / "b/ü.png")
-    root = Root(str(tmp_path))
+    root = DatasetRoot(str(tmp_path))
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
     with pytest.raises(UserError, match=r"'b/\\xfc.png' is not ASCII.*set PYTHONUTF8=1"):
         root.images()

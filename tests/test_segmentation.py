@@ -10,7 +10,14 @@ from scipy import ndimage
 
 from clipcovid.data.rle import decode_mask, encode_mask
 from clipcovid.evaluate.kinds.segmentation import KIND
-from clipcovid.evaluate.segmentation import UNTESTED, count, distances, infected_share, per_image, pooled
+from clipcovid.evaluate.segmentation import (
+    NO_NEGATIVES_NOTE,
+    count,
+    distances,
+    infected_share,
+    per_image,
+    pooled_metrics,
+)
 
 score = KIND.score
 
@@ -86,7 +93,7 @@ def test_an_empty_truth_never_counts_as_a_perfect_score():
     assert body.metrics["infection/clean_share"] == 0.5
     assert "infection/hd95" not in body.metrics
     assert body.notes[0].startswith("2 of 3 images have no infection")
-    assert UNTESTED not in body.notes
+    assert NO_NEGATIVES_NOTE not in body.notes
     assert body.notes[1].startswith("infection: distances are undefined for 3 of 3")
     json.dumps(body.to_json(), allow_nan=False)
 
@@ -97,10 +104,10 @@ def test_scores_are_means_over_images_and_pooled_over_pixels():
     body = score(table)
     each = [(true & found).sum() / (true | found).sum() for true, found in pairs]
     assert body.metrics["infection/iou"] == pytest.approx(np.mean(each))
-    assert UNTESTED in body.notes
+    assert NO_NEGATIVES_NOTE in body.notes
     assert body.metrics["infection/iou_median"] == pytest.approx(np.median(each))
     both = sum((true & found).sum() for true, found in pairs) / sum((true | found).sum() for true, found in pairs)
-    assert body.metrics["infection/iou_pooled"] == pytest.approx(both) == pooled(table)["iou_pooled"]
+    assert body.metrics["infection/iou_pooled"] == pytest.approx(both) == pooled_metrics(table)["iou_pooled"]
     low, high = body.intervals["intervals"]["infection/iou"]
     assert low <= np.mean(each) <= high
     assert (body.intervals["unit"], body.intervals["units"]) == ("patient", 2)

@@ -35,7 +35,7 @@ def run(folder, lines, **settings):
         HERE,
         label="Squaring",
         settings=settings,
-        resumed="{done} of {shards} shards, {images_done} of {images} images",
+        resume_message="{done} of {shards} shards, {images_done} of {images} images",
         log=lines.append,
     )
 

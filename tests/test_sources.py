@@ -36,7 +36,7 @@ def test_covidquex_is_found_at_any_depth(tmp_path, below):
     assert [bool(table[kind]["Non-COVID"]) for kind in ("lung_mask", "infection_mask")] == [False, True]
     assert [bool(table[kind]["Normal"]) for kind in ("lung_mask", "infection_mask")] == [False, False]
     assert table["infection_mask"]["COVID-19"].endswith("COVID-19/infection masks/x (1).png")
-    assert not listing.parts
+    assert not listing.merge_equal_pixels
     assert listing.dataset == "covidquex"
 
 
@@ -116,13 +116,13 @@ def test_what_is_not_the_same_image_of_another_part_stays_apart():
 
 def test_only_parts_of_covidquex_are_parts(tmp_path):
     quex(tmp_path / "Lung Segmentation Data", kinds=["lung masks"])
-    assert not listed("covidquex", tmp_path).parts
+    assert not listed("covidquex", tmp_path).merge_equal_pixels
     quex(tmp_path / "Infection Segmentation Data")
-    assert listed("covidquex", tmp_path).parts
+    assert listed("covidquex", tmp_path).merge_equal_pixels
     pictures(tmp_path, "a.png", "b.png")
     (tmp_path / "t.csv").write_text("path,part\na.png,1\nb.png,2\n")
     listing = listed("table", tmp_path / "t.csv")
-    assert not listing.parts
+    assert not listing.merge_equal_pixels
     assert listing.table["part"].tolist() == ["1", "2"]
 
 
@@ -572,13 +572,13 @@ def test_a_file_name_that_is_no_utf8_does_not_stop_the_listing(tmp_path):
 def test_the_state_of_the_files_changes_with_size_and_time(tmp_path):
     file = picture(tmp_path / "Flu/a.png")
     (tmp_path / "README.md").write_text("read me")
-    states = [listed("imagefolder", tmp_path).files]
+    states = [listed("imagefolder", tmp_path).files_digest]
     (tmp_path / "README.md").write_text("read me now")
-    assert listed("imagefolder", tmp_path).files == states[0]
+    assert listed("imagefolder", tmp_path).files_digest == states[0]
     picture(file, size=(48, 40))
-    states.append(listed("imagefolder", tmp_path).files)
+    states.append(listed("imagefolder", tmp_path).files_digest)
     file.touch()
-    states.append(listed("imagefolder", tmp_path).files)
+    states.append(listed("imagefolder", tmp_path).files_digest)
     assert len(set(states)) == 3
 
 

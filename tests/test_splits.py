@@ -199,7 +199,7 @@ def test_own_splits_with_equal_pixels_or_patients_on_both_sides_stay_and_are_cou
     assert splits.tolist() == table["split"].tolist()
     assert [warning.partition(" ")[0] for warning in warnings] == ["1", "1"]
     assert all("--resplit" in warning for warning in warnings)
-    anew, notes, warnings = make_splits(table, val=0.3, test=0.3, seed=0, anew=True)
+    anew, notes, warnings = make_splits(table, val=0.3, test=0.3, seed=0, resplit=True)
     assert anew[0] == anew[1]
     assert anew[2] == anew[3]
     assert notes == ["splits: the data set's own splits of 6 images are put aside (--resplit)."]

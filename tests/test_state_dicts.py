@@ -165,7 +165,7 @@ def test_extractors_that_write_a_dot_as_an_underscore_get_the_plain_names():
         found = match_state_dict(names, shapes)
         assert found.state.keys() == shapes.keys()
         assert not found.missing
-        assert not found.deeper
+        assert not found.extra_layers
 
 
 @pytest.mark.parametrize(

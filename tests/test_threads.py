@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from clipcovid.training import threads
-from clipcovid.training.threads import Threads
+from clipcovid.training.threads import ThreadAdapter
 
 ALONE, OTHER_JOBS_FILES, LEFT = (0.1, 0.2), (1.0, 0.0), (0.0, 2.0)  # seconds waited and cores idle, in two
 
@@ -11,12 +11,12 @@ ALONE, OTHER_JOBS_FILES, LEFT = (0.1, 0.2), (1.0, 0.0), (0.0, 2.0)  # seconds wa
 def machine(monkeypatch):
     """Plays two seconds of the machine at each look; gives how many threads the training had in each."""
     clock = {"now": 0.0, "waited": 0.0, "idle": 0.0}
-    monkeypatch.setattr(threads, "_times", lambda: tuple(clock.values()))
+    monkeypatch.setattr(threads, "_cpu_times", lambda: tuple(clock.values()))
     monkeypatch.setattr(threads.time, "monotonic", lambda: clock["now"])
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
 
     def play(most, seconds):
-        training, counts = Threads(most), []
+        training, counts = ThreadAdapter(most), []
         for waited, idle in seconds:
             clock["now"] += threads.CHECK_INTERVAL_S
             clock["waited"] += waited
@@ -45,14 +45,14 @@ def test_threads_are_halved_down_to_one(machine):
 
 
 def test_the_kernel_tells_the_times_where_it_can():
-    before = threads._times()
+    before = threads._cpu_times()
     sum(range(10**6))
-    after = threads._times()
+    after = threads._cpu_times()
     assert before is None or all(now >= then for now, then in zip(after, before, strict=True))
 
 
 def test_where_no_kernel_tells_nothing_changes(monkeypatch):
-    monkeypatch.setattr(threads, "_times", lambda: None)
-    training = Threads(2)
+    monkeypatch.setattr(threads, "_cpu_times", lambda: None)
+    training = ThreadAdapter(2)
     training.adapt()
     assert training.count == 2

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
     """No store has been complained of."""
-    monkeypatch.setattr(tracking, "_refused", set())
+    monkeypatch.setattr(tracking, "_failed_stores", set())
 
 
 @pytest.fixture(scope="module")

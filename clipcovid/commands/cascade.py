@@ -20,7 +20,7 @@ from rich.table import Table
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.data.images import pixel_hash
 from clipcovid.evaluate import plots
-from clipcovid.evaluate.segmentation import UNTESTED
+from clipcovid.evaluate.segmentation import NO_NEGATIVES_NOTE
 from clipcovid.identity import cascade_identity
 from clipcovid.inference.cascade import CascadeConfig, CascadeResult, cascade
 from clipcovid.methods.checkpoints import read_checkpoint
@@ -38,8 +38,11 @@ def main(config: CascadeConfig) -> None:
         finish_run(run)
         print_results(results, overlays, config)
         for folder in config.segment:
-            if UNTESTED in read_metrics(folder).get("test", {}).get("notes", []):
-                print(f"note: the infections are those of {folder}. On its test images: {UNTESTED}", file=sys.stderr)
+            if NO_NEGATIVES_NOTE in read_metrics(folder).get("test", {}).get("notes", []):
+                print(
+                    f"note: the infections are those of {folder}. On its test images: {NO_NEGATIVES_NOTE}",
+                    file=sys.stderr,
+                )
     raise_errors(errors)
 
 

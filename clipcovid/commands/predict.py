@@ -15,5 +15,5 @@ def main(config: PredictConfig) -> None:
     """Predict, and show the scores where there are labels."""
     predicted = predict_split(config)
     if predicted.scores is None:
-        print(f"{predicted.why}: predictions are written, but not scored.")
+        print(f"{predicted.unscored_reason}: predictions are written, but not scored.")
     report(predicted.run, config, data_tags(predicted.manifest), scores=predicted.scores)

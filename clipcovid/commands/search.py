@@ -33,13 +33,13 @@ def main(config: SearchConfig) -> None:
     run = start_run(config, method="search", identity=search_identity_of(config, manifest))
     found, _ = search(config, manifest)
     packed, console = PackedImages(config.data, manifest), Console()
-    for number, one in enumerate(found):
-        console.print(listed(one))
-        images = packed.images(manifest.positions(one.table["image_id"]))
-        texts = [f"{row['rank']}. {row['score']:.3f} {row['caption'] or row['label']}" for row in rows(one)]
-        sheet = plots.contact_sheet_figure(images, texts, title=f"{config.find} for {one.query!r}")
+    for number, result in enumerate(found):
+        console.print(results_table(result))
+        images = packed.images(manifest.positions(result.table["image_id"]))
+        texts = [f"{row['rank']}. {row['score']:.3f} {row['caption'] or row['label']}" for row in result_rows(result)]
+        sheet = plots.contact_sheet_figure(images, texts, title=f"{config.find} for {result.query!r}")
         print(f"Contact sheet: {plots.save({f'{number:02}-{config.find}': sheet}, run.folder)[0]}")
-    table = pd.concat([one.table.assign(query=one.query) for one in found], ignore_index=True)
+    table = pd.concat([result.table.assign(query=result.query) for result in found], ignore_index=True)
     path = run.folder / "found.csv"
     with atomic_write(path) as partial:
         table.to_csv(partial, index=False)
@@ -48,17 +48,17 @@ def main(config: SearchConfig) -> None:
     console.print(f"[dim]{RESEARCH_ONLY}[/]")
 
 
-def listed(one: SearchResult) -> Table:
+def results_table(result: SearchResult) -> Table:
     """What a query found, for the terminal."""
-    table = Table("", "cosine", "image", "class", "caption", title=escape(one.query), box=box.SIMPLE_HEAD)
+    table = Table("", "cosine", "image", "class", "caption", title=escape(result.query), box=box.SIMPLE_HEAD)
     table.columns[2].overflow = "fold"
-    for row in rows(one):
+    for row in result_rows(result):
         name = row["image_id"]  # its end tells it from others
         texts = (name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}", row["label"], row["caption"][:100])
         table.add_row(str(row["rank"]), f"{row['score']:.3f}", *map(escape, texts))
     return table
 
 
-def rows(one: SearchResult) -> list[dict[str, Any]]:
+def result_rows(result: SearchResult) -> list[dict[str, Any]]:
     """What a query found, the best first."""
-    return [{str(key): value for key, value in row.items()} for row in one.table.to_dict("records")]
+    return [{str(key): value for key, value in row.items()} for row in result.table.to_dict("records")]

@@ -27,7 +27,7 @@ def with_captions(manifest: Manifest, kind: str, template: str, *, strict: bool 
     """
     if kind == "dataset":
         return manifest
-    if not strict and (_absent(manifest.table, template) if kind in KINDS else not Path(kind).exists()):
+    if not strict and (_empty_fields(manifest.table, template) if kind in KINDS else not Path(kind).exists()):
         return manifest.with_columns(caption="")
     return manifest.with_columns(caption=captions_of(manifest.table, kind, template, strict=strict))
 
@@ -50,7 +50,7 @@ def captions_of(rows: pd.DataFrame, kind: str, template: str, *, strict: bool = 
     by_id = read_captions(kind).set_index("image_id")["caption"]
     unknown = int((~by_id.index.isin(rows["image_id"])).sum())
     if strict and 0 < unknown < len(by_id):
-        _say(f"{unknown} of the {len(by_id)} rows of --captions {kind} name no image of the data set.")
+        _print_note(f"{unknown} of the {len(by_id)} rows of --captions {kind} name no image of the data set.")
     if strict and unknown == len(by_id):
         raise UserError(
             f"--captions {kind} names none of the data set's images: its first image_id is "
@@ -67,7 +67,7 @@ def read_captions(path: str) -> pd.DataFrame:
     notes: list[str] = []
     table = read_table_file(path, notes)
     for note in notes:
-        _say(note)
+        _print_note(note)
     if "caption" not in table and VALUE in table:
         table = table.rename(columns={VALUE: "caption"})
     if missing := {"image_id", "caption"} - set(table):
@@ -83,7 +83,7 @@ def read_captions(path: str) -> pd.DataFrame:
 
 
 @functools.cache
-def _say(note: str) -> None:
+def _print_note(note: str) -> None:
     """Print a note, the same one once a process."""
     print(f"note: {note}")
 
@@ -101,7 +101,7 @@ def fill_template(rows: pd.DataFrame, template: str) -> pd.Series:
     field that is no column, and brackets that do not close, are a `UserError`.
     """
     names = sorted(set(_FIELD.findall(template)))
-    if absent := _absent(rows, template):
+    if absent := _empty_fields(rows, template):
         raise UserError(
             f"--caption-template has the field {{{absent[0]}}}, and this data set has no such column; it has: "
             f"{', '.join(map(str, rows.columns))}."
@@ -109,12 +109,12 @@ def fill_template(rows: pd.DataFrame, template: str) -> pd.Series:
     if not names:
         raise UserError(f"--caption-template {template!r} has no {{field}}: all images would get the same caption.")
     parts = _parse(template)
-    values = {name: rows[_column(rows, name)].map(_known) for name in names}
+    values = {name: rows[_column(rows, name)].map(_cell_text) for name in names}
     table = (dict(zip(names, row, strict=True)) for row in zip(*(values[name] for name in names), strict=True))
-    return pd.Series([_filled(parts, fields) for fields in table], index=rows.index, dtype=object)
+    return pd.Series([_render(parts, fields) for fields in table], index=rows.index, dtype=object)
 
 
-def _absent(rows: pd.DataFrame, template: str) -> list[str]:
+def _empty_fields(rows: pd.DataFrame, template: str) -> list[str]:
     return sorted(name for name in set(_FIELD.findall(template)) if _column(rows, name) not in rows)
 
 
@@ -122,7 +122,7 @@ def _column(rows: pd.DataFrame, name: str) -> str:
     return name if name in rows else ALIASES.get(name, name)
 
 
-def _known(value: object) -> str:
+def _cell_text(value: object) -> str:
     text = " ".join(cell_text(value).split())
     return "" if PLACEHOLDER.fullmatch(text) else text
 
@@ -145,12 +145,12 @@ def _parse(template: str) -> list[_Part]:
     return stack[0]
 
 
-def _filled(parts: list[_Part], fields: Mapping[str, str]) -> str:
-    text, known_fields, _ = _fill(parts, fields)
+def _render(parts: list[_Part], fields: Mapping[str, str]) -> str:
+    text, known_fields, _ = _render_part(parts, fields)
     return re.sub(r"\s+([,.;:])", r"\1", " ".join(text.split())) if known_fields else ""
 
 
-def _fill(parts: list[_Part], fields: Mapping[str, str]) -> tuple[str, int, bool]:
+def _render_part(parts: list[_Part], fields: Mapping[str, str]) -> tuple[str, int, bool]:
     """The text, how many of its fields are known, and whether one outside of inner brackets is not."""
     text, known_fields, lacking = "", 0, False
     for part in parts:
@@ -160,7 +160,7 @@ def _fill(parts: list[_Part], fields: Mapping[str, str]) -> tuple[str, int, bool
             lacking |= "" in values
             text += _FIELD.sub(lambda match: fields[match[1]], part)
             continue
-        inner, inner_fields, incomplete = _fill(part, fields)
+        inner, inner_fields, incomplete = _render_part(part, fields)
         if inner_fields and not incomplete:
             text, known_fields = text + inner, known_fields + inner_fields
     return text, known_fields, lacking

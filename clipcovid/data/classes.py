@@ -15,7 +15,7 @@ from clipcovid.prompts import CLASSES
 DASHES = re.compile("[\u2010-\u2015\u2212]")
 QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 SEPARATORS = (",", ";")  # of findings, where each of them is a label, too
-NAMED = 4  # labels that a message names
+MAX_NAMED_LABELS = 4  # labels that a message names
 
 
 def parse_renames(renames: Sequence[str]) -> dict[str, str]:
@@ -40,18 +40,19 @@ def clean_labels(
     """
     new_names, notes = parse_renames(renames), list[str]()
     if absent := [old for old in new_names if old not in set(labels)]:
-        raise UserError(f"--rename {absent[0]!r} labels no image; found: {_listed(sorted(set(labels) - {''}))}.")
+        raise UserError(f"--rename {absent[0]!r} labels no image; found: {_join_names(sorted(set(labels) - {''}))}.")
     words = labels.isin(MISSING_WORDS - {"", *wanted, *new_names})
     if words.any():
         notes.append(
-            f"{words.sum():,} images have no label, for {_listed(labels[words].unique().tolist())} in {where} means missing; "
+            f"{words.sum():,} images have no label, for {_join_names(labels[words].unique().tolist())} in {where} means "
+            "missing; "
             "--classes or --rename can make a class of it."
         )
     labels = labels.mask(words, "").map(lambda label: new_names.get(label, label))
     counts = labels[labels != ""].value_counts()
     if not wanted:  # else those that are not wanted are left out, and counted
         _refuse_lists(counts, where)
-    _refuse_near_twins(counts, wanted, where)
+    _refuse_similar_names(counts, wanted, where)
     return labels, notes
 
 
@@ -94,8 +95,8 @@ def _is_list(label: str, names: set[str]) -> bool:
     )
 
 
-def _refuse_near_twins(counts: pd.Series, wanted: Sequence[str], where: str) -> None:
-    twins = [names for names in counts.groupby(_plain_name).groups.values() if len(set(names) - set(wanted)) > 0]
+def _refuse_similar_names(counts: pd.Series, wanted: Sequence[str], where: str) -> None:
+    twins = [names for names in counts.groupby(_normalize_name).groups.values() if len(set(names) - set(wanted)) > 0]
     twins = [names for names in twins if len(names) > 1]
     if not twins:
         return
@@ -110,7 +111,7 @@ def _refuse_near_twins(counts: pd.Series, wanted: Sequence[str], where: str) -> 
     )
 
 
-def _plain_name(name: str) -> str:
+def _normalize_name(name: str) -> str:
     """A class name without what people write differently: case, spaces, hyphens, quotes, marks at its ends.
 
     Numbers stay apart (1-2 is not 12, -1 is not 1), and so do signs at the end (COVID+ and COVID-).
@@ -120,14 +121,14 @@ def _plain_name(name: str) -> str:
     try:
         return f"{float(text):g}"
     except ValueError:
-        return re.sub(r"(?<=\w) ?[-,]? ?(?=\w)| ", _joint, text)
+        return re.sub(r"(?<=\w) ?[-,]? ?(?=\w)| ", _separator, text)
 
 
-def _joint(match: re.Match[str]) -> str:
+def _separator(match: re.Match[str]) -> str:
     before, after = match.string[max(0, match.start() - 1) : match.start()], match.string[match.end() :][:1]
     return "-" if match.group() and before.isdigit() and after.isdigit() else ""
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:NAMED])
-    return f"{shown} and {len(names) - NAMED:,} more" if len(names) > NAMED else shown
+def _join_names(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:MAX_NAMED_LABELS])
+    return f"{shown} and {len(names) - MAX_NAMED_LABELS:,} more" if len(names) > MAX_NAMED_LABELS else shown

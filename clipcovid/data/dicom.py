@@ -46,7 +46,7 @@ def read_header(data: bytes) -> dict[str, str]:
 
 def _header(data: bytes) -> dict[str, str]:
     """The tags `HEADER` as text; all "" for a file that `read_dicom` refuses, which gives the reason."""
-    _silence()
+    _silence_pydicom()
     if DEFLATED in data[:1024]:
         return dict.fromkeys(HEADER, "")
     try:
@@ -58,7 +58,7 @@ def _header(data: bytes) -> dict[str, str]:
 
 def read_dicom(data: bytes, max_pixels: int, notes: list[str]) -> np.ndarray:
     """A DICOM's single frame: uint8 (H, W) or (H, W, 3). pydicom's error texts may quote tags, so none is passed on."""
-    _silence()
+    _silence_pydicom()
     if DEFLATED in data:
         raise BadImage("DICOM in a deflated transfer syntax; save it uncompressed")
     part = "header"
@@ -74,7 +74,7 @@ def read_dicom(data: bytes, max_pixels: int, notes: list[str]) -> np.ndarray:
         raise BadImage(f"damaged DICOM: its {part} can't be read") from None
 
 
-def _silence() -> None:
+def _silence_pydicom() -> None:
     """Keep pydicom from complaining, for it quotes the patient's tags."""
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)

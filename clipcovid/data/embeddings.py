@@ -23,7 +23,7 @@ class Embeddings:
     cache: Path | None = None
     """Where what is made of them goes, if it can't stand beside them."""
 
-    def beside(self, name: str) -> Path:
+    def derived_path(self, name: str) -> Path:
         """The place of a file that is made of them: in their folder, or in the cache where it can't be written there."""
         path = self.folder / name
         return path if self.cache is None or path.exists() else self.cache / name

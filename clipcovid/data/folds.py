@@ -29,7 +29,7 @@ def split_into_folds(manifest: Manifest, text: str, seed: int, needs: Sequence[s
     of the n test folds, of which each has its share of every class. Too few patients are a `UserError`.
     """
     number, count = parse_fold(text)
-    table, _ = manifest.eligible("all", needs)
+    table, _ = manifest.rows_with("all", needs)
     group = groups(table)
     fewest = group.groupby(table["label"]).nunique().reindex(manifest.classes, fill_value=0)
     if "label" in needs and (fewest[fewest > 0] < count).any():

@@ -140,18 +140,18 @@ class Manifest:
                 return index, table[PACKED_ROW].combine_chunks().to_numpy()
         return locate_images(folder, self.table["image_id"])
 
-    def eligible(self, split: str, needs: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
-        """A split's rows that have all the columns of `needs`; and what is missing of how many others, which are left out.
+    def rows_with(self, split: str, columns: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
+        """A split's rows that have a value in each of `columns`, and notes: what is missing → how many images are left out.
 
-        A split without any is a `UserError`.
+        Raises `UserError` where no row is left.
         """
         rows, notes = self.rows(split), {}
-        for need in needs:
-            known, what = rows[need] != "", f"{'an' if need[0] in 'aeiou' else 'a'} {need.replace('_', ' ')}"
+        for column in columns:
+            known, noun = rows[column] != "", f"{'an' if column[0] in 'aeiou' else 'a'} {column.replace('_', ' ')}"
             if not known.any():
-                raise UserError(f"No image of the {split} split of {self.dataset} has {what}.")
+                raise UserError(f"No image of the {split} split of {self.dataset} has {noun}.")
             if not known.all():
-                notes[f"images without {what} are left out"] = int((~known).sum())
+                notes[f"images without {noun} are left out"] = int((~known).sum())
                 rows = rows[known]
         return rows.reset_index(drop=True), notes
 

@@ -92,7 +92,7 @@ def apply_masks(config: ApplyMasksConfig, log: Callable[[str], None] = print) ->
             return existing
         raise UserError(f"{config.out} holds another data set: choose another --out, or --overwrite.")
     if table is not None:
-        table = _predicted(config, source, table, metadata or {})
+        table = _predicted_masks(config, source, table, metadata or {})
     reset_prepared_folder(config.out)
     positions, quarantine = _write(config, source, table)
     if not positions:
@@ -108,7 +108,7 @@ def apply_masks(config: ApplyMasksConfig, log: Callable[[str], None] = print) ->
     return masked
 
 
-def _predicted(
+def _predicted_masks(
     config: ApplyMasksConfig, source: Manifest, table: pd.DataFrame, metadata: dict[str, Any]
 ) -> pd.DataFrame:
     """The region's rows of predictions of this very data set, by image; others are a `UserError`."""
@@ -130,7 +130,7 @@ def _write(
         for number, start in enumerate(range(0, len(source.table), SHARD)):
             at = np.arange(start, min(start + SHARD, len(source.table)))
             rows = []
-            for position, row, reason in _masked(config, packed, at, table):
+            for position, row, reason in _masked_rows(config, packed, at, table):
                 if reason:
                     quarantine.append({"path": source.table["path"].iloc[position], "reason": reason})
                 else:
@@ -142,7 +142,7 @@ def _write(
     return positions, quarantine
 
 
-def _masked(
+def _masked_rows(
     config: ApplyMasksConfig, packed: PackedImages, positions: np.ndarray, table: pd.DataFrame | None
 ) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Position, row of the packed file, and why there is none, of each image."""

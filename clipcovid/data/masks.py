@@ -10,9 +10,9 @@ from clipcovid.config import UserError
 from clipcovid.data.images import file_kind, flatten_opaque, is_transparent, read_stored, split_alpha
 from clipcovid.data.pixels import BadImage
 
-NEAR = 16
+BINARY_TOLERANCE = 16
 """How far (of 255) a lossy mask's values may lie from black and from its brightest value and still count as them."""
-MOST_LISTED = 6  # values that a refusal lists
+MAX_LISTED_VALUES = 6  # values that a refusal lists
 GRAY, COLOUR = "{:g}", "0x{:06x}"  # how a value is written
 
 
@@ -61,7 +61,7 @@ def flatten_mask(image: Image.Image) -> Image.Image:
     inks = shades[opacity >= opacity.max() / 2].reshape(-1, shades.size // opacity.size)
     if (inks == inks[0]).all():
         return alpha
-    if (inks.max(axis=1) <= NEAR).any():
+    if (inks.max(axis=1) <= BINARY_TOLERANCE).any():
         raise BadImage(
             "mask has black, another colour and transparency: its background is unclear; save it without alpha"
         )
@@ -108,8 +108,8 @@ def _foreground(array: np.ndarray, lossy: bool, notes: list[str]) -> np.ndarray:
         return array == _foreground_of_two(array, values, counts, name, notes)
     on = array != 0 if len(values) == 2 else _bright_half(array, values, counts, lossy)
     if on is None:
-        raise BadImage(_not_binary(values, counts, name))
-    if _is_ground(on, True):
+        raise BadImage(_ambiguous_message(values, counts, name))
+    if _is_background(on, True):
         notes.append("mask whose foreground fills its border and most of it: inverted? (then give --mask-value 0)")
     return on
 
@@ -119,8 +119,8 @@ def _bright_half(array: np.ndarray, values: np.ndarray, counts: np.ndarray, loss
     peak = float(values[-1])
     if array.dtype != np.uint8 or peak < 128 or not (lossy or len(values) > 8):
         return None
-    between = counts[(values > NEAR) & (values < peak - NEAR)].sum()
-    few = between <= 0.05 * array.size and between <= 0.5 * counts[values > NEAR].sum()
+    between = counts[(values > BINARY_TOLERANCE) & (values < peak - BINARY_TOLERANCE)].sum()
+    few = between <= 0.05 * array.size and between <= 0.5 * counts[values > BINARY_TOLERANCE].sum()
     return array >= peak / 2 if few else None
 
 
@@ -130,16 +130,16 @@ def _foreground_of_two(
     """The foreground's value in a mask of two values that are not 0."""
     (dark, bright), names = values, [name.format(value) for value in values]
     for ground, on in ((0, 1), (1, 0)):
-        if _is_ground(array, values[ground]):
+        if _is_background(array, values[ground]):
             notes.append(
                 f"mask of the values {names[0]} and {names[1]}: {names[on]} read as foreground, for {names[ground]} fills "
                 "the border and most of the mask"
             )
             return values[on]
-    if array.dtype == np.uint8 and dark <= NEAR and bright >= 128:  # nearly black and not
+    if array.dtype == np.uint8 and dark <= BINARY_TOLERANCE and bright >= 128:  # nearly black and not
         notes.append(f"mask of the values {names[0]} and {names[1]}: {names[1]} read as foreground")
         return bright
-    raise BadImage(_not_binary(values, counts, name))
+    raise BadImage(_ambiguous_message(values, counts, name))
 
 
 def _foreground_by_value(array: np.ndarray, mask_value: tuple[str, ...], lossy: bool, notes: list[str]) -> np.ndarray:
@@ -149,7 +149,7 @@ def _foreground_by_value(array: np.ndarray, mask_value: tuple[str, ...], lossy: 
     if name == GRAY:  # 0xffffff is white there too
         wanted = [value & 0xFF if value == (value & 0xFF) * 0x010101 else value for value in wanted]
     if lossy and name == GRAY:
-        on = np.logical_or.reduce([np.abs(array.astype(np.int32) - value) <= NEAR for value in wanted])
+        on = np.logical_or.reduce([np.abs(array.astype(np.int32) - value) <= BINARY_TOLERANCE for value in wanted])
     else:
         on = np.isin(array, wanted)
     if not on.any() and array.any():
@@ -178,23 +178,23 @@ def _brightness(colours: np.ndarray, values: np.ndarray, counts: np.ndarray, los
     """The brightest channel (h, w), uint8, of packed colours, of which one in several shades stands on black."""
     array = np.stack([colours >> 16, colours >> 8, colours], axis=2).astype(np.uint8)
     bright = array.max(axis=2)
-    solid = array[bright > int(bright.max()) - NEAR]
-    if np.ptp(np.quantile(solid, (0.05, 0.95) if lossy else (0, 1), axis=0), axis=0).max() > 3 * NEAR:
-        if len(values) <= MOST_LISTED:
-            raise BadImage(_not_binary(values, counts, COLOUR))
+    solid = array[bright > int(bright.max()) - BINARY_TOLERANCE]
+    if np.ptp(np.quantile(solid, (0.05, 0.95) if lossy else (0, 1), axis=0), axis=0).max() > 3 * BINARY_TOLERANCE:
+        if len(values) <= MAX_LISTED_VALUES:
+            raise BadImage(_ambiguous_message(values, counts, COLOUR))
         raise BadImage("mask is not binary: it has more than one colour")
     return bright
 
 
-def _is_ground(array: np.ndarray, value: float) -> bool:
+def _is_background(array: np.ndarray, value: float) -> bool:
     """Whether a value fills the border and most of a mask, as a background does."""
     border = np.concatenate([array[0], array[-1], array[1:-1, 0], array[1:-1, -1]])
     return bool((border == value).mean() >= 0.75 and (array == value).mean() >= 0.5)
 
 
-def _not_binary(values: np.ndarray, counts: np.ndarray, name: str) -> str:
+def _ambiguous_message(values: np.ndarray, counts: np.ndarray, name: str) -> str:
     """Why a mask is refused: its values with their shares, where they are few, and the way out."""
-    if len(values) > MOST_LISTED:
+    if len(values) > MAX_LISTED_VALUES:
         return f"mask is not binary: {len(values)} distinct values"
     shares = [f"{name.format(value)} ({share:.0%})" for value, share in zip(values, counts / counts.sum(), strict=True)]
     return f"mask is not binary: {', '.join(shares)}; --mask-value says which values are foreground"

@@ -6,14 +6,14 @@ from numpy.random import Generator
 ZONES = ("upper", "middle", "lower")
 
 
-def clear(rng: Generator, large: bool) -> str:
+def clear_lungs_sentence(rng: Generator, large: bool) -> str:
     """A normal report: many are the same few words, as in hospitals."""
     short = ("No acute cardiopulmonary abnormality.", "The lungs are clear.", "No focal consolidation or effusion.")
     whole = ("Normal chest radiograph.", "Clear lungs and normal heart size.", "Normal study.")
     return str(rng.choice(short if large else short + whole))
 
 
-def extras(rng: Generator, view: str, large: bool, device: str) -> str:
+def device_sentences(rng: Generator, view: str, large: bool, device: str) -> str:
     """What any report may add: view, heart size, devices."""
     parts = []
     if large and rng.random() < 0.6:

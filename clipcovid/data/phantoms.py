@@ -35,7 +35,7 @@ from clipcovid.data.phantom_anatomy import (
     patient_of,
     take_film,
 )
-from clipcovid.data.phantom_captions import clear, extras, findings
+from clipcovid.data.phantom_captions import clear_lungs_sentence, device_sentences, findings
 from clipcovid.data.phantom_disease import draw_disease, part_boxes
 from clipcovid.io.files import unknown_file
 from clipcovid.prompts import CLASSES
@@ -84,11 +84,11 @@ def draw_phantom(index: int, *, size: int = 256, seed: int = 0) -> PhantomImage:
     infection, boxes = parts > 0, part_boxes(parts)
     words = np.random.default_rng([seed, WORDS, index])
     large = film.heart * 0.33 > 0.5 * patient.width
-    more = extras(words, film.view, large, device)
+    more = device_sentences(words, film.view, large, device)
     if boxes:
         caption = findings(words, patient.label, lungs, infection, film.u < 0, len(boxes), bronchogram) + more
     else:
-        caption = clear(words, large) + more
+        caption = clear_lungs_sentence(words, large) + more
     return PhantomImage(
         image=image,
         lung_mask=lungs.astype(np.uint8) * 255,

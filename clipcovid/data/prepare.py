@@ -114,7 +114,7 @@ def prepare(config: PrepareConfig, log: Callable[[str], None] = print) -> Prepar
 def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult:
     _check_out(config)
     options = _options(config)
-    if config.overwrite or not _begun(config.out):
+    if config.overwrite or not _is_started(config.out):
         check_folder(config.out)
     else:
         _is_done(config.out, options)  # before phantoms are drawn over those of another preparation
@@ -124,24 +124,26 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
         config.source, config.root, config.columns, config.phantom, config.out / "phantom", config.image_folder
     )
     table, info = _rows(config, listing)
-    recipe = options | {"listing": digest(table.to_json(orient="values")), "files": listing.files}
+    recipe = options | {"listing": digest(table.to_json(orient="values")), "files": listing.files_digest}
     if config.overwrite:
         reset_prepared_folder(config.out)
     if _is_done(config.out, recipe):
         manifest = read_manifest(config.out)
-        _remove_traces(config.out)  # of one that was killed at its very end
+        _remove_partial_files(config.out)  # of one that was killed at its very end
         return PrepareResult(manifest=manifest, quarantine=_read_quarantine(config.out), created=False)
     lock_folder(config.out)
     if not (config.out / LISTING).exists():
         reset_prepared_folder(config.out)  # without packed files of which nothing says what they hold
     check_disk_space(config.out, table, config.images)
     connect(config.compute)
-    table, info["parts"] = _final_listing(config, table, recipe, parts=listing.parts)
+    table, info["parts"] = _final_listing(config, table, recipe, parts=listing.merge_equal_pixels)
     _pack(config, log)
-    table, quarantine = _good_rows(config, table, listing.refused)
+    table, quarantine = _readable_rows(config, table, listing.refused)
     headers, assumed = _read_readings(config.out)
     table, notes = fill_from_headers(table, headers)
-    splits, more, warnings = make_splits(table, val=config.val, test=config.test, seed=config.seed, anew=config.resplit)
+    splits, more, warnings = make_splits(
+        table, val=config.val, test=config.test, seed=config.seed, resplit=config.resplit
+    )
     table["split"] = splits
     info["notes"] += [*assumed, *notes, *more]
     info |= {
@@ -155,7 +157,7 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
     }
     manifest = Manifest(table=table, classes=tuple(info.pop("classes")), dataset=listing.dataset, info=info)
     write_manifest(config.out, manifest)
-    _remove_traces(config.out)
+    _remove_partial_files(config.out)
     return PrepareResult(manifest=manifest, quarantine=quarantine, created=True)
 
 
@@ -168,10 +170,12 @@ def _rows(config: PrepareConfig, listing: Listing) -> tuple[pd.DataFrame, dict[s
     return table, {"left_out": left_out, "classes": classes, "notes": [*listing.notes, *notes]}
 
 
-def _good_rows(config: PrepareConfig, table: pd.DataFrame, refused: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _readable_rows(
+    config: PrepareConfig, table: pd.DataFrame, refused: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows whose images could be packed, and the quarantine, which is written; too many bad ones: `UserError`."""
     listed = len(table) + len(refused)
-    table, bad, hit = _collect(table, config.out)
+    table, bad, hit = _read_shards(table, config.out)
     quarantine = pd.concat([refused, bad], ignore_index=True)
     write_parquet(config.out / "quarantine.parquet", quarantine, {})
     hit += len(refused)
@@ -185,7 +189,7 @@ def _good_rows(config: PrepareConfig, table: pd.DataFrame, refused: pd.DataFrame
     return table, quarantine
 
 
-def _remove_traces(out: Path) -> None:
+def _remove_partial_files(out: Path) -> None:
     """Remove what only an unfinished preparation has."""
     (out / LISTING).unlink(missing_ok=True)
     for partial in (out / "images").glob(".[0-9]*.arrow.[0-9]*"):  # of workers that were killed
@@ -218,7 +222,7 @@ def _check_out(config: PrepareConfig) -> None:
             refuse_overlap(config.out, f"the folder of {flag}", place.parent)
 
 
-def _begun(out: Path) -> bool:
+def _is_started(out: Path) -> bool:
     return is_ours(out) and any((out / name).exists() for name in ("manifest.parquet", LISTING))
 
 
@@ -283,7 +287,7 @@ def _pack(config: PrepareConfig, log: Callable[[str], None]) -> None:
         suffix=".arrow",
         label="Packing",
         settings=_packing_settings(config),
-        resumed="{done} of {shards} packed files are there",
+        resume_message="{done} of {shards} packed files are there",
         log=log,
     )
 
@@ -345,7 +349,7 @@ def _hash_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dic
     return item | {"images": len(hashes), "hashes": hashes}
 
 
-def _collect(table: pd.DataFrame, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
+def _read_shards(table: pd.DataFrame, out: Path) -> tuple[pd.DataFrame, pd.DataFrame, int]:
     """Read back what the shards hold of each file.
 
     Returns the good rows with size and hash, the bad files with reasons, and how many rows have a bad file.

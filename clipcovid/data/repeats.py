@@ -18,7 +18,7 @@ CONFLICT_REMEDIES = {
     **dict.fromkeys(MASKS, "join its masks in one file"),
 }
 """What an image has one of, and what to do where rows of the same file give several."""
-NAMED = 6  # columns that a note names
+MAX_NAMED_COLUMNS = 6  # columns that a note names
 
 
 def merge_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -44,8 +44,8 @@ def merge_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     single = pd.concat([table[~repeated], merged.fillna("")]).sort_index().reset_index(drop=True)
     note = f"{len(table) - len(single):,} rows name a file again ({len(merged):,} files): each file is one image"
     different = [f"{column} ({count:,} files)" for column, count in unlike[unlike > 0].items()]
-    if len(different) > NAMED:
-        different[NAMED:] = [f"{len(different) - NAMED} more columns"]
+    if len(different) > MAX_NAMED_COLUMNS:
+        different[MAX_NAMED_COLUMNS:] = [f"{len(different) - MAX_NAMED_COLUMNS} more columns"]
     differences = f"; where its rows differ, the first one's value stays: {', '.join(different)}" if different else ""
     return single.astype(table.dtypes), [f"{note}{differences}."]
 
@@ -91,7 +91,7 @@ def _join_boxes(merged: pd.DataFrame, rows: pd.DataFrame, key: pd.Series, severa
     files = several[several].index
     at = pd.Series(merged.index, index=several.index)
     for file, cells in rows.loc[key.isin(files), "boxes"].groupby(key, sort=False):
-        joined = _joined(cells)
+        joined = _merge_cells(cells)
         if joined is None:
             unread += 1
         else:
@@ -99,7 +99,7 @@ def _join_boxes(merged: pd.DataFrame, rows: pd.DataFrame, key: pd.Series, severa
     return unread
 
 
-def _joined(cells: Iterable[str]) -> str | None:
+def _merge_cells(cells: Iterable[str]) -> str | None:
     """The JSON lists as one, equal entries once; None where one of them is no list."""
     boxes: dict[str, None] = {}
     for cell in cells:

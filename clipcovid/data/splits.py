@@ -38,15 +38,15 @@ def max_split(splits: pd.Series, group: pd.Series) -> pd.Series:
 
 
 def make_splits(
-    table: pd.DataFrame, *, val: float, test: float, seed: int, anew: bool = False
+    table: pd.DataFrame, *, val: float, test: float, seed: int, resplit: bool = False
 ) -> tuple[pd.Series, list[str], list[str]]:
     """Every row's split; what was assumed for it, and what of it makes scores flatter or impossible, a sentence each.
 
-    The data set's own splits stay, or with `anew` are put aside. Rows without one are spread by `assign_splits`. Where
+    The data set's own splits stay, or with `resplit` are put aside. Rows without one are spread by `assign_splits`. Where
     the data set has a train split, and no val or no test split, the missing one is made from train.
     """
     original, notes = table["split"], list[str]()
-    if anew and (original != "").any():
+    if resplit and (original != "").any():
         notes.append(
             f"splits: the data set's own splits of {(original != '').sum():,} images are put aside (--resplit)."
         )
@@ -55,21 +55,22 @@ def make_splits(
     unassigned, group = original == "", groups(table)
     if unassigned.any() and not unassigned.all():
         notes.append(
-            f"splits: {unassigned.sum():,} images without a split are spread {_by(table)} (val {val:.0%}, test {test:.0%}); "
+            f"splits: {unassigned.sum():,} images without a split are spread {_split_unit(table)} (val {val:.0%}, "
+            f"test {test:.0%}); "
             f"the other {(~unassigned).sum():,} keep theirs."
         )
     splits = assign_splits(table, val=val, test=test, seed=seed)
     names = original.unique()
     if "train" in names:
         missing = {name: share for name, share in (("val", val), ("test", test)) if name not in names}
-        splits, train_notes = _from_train(table.assign(split=splits), group, missing, seed)
+        splits, train_notes = _split_train(table.assign(split=splits), group, missing, seed)
         notes += train_notes
     elif unassigned.all() and "train" not in splits.unique():
         splits = splits.mask(group == group.value_counts().sort_index().idxmax(), "train")
     return splits, notes, _warnings(table.assign(split=splits), original, {"train": 1.0, "val": val, "test": test})
 
 
-def _from_train(
+def _split_train(
     table: pd.DataFrame, group: pd.Series, shares: Mapping[str, float], seed: int
 ) -> tuple[pd.Series, list[str]]:
     """Splits where those of `shares` that are (nearly) empty are made from train, and what was done."""
@@ -86,11 +87,13 @@ def _from_train(
     for name, share in missing.items():
         splits = splits.mask(moved == name, name)
         if count := int((moved == name).sum()):
-            notes.append(f"{name}: {share:.0%} of train {_by(table)} ({count:,} images), for the set gives none.")
+            notes.append(
+                f"{name}: {share:.0%} of train {_split_unit(table)} ({count:,} images), for the set gives none."
+            )
     return splits, notes
 
 
-def _by(table: pd.DataFrame) -> str:
+def _split_unit(table: pd.DataFrame) -> str:
     return "by patient" if (table["patient_id"] != "").any() else "by image"
 
 
@@ -120,7 +123,7 @@ def _warnings(table: pd.DataFrame, original: pd.Series, shares: Mapping[str, flo
         )
     empty: dict[str, list[str]] = {}
     for name in set(SPLITS) - set(table["split"].unique()):
-        empty.setdefault(_emptiness(name, shares[name], table, original), []).append(name)
+        empty.setdefault(_empty_split_note(name, shares[name], table, original), []).append(name)
     for reason, names in empty.items():
         *others, last = sorted(names, key=SPLITS.index)
         which = f"splits {', '.join(others)} and {last} are" if others else f"split {last} is"
@@ -128,7 +131,7 @@ def _warnings(table: pd.DataFrame, original: pd.Series, shares: Mapping[str, flo
     return warnings
 
 
-def _emptiness(name: str, share: float, table: pd.DataFrame, original: pd.Series) -> str:
+def _empty_split_note(name: str, share: float, table: pd.DataFrame, original: pd.Series) -> str:
     """Why a split has no images, and the way out: what follows on "is empty"."""
     names, units = [split for split in SPLITS if split in original.unique()], groups(table).nunique()
     if names and "train" not in names:

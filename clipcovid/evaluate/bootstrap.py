@@ -88,7 +88,7 @@ def classification_draws(
     cells = truth * k + predicted_index(predictions, classes, len(truth))
     scores = predictions if isinstance(predictions, np.ndarray) and predictions.ndim == 2 else None
     chunks = []
-    for weights in _stacked(_row_weights(_units(groups), samples, seed), max(1, CHUNK // max(len(truth), k * k))):
+    for weights in _chunks(_row_weights(_units(groups), samples, seed), max(1, CHUNK // max(len(truth), k * k))):
         counts = np.stack([np.bincount(cells, row, minlength=k * k) for row in weights]).reshape(-1, k, k)
         draws = confusion_rates(counts, classes)
         if scores is not None:
@@ -123,7 +123,7 @@ def summarise(draws: dict[str, np.ndarray], groups: Sequence[str], level: float 
     A metric that is undefined in over half of them gets no interval, and with fewer than two units none does.
     """
     assert 0 < level < 1, level
-    unit = "image" if all(map(_unknown, groups)) else "patient"
+    unit = "image" if all(map(_is_unknown, groups)) else "patient"
     units = int(_units(groups).max()) + 1
     tails = [50 * (1 - level), 50 * (1 + level)]
     intervals = {
@@ -144,12 +144,12 @@ def _units(groups: Sequence[str]) -> np.ndarray:
     """The unit 0 … g-1 of each row, (n,) int64, numbered as they appear."""
     if len(groups) == 0:
         raise UserError("There are no rows to resample.")
-    keys = [("row", row) if _unknown(group) else ("group", group) for row, group in enumerate(groups)]
+    keys = [("row", row) if _is_unknown(group) else ("group", group) for row, group in enumerate(groups)]
     numbers: dict[tuple[str, object], int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def _unknown(group: object) -> bool:
+def _is_unknown(group: object) -> bool:
     return group is None or group == "" or group != group
 
 
@@ -161,7 +161,7 @@ def _row_weights(unit_of_row: np.ndarray, samples: int, seed: int) -> Iterator[n
         yield np.bincount(rng.integers(0, units, units), minlength=units)[unit_of_row]
 
 
-def _stacked(rows: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
+def _chunks(rows: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:
     chunk: list[np.ndarray] = []
     for row in rows:
         chunk.append(row)

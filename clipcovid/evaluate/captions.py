@@ -62,13 +62,13 @@ class CocoCaptionScores:
     """Metric → the toolkit's figure for all of them."""
     counts: np.ndarray
     """What BLEU is made of, (n, 10) int64: words, the reference's words, and n-grams there and right of n = 1 … 4."""
-    each: dict[str, np.ndarray]
+    per_caption: dict[str, np.ndarray]
     """rouge_l, cider, and meteor: (n,) float64 of which the overall figure is the mean, or near to it for METEOR."""
 
     def of(self, indices: np.ndarray) -> dict[str, float]:
         """The metrics of some of them; CIDEr with the weights of n-grams that all of them give."""
         metrics = bleu(self.counts[indices].sum(axis=0))
-        for name, values in self.each.items():
+        for name, values in self.per_caption.items():
             metrics[name] = float(values[indices].mean() + self.overall[name] - values.mean())
         return metrics
 
@@ -137,7 +137,7 @@ def caption_metrics(references: Sequence[str], hypotheses: Sequence[str]) -> Coc
         texts = (truth, candidates) if name != "meteor" else (_first_words(truth), _first_words(candidates))
         score, values = toolkit.compute_score(*texts)
         overall[name], per_caption[name] = float(score), np.asarray(values, np.float64)
-    return CocoCaptionScores(overall=overall, counts=counts, each=per_caption)
+    return CocoCaptionScores(overall=overall, counts=counts, per_caption=per_caption)
 
 
 def _first_words(texts: dict[int, list[str]]) -> dict[int, list[str]]:

@@ -41,7 +41,7 @@ class PredictionColumns(NamedTuple):
     """prefixed: prob_<class>, sim_<class>, probabilities or similarities. classes: columns named so. cells: one column."""
     columns: list[str]
     notes: list[str]
-    either: bool = False
+    is_ambiguous: bool = False
     """Whether the column is called as those of true classes are, too."""
 
 
@@ -81,7 +81,9 @@ def detect_prediction_columns(
     prefixed = [column for column in columns if column.startswith((PROBABILITY, SIMILARITY))]
     as_classes = [column for column in columns if column in vocabulary]
     lists = [
-        column for column in columns_matching(table, LISTS) if isinstance(_decoded(table[column].iloc[0]), list | dict)
+        column
+        for column in columns_matching(table, LISTS)
+        if isinstance(_decode_cell(table[column].iloc[0]), list | dict)
     ]
     forms: list[tuple[Literal["prefixed", "classes", "cells"], list[str]]] = [
         ("prefixed", prefixed + [column for column in ("probabilities", "similarities") if column in columns]),
@@ -97,7 +99,7 @@ def detect_prediction_columns(
             "cells",
             [single_consistent_column(table, either, file, "the predictions", "--prediction-column")],
             [],
-            either=True,
+            is_ambiguous=True,
         )
     if not forms:
         raise UserError(
@@ -120,18 +122,20 @@ def extract_predictions(
     """prob_<class> and sim_<class> columns, or ranking, or predicted; and the classes, where they say them."""
     result = pd.DataFrame(index=table.index)
     if choice.kind == "classes":
-        cells = _by_class(table, choice.columns)
+        cells = _cells_by_class(table, choice.columns)
         classes = classes or choice.columns
         result[[PROBABILITY + c for c in classes]] = _score_matrix(cells, classes, file, "probabilities")
         return result, classes
     if choice.kind == "cells":
-        return _from_cells([_decoded(cell) for cell in table[choice.columns[0]]], choice, result, classes, file)
+        return _from_cells([_decode_cell(cell) for cell in table[choice.columns[0]]], choice, result, classes, file)
     for prefix, column in ((PROBABILITY, "probabilities"), (SIMILARITY, "similarities")):
         wide = [name for name in choice.columns if name.startswith(prefix)]
         if wide:
-            cells = [{key.removeprefix(prefix): cell for key, cell in row.items()} for row in _by_class(table, wide)]
+            cells = [
+                {key.removeprefix(prefix): cell for key, cell in row.items()} for row in _cells_by_class(table, wide)
+            ]
         else:
-            cells = [_decoded(cell) for cell in table[column]] if column in choice.columns else []
+            cells = [_decode_cell(cell) for cell in table[column]] if column in choice.columns else []
         if cells:
             classes = classes or _class_keys(cells[0], file, column)
             result[[prefix + c for c in classes]] = _score_matrix(cells, classes, file, column)
@@ -208,11 +212,11 @@ def _is_number(cell: Any) -> bool:
     return True
 
 
-def _by_class(table: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+def _cells_by_class(table: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in table[columns].to_numpy()]
 
 
-def _decoded(cell: Any) -> Any:
+def _decode_cell(cell: Any) -> Any:
     """A list or an object that stands as text in a CSV's cell, as JSON or as Python prints it."""
     if not isinstance(cell, str) or not cell.startswith(("[", "{")):
         return cell

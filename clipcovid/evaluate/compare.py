@@ -46,7 +46,7 @@ def compare(methods: Sequence[MethodPredictions]) -> Comparison:
     metadata = methods[0].metadata
     kind, classes = kind_of(metadata["task"]), list(metadata["classes"])
     scores = {method.name: _scores(method, classes) for method in methods}
-    order = kind.ranked(scores)
+    order = kind.rank_methods(scores)
     by_name = {method.name: method for method in methods}
     comparison = Comparison(
         kind=kind.name,
@@ -60,7 +60,7 @@ def compare(methods: Sequence[MethodPredictions]) -> Comparison:
         runs={name: by_name[name].run for name in order},
         sources={name: by_name[name].source for name in order},
         baselines=kind.common_baselines([scores[name] for name in order]),
-        paired=kind.differences({name: by_name[name].table for name in order}, classes),
+        paired_differences=kind.differences({name: by_name[name].table for name in order}, classes),
         alarms=[f"{name}: {alarm}" for name in order for alarm in scores[name].alarms],
     )
     learned = [
@@ -76,8 +76,8 @@ def _scores(method: MethodPredictions, classes: list[str]) -> Scores:
     """The scores that the run's folder holds, if they are of this table, else new ones."""
     kind = kind_of(method.metadata["task"])
     try:
-        if method.stored is not None and kind.describes(method.stored, method.table, classes):
-            return method.stored
+        if method.stored_scores is not None and kind.scores_match(method.stored_scores, method.table, classes):
+            return method.stored_scores
         scores: Scores = kind.score(method.table, classes)
     except UserError as error:
         raise UserError(f"{method.source}: {error}") from None
@@ -95,11 +95,11 @@ def _notes(comparison: Comparison) -> list[str]:
         resampled if intervals["units"] > 1 else f"There are no intervals: all is of one {intervals['unit']}.",
         *kind.baseline_notes(comparison),
     ]
-    if comparison.paired:
+    if comparison.paired_differences:
         notes += [
             f"Differences are to {comparison.best}, over the same resamples for both; it was found to be the best on "
             "these very images, which flatters it.",
-            *kind.test_notes(comparison),
+            *kind.significance_notes(comparison),
         ]
     return [*notes, *dict.fromkeys(note for scores in comparison.methods.values() for note in scores.notes)]
 
@@ -139,16 +139,16 @@ def comparison_tables(comparison: Comparison) -> list[TextTable]:
         for name, values in comparison.baselines.items()
     ]
     tables = [_table(kind.comparison_title(comparison), ["Method", *heads.values()], rows, baselines)]
-    return [*tables, _difference_table(comparison)] if comparison.paired else tables
+    return [*tables, _difference_table(comparison)] if comparison.paired_differences else tables
 
 
 def _difference_table(comparison: Comparison) -> TextTable:
     kind = kind_of(comparison.kind)
     heads = ["Method"]
     rows = []
-    for name, gaps in comparison.paired.items():
+    for name, gaps in comparison.paired_differences.items():
         metrics = [metric for metric in gaps if metric in kind.table_metrics]
-        tests = kind.test_cells(gaps)
+        tests = kind.significance_cells(gaps)
         cells = [value_with_interval(gaps[metric]["value"], _bounds(gaps[metric]), 3) for metric in metrics]
         heads = ["Method", *(kind.table_metrics[metric] for metric in metrics), *tests]
         rows.append([name, *cells, *tests.values()])
@@ -175,7 +175,7 @@ def comparison_frame(comparison: Comparison) -> pd.DataFrame:
         for metric, value in scores.metrics.items():
             low, high = intervals["intervals"].get(metric, (None, None))
             row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
-        gaps = comparison.paired.get(name, {})
+        gaps = comparison.paired_differences.get(name, {})
         for metric in (metric for metric in gaps if metric != "mcnemar"):
             row |= {
                 f"difference_{metric}{'' if key == 'value' else f'_{key}'}": value

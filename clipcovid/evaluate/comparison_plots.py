@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipcovid.evaluate.plots import SLANT, axis_names, new_panels, sample_title, text_width
+from clipcovid.evaluate.plots import SLANTED_LABELS, axis_names, new_panels, sample_title, text_width
 from clipcovid.evaluate.scores import Comparison
 
 
@@ -36,9 +36,9 @@ def scores_figure(comparison: Comparison, labels: Mapping[str, str]) -> Figure:
 def differences_figure(comparison: Comparison, labels: Mapping[str, str]) -> Figure:
     """The metrics of `labels` of each method minus those of the best, with their paired intervals."""
     title = f"Difference to {comparison.best}, paired intervals, {_sample(comparison)}"
-    figure, panels = _rows(title, list(comparison.paired), len(labels), 8.5)
+    figure, panels = _rows(title, list(comparison.paired_differences), len(labels), 8.5)
     for axes, (metric, label) in zip(panels, labels.items(), strict=True):
-        gaps = [gaps[metric] for gaps in comparison.paired.values()]
+        gaps = [gaps[metric] for gaps in comparison.paired_differences.values()]
         _points(axes, [(gap["value"], (gap["low"], gap["high"]) if "low" in gap else None) for gap in gaps], label)
         axes.axvline(0, color="black", linewidth=1)
     return figure
@@ -57,7 +57,7 @@ def classes_figure(comparison: Comparison) -> Figure:
             colour = "white" if values[row, column] > 0.6 else "black"
             text = f"{values[row, column]:.2f}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(len(classes)), axis_names(classes), fontsize=8, **SLANT)
+        axes.set_xticks(range(len(classes)), axis_names(classes), fontsize=8, **SLANTED_LABELS)
         axes.set_xlabel(label)
     return figure
 

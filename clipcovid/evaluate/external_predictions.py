@@ -63,7 +63,7 @@ def read_external_predictions(
     one_file = not str(truth) or Path(truth).resolve() == Path(predictions).resolve()
     truths = predicted if one_file else _read(truth, notes)
     files = str(predictions), str(predictions if one_file else truth)
-    label = _true_column(truths, truth_column, files[1], one_file=one_file)
+    label = _truth_column(truths, truth_column, files[1], one_file=one_file)
     vocabulary = list(classes) or sorted({str(value) for value in truths[label] if not is_missing(value)})
     choice = detect_prediction_columns(
         predicted.drop(columns=label) if one_file else predicted, prediction_column, vocabulary, files[0]
@@ -81,8 +81,8 @@ def read_external_predictions(
     labels = class_names(truths[label], classes, files[1])
     table, names = extract_predictions(predicted, choice, list(classes), files[0])
     notes += choice.notes + ([] if one_file else _copies(predicted, choice.columns, labels, classes, files[0]))
-    if choice.either and "predicted" in table:
-        notes += _doubts(predicted, choice.columns[0], table["predicted"].tolist(), labels, vocabulary, files)
+    if choice.is_ambiguous and "predicted" in table:
+        notes += _suspicion_notes(predicted, choice.columns[0], table["predicted"].tolist(), labels, vocabulary, files)
     check_vocabulary(spoken := _predicted_class_names(table, names), labels, classes, files)
     if not names:
         names = sorted({*labels, *spoken})
@@ -115,7 +115,7 @@ def _ids(table: pd.DataFrame) -> list[str]:
     return [cell_text(value) for value in (table[id_columns[0]] if id_columns else range(len(table)))]
 
 
-def _true_column(true: pd.DataFrame, truth_column: str, file: str, *, one_file: bool) -> str:
+def _truth_column(true: pd.DataFrame, truth_column: str, file: str, *, one_file: bool) -> str:
     """The column of the true classes; several that could be, and differ, are a `UserError`."""
     if truth_column:
         return require_column(true, truth_column, file, "--truth-column")
@@ -151,7 +151,7 @@ def _copies(
     return notes
 
 
-def _doubts(
+def _suspicion_notes(
     predictions: pd.DataFrame,
     column: str,
     predicted: list[str],

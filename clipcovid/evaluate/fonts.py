@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
-OWN = "DejaVu Sans"  # which matplotlib brings
-MISSING = re.compile(r"Glyph \d+ .* missing from font")
+DEFAULT_FONT = "DejaVu Sans"  # which matplotlib brings
+MISSING_GLYPH = re.compile(r"Glyph \d+ .* missing from font")
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> str:
@@ -25,18 +25,18 @@ def save_figure(figure: Figure, path: Path, dpi: int) -> str:
         warnings.simplefilter("always")
         figure.savefig(path, dpi=dpi, format="png")
     for warning in heard:
-        if not MISSING.match(str(warning.message)):
+        if not MISSING_GLYPH.match(str(warning.message)):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    if not any(MISSING.match(str(warning.message)) for warning in heard):
+    if not any(MISSING_GLYPH.match(str(warning.message)) for warning in heard):
         return ""
     texts = figure.findobj(Text)
     letters = {letter for text in texts for letter in text.get_text() if unicodedata.category(letter)[0] not in "CZ"}
     families, missing = find_fonts(frozenset(letters))
     if families:
         for text in texts:
-            text.set_fontfamily([OWN, *families])
+            text.set_fontfamily([DEFAULT_FONT, *families])
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=MISSING.pattern)
+            warnings.filterwarnings("ignore", message=MISSING_GLYPH.pattern)
             figure.savefig(path, dpi=dpi, format="png")
     return missing
 
@@ -44,8 +44,8 @@ def save_figure(figure: Figure, path: Path, dpi: int) -> str:
 @cache
 def find_fonts(letters: frozenset[str]) -> tuple[list[str], str]:
     """Families of installed fonts that have what matplotlib's own lacks of `letters`, and the letters that none has."""
-    missing = _lacking(font_manager.findfont(OWN), letters)
-    families = _cover(missing)
+    missing = _missing_letters(font_manager.findfont(DEFAULT_FONT), letters)
+    families = _covering_fonts(missing)
     if missing:  # maybe a font was installed after matplotlib listed them
         registered = {entry.fname for entry in font_manager.fontManager.ttflist}
         for path in set(font_manager.findSystemFonts()) - registered:
@@ -53,7 +53,7 @@ def find_fonts(letters: frozenset[str]) -> tuple[list[str], str]:
                 font_manager.fontManager.addfont(path)
             except Exception:
                 continue
-        families += _cover(missing)
+        families += _covering_fonts(missing)
     return families, "".join(sorted(missing))
 
 
@@ -70,10 +70,10 @@ def describe(letters: str) -> str:
     return f"{' and '.join(scripts[:3])} letters ({' '.join(letters[:5])}{' …' if len(letters) > 5 else ''})"
 
 
-def _cover(missing: set[str]) -> list[str]:
+def _covering_fonts(missing: set[str]) -> list[str]:
     """Families that have `missing` letters, those with the most first; what they have is taken out of the set."""
     entries = [entry for entry in font_manager.fontManager.ttflist if not entry.name.startswith("Last Resort")]
-    lacking = {entry.fname: _lacking(entry.fname, missing) for entry in entries} if missing else {}
+    lacking = {entry.fname: _missing_letters(entry.fname, missing) for entry in entries} if missing else {}
     families = []
     while missing:
         best = min(
@@ -86,7 +86,7 @@ def _cover(missing: set[str]) -> list[str]:
     return families
 
 
-def _lacking(path: str, letters: set[str] | frozenset[str]) -> set[str]:
+def _missing_letters(path: str, letters: set[str] | frozenset[str]) -> set[str]:
     """The letters that a font's file does not have; all, where it can't be read."""
     try:
         font = FT2Font(path)

@@ -34,7 +34,7 @@ class MethodPredictions:
     """Ids of predicted images that it learned from. No method is scored on them."""
     table: pd.DataFrame
     """Sorted by image_id, so that the order in the file changes nothing; label and patient_id are text, "" if unknown."""
-    stored: Scores | None = None
+    stored_scores: Scores | None = None
     """The scores that the run's metrics.json holds of these predictions."""
 
     @property
@@ -78,7 +78,7 @@ def load_method_predictions(paths: Sequence[Path], split: str) -> list[MethodPre
     for key in ("task", "split", "split_hash", "classes"):
         _check_same_metadata(methods, key)
     kind = kind_of(methods[0].metadata["task"])
-    methods = _without_trained_on([_with_truth(method, kind) for method in methods])
+    methods = _drop_training_images([_check_has_truth(method, kind) for method in methods])
     _check_same_images(methods, kind)
     for more in ("run", "source"):
         names = Counter(method.name for method in methods)
@@ -131,7 +131,7 @@ def _read(path: Path, source: str) -> MethodPredictions:
         metadata=metadata,
         trained_on=frozenset(table["image_id"][learned]),
         table=table.sort_values("image_id", ignore_index=True, kind="stable"),
-        stored=_stored_scores(path),
+        stored_scores=_stored_scores(path),
     )
 
 
@@ -143,17 +143,17 @@ def _stored_scores(path: Path) -> Scores | None:
     return scores_from_json(content) if content else None
 
 
-def _with_truth(method: MethodPredictions, kind: Kind[Any]) -> MethodPredictions:
+def _check_has_truth(method: MethodPredictions, kind: Kind[Any]) -> MethodPredictions:
     """The method, if all of its images can be scored; else `UserError`."""
     images = method.table["image_id"]
-    if unknown := images[kind.without_truth(method.table)].nunique():
+    if unknown := images[kind.missing_truth(method.table)].nunique():
         raise UserError(
             f"{unknown} of {images.nunique()} images in {method.source} have no {kind.truth_name}, so they can't be compared."
         )
     return method
 
 
-def _without_trained_on(methods: Sequence[MethodPredictions]) -> list[MethodPredictions]:
+def _drop_training_images(methods: Sequence[MethodPredictions]) -> list[MethodPredictions]:
     """The methods without the images that any of them learned from; where none is left: `UserError`."""
     learned = frozenset().union(*(method.trained_on for method in methods))
     if not learned:
@@ -194,7 +194,7 @@ def _check_same_images(methods: Sequence[MethodPredictions], kind: Kind[Any]) ->
             f"{first.source} lacks {len(theirs - ours)} of the images that {second.source} predicts and has "
             f"{len(ours - theirs)} that it has not, the first of all is {min(ours ^ theirs)!r}: predict the same images."
         )
-    truths = [kind.truth(method.table) for method in methods]
+    truths = [kind.truth_columns(method.table) for method in methods]
     for name in [str(name) for name in truths[0] if all(name in truth for truth in truths)]:
         _check_same_values(methods, name, [truth[name].tolist() for truth in truths], image_ids[0])
     patients = [method.table.drop_duplicates("image_id")["patient_id"].tolist() for method in methods]

@@ -55,7 +55,7 @@ def match_rows(
     elif not by and ours not in truth.id_columns():
         notes.append(f"Rows were matched by {ours}.")
     ids = [_index(side, column) for side, column in ((predictions, ours), (truth, theirs))]
-    if not by and len(ids[0]) > 1 and all(map(_counts, ids)):
+    if not by and len(ids[0]) > 1 and all(map(_is_row_count, ids)):
         notes.append(f"{ours} only counts the rows of both files: are they in the same order?")
     unpredicted = ids[1].difference(ids[0], sort=False)
     unlabelled = ids[0].difference(ids[1], sort=False)
@@ -103,12 +103,12 @@ def _columns(predictions: JoinTable, truth: JoinTable) -> tuple[str, str]:
         for c in predictions.table
         if c in truth.table and c not in {*id_columns, *predictions.reserved, *truth.reserved}
     ]
-    if pair := _agreeing(predictions, truth, [(column, column) for column in id_columns], partly=True):
+    if pair := _matching_columns(predictions, truth, [(column, column) for column in id_columns], partly=True):
         return pair
-    if pair := _agreeing(predictions, truth, [(str(column), str(column)) for column in shared], partly=False):
+    if pair := _matching_columns(predictions, truth, [(str(column), str(column)) for column in shared], partly=False):
         return pair
     pairs = [(ours, theirs) for ours in predictions.id_columns() for theirs in truth.id_columns() if ours != theirs]
-    if pair := _agreeing(predictions, truth, pairs, partly=True):
+    if pair := _matching_columns(predictions, truth, pairs, partly=True):
         return pair
     if id_columns or pairs:
         return (id_columns[0], id_columns[0]) if id_columns else pairs[0]  # what is wrong with them will be said
@@ -119,7 +119,7 @@ def _columns(predictions: JoinTable, truth: JoinTable) -> tuple[str, str]:
     )
 
 
-def _agreeing(
+def _matching_columns(
     predictions: JoinTable, truth: JoinTable, pairs: Sequence[tuple[str, str]], *, partly: bool
 ) -> tuple[str, str] | None:
     """The first pair of columns that tell the rows apart and have the same values (`partly`: some of them).
@@ -131,8 +131,8 @@ def _agreeing(
         ours, theirs = predictions.ids(pair[0]), truth.ids(pair[1])
         unique = ours.is_unique and theirs.is_unique and not (ours == "").any() and not (theirs == "").any()
         counting = (
-            _counts(ours)
-            and _counts(theirs)
+            _is_row_count(ours)
+            and _is_row_count(theirs)
             and (pair[0] not in predictions.id_columns() or pair[1] not in truth.id_columns())
         )
         if not unique or counting:
@@ -166,7 +166,7 @@ def _index(side: JoinTable, column: str) -> pd.Index:
     return pd.Index(ids, name="image_id")
 
 
-def _counts(ids: pd.Series | pd.Index) -> bool:
+def _is_row_count(ids: pd.Series | pd.Index) -> bool:
     """Whether these only count the rows, from 0 or 1."""
     text = ids.tolist()
     return text[0] in ("0", "1") and text == [str(number + int(text[0])) for number in range(len(text))]

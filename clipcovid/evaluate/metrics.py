@@ -108,7 +108,7 @@ def classification_metrics(
     probabilities = np.asarray(probabilities, dtype=np.float64)
     truth = encode(labels, classes)
     flat = _scalars(confusion_rates(confusion(labels, probabilities, classes), classes))
-    flat |= _ranked(_true_ranks(truth, probabilities), len(classes))
+    flat |= _topk_metrics(_true_ranks(truth, probabilities), len(classes))
     from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import: see plots.roc_figure
 
     for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
@@ -144,7 +144,7 @@ def ranking_metrics(
         list(ranking).index(label) + 1 if label in ranking else np.inf
         for label, ranking in zip(labels, rankings, strict=True)
     ]
-    return flat | _ranked(np.array(ranks), min(len(classes), max(map(len, rankings)) + 1))
+    return flat | _topk_metrics(np.array(ranks), min(len(classes), max(map(len, rankings)) + 1))
 
 
 def similarity_metrics(labels: Sequence[str], similarities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
@@ -226,6 +226,6 @@ def _true_ranks(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return 1 + ((scores > true_scores) | ties_before).sum(axis=1)
 
 
-def _ranked(ranks: np.ndarray, k: int) -> dict[str, float]:
+def _topk_metrics(ranks: np.ndarray, k: int) -> dict[str, float]:
     flat = {f"top{top}_accuracy": float(np.mean(ranks <= top)) for top in range(2, min(5, k - 1) + 1)}
     return flat | {"mean_reciprocal_rank": float(np.mean(1.0 / ranks))}

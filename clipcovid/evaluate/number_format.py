@@ -21,7 +21,7 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{number(mean(values))}{deviation}" if values else ""
 
 
-def short(value: float, digits: int) -> str:
+def format_short(value: float, digits: int) -> str:
     """A number without the zero before its point."""
     text = f"{round(value, digits) + 0.0:.{digits}f}"
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
@@ -32,17 +32,17 @@ def value_with_interval(value: float | None, bounds: Sequence[float] | None = No
     if value is None:
         return ""
     if bounds is None:
-        return short(value, 3)
+        return format_short(value, 3)
     between = " to " if min(value, *bounds) < 0 else "–"
-    return f"{short(value, 3)} ({between.join(short(bound, digits) for bound in bounds)})"
+    return f"{format_short(value, 3)} ({between.join(format_short(bound, digits) for bound in bounds)})"
 
 
 def p_value(p: float) -> str:
     """`.034`, or `<.001`."""
-    return "<.001" if p < 0.001 else short(p, 3)
+    return "<.001" if p < 0.001 else format_short(p, 3)
 
 
-def resampling(intervals: Any) -> str:
+def describe_resampling(intervals: Any) -> str:
     """What was resampled for `bootstrap.Intervals`, or why there are no intervals."""
     if intervals["units"] < 2:
         return f"no intervals, for all is of one {intervals['unit']}"

@@ -20,7 +20,7 @@ from clipcovid.io.files import atomic_write
 
 LONGEST_NAME = 40
 NOT_SCORES = ("logit_scale", "_threshold", "median_rank")  # of a training's line, and on no scale of theirs
-SLANT: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
+SLANTED_LABELS: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
 
 
 def figures(
@@ -53,7 +53,7 @@ def confusion_figure(counts: np.ndarray, classes: Sequence[str], *, split: str) 
         colour = "white" if shares[row, column] > 0.5 else "black"
         size = 11 if k <= 4 else 8 if k <= 12 else 5
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=size)
-    axes.set_xticks(range(k), names, fontsize=9, **({} if upright else SLANT))
+    axes.set_xticks(range(k), names, fontsize=9, **({} if upright else SLANTED_LABELS))
     axes.set_yticks(range(k), names, fontsize=9)
     axes.set(xlabel="predicted", ylabel="true")
     return figure
@@ -146,7 +146,7 @@ def overlays(
             if outline is not None and outline.any() and not outline.all():
                 axes.contour(outline > 0, levels=[0.5], colors=[colour], linewidths=1)
         lines = [part for line in caption.split("\n") for part in _wrap(line, LONGEST_NAME)]
-        axes.set_title(_plain("\n".join(lines)), fontsize=8)
+        axes.set_title(_escape_mathtext("\n".join(lines)), fontsize=8)
     return figure
 
 
@@ -161,7 +161,7 @@ def contact_sheet_figure(images: np.ndarray, texts: Sequence[str], *, title: str
         axes.set(xticks=[], yticks=[], frame_on=False)
     for axes, image, lines in zip(panels, images, wrapped, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set_xlabel(_plain("\n".join(lines)), fontsize=7)
+        axes.set_xlabel(_escape_mathtext("\n".join(lines)), fontsize=7)
     return figure
 
 
@@ -216,7 +216,9 @@ def sweep_figures(
     keys = [*scored[0]["values"], metric]
     parallel, axes = new_figure("What was tried: the better, the darker", max(6, 1.4 * len(keys)), 5)
     axes.set_title(axes.get_title(), pad=22)
-    columns = [_places([trial["values"][key] for trial in scored]) for key in keys[:-1]] + [_places(scores.tolist())]
+    columns = [_axis_positions([trial["values"][key] for trial in scored]) for key in keys[:-1]] + [
+        _axis_positions(scores.tolist())
+    ]
     order = np.argsort(scores if mode == "max" else -scores)
     for number, row in enumerate(order):
         shade = (number + 1) / len(order)
@@ -236,7 +238,7 @@ def sweep_figures(
     return figures
 
 
-def _places(values: Sequence[Any]) -> tuple[np.ndarray, str, str]:
+def _axis_positions(values: Sequence[Any]) -> tuple[np.ndarray, str, str]:
     """Where values stand between the least and the greatest, (n,) in 0–1, and what those are; names in their order."""
     if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         names = sorted(set(map(str, values)))
@@ -280,7 +282,7 @@ def new_figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     """A figure of one panel, at most 24 inches on a side, with its title and purpose."""
     figure = Figure(figsize=(min(width, 24), min(height, 24)), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(_plain("\n".join(_wrap(title, 60))), fontsize=11)
+    axes.set_title(_escape_mathtext("\n".join(_wrap(title, 60))), fontsize=11)
     figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
     return figure, axes
 
@@ -290,7 +292,7 @@ def new_panels(
 ) -> tuple[Figure, list[Axes]]:
     """A figure of several panels, row by row."""
     figure = Figure(figsize=(min(width, 24), min(height, 24)), layout="constrained")
-    figure.suptitle(_plain("\n".join(_wrap(title, int(9 * width)))), fontsize=11)
+    figure.suptitle(_escape_mathtext("\n".join(_wrap(title, int(9 * width)))), fontsize=11)
     figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
     return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=True).flat)
 
@@ -310,11 +312,11 @@ def text_width(text: str) -> int:
     return len(text) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
 
 
-def _plain(text: str) -> str:
+def _escape_mathtext(text: str) -> str:
     return text.replace("$", r"\$")  # matplotlib reads what stands between two dollars as mathematics
 
 
 def axis_names(classes: Sequence[str]) -> list[str]:
     """Names fit for an axis: at most `LONGEST_NAME` characters, in lines of about half that."""
     short = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
-    return [_plain("\n".join(_wrap(name, LONGEST_NAME // 2 + 4))) for name in short]
+    return [_escape_mathtext("\n".join(_wrap(name, LONGEST_NAME // 2 + 4))) for name in short]

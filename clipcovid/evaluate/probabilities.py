@@ -31,7 +31,7 @@ def class_probabilities(table: pd.DataFrame, classes: Sequence[str], prefix: str
     return table[[prefix + name for name in classes]].to_numpy(dtype=np.float64)
 
 
-def predicted(table: pd.DataFrame, classes: Sequence[str]) -> metrics.Predictions:
+def get_predictions(table: pd.DataFrame, classes: Sequence[str]) -> metrics.Predictions:
     """Probabilities (n, k) from prob_<class>; else n names: the best by sim_<class> or ranking, or those in predicted."""
     if has_columns(table, PROBABILITY):
         return class_probabilities(table, classes)

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from clipcovid.config import TrainConfig
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate.kinds.registry import kind_of, scores_from_json
@@ -26,7 +26,7 @@ def score_split(
     run: Run,
     manifest: Manifest,
     table: pd.DataFrame,
-    config: Any = None,
+    config: TrainConfig | None = None,
     *,
     split: str,
     variant: str = "",
@@ -49,7 +49,7 @@ def score_split(
     split_name = name or split
     kind = kind_of("classification" if config is None else METHODS[config.task].kind)
     required = ("label",) if config is None else config.required_columns
-    eligible, left_out = manifest.eligible(split, required)
+    eligible, left_out = manifest.rows_with(split, required)
     if set(table["image_id"]) != set(eligible["image_id"]):
         raise AssertionError(f"predictions for {len(table)} images, not for the {len(eligible)} that are eligible")
     table = write_split(run, manifest, table, kind=kind.name, split=split_name, variant=variant, trained_on=trained_on)
@@ -66,7 +66,7 @@ def score_split(
         return None
     scores = kind.score(table, manifest.classes, _train_labels(manifest), similarities)
     scores = replace(scores, notes=[*reversed(notes), *scores.notes])
-    write_json(run.folder / "metrics.json", run.metrics() | {_entry(split_name, variant): scores.to_json()})
+    write_json(run.folder / "metrics.json", run.metrics() | {_variant_key(split_name, variant): scores.to_json()})
     if not variant:
         _write_figures(run, manifest, table, scores, config, split_name)
     return scores
@@ -92,7 +92,7 @@ def write_split(
     if (learned := table["image_id"].isin(set(trained_on))).any():
         table.insert(3, TRAINED_ON, learned)
     write_predictions(
-        run.folder / "predictions" / f"{_entry(split, variant)}.parquet",
+        run.folder / "predictions" / f"{_variant_key(split, variant)}.parquet",
         table,
         method=f"{run.method} ({variant})" if variant else run.method,
         task=kind,
@@ -105,7 +105,7 @@ def write_split(
     return table
 
 
-def _entry(split: str, variant: str) -> str:
+def _variant_key(split: str, variant: str) -> str:
     """The name of a split's predictions and scores among the run's."""
     return f"{split}-{variant}" if variant else split
 
@@ -116,7 +116,9 @@ def _train_labels(manifest: Manifest) -> Sequence[str] | None:
     return labels[labels != ""].tolist() or None
 
 
-def _write_figures(run: Run, manifest: Manifest, table: pd.DataFrame, scores: Scores, config: Any, split: str) -> None:
+def _write_figures(
+    run: Run, manifest: Manifest, table: pd.DataFrame, scores: Scores, config: TrainConfig | None, split: str
+) -> None:
     from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
 
     def open_images() -> PackedImages:

@@ -37,7 +37,7 @@ def nearest(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return np.concatenate([part.argmax(axis=1) for part in parts]) if parts else np.empty(0, np.int64)
 
 
-def summary(ranks: np.ndarray) -> dict[str, float]:
+def retrieval_metrics(ranks: np.ndarray) -> dict[str, float]:
     """recall_1, recall_5, recall_10, median_rank and mrr (the mean reciprocal rank) of ranks (n,)."""
     recalls = {f"recall_{depth}": float((ranks <= depth).mean()) for depth in DEPTHS}
     return recalls | {"median_rank": float(np.median(ranks)), "mrr": float((1 / ranks).mean())}

@@ -14,7 +14,7 @@ class Scores:
     """The scores of one predictions table, as an entry of metrics.json holds them; no value is NaN."""
 
     kind: ClassVar[str]
-    marker: ClassVar[str]
+    json_marker: ClassVar[str]
     """The key that of all kinds only this one's JSON has."""
     json_order: ClassVar[tuple[str, ...]]
     """The keys of the JSON, which are fields, in their order."""
@@ -62,7 +62,7 @@ class Comparison:
     sources: dict[str, str]
     """Method → the folder or file of its predictions."""
     baselines: dict[str, dict[str, Any]]
-    paired: dict[str, dict[str, dict[str, float]]]
+    paired_differences: dict[str, dict[str, dict[str, float]]]
     """Method, but the best → its differences to the best (`Kind.differences`)."""
     alarms: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -71,7 +71,8 @@ class Comparison:
         """The content of comparison.json."""
         names = ("split", "split_hash", "manifest_hash", "n", "classes", "best")
         content = {name: getattr(self, name) for name in names} | {"methods": self.methods_json()}
-        return content | {name: getattr(self, name) for name in ("baselines", "paired", "alarms", "notes")}
+        content |= {"baselines": self.baselines, "paired": self.paired_differences}
+        return content | {"alarms": self.alarms, "notes": self.notes}
 
     def methods_json(self) -> dict[str, dict[str, Any]]:
         """Method → run, source and scores."""

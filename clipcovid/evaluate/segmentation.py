@@ -10,7 +10,7 @@ import pandas as pd
 
 REGIONS = ("lung", "infection")
 COUNTS = ("tp", "fp", "fn", "tn")
-UNTESTED = "Every image here has an infection: what would be found in lungs without one is unknown."
+NO_NEGATIVES_NOTE = "Every image here has an infection: what would be found in lungs without one is unknown."
 
 
 def count(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
@@ -50,7 +50,7 @@ def per_image(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(values, index=table.index)
 
 
-def pooled(table: pd.DataFrame) -> dict[str, float]:
+def pooled_metrics(table: pd.DataFrame) -> dict[str, float]:
     """IoU and Dice of the counts of all images together."""
     tp, fp, fn = (float(table[name].sum()) for name in ("tp", "fp", "fn"))
     union = tp + fp + fn

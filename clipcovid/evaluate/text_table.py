@@ -50,7 +50,7 @@ class TextTable:
         for rows in self.sections:
             for name, *cells in rows:
                 if self.unbroken == "numbers" and width < NARROW:
-                    cells = _stacked(cells)
+                    cells = _wrap_cells(cells)
                 texts = [escape(name), *map(escape, cells)]
                 if self.bold is not None:
                     texts[self.bold] = f"[bold]{texts[self.bold]}[/]"
@@ -69,7 +69,7 @@ class TextTable:
         return [f"## {self.title}", "", *lines, ""] if self.title else [*lines, ""]
 
 
-def _stacked(cells: Row) -> list[str]:
+def _wrap_cells(cells: Row) -> list[str]:
     """Intervals beneath their values; of many, also the upper bound beneath the lower."""
     cells = [cell.replace(" (", "\n(") for cell in cells]
     many = sum("(" in cell for cell in cells) > 4

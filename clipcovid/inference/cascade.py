@@ -107,7 +107,7 @@ def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Cascad
 
 def _load(run: Path, kind: str) -> tuple[Any, Any]:
     config, _, _ = read_checkpoint(run)
-    if METHODS[config.task].kind != kind or METHODS[config.task].embedded:
+    if METHODS[config.task].kind != kind or METHODS[config.task].uses_embeddings:
         raise UserError(f"{run} is a {config.title} run; this wants one of {kind} from images.")
     import torch
 

@@ -121,7 +121,7 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print, *, manifest: 
             "precision": encoder["precision"],
             "resources": resources,
         },
-        resumed="{images_done} of {images} images are embedded",
+        resume_message="{images_done} of {images} images are embedded",
         log=log,
     )
     write_text(folder / DONE, "")

@@ -106,12 +106,12 @@ def leaks(table: pd.DataFrame, manifest: Manifest) -> dict[str, int]:
     """Class → in how many of its images' generated captions its name stands, whatever its case."""
     labels = table["image_id"].map(manifest.table.set_index("image_id")["label"])
     return {
-        name: int(table.loc[labels == name, "generated"].str.contains(_named(name), case=False).sum())
+        name: int(table.loc[labels == name, "generated"].str.contains(_name_pattern(name), case=False).sum())
         for name in manifest.classes
     }
 
 
-def _named(name: str) -> str:
+def _name_pattern(name: str) -> str:
     """A class's name as decoders write it, COVID-19 as covid - 19; not as the end of a longer one, as in non-COVID."""
     parts = r"\s*[-_ ]\s*".join(map(re.escape, re.split(r"[-_\s]+", name)))
     return rf"(?<![\w-])(?<!- ){parts}(?!\w)"

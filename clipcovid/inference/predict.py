@@ -64,7 +64,7 @@ class PredictResult:
     """Of the images that the model did not learn from; None where there are no such images with labels."""
     created: bool
     """False where it had been done before."""
-    why: str = ""
+    unscored_reason: str = ""
     """Why there are no scores."""
 
 
@@ -78,7 +78,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     learned, note = seen_in_training(config.run, source)
     if note:
         log(f"note: {note}")
-    manifest = _as_trained(source, config, task, metadata, log)
+    manifest = _model_manifest(source, config, task, metadata, log)
     identity = prediction_identity(checkpoint, task, metadata, manifest, config.split)
     trained = checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint
     stem = f"predict-{trained.resolve().name}-{config.data.resolve().name}"
@@ -86,18 +86,18 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     run = finished or start_run(config, method=task.title, identity=identity, stem=stem, job="predict")
     rows, kind = manifest.rows(config.split), kind_of(METHODS[task.task].kind)
     if labelled := bool((rows[list(task.required_columns)] != "").all(axis=1).any()):
-        rows, _ = manifest.eligible(config.split, task.required_columns)
+        rows, _ = manifest.rows_with(config.split, task.required_columns)
         kind.check_images(rows)
     trained_on = set(manifest.table.loc[learned, "image_id"]) & set(rows["image_id"])
-    why = "" if labelled else "No image of this split has what its predictions could be scored by"
+    reason = "" if labelled else "No image of this split has what its predictions could be scored by"
     if labelled and len(trained_on) == len(rows):
-        why = f"The model learned from all {len(rows)} of these images, by their pixels"
+        reason = f"The model learned from all {len(rows)} of these images, by their pixels"
     scores = stored_scores(run).get(config.split)
-    predicted = PredictResult(run=run, manifest=manifest, scores=scores, created=False, why=why)
+    predicted = PredictResult(run=run, manifest=manifest, scores=scores, created=False, unscored_reason=reason)
     if finished:
         log(finished.finished_note)
         return predicted
-    if METHODS[task.task].embedded:
+    if METHODS[task.task].uses_embeddings:
         table = _predict_embeddings(config, task, metadata, source, rows, log)
     else:
         table = _predict_images(config, task, run, manifest, rows, log)
@@ -112,12 +112,12 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     return dataclasses.replace(predicted, scores=scores, created=True)
 
 
-def _as_trained(
+def _model_manifest(
     source: Manifest, config: PredictConfig, task: TrainConfig, metadata: dict[str, Any], log: Callable[[str], None]
 ) -> Manifest:
     """The data's manifest as the model reads it, with the model's classes; images packed otherwise are logged."""
     manifest = map_labels(source, metadata["classes"], config.map) if "label" in task.required_columns else source
-    manifest = task.resolve_manifest(manifest, learning=False)
+    manifest = task.resolve_manifest(manifest, training=False)
     trained_on, packed = metadata["images"], manifest.info["images"]
     if changed := [key for key in ("mode", "fit") if trained_on[key] != packed[key]]:
         changes = ", ".join(f"{key} {packed[key]} instead of {trained_on[key]}" for key in changed)

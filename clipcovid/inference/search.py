@@ -140,7 +140,7 @@ def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int
         index.add(np.ascontiguousarray(block, np.float32))
     built = Index(index, kind)
     if kind != "exact":
-        built.depth = _deep_enough(built, blocks, dim, count)
+        built.depth = _calibrate_probes(built, blocks, dim, count)
     return built
 
 
@@ -153,7 +153,7 @@ def _sample(blocks: Iterator[np.ndarray], count: int, size: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _deep_enough(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int) -> int:
+def _calibrate_probes(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int) -> int:
     queries = _sample(blocks(), count, CALIBRATION_QUERIES)[:CALIBRATION_QUERIES]
     noise = np.random.default_rng(0).normal(size=queries.shape).astype(np.float32)
     queries = queries + 0.1 * noise / math.sqrt(dim)
@@ -186,7 +186,7 @@ def store_blocks(store: Embeddings) -> Callable[[], Iterator[np.ndarray]]:
 def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
     """The index of a store: exact ones are made at once, the others read, or built and kept beside the embeddings."""
     faiss = _faiss()
-    path, metadata_path = store.beside(f"_{kind}.faiss"), store.beside(f"_{kind}.json")
+    path, metadata_path = store.derived_path(f"_{kind}.faiss"), store.derived_path(f"_{kind}.json")
     if kind != "exact" and metadata_path.is_file() and path.is_file():
         return Index(faiss.read_index(str(path)), kind, json.loads(metadata_path.read_bytes())["depth"])
     start = 0
@@ -312,7 +312,7 @@ def _read(path: str, max_pixels: int) -> np.ndarray:
 
 def text_vectors(store: Embeddings, clip: Clip, texts: list[str]) -> np.ndarray:
     """Features (n, d) float16 of texts, made once and kept beside the images'."""
-    path = store.beside(f"_texts/{digest(texts)}.parquet")
+    path = store.derived_path(f"_texts/{digest(texts)}.parquet")
     if path.is_file():
         column = pq.read_table(path)["embedding"].combine_chunks()
         return np.asarray(column.flatten().to_numpy()).reshape(len(column), -1)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipcovid.config import UserError
-from clipcovid.io.files import METADATA_KEY, atomic_write, plain
+from clipcovid.io.files import METADATA_KEY, atomic_write, to_json_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ def write_table(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> Non
         pa.field(field.name, pa.large_string() if field.type in (pa.string(), pa.null()) else field.type)
         for field in table.schema
     ]
-    schema = pa.schema(fields, {METADATA_KEY: json.dumps(metadata, default=plain)})
+    schema = pa.schema(fields, {METADATA_KEY: json.dumps(metadata, default=to_json_value)})
     table = table.cast(pa.schema(fields)).replace_schema_metadata(schema.metadata).combine_chunks()
     with atomic_write(path) as partial, pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_table(table)

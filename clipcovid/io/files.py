@@ -71,7 +71,7 @@ def _existing(folder: Path) -> Path:
     return next(place for place in (folder, *folder.resolve().parents) if place.exists())
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """What JSON has no form for, in one that it has: NumPy numbers and arrays by value, paths as text; else TypeError."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
@@ -88,7 +88,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented; NaN, which is no JSON, raises ValueError, and what `plain` does not know TypeError."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=plain) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=to_json_value) + "\n")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def write_parquet(path: Path, table: pd.DataFrame, metadata: dict[str, Any], row
     """Write a table as Parquet, with `metadata` as JSON in its schema metadata."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata(
-        {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(metadata, default=plain)}
+        {**(arrow.schema.metadata or {}), METADATA_KEY: json.dumps(metadata, default=to_json_value)}
     )
     with atomic_write(path) as partial:
         pq.write_table(arrow, partial, row_group_size=row_group_size)
@@ -173,8 +173,8 @@ def unlock_folder(folder: Path) -> None:
         _locks.pop(path).close()
 
 
-def unknown_file(folder: Path, own: str = "") -> Path | None:
-    """The first file below `folder` whose relative path does not match the regular expression `own` in full.
+def unknown_file(folder: Path, pattern: str = "") -> Path | None:
+    """The first file below `folder` whose relative path does not match the regular expression `pattern` in full.
 
     Links count as foreign, and are not followed; hidden files (.DS_Store, .gitkeep) do not count. None where there is none.
     """
@@ -183,22 +183,22 @@ def unknown_file(folder: Path, own: str = "") -> Path | None:
         folders[:] = sorted(name for name in folders if name not in links and not name.startswith("."))
         for name in sorted([*names, *links]):
             path = Path(where) / name
-            is_own = not path.is_symlink() and re.fullmatch(own, path.relative_to(folder).as_posix())
+            is_own = not path.is_symlink() and re.fullmatch(pattern, path.relative_to(folder).as_posix())
             if not name.startswith(".") and not is_own:
                 return path
     return None
 
 
-def refuse_unknown_files(folder: Path, own: str, flag: str = "--out") -> None:
-    """A file below `folder` that does not match `own` (see `unknown_file`) is a `UserError` that names it."""
-    if path := unknown_file(folder, own):
+def refuse_unknown_files(folder: Path, pattern: str, flag: str = "--out") -> None:
+    """A file below `folder` that does not match `pattern` (see `unknown_file`) is a `UserError` that names it."""
+    if path := unknown_file(folder, pattern):
         raise UserError(
             f"{flag} {folder} holds {path.relative_to(folder)}, which was not written by this job: choose another {flag}."
         )
 
 
-def remove_job_files(folder: Path, own: str) -> None:
-    """Delete the files below `folder` whose relative paths match `own` in full, those at the top first, and nothing else.
+def remove_job_files(folder: Path, pattern: str) -> None:
+    """Delete the files below `folder` whose relative paths match `pattern` in full, those at the top first, and nothing else.
 
     What `atomic_write` left of them unfinished goes too, and so do the folders that are empty then. Links to folders are
     not followed.
@@ -210,11 +210,11 @@ def remove_job_files(folder: Path, own: str) -> None:
     emptied = set()
     for path in sorted(files, key=lambda path: (len(path.parts), path)):
         finished = path.with_name(re.sub(r"^\.(.+)\.\d+$", r"\1", path.name))
-        if re.fullmatch(own, finished.relative_to(folder).as_posix()):
+        if re.fullmatch(pattern, finished.relative_to(folder).as_posix()):
             path.unlink()
             emptied |= set(path.parents)
     for path in reversed(folders):
-        was_own = path in emptied or re.fullmatch(own, path.relative_to(folder).as_posix())
+        was_own = path in emptied or re.fullmatch(pattern, path.relative_to(folder).as_posix())
         if path != folder and was_own and not any(path.iterdir()):
             path.rmdir()
 

@@ -73,13 +73,13 @@ def json_rows(content: Any, name: str, notes: list[str]) -> pd.DataFrame:
         return _split_orient(content, name)
     if set(content) == {"schema", "data"}:  # orient="table"
         table = json_records(content["data"], name)
-        return table.drop(columns="index") if "index" in table and _counts(table["index"]) else table
+        return table.drop(columns="index") if "index" in table and _is_row_count(table["index"]) else table
     lists_of_rows = all(isinstance(value, list) and all(isinstance(row, dict) for row in value) for value in values)
     if lists_of_rows and any(values) and (rows := _named_lists(content, name, notes)) is not None:
         return rows
     if values and all(isinstance(value, list | dict) for value in values) and _holds_columns(content, name):
         return _columns_orient(content, name)
-    return _keyed(content, name)
+    return _keyed_table(content, name)
 
 
 def json_records(content: Any, name: str) -> pd.DataFrame:
@@ -152,16 +152,16 @@ def _split_orient(content: dict[str, Any], name: str) -> pd.DataFrame:
     return with_keys(unique_columns(pd.DataFrame(data, columns=columns, dtype=object), name), content.get("index", []))
 
 
-def _keyed(content: dict[str, Any], name: str) -> pd.DataFrame:
+def _keyed_table(content: dict[str, Any], name: str) -> pd.DataFrame:
     """{key: row} or {key: value}."""
     rows = [isinstance(value, dict) for value in content.values()]
     table = json_records(list(content.values()), name)
     if rows and all(rows):
-        return with_keys(table, list(content), numbers=not _counts(list(content)))
+        return with_keys(table, list(content), numbers=not _is_row_count(list(content)))
     table.insert(0, KEY, pd.Series(list(content), dtype=object))
     return table
 
 
-def _counts(keys: Sequence[Any] | pd.Series) -> bool:
+def _is_row_count(keys: Sequence[Any] | pd.Series) -> bool:
     """Whether these are the numbers of the rows, from 0."""
     return [str(key) for key in keys] == [str(number) for number in range(len(keys))]

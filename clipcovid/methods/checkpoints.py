@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import UserError, override, restore
+from clipcovid.config import ConfigT, UserError, override, restore
 from clipcovid.data.captions import read_captions
 from clipcovid.identity import CAPTIONS
 from clipcovid.io.files import read_object, write_json, write_parquet
@@ -31,20 +31,21 @@ def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
     return with_saved_texts(restore(METHODS[metadata["task"]].config, metadata.pop("config")), folder), metadata, folder
 
 
-def save_texts(config: Any, classes: Sequence[str], folder: Path) -> Any:
+def save_texts(config: ConfigT, classes: Sequence[str], folder: Path) -> ConfigT:
     """Write the texts that a config names into `folder`; gives the config that reads them there.
 
     So a training goes on with the texts that it began with, and its checkpoint predicts with them, whatever becomes of the
     files that were given.
     """
-    if isinstance(getattr(config, "prompts", None), PromptsConfig):
-        write_json(folder / PROMPTS, build_prompts(config.prompts, tuple(classes)))
-    if getattr(config, "captions", "labels") not in CAPTIONS:
-        write_parquet(folder / CAPTION_TABLE, read_captions(config.captions), {})
+    prompts, captions = getattr(config, "prompts", None), getattr(config, "captions", "labels")
+    if isinstance(prompts, PromptsConfig):
+        write_json(folder / PROMPTS, build_prompts(prompts, tuple(classes)))
+    if captions not in CAPTIONS:
+        write_parquet(folder / CAPTION_TABLE, read_captions(captions), {})
     return with_saved_texts(config, folder)
 
 
-def with_saved_texts(config: Any, folder: Path) -> Any:
+def with_saved_texts(config: ConfigT, folder: Path) -> ConfigT:
     """A config that reads the texts which `save_texts` left in `folder`; as it is, where there are none."""
     saved = {"prompts.prompts": folder / PROMPTS, "captions": folder / CAPTION_TABLE}
     return override(config, {key: str(path.resolve()) for key, path in saved.items() if path.is_file()})

@@ -85,9 +85,9 @@ class CaptionedConfig(TrainConfig):
         """The caption."""
         return ("caption",)
 
-    def resolve_manifest(self, manifest: Manifest, *, learning: bool = True) -> Manifest:
+    def resolve_manifest(self, manifest: Manifest, *, training: bool = True) -> Manifest:
         """With the captions that are asked for."""
-        return with_captions(manifest, self.captions, self.caption_template, strict=learning)
+        return with_captions(manifest, self.captions, self.caption_template, strict=training)
 
 
 @dataclass(frozen=True, kw_only=True)

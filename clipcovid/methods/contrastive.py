@@ -138,7 +138,7 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
         module, siglip = ContrastiveModule(self.towers(state)), self.config.loss == "siglip"
         model = module.clip
         if siglip and model.logit_bias is None:
-            model.logit_bias = torch.nn.Parameter(torch.tensor(self._first_bias(module, train)))
+            model.logit_bias = torch.nn.Parameter(torch.tensor(self._initial_bias(module, train)))
         self.freeze(module)
         model.logit_scale.requires_grad_(True)
         if model.logit_bias is not None:
@@ -148,7 +148,7 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
         return module
 
     @torch.no_grad()
-    def _first_bias(self, module: ContrastiveModule, train: Examples) -> float:
+    def _initial_bias(self, module: ContrastiveModule, train: Examples) -> float:
         """Log odds of a row's one match among its others, less the mean logit before: SigLIP has no wrong prior to unlearn.
 
         (SigLIP's own −10 is about that of its batches of 32,768 pairs without equal texts, whose cosines are around zero. A
@@ -178,7 +178,7 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
             return labels
         return np.unique(rows["caption"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
 
-    def pairs(self, packed: PackedImages, rows: pd.DataFrame, clip: Clip) -> Callable[[np.ndarray], Batch]:
+    def pair_reader(self, packed: PackedImages, rows: pd.DataFrame, clip: Clip) -> Callable[[np.ndarray], Batch]:
         """A reader of batches of these rows of the manifest: images, and each `caption`'s tokens once.
 
         `tokens` (u, context) are those of the batch's different captions, and `text_index` (n,) says which is each image's.

@@ -32,7 +32,7 @@ class FewShot(Task[FewShotConfigT, Embeddings]):
         self, data: Path, manifest: Manifest, split: str, state: Embeddings, *, training: bool = False
     ) -> Examples:
         """The split's labelled images by their embeddings; for training as many shots a class as asked for."""
-        rows, notes = manifest.eligible(split, self.config.required_columns)
+        rows, notes = manifest.rows_with(split, self.config.required_columns)
         if len(self.config.shots) > 1:
             command = self.config.task.replace("_", "-")
             raise UserError(f"Several numbers of --shots are a curve, which clipcovid {command} draws: give one.")
@@ -43,7 +43,7 @@ class FewShot(Task[FewShotConfigT, Embeddings]):
             notes["labelled images are not among the shots"] = len(rows) - len(drawn)
             rows = drawn.sort_index().reset_index(drop=True)
         features = state.load(rows["image_id"]).astype(np.float32)
-        targets = get_targets(rows, self.classes, self.balance if training else "none")
+        targets = get_targets(rows, self.classes, self.class_weighting if training else "none")
         return Examples(
             rows=rows, notes=notes, read=lambda indices: {"embedding": features[indices]} | targets(indices)
         )

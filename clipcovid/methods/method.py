@@ -18,9 +18,9 @@ class Method:
     """The name of its class in `task.py`."""
     kind: str = "classification"
     """The kind of its predictions: classification, segmentation or captions."""
-    embedded: bool = False
+    uses_embeddings: bool = False
     """Whether it reads the embeddings of a frozen encoder, not images."""
-    before_and_after: bool = False
+    compares_initial: bool = False
     """Whether the test scores before training are printed beside those after it."""
 
     def load(self) -> Any:

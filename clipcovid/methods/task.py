@@ -102,7 +102,7 @@ class Task(ABC, Generic[ConfigT, StateT]):
         self, data: Path, manifest: Manifest, split: str, state: StateT, *, training: bool = False
     ) -> Examples:
         """The split's eligible images, decoded and packed before. `training`: to learn from, not to predict."""
-        rows, notes = manifest.eligible(split, self.config.train_columns if training else self.config.required_columns)
+        rows, notes = manifest.rows_with(split, self.config.train_columns if training else self.config.required_columns)
         read = self.reader(PackedImages(data, manifest), rows, state, training=training)
         return Examples(rows=rows, notes=notes, read=read)
 
@@ -111,11 +111,11 @@ class Task(ABC, Generic[ConfigT, StateT]):
     ) -> Callable[[np.ndarray], Batch]:
         """A reader of batches of these rows of the manifest, by their positions among them."""
         positions = packed.manifest.positions(rows["image_id"])
-        targets = get_targets(rows, self.classes, self.balance if training else "none")
+        targets = get_targets(rows, self.classes, self.class_weighting if training else "none")
         return lambda indices: {"image": packed.images(positions[indices])} | targets(indices)
 
     @property
-    def balance(self) -> str:
+    def class_weighting(self) -> str:
         """How classes weigh in the loss."""
         return str(getattr(self.config, "class_weights", "none"))
 

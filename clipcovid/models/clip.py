@@ -109,17 +109,17 @@ def save_clip(folder: Path, clip: Clip, hf: bool = True) -> None:
         save_file(state, partial)
     write_open_clip_config(folder, clip)
     write_text_tower(folder, clip)
-    if hf and not conversion_problem(_whole_cfg(clip), cast(Any, clip.model.visual).preprocess_cfg):
+    if hf and not conversion_problem(_full_model_cfg(clip), cast(Any, clip.model.visual).preprocess_cfg):
         save_hf(folder / "hf", clip)
 
 
 def write_open_clip_config(folder: Path, clip: Clip) -> None:
     """Write what open_clip needs to build the model anew: architecture, and how images are normalised."""
-    both = {"model_cfg": _whole_cfg(clip), "preprocess_cfg": cast(Any, clip.model.visual).preprocess_cfg}
+    both = {"model_cfg": _full_model_cfg(clip), "preprocess_cfg": cast(Any, clip.model.visual).preprocess_cfg}
     write_json(folder / OPENCLIP_CONFIG, both)
 
 
-def _whole_cfg(clip: Clip) -> dict[str, Any]:
+def _full_model_cfg(clip: Clip) -> dict[str, Any]:
     bias = getattr(clip.model, "logit_bias", None)  # SigLIP's loss adds one to models that have none
     return clip.model_cfg | ({} if bias is None else {"init_logit_bias": float(bias.detach())})
 

@@ -84,7 +84,7 @@ def load_backbone(body: Any, arch: str, path: str, *, channels: int = 3) -> None
     """
     from timm.models import load_pretrained
 
-    rename = getattr(sys.modules[type(_unwrapped(arch)).__module__], "checkpoint_filter_fn", None)
+    rename = getattr(sys.modules[type(_build_timm(arch)).__module__], "checkpoint_filter_fn", None)
     state = _classifier_state(arch, Path(path), channels, rename)
     about = body.pretrained_cfg | {"state_dict": state, "num_classes": -1}  # no head: the model's own stays
     load_pretrained(body, about, in_chans=channels, filter_fn=rename, strict=False)
@@ -94,7 +94,7 @@ def _classifier_state(arch: str, path: Path, channels: int, rename: Any) -> Stat
     """The file's tensors but for its head: of a colour model, or of one of as many channels as are asked for."""
     refused: list[UserError] = []
     for stem in dict.fromkeys((3, channels)):
-        plain = _unwrapped(arch, in_chans=stem)
+        plain = _build_timm(arch, in_chans=stem)
         heads = (
             [plain.get_classifier()] if isinstance(plain.get_classifier(), torch.nn.Module) else plain.get_classifier()
         )
@@ -110,7 +110,7 @@ def _classifier_state(arch: str, path: Path, channels: int, rename: Any) -> Stat
     raise refused[0]
 
 
-def _unwrapped(arch: str, **settings: Any) -> Any:
+def _build_timm(arch: str, **settings: Any) -> Any:
     """The classifier as timm publishes its weights, without memory for them where that can be."""
     import timm
 

@@ -116,10 +116,10 @@ def build_decoder(
             raise UserError(
                 f"--decoder {decoder} has {places} places, too few for --prefix {prefix} and --context {context}."
             )
-    return Decoder(_ending(body, tokenizer), features, prefix)
+    return Decoder(_set_end_token(body, tokenizer), features, prefix)
 
 
-def _ending(body: Any, tokenizer: Any) -> Any:
+def _set_end_token(body: Any, tokenizer: Any) -> Any:
     """A decoder that ends where the tokenizer says, and has no settings of its own for how captions are searched for."""
     from transformers import GenerationConfig
 
@@ -137,4 +137,4 @@ def build_untrained_decoder(folder: Path, *, prefix: int) -> tuple[Decoder, Any]
         features = file.get_slice("to_prefix.0.weight").get_shape()[1]
     body: Any = GPT2LMHeadModel(GPT2Config.from_pretrained(folder / FOLDER))
     tokenizer = AutoTokenizer.from_pretrained(folder / FOLDER)
-    return Decoder(_ending(body, tokenizer), features, prefix), tokenizer
+    return Decoder(_set_end_token(body, tokenizer), features, prefix), tokenizer

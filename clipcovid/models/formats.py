@@ -17,7 +17,7 @@ _LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, as the 
 _TENSORFLOW = bytes.fromhex("57fb808b247547db")  # the end of a table file: TensorFlow's checkpoints and their indexes
 _TENSORFLOW_NAME = re.compile(r"\.data-\d+-of-\d+$")
 _DOWNLOAD_AGAIN = "download it again"
-_OTHERS = (  # first bytes, what such a file is, and the way out
+_OTHER_FORMATS = (  # first bytes, what such a file is, and the way out
     (b"version https://git-lfs", "a Git LFS pointer, not the weights themselves", "fetch them with git lfs pull"),
     (b"\x89HDF\r\n", "an HDF5 file, as Keras writes it", "give weights of PyTorch"),
     (b"GGUF", "a GGUF file, for llama.cpp", "give the model's safetensors"),
@@ -39,34 +39,34 @@ def weights_format(path: Path) -> Format:
         file.seek(max(0, path.stat().st_size - 8))
         tail = file.read()
     if not head:
-        raise _refused(path, "empty", _DOWNLOAD_AGAIN)
-    for start, what, way_out in _OTHERS:
+        raise _format_error(path, "empty", _DOWNLOAD_AGAIN)
+    for start, what, way_out in _OTHER_FORMATS:
         if head.startswith(start):
-            raise _refused(path, what, way_out)
+            raise _format_error(path, what, way_out)
     if head[257:262] == b"ustar":
-        raise _refused(path, "a tar archive", "unpack it")
+        raise _format_error(path, "a tar archive", "unpack it")
     if tail == _TENSORFLOW or _TENSORFLOW_NAME.search(path.name):
-        raise _refused(path, "a checkpoint of TensorFlow", "give weights of PyTorch")
+        raise _format_error(path, "a checkpoint of TensorFlow", "give weights of PyTorch")
     if head.startswith(b"PK"):
         return _zip_format(path)
     if re.match(rb"\s*<(!doctype|html|\?xml|head|!--)", head, re.IGNORECASE):
-        raise _refused(path, "a web page", f"{_DOWNLOAD_AGAIN}, from the address of the file itself")
+        raise _format_error(path, "a web page", f"{_DOWNLOAD_AGAIN}, from the address of the file itself")
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= _HEADER:
         safetensors_shapes(path)
         return "safetensors"
     if head[0] == 0x80 and len(head) > 1 and head[1] <= 5:
         if _LEGACY in head[:20]:
             return "legacy"
-        raise _refused(
+        raise _format_error(
             path, "a pickle that torch.save did not write", "give what torch.save(model.state_dict(), …) wrote"
         )
     if path.suffix == ".onnx" or re.match(rb"\x08[\x01-\x20]\x12[\x01-\x40][\x20-\x7e]", head):
-        raise _refused(path, "an ONNX graph", "give the weights that it was exported from")
+        raise _format_error(path, "an ONNX graph", "give the weights that it was exported from")
     if text := _text(head):
-        raise _refused(path, f"text ({text})", "give weights that torch.save or safetensors wrote")
+        raise _format_error(path, f"text ({text})", "give weights that torch.save or safetensors wrote")
     if path.suffix == ".msgpack":
-        raise _refused(path, "a Flax checkpoint", "give weights of PyTorch")
-    raise _refused(path, f"no weights file (its first bytes are {head[:8].hex(' ')})", _DOWNLOAD_AGAIN)
+        raise _format_error(path, "a Flax checkpoint", "give weights of PyTorch")
+    raise _format_error(path, f"no weights file (its first bytes are {head[:8].hex(' ')})", _DOWNLOAD_AGAIN)
 
 
 def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -80,11 +80,11 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         end = 8 + length + max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
         shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in tensors.items()}
     except (ValueError, KeyError, TypeError, AttributeError, struct.error):
-        raise _refused(path, "a damaged safetensors file", _DOWNLOAD_AGAIN) from None
+        raise _format_error(path, "a damaged safetensors file", _DOWNLOAD_AGAIN) from None
     if size < end or length > size:
-        raise _refused(path, f"cut off after {size:,} bytes", _DOWNLOAD_AGAIN)
+        raise _format_error(path, f"cut off after {size:,} bytes", _DOWNLOAD_AGAIN)
     if not shapes:
-        raise _refused(path, "a safetensors file without a tensor", _DOWNLOAD_AGAIN)
+        raise _format_error(path, "a safetensors file without a tensor", _DOWNLOAD_AGAIN)
     return shapes
 
 
@@ -115,14 +115,16 @@ def _zip_format(path: Path) -> Format:
             names = [name.partition("/")[2] for name in archive.namelist()]
             first = archive.namelist()[:1]
     except (zipfile.BadZipFile, OSError, ValueError):
-        raise _refused(path, f"cut off or damaged after {path.stat().st_size:,} bytes", _DOWNLOAD_AGAIN) from None
+        raise _format_error(path, f"cut off or damaged after {path.stat().st_size:,} bytes", _DOWNLOAD_AGAIN) from None
     if "data.pkl" in names:
         return "torchscript" if "constants.pkl" in names else "torch"
     if path.suffix == ".npz" or all(name.endswith(".npy") for name in first):
-        raise _refused(path, "an archive of NumPy arrays", "give weights of PyTorch")
+        raise _format_error(path, "an archive of NumPy arrays", "give weights of PyTorch")
     if path.suffix == ".keras" or "model.weights.h5" in first:
-        raise _refused(path, "a model of Keras", "give weights of PyTorch")
-    raise _refused(path, f"a zip archive that torch did not write ({', '.join(first) or 'empty'} first)", "unpack it")
+        raise _format_error(path, "a model of Keras", "give weights of PyTorch")
+    raise _format_error(
+        path, f"a zip archive that torch did not write ({', '.join(first) or 'empty'} first)", "unpack it"
+    )
 
 
 def _text(head: bytes) -> str:
@@ -137,5 +139,5 @@ def _text(head: bytes) -> str:
     return repr(first[:40] + ("…" if len(first) > 40 else ""))
 
 
-def _refused(path: Path, what: str, way_out: str) -> UserError:
+def _format_error(path: Path, what: str, way_out: str) -> UserError:
     return UserError(f"{path} is {what}: {way_out}.")

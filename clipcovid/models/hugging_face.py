@@ -19,10 +19,10 @@ START, END = ("<|startoftext|>", 49406), ("<|endoftext|>", 49407)
 EPS = 1e-5  # PyTorch's and so open_clip's default for LayerNorm
 RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 # What CLIPModel can express of a tower, or what matters in training only; all else must be as open_clip has it by default.
-_SHARED = {"layers", "width", "mlp_ratio", "norm_kwargs"}
-_VISION = _SHARED | {"head_width", "patch_size", "image_size", "patch_dropout"}
-_TEXT = _SHARED | {"context_length", "vocab_size", "heads"}
-_WHOLE = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale"}
+_TOWER_FIELDS = {"layers", "width", "mlp_ratio", "norm_kwargs"}
+_VISION = _TOWER_FIELDS | {"head_width", "patch_size", "image_size", "patch_dropout"}
+_TEXT = _TOWER_FIELDS | {"context_length", "vocab_size", "heads"}
+_CONFIG_FIELDS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale"}
 
 _Name = tuple[str, tuple[str, ...], bool]
 """A tensor's name in open_clip, the one or three (query, key, value) of it in CLIPModel, and whether it is transposed."""
@@ -49,7 +49,7 @@ def conversion_problem(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str
         return "its text tower is a custom one"
     if model_cfg.get("init_logit_bias") is not None:
         return "its logits have a bias, as SigLIP's"
-    if unsupported := [key for key in sorted(set(model_cfg) - _WHOLE) if model_cfg[key]]:
+    if unsupported := [key for key in sorted(set(model_cfg) - _CONFIG_FIELDS) if model_cfg[key]]:
         return f"it has {', '.join(unsupported)}"
     for cfg, kind, expressible in ((vision, CLIPVisionCfg, _VISION), (text, CLIPTextCfg, _TEXT)):
         default, settings = dataclasses.asdict(kind()), dataclasses.asdict(kind(**cfg))

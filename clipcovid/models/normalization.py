@@ -36,12 +36,14 @@ class ImageNormalizer(torch.nn.Module):
         return torch.addcmul(self.offset, values, self.scale).permute(0, 3, 1, 2)
 
 
-def undo_fit(maps: np.ndarray, shape: tuple[int, int], placed: tuple[int, int, int, int]) -> np.ndarray:
-    """Bring float32 (k, size, size) back to `shape`: (k, h, w), the frame that was fitted as `placed`, its `resize_geometry`.
+def undo_fit(maps: np.ndarray, shape: tuple[int, int], geometry: tuple[int, int, int, int]) -> np.ndarray:
+    """Bring float32 (k, size, size) back to `shape`: (k, h, w), the frame before it was fitted.
+
+    `geometry` is the frame's `resize_geometry`.
 
     Bilinear, antialiased where the frame is smaller, as Pillow resizes (several times as slowly); 0 where it was cut.
     """
-    (across, down, left, top), size = placed, maps.shape[1]
+    (across, down, left, top), size = geometry, maps.shape[1]
     right, bottom = across - left - size, down - top - size
     values = F.pad(torch.from_numpy(maps).unsqueeze(0), (left, right, top, bottom))  # a negative margin is cut off
     resized: np.ndarray = F.interpolate(values, size=shape, mode="bilinear", antialias=True)[0].numpy()

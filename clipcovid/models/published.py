@@ -56,7 +56,7 @@ def check_timm(arch: str, weights: str) -> None:
         tag = next(iter(tags), "*")  # the first is the one that timm takes by default
         _check_hub(f"timm/{name}.{tag}", _FILES, arch, _FILE, others=f"timm/{name}.*")
     elif weights != "none":
-        _check_given(weights, "pretrained or none")
+        _check_weights_file(weights, "pretrained or none")
 
 
 def check_encoder(encoder: str, weights: str) -> None:
@@ -66,7 +66,7 @@ def check_encoder(encoder: str, weights: str) -> None:
     elif weights == "imagenet":
         _check_hub(f"smp-hub/{encoder}.imagenet", _FILES, encoder, _FILE, others=f"smp-hub/{encoder}.*")
     elif weights != "none":
-        _check_given(weights, "imagenet or none")
+        _check_weights_file(weights, "imagenet or none")
 
 
 def check_hub_model(name: str, flag: str, weights: bool = True) -> None:
@@ -97,7 +97,7 @@ def close_matches(name: str, known: Any) -> list[str]:
     return get_close_matches(name, list(known), n=4, cutoff=0.3) or sorted(known)[:4]
 
 
-def _check_given(weights: str, words: str) -> None:
+def _check_weights_file(weights: str, words: str) -> None:
     if not Path(weights).is_file():
         raise UserError(f"--weights {weights}: no such file; or use {words}.")
     check_file(Path(weights))
@@ -126,19 +126,19 @@ def _check_hub(repo: str, files: Sequence[str], what: str, instead: str, others:
     pattern = f"models--{(others or repo).replace('/', '--')}"
     if any(next(cache_folder.glob(f"{pattern}/snapshots/*/{file}"), None) for file in files):
         return
-    problem = _problem(repo, files[0])
-    if problem and not (others and problem == _UNKNOWN):
+    problem = _hub_problem(repo, files[0])
+    if problem and not (others and problem == _NOT_ON_HUB):
         raise UserError(
             f"{what} can't be had: it is not in {cache_folder}, and {problem}; fetch it where there is a network with "
             f"`hf download {repo}` and copy that folder here, or give {instead}."
         )
 
 
-_UNKNOWN = "the hub has no such model, or only for those who are logged in"
+_NOT_ON_HUB = "the hub has no such model, or only for those who are logged in"
 
 
 @cache
-def _problem(repo: str, file: str) -> str:
+def _hub_problem(repo: str, file: str) -> str:
     """Why the hub will not give a repository's files; empty where it will. It is asked once, and has `PATIENCE` seconds."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
@@ -154,7 +154,7 @@ def _problem(repo: str, file: str) -> str:
         except EntryNotFoundError:
             answers.append("")
         except RepositoryNotFoundError:
-            answers.append(_UNKNOWN)
+            answers.append(_NOT_ON_HUB)
         except Exception as error:  # sockets, proxies and the hub each raise their own kinds
             answers.append(f"the hub does not answer ({summarize_error(error)})")
 

@@ -57,7 +57,7 @@ def recognise(shapes: Shapes) -> str:
 
 def _clip(shapes: Shapes) -> str:
     """An open_clip model, by its image tower."""
-    found = _under(shapes, "visual.conv1.weight")
+    found = _tensors_beside(shapes, "visual.conv1.weight")
     if found is None:
         return "an open_clip model with an image encoder of timm" if any(".trunk." in name for name in shapes) else ""
     _, inner = found
@@ -75,29 +75,31 @@ def _clip(shapes: Shapes) -> str:
         "text": text[0],
         "text_layers": _count(inner, r"(?:text\.)?transformer\.resblocks\.(\d+)\."),
     }
-    return f"an open_clip {_named(seen) or 'CLIP with a vision transformer'}"
+    return f"an open_clip {_architecture_name(seen) or 'CLIP with a vision transformer'}"
 
 
 def _encoder(shapes: Shapes) -> str:
     """An image classifier or encoder of timm or torchvision."""
-    if (found := _under(shapes, "layer1.0.conv1.weight")) is not None:
+    if (found := _tensors_beside(shapes, "layer1.0.conv1.weight")) is not None:
         blocks = [_count(found[1], rf"layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
         known = _RESNETS.get((*blocks, "layer1.0.conv3.weight" in found[1]))
         return f"a {known} of timm or torchvision" if known else "a ResNet of timm or torchvision"
-    if (found := _under(shapes, "patch_embed.proj.weight")) is not None and "blocks.0.attn.qkv.weight" in found[1]:
+    if (
+        found := _tensors_beside(shapes, "patch_embed.proj.weight")
+    ) is not None and "blocks.0.attn.qkv.weight" in found[1]:
         shape = found[1]["patch_embed.proj.weight"]
         size = _VITS.get(shape[0])
         return f"a vit_{size}_patch{shape[-1]} of timm" if size else "a vision transformer of timm"
-    if (found := _under(shapes, "features.denseblock1.denselayer1.conv1.weight")) is not None:
+    if (found := _tensors_beside(shapes, "features.denseblock1.denselayer1.conv1.weight")) is not None:
         layers = tuple(_count(found[1], rf"features\.denseblock{block}\.denselayer(\d+)\.") for block in (1, 2, 3, 4))
         return f"a {_DENSENETS.get(layers, 'DenseNet')} of timm or torchvision"
-    if (found := _under(shapes, "features.0.weight")) is not None and len(found[1]["features.0.weight"]) == 4:
+    if (found := _tensors_beside(shapes, "features.0.weight")) is not None and len(found[1]["features.0.weight"]) == 4:
         convolutions = sum(name.startswith("features.") and len(shape) == 4 for name, shape in found[1].items())
         return f"a {_VGGS.get(convolutions, 'VGG')} of timm or torchvision"
     return ""
 
 
-def _under(shapes: Shapes, end: str) -> tuple[str, dict[str, Sequence[int]]] | None:
+def _tensors_beside(shapes: Shapes, end: str) -> tuple[str, dict[str, Sequence[int]]] | None:
     """The prefix of the tensor whose name ends so, and all tensors under that prefix by the rest of their names."""
     for name in shapes:
         if name == end or name.endswith(f".{end}"):
@@ -165,7 +167,7 @@ def architecture(folder: Path) -> str:
             "text": text.get("hidden_size", 512),
             "text_layers": text.get("num_hidden_layers", 12),
         }
-        return _named(seen) or f"CLIPModel-{seen['width']}x{seen['layers']}"
+        return _architecture_name(seen) or f"CLIPModel-{seen['width']}x{seen['layers']}"
     try:
         config = json.loads((folder / OPENCLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         vision, text = config["vision_cfg"], config["text_cfg"]
@@ -183,6 +185,6 @@ def architecture(folder: Path) -> str:
     return f"{image}+{Path(words).name}" if words else image
 
 
-def _named(seen: dict[str, int]) -> str:
+def _architecture_name(seen: dict[str, int]) -> str:
     """The shortest of open_clip's names for a model of these sizes; empty where there is none."""
     return min((name for name, about in _open_clip_architectures().items() if about == seen), key=len, default="")

@@ -30,8 +30,8 @@ _NOT_WEIGHTS = (
     "loops",
     "rng",
 )
-_MAY_LACK = ("num_batches_tracked",)  # counters that files of before 2018 are without
-_MAY_HAVE = ("position_ids", "attn_mask", "num_batches_tracked")  # constants that models once kept
+_OPTIONAL_KEYS = ("num_batches_tracked",)  # counters that files of before 2018 are without
+_IGNORED_KEYS = ("position_ids", "attn_mask", "num_batches_tracked")  # constants that models once kept
 _OPENAI = {"input_resolution", "context_length", "vocab_size"}  # numbers beside the weights in OpenAI's archives
 _SAFE_GLOBALS = (  # what older files, whose names can't be listed beforehand, hold beside their weights
     "argparse.Namespace",
@@ -69,7 +69,7 @@ class StateDictMatch:
     """Tensors of another shape, each with both shapes."""
     unexpected: list[str] = field(default_factory=list)
     """Names in the file that the model lacks."""
-    deeper: list[str] = field(default_factory=list)
+    extra_layers: list[str] = field(default_factory=list)
     """Those of them that are further members of a numbered row of the model's: layers of a larger model."""
     outside: list[str] = field(default_factory=list)
     """Names in the file that do not have the prefix."""
@@ -77,7 +77,7 @@ class StateDictMatch:
     @property
     def faults(self) -> int:
         """How many of the model's tensors are not there, and how many there are of a larger one."""
-        return len(self.missing) + len(self.reshaped) + len(self.deeper)
+        return len(self.missing) + len(self.reshaped) + len(self.extra_layers)
 
 
 def load_weights(module: torch.nn.Module, path: Path, name: str, flag: str, *, part: bool = False) -> None:
@@ -103,18 +103,19 @@ def load_fitting(
     """
     candidates = list(read_state_dicts(path))
     fits = [match_state_dict(state, shapes, source) for source, state in candidates]
-    if convert is not None and not any(_good(one, part) for one in fits):
+    if convert is not None and not any(_is_match(match, part) for match in fits):
         fits += [match_state_dict(convert(state), shapes, source) for source, state in candidates]
-    best = min(fits, key=lambda one: (one.faults, 0 if part else len(one.unexpected)))
-    if not _good(best, part):
+    best = min(fits, key=lambda match: (match.faults, 0 if part else len(match.unexpected)))
+    if not _is_match(best, part):
         raise UserError(
             _mismatch_message(path, best, shapes, name, flag, max((s for _, s in candidates), key=len), part)
         )
     check_finite(best.state, f"{flag} {path}")
-    others = [one.source for one in fits if _good(one, part) and one is not best]
+    others = [match.source for match in fits if _is_match(match, part) and match is not best]
     if others:
         print_note(
-            f"{path} holds weights of {name} under {_and([best.source, *others])}: {best.source or 'the first'} is taken."
+            f"{path} holds weights of {name} under {_join_words([best.source, *others])}: "
+            f"{best.source or 'the first'} is taken."
         )
     elif best.outside and not part:
         under = f" under {best.source}" if best.source else ""
@@ -124,8 +125,8 @@ def load_fitting(
     return best.state
 
 
-def _good(one: StateDictMatch, part: bool) -> bool:
-    return not one.faults and (part or not one.unexpected)
+def _is_match(match: StateDictMatch, part: bool) -> bool:
+    return not match.faults and (part or not match.unexpected)
 
 
 def read_state_dicts(path: Path) -> Iterator[tuple[str, State]]:
@@ -136,7 +137,7 @@ def read_state_dicts(path: Path) -> Iterator[tuple[str, State]]:
         raise UserError(
             f"{path} holds no tensors by name{_describe_content(content)}: give what torch.save(model.state_dict(), …) wrote."
         )
-    yield from sorted(found, key=lambda one: not any(part in _AVERAGES for part in one[0].split(".")))
+    yield from sorted(found, key=lambda match: not any(part in _AVERAGES for part in match[0].split(".")))
 
 
 def largest_state_dict(path: Path) -> State:
@@ -192,13 +193,13 @@ def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source
 
     A dot and an underscore count as the same, for timm's feature extractors write stages.0 as stages_0.
     """
-    names = {_flat(name): name for name in shapes} | {name: name for name in shapes}
+    names = {_underscored(name): name for name in shapes} | {name: name for name in shapes}
     prefix, before = _prefixes(state, names, shapes)
     renamed = {}
     for key, value in state.items():
         if key.startswith(prefix):
             plain = before + key.removeprefix(prefix)
-            renamed[names.get(plain) or names.get(_flat(plain), plain)] = value
+            renamed[names.get(plain) or names.get(_underscored(plain), plain)] = value
     kept, reshaped = {}, []
     for name, value in renamed.items():
         if name in shapes and tuple(value.shape) == shapes[name]:
@@ -208,21 +209,21 @@ def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source
         elif name in shapes:
             reshaped.append(f"{name}: {tuple(value.shape)} in the file, {shapes[name]} in the model")
     unexpected = [
-        name for name in renamed if name not in shapes and not name.endswith(_MAY_HAVE) and name not in _OPENAI
+        name for name in renamed if name not in shapes and not name.endswith(_IGNORED_KEYS) and name not in _OPENAI
     ]
     rows = {row for name in shapes for row in _rows(name)}
     return StateDictMatch(
         state=kept,
         source=".".join(part for part in (source, prefix.removesuffix(".")) if part),
-        missing=[name for name in shapes if name not in renamed and not name.endswith(_MAY_LACK)],
+        missing=[name for name in shapes if name not in renamed and not name.endswith(_OPTIONAL_KEYS)],
         reshaped=reshaped,
         unexpected=unexpected,
-        deeper=[name for name in unexpected if not rows.isdisjoint(_rows(name))],
+        extra_layers=[name for name in unexpected if not rows.isdisjoint(_rows(name))],
         outside=[name for name in state if not name.startswith(prefix)],
     )
 
 
-def _flat(name: str) -> str:
+def _underscored(name: str) -> str:
     return name.replace(".", "_")
 
 
@@ -245,7 +246,7 @@ def _prefixes(state: State, names: Mapping[str, str], shapes: Mapping[str, tuple
         for before in befores:
             for cut in cuts:
                 plain = before + name[cut:]
-                if wanted := names.get(plain) or names.get(_flat(plain)):
+                if wanted := names.get(plain) or names.get(_underscored(plain)):
                     same = 2 if tuple(value.shape) == shapes[wanted] else 1
                     matches[name[:cut], before] = matches.get((name[:cut], before), 0) + same
     return max(matches, key=lambda both: (matches[both], any(word in both[0] for word in _AVERAGES), -len(both[0])))
@@ -287,7 +288,7 @@ def _mismatch_message(
         parts.append(f"{len(best.missing)} of its {len(shapes)} tensors are missing ({best.missing[0]} first)")
     if best.reshaped:
         parts.append(f"{len(best.reshaped)} have another shape ({best.reshaped[0]})")
-    if others := best.deeper if part else best.unexpected:
+    if others := best.extra_layers if part else best.unexpected:
         parts.append(f"{len(others)} in the file are not the model's ({others[0]} first)")
     seems = recognise({key: tuple(value.shape) for key, value in state.items()})
     guess = f"; it looks like {seems}" if seems else ""
@@ -295,7 +296,7 @@ def _mismatch_message(
     return f"{flag} {path} does not fit {name}: {', '.join(parts)}{guess}: {way_out}."
 
 
-def _and(words: list[str]) -> str:
+def _join_words(words: list[str]) -> str:
     named = [word or "the top" for word in words]
     return f"{', '.join(named[:-1])} and {named[-1]}"
 

@@ -27,7 +27,9 @@ _STORAGES = {
     "BoolStorage": torch.bool,
 }
 _LISTS = {"build_intlist", "build_doublelist", "build_boollist", "build_tensorlist"}  # of torch.jit._pickle
-_REGISTERED = re.compile(r"^class (\w+)\(Module\):\n\s+__parameters__ = \[(.*?)\]\n\s+__buffers__ = \[(.*?)\]", re.M)
+_STATE_DECLARATION = re.compile(
+    r"^class (\w+)\(Module\):\n\s+__parameters__ = \[(.*?)\]\n\s+__buffers__ = \[(.*?)\]", re.M
+)
 
 
 class _Module:
@@ -45,7 +47,7 @@ def read_torchscript(path: Path) -> dict[str, torch.Tensor]:
         places = {name.partition("/")[2]: name for name in archive.namelist()}
         with archive.open(places["data.pkl"]) as file:
             module = _Reader(file, archive, places).load()
-        registered = _registered(archive, places)
+        registered = _state_names(archive, places)
     return dict(_tensors(module, registered))
 
 
@@ -94,13 +96,13 @@ def _parameter(value: Any, *_: Any) -> Any:
     return value
 
 
-def _registered(archive: zipfile.ZipFile, places: dict[str, str]) -> dict[str, set[str]]:
+def _state_names(archive: zipfile.ZipFile, places: dict[str, str]) -> dict[str, set[str]]:
     """Class → the names of its parameters and buffers, from the text of the archive's program: other tensors are no state."""
     names = {}
     for place, full in places.items():
         if place.startswith("code/") and place.endswith(".py"):
             package = place.removeprefix("code/").removesuffix(".py").replace("/", ".")
-            for kind, parameters, buffers in _REGISTERED.findall(archive.read(full).decode("utf-8", "replace")):
+            for kind, parameters, buffers in _STATE_DECLARATION.findall(archive.read(full).decode("utf-8", "replace")):
                 names[f"{package}.{kind}"] = set(re.findall(r'"([^"]+)"', parameters + buffers))
     return names
 

@@ -35,7 +35,7 @@ def connect(config: ComputeConfig) -> None:
     if config.workers == 0:
         return
     environment.set_defaults(environment.RAY)
-    if _connected():
+    if _is_connected():
         return
     address = find_cluster(config.address)
     with _keep_sigterm_handler():
@@ -46,7 +46,7 @@ def connect(config: ComputeConfig) -> None:
             _start()
 
 
-def _connected() -> bool:
+def _is_connected() -> bool:
     """Whether this process works on a cluster; asked without importing Ray."""
     return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
@@ -189,7 +189,7 @@ def is_own_cluster() -> bool:
 
 def cluster_nodes() -> list[tuple[float, float]]:
     """(CPUs, GPUs) of each node of the cluster that `connect` joined; none without one."""
-    if not _connected():
+    if not _is_connected():
         return []
     import ray
 

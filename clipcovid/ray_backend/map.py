@@ -123,7 +123,7 @@ class _GuardedActor:
     def __init__(self, *, work: type, settings: Any, cwd: Path) -> None:
         import ray
 
-        self.failed, self.work, self.cwd = _died_too_often(), None, cwd
+        self.failed, self.work, self.cwd = _restart_error(), None, cwd
         chdir_to_driver_cwd(cwd)
         try:
             self.work = None if self.failed else work(**ray.get(settings))
@@ -136,7 +136,7 @@ class _GuardedActor:
         return _result(item, self.work, self.cwd)
 
 
-def _died_too_often() -> str:
+def _restart_error() -> str:
     """What to say where this actor was started again too often, else ""; counted in a file named after the actor."""
     import ray
 

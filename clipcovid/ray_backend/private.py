@@ -31,12 +31,12 @@ ADDRESS_FILE = (
 HEAD_RESOURCE = "node:__internal_head__"  # of which only the head node has some
 NO_ROOM = "WorkerGroupStartup"  # the start of the names of Ray Train's errors where workers can't be started
 TEMP_DIR_OPTION = "_temp_dir"  # of `ray.init`: the folder of its sockets
-CLEANER = "PlacementGroupCleanerCallback"  # of Ray Train, in ray.train.v2.api.data_parallel_trainer
+CLEANER_CALLBACK = "PlacementGroupCleanerCallback"  # of Ray Train, in ray.train.v2.api.data_parallel_trainer
 PROGRESS_LOGGER = "ray.data._internal.progress"  # warns that Ray Data's own bars are off
 REPORT_LOGGER = "ray.train.v2._internal.execution.context"  # logs each worker's reports, under its file's name
 
 
-def private(name: str) -> Any:
+def load_private(name: str) -> Any:
     """The object of an entry of `NAMES`; one that this Ray no longer has is a `UserError` that says what it was for."""
     module, _, path = name.partition(":")
     try:
@@ -52,18 +52,18 @@ def private(name: str) -> Any:
 
 def stay_on_loopback() -> None:
     """Let this node's address be 127.0.0.1, as Ray has it on a Mac; else Ray replaces 127.0.0.1 by the machine's own."""
-    private("ray._private.ray_constants:ENABLE_RAY_CLUSTER")
+    load_private("ray._private.ray_constants:ENABLE_RAY_CLUSTER")
     cast(Any, importlib.import_module("ray._private.ray_constants")).ENABLE_RAY_CLUSTER = False
 
 
 def reload_auth_mode() -> None:
     """Let Ray read `RAY_AUTH_MODE` anew, where it was imported before that was set."""
-    private("ray._raylet:Config.initialize")("")
+    load_private("ray._raylet:Config.initialize")("")
 
 
 def has_dashboard() -> bool:
     """Whether the cluster that this process is connected to has a dashboard."""
-    return bool(private("ray._private.worker:get_dashboard_url")())
+    return bool(load_private("ray._private.worker:get_dashboard_url")())
 
 
 def silence_progress() -> None:
@@ -86,13 +86,13 @@ def trainer_class(*, clean_up: bool) -> Any:
     """
     from ray.train.torch import TorchTrainer
 
-    create_callbacks = private("ray.train.torch:TorchTrainer._create_default_callbacks")
-    private("ray.train.torch:TorchTrainer._register_sigint_handler")
+    create_callbacks = load_private("ray.train.torch:TorchTrainer._create_default_callbacks")
+    load_private("ray.train.torch:TorchTrainer._register_sigint_handler")
 
     class Trainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
             callbacks = create_callbacks(self)
-            return [callback for callback in callbacks if clean_up or type(callback).__name__ != CLEANER]
+            return [callback for callback in callbacks if clean_up or type(callback).__name__ != CLEANER_CALLBACK]
 
         def _register_sigint_handler(self, controller: Any) -> None:
             pass
@@ -108,10 +108,10 @@ def file_rendezvous_config() -> Any:
     import ray
     from ray.train.torch import TorchConfig
 
-    set_environment = private("ray.train.torch.config:_set_torch_distributed_env_vars")
-    join_group = private("ray.train.torch.config:_setup_torch_process_group")
+    set_environment = load_private("ray.train.torch.config:_set_torch_distributed_env_vars")
+    join_group = load_private("ray.train.torch.config:_setup_torch_process_group")
 
-    class Backend(private("ray.train.torch.config:_TorchBackend")):  # type: ignore[misc]
+    class Backend(load_private("ray.train.torch.config:_TorchBackend")):  # type: ignore[misc]
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             worker_group.execute(set_environment)
             gpus = worker_group.get_resources_per_worker().get("GPU", 0)

@@ -20,21 +20,21 @@ def sharded_map(
     label: str,
     settings: dict[str, Any],
     suffix: str = ".parquet",
-    resumed: str = "",
+    resume_message: str = "",
     log: Callable[[str], None] = print,
 ) -> list[Path]:
     """Run `work` on every item whose shard does not exist yet, with progress; the paths of all shards, in order.
 
     The shard of item number n is `folder/000nn<suffix>`. An item has its number of `images`; `work` (see `parallel_map`)
-    is called with the item and the absolute `path` of its shard, which it writes with `atomic_write`. `resumed` is what is
+    is called with the item and the absolute `path` of its shard, which it writes with `atomic_write`. `resume_message` is
     logged after "Going on: " where some shards exist: a format string of `done`, `shards`, `images_done` and `images`.
     """
     paths = [folder.resolve() / f"{number:05}{suffix}" for number in range(len(items))]
     todo = [item | {"path": str(path)} for item, path in zip(items, paths, strict=True) if not path.exists()]
     images, left = (sum(item["images"] for item in group) for group in (items, todo))
-    if resumed and len(todo) < len(items):
+    if resume_message and len(todo) < len(items):
         counts = {"done": len(items) - len(todo), "shards": len(items), "images_done": images - left, "images": images}
-        log(f"Going on: {resumed.format(**counts)}.")
+        log(f"Going on: {resume_message.format(**counts)}.")
     for _ in parallel_map(todo, work, resources, total=left, label=label, settings=settings):
         pass
     return paths

@@ -44,7 +44,7 @@ def train_on_workers(job: Any, train: Callable[..., None], report: Report | None
             pass
         elif isinstance(error, ControllerError):
             if type(error.controller_failure).__name__.startswith(private.NO_ROOM):
-                raise UserError(_no_room(job.plan)) from error
+                raise UserError(_placement_message(job.plan)) from error
             raise
         elif all(
             isinstance(failure, ray.exceptions.RayActorError) for failure in cast(Any, error).worker_failures.values()
@@ -59,7 +59,7 @@ def train_on_workers(job: Any, train: Callable[..., None], report: Report | None
         raise UserError(failed.read_text(encoding="utf-8"))
 
 
-def _no_room(plan: ResourcePlan) -> str:
+def _placement_message(plan: ResourcePlan) -> str:
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]

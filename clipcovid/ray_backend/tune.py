@@ -28,7 +28,7 @@ RETRIES = 1  # of a trial that raises, or whose process dies
 class Trial:
     """A trial that ended."""
 
-    task: dict[str, Any]
+    params: dict[str, Any]
     """What it was asked."""
     metrics: dict[str, float]
     """What it reported last; nothing where it failed."""
@@ -52,7 +52,7 @@ def run_trials(
 
     With `--compute.workers 0` it is done in this process.
     """
-    todo = [task for task in tasks if not _result(task).exists()]
+    todo = [task for task in tasks if not _result_path(task).exists()]
     before = len(tasks) - len(todo)
     if before and todo:
         print(f"Going on: {before} of {len(tasks)} trials are there.")
@@ -62,25 +62,25 @@ def run_trials(
             _run_trial(task, work, settings)
             print(countdown.line(done, before=before))
     elif todo:
-        _on_tune(todo, work, settings, compute)
+        _run_tune(todo, work, settings, compute)
     return [_read_result(task) for task in tasks]
 
 
-def _result(task: dict[str, Any]) -> Path:
-    return Path(task["path"]).with_suffix(".json")
+def _result_path(params: dict[str, Any]) -> Path:
+    return Path(params["path"]).with_suffix(".json")
 
 
-def _run_trial(task: dict[str, Any], work: Work, settings: dict[str, Any]) -> dict[str, float]:
-    scores = work(task, **settings)
-    write_json(_result(task), scores)
+def _run_trial(params: dict[str, Any], work: Work, settings: dict[str, Any]) -> dict[str, float]:
+    scores = work(params, **settings)
+    write_json(_result_path(params), scores)
     return scores
 
 
-def _read_result(task: dict[str, Any]) -> Trial:
-    path = _result(task)
+def _read_result(params: dict[str, Any]) -> Trial:
+    path = _result_path(params)
     if not path.exists():
-        return Trial(task=task, metrics={}, state="failed")
-    return Trial(task=task, metrics=json.loads(path.read_text(encoding="utf-8")), state="finished")
+        return Trial(params=params, metrics={}, state="failed")
+    return Trial(params=params, metrics=json.loads(path.read_text(encoding="utf-8")), state="finished")
 
 
 Objective = Callable[..., dict[str, float]]
@@ -214,7 +214,7 @@ def _tuner(trainable: Any, space: Space, options: SearchOptions, concurrency: in
             stop=lambda _, result: bool(result.get("ended")),
             failure_config=FailureConfig(max_failures=RETRIES),
             checkpoint_config=CheckpointConfig(num_to_keep=POPULATION_STATES if options.is_population else None),
-            callbacks=[_announcer(options.count, options.mode)],
+            callbacks=[_progress_callback(options.count, options.mode)],
         ),
     )
 
@@ -264,14 +264,16 @@ def _perturb(space: Space, rng: np.random.Generator, config: dict[str, Any]) -> 
 
 def _to_trial(result: Any) -> Trial:
     folder = Path(result.path)
-    task = {"values": dict(result.config or {}), "name": folder.name}
+    params = {"values": dict(result.config or {}), "name": folder.name}
     if (folder / VALUES).exists():
-        task = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+        params = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     reported = result.metrics or {}
     metrics = {key: float(reported[key]) for key in ("score", "epoch", "time_total_s") if key in reported}
     if result.error is not None:
-        return Trial(task=task, metrics=metrics, state="failed", error=str(result.error).strip().splitlines()[-1][:300])
-    return Trial(task=task, metrics=metrics, state="finished" if reported.get("ended") else "pruned")
+        return Trial(
+            params=params, metrics=metrics, state="failed", error=str(result.error).strip().splitlines()[-1][:300]
+        )
+    return Trial(params=params, metrics=metrics, state="finished" if reported.get("ended") else "pruned")
 
 
 def _searcher(space: Space, mode: str, seed: int) -> Any:
@@ -289,7 +291,7 @@ def silence_tune() -> None:
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
 
-def _announcer(count: int, mode: str) -> Any:
+def _progress_callback(count: int, mode: str) -> Any:
     """A callback of Tune that says how each trial ended, and at least every `HEARTBEAT` seconds how far all are."""
     from ray.tune import Callback
 
@@ -345,7 +347,7 @@ def importance(trials: Sequence[Trial], space: Space, seed: int) -> dict[str, fl
     study.add_trials(
         [
             optuna.trial.create_trial(
-                params=trial.task["values"], distributions=distributions, value=trial.metrics["score"]
+                params=trial.params["values"], distributions=distributions, value=trial.metrics["score"]
             )
             for trial in finished
         ]
@@ -353,7 +355,7 @@ def importance(trials: Sequence[Trial], space: Space, seed: int) -> dict[str, fl
     return dict(get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed)))
 
 
-def _on_tune(
+def _run_tune(
     tasks: Sequence[dict[str, Any]],
     work: Work,
     settings: dict[str, Any],
@@ -384,6 +386,6 @@ def _on_tune(
             storage_path=str(folder),
             verbose=0,
             failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=[_announcer(len(tasks), "max")],
+            callbacks=[_progress_callback(len(tasks), "max")],
         ),
     ).fit()

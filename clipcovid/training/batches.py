@@ -24,9 +24,9 @@ def epoch_batches(count: int, size: int, seed: int, epoch: int, rank: int, world
     return [order[start : start + size][rank::world] for start in range(0, count - size + 1, size)]
 
 
-def iter_batches(examples: Examples, takes: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
+def iter_batches(examples: Examples, batch_indices: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
     """Batches on the device, each read while the one before is worked on."""
-    for batch in prefetch(examples.read, takes):
+    for batch in prefetch(examples.read, batch_indices):
         yield {name: to_device(value, device) for name, value in batch.items()}
 
 

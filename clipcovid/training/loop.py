@@ -22,7 +22,7 @@ from clipcovid.terminal import Countdown, clock, fitted_line
 from clipcovid.training.batches import epoch_batches, iter_batches, split_microbatches
 from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainable_state
 from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer, set_lr
-from clipcovid.training.threads import Threads
+from clipcovid.training.threads import ThreadAdapter
 
 Report = Callable[[dict[str, float]], None]
 LOG_INTERVAL_S = 10.0  # seconds
@@ -50,27 +50,27 @@ def fit(
     val: Examples,
     *,
     config: TrainConfig,
-    machine: DeviceContext,
-    states: TrainingCheckpoint,
+    device_context: DeviceContext,
+    checkpoint: TrainingCheckpoint,
     report: Report,
     log: Callable[[str], None] = print,
 ) -> Progress:
-    """Train `module` (on the machine's device), going on where `states` says it was; it ends with the weights to keep.
+    """Train `module` (on the machine's device), going on where `checkpoint` says it was; it ends with the weights to keep.
 
     At each validation the state is written and `report` gets its metrics, on all processes. A loss or gradient that is not
     finite stops before the weights change, with the batch's images named.
     """
     assert config.optim.lr > 0, "the config is to be resolved before"
     assert config.optim.epochs > 0, "the config is to be sized before"
-    optim, say = config.optim, log if rank() == 0 else _silent
+    optim, say = config.optim, log if rank() == 0 else _ignore_log
     optimizer, average = build_optimizer(module, optim), ExponentialMovingAverage(module, optim.ema)
-    progress = states.restore(module, optimizer, average.weights)
+    progress = checkpoint.restore(module, optimizer, average.weights)
     if progress.epoch:
         say(f"Going on after epoch {progress.epoch} of {optim.epochs}.")
     net = module
     if world_size() > 1:
         net = DistributedDataParallel(module, gradient_as_bucket_view=True, static_graph=optim.accumulate == 1)
-    loop = Loop(task, net, module, train, config, machine, optimizer, average, say)
+    loop = Loop(task, net, module, train, config, device_context, optimizer, average, say)
     while progress.epoch < optim.epochs and not progress.stopped:
         metrics = loop.epoch(progress.epoch)
         progress.epoch += 1
@@ -78,23 +78,23 @@ def fit(
             continue
         with average.swapped_in(module):
             broadcast(module.buffers())  # each process's batch norms saw its own share
-            outputs = predict(task.predictor(module.eval()), val, machine, say)
+            outputs = predict(task.predictor(module.eval()), val, device_context, say)
             scores = task.validation_scores(val, outputs)
             metrics |= {f"val/{name}": value for name, value in scores.items()}
             improved = progress.update(scores[task.monitor[0]], task.monitor[1])
             if improved and rank() == 0:
-                states.save_best(trainable_state(module))
+                checkpoint.save_best(trainable_state(module))
         progress.stopped = bool(optim.patience) and progress.epochs_without_improvement >= optim.patience
         progress.history.append(metrics)
         if rank() == 0:
-            states.save(module, optimizer, average.weights, progress)
+            checkpoint.save(module, optimizer, average.weights, progress)
         say(format_epoch(metrics, optim.epochs, task.monitor[0], improved))
         report(metrics)
     if progress.stopped:
         say(f"Stopped early: no better {task.monitor[0]} since epoch {progress.best_epoch}.")
     all_gather_object(None)  # what rank 0 wrote is there
     if optim.keep == "best":
-        states.restore_best(module)
+        checkpoint.restore_best(module)
     else:
         average.copy_to(module)
     broadcast(module.buffers())
@@ -112,17 +112,23 @@ class Loop:
         module: torch.nn.Module,
         train: Examples,
         config: TrainConfig,
-        machine: DeviceContext,
+        device_context: DeviceContext,
         optimizer: torch.optim.Optimizer,
         average: ExponentialMovingAverage,
         say: Callable[[str], None],
     ) -> None:
         self.task, self.net, self.module, self.train = task, net, module, train
-        self.config, self.machine, self.optimizer, self.average, self.say = config, machine, optimizer, average, say
+        self.config, self.device_context, self.optimizer, self.average, self.say = (
+            config,
+            device_context,
+            optimizer,
+            average,
+            say,
+        )
         self.augment = Augment(config.augment, config.seed)
         self.weights = [weight for weight in module.parameters() if weight.requires_grad]
-        fixed = config.compute.threads or machine.device.type != "cpu"
-        self.threads = Threads(1 if fixed else torch.get_num_threads())
+        fixed = config.compute.threads or device_context.device.type != "cpu"
+        self.threads = ThreadAdapter(1 if fixed else torch.get_num_threads())
         self.said, self.began = time.time(), time.time()
 
     def epoch(self, epoch: int) -> dict[str, float]:
@@ -133,13 +139,13 @@ class Loop:
                 f"--optim.batch-size {optim.batch_size} can't be shared evenly among {world_size()} workers."
             )
         torch.manual_seed(stream_seed("dropout", self.config.seed, epoch, rank()))
-        takes = epoch_batches(len(self.train), optim.batch_size, self.config.seed, epoch, rank(), world_size())
+        batch_indices = epoch_batches(len(self.train), optim.batch_size, self.config.seed, epoch, rank(), world_size())
         self.net.train()
         sums: dict[str, torch.Tensor] = {}
         started, seen, lr = time.time(), 0, 0.0
-        for step, batch in enumerate(iter_batches(self.train, takes, self.machine.device)):
-            total = epoch * len(takes) + step
-            lr = set_lr(self.optimizer, optim, total, optim.epochs * len(takes))
+        for step, batch in enumerate(iter_batches(self.train, batch_indices, self.device_context.device)):
+            total = epoch * len(batch_indices) + step
+            lr = set_lr(self.optimizer, optim, total, optim.epochs * len(batch_indices))
             self.threads.adapt()
             scalars = self.step(batch, epoch)
             self.average.update(self.module, total)
@@ -147,9 +153,11 @@ class Loop:
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
             seen += len(batch["row"]) * world_size()
             if time.time() - self.said > LOG_INTERVAL_S or total == 0:
-                self.progress(epoch, step + 1, len(takes), float(scalars["loss"]), lr, seen / (time.time() - started))
+                self.progress(
+                    epoch, step + 1, len(batch_indices), float(scalars["loss"]), lr, seen / (time.time() - started)
+                )
         names = sorted(sums)
-        means = all_reduce_mean(torch.stack([sums[name] for name in names]).float() / len(takes)).tolist()
+        means = all_reduce_mean(torch.stack([sums[name] for name in names]).float() / len(batch_indices)).tolist()
         seconds = time.time() - started
         metrics = {"epoch": float(epoch + 1), "lr": lr, "seconds": seconds, "images_per_s": seen / seconds}
         return metrics | {f"train/{name}": value for name, value in zip(names, means, strict=True)}
@@ -166,7 +174,7 @@ class Loop:
         for number, part in enumerate(micro):
             last = number == len(micro) - 1
             with nullcontext() if last or world_size() == 1 else cast(Any, self.net).no_sync():
-                with self.machine.autocast():
+                with self.device_context.autocast():
                     scalars = self.task.loss(self.net, part)
                 share = len(part["row"]) / len(batch["row"])
                 (scalars["loss"] * share).backward()
@@ -202,17 +210,19 @@ class Loop:
 
 
 def predict(
-    predictor: Predictor, examples: Examples, machine: DeviceContext, log: Callable[[str], None] | None = None
+    predictor: Predictor, examples: Examples, device_context: DeviceContext, log: Callable[[str], None] | None = None
 ) -> np.ndarray:
     """Outputs (n, …) of all examples in their order, on every process: each predicts its share, none is lost.
 
     They are float32, or what arrays the predictor gives, at once or in a future. `log` hears how far it is.
     """
     share = np.arange(len(examples))[rank() :: world_size()]
-    takes = [share[start : start + machine.batch_size] for start in range(0, len(share), machine.batch_size)]
-    countdown, reported, results = Countdown("predicting · batch", len(takes)), time.monotonic(), []
-    with torch.no_grad(), machine.autocast():
-        for done, batch in enumerate(iter_batches(examples, takes, machine.device), 1):
+    batch_indices = [
+        share[start : start + device_context.batch_size] for start in range(0, len(share), device_context.batch_size)
+    ]
+    countdown, reported, results = Countdown("predicting · batch", len(batch_indices)), time.monotonic(), []
+    with torch.no_grad(), device_context.autocast():
+        for done, batch in enumerate(iter_batches(examples, batch_indices, device_context.device), 1):
             results.append(_array(predictor(batch)))
             if log and time.monotonic() - reported > LOG_INTERVAL_S:
                 reported = time.monotonic()
@@ -240,5 +250,5 @@ def format_epoch(metrics: dict[str, float], epochs: int, monitor: str, improved:
     return fitted_line([f"epoch {metrics['epoch']:.0f}/{epochs}", *first], others, last=last)
 
 
-def _silent(text: str) -> None:
+def _ignore_log(text: str) -> None:
     """Other processes than the first say nothing."""

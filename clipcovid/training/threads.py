@@ -13,7 +13,7 @@ IDLE_CORES = 0.7  # cores that were idle, above which another thread has room
 IDLE_CHECKS = 2  # looks in a row at which it has
 
 
-class Threads:
+class ThreadAdapter:
     """Fewer compute threads while other processes want the cores, and all of them again once cores are idle.
 
     Inside of a convolution threads wait for one another without giving up their cores. Two trainings with a thread for each
@@ -23,13 +23,13 @@ class Threads:
     def __init__(self, most: int) -> None:
         self.most = self.count = most
         self.roomy = 0
-        self.times = _times() if most > 1 else None
+        self.times = _cpu_times() if most > 1 else None
 
     def adapt(self) -> None:
         """Look now and then at how long this thread waited for a core, and at how long cores were idle."""
         if self.times is None or time.monotonic() - self.times[0] < CHECK_INTERVAL_S:
             return
-        before, self.times = self.times, _times()
+        before, self.times = self.times, _cpu_times()
         if self.times is None:
             return
         passed, waited, idle = (now - then for now, then in zip(self.times, before, strict=True))
@@ -44,7 +44,7 @@ class Threads:
         torch.set_num_threads(count)
 
 
-def _times() -> tuple[float, float, float] | None:
+def _cpu_times() -> tuple[float, float, float] | None:
     """Seconds: now, that this thread has waited for a core so far, and that cores were idle; None where no kernel says."""
     try:
         waited = int(

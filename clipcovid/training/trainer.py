@@ -80,7 +80,7 @@ def training_manifest(config: TrainConfig, manifest: Manifest | None = None) -> 
     if config.fold:
         manifest = split_into_folds(manifest, config.fold, config.seed, config.required_columns)
     for split in ("train", *SCORED_SPLITS):
-        rows, _ = manifest.eligible(split, config.train_columns if split == "train" else config.required_columns)
+        rows, _ = manifest.rows_with(split, config.train_columns if split == "train" else config.required_columns)
         if split in SCORED_SPLITS:
             kind_of(METHODS[config.task].kind).check_images(rows)
         if "label" in config.required_columns and split == "train" and rows["label"].nunique() < 2:
@@ -142,7 +142,7 @@ def _check_split(path: Path, config: TrainConfig, manifest: Manifest, log: Calla
 
 def resolve_training_schedule(config: ConfigT, manifest: Manifest) -> ConfigT:
     """The config with the epochs and the batch size that follow from the number of images it learns from."""
-    rows, _ = manifest.eligible("train", config.train_columns)
+    rows, _ = manifest.rows_with("train", config.train_columns)
     return resolve_schedule(config, len(rows))
 
 
@@ -258,9 +258,17 @@ def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
         for note, images in train.notes.items():
             log(f"{images} training {note}.")
         log(f"Ready to train after {time.time() - job.began:.1f} s, in {precision}.")
-    states = TrainingCheckpoint(folder / "state", job.run.identity)
+    checkpoint = TrainingCheckpoint(folder / "state", job.run.identity)
     progress = fit(
-        task, module, train, examples["val"], config=config, machine=context, states=states, report=report, log=log
+        task,
+        module,
+        train,
+        examples["val"],
+        config=config,
+        device_context=context,
+        checkpoint=checkpoint,
+        report=report,
+        log=log,
     )
     say = log if rank() == 0 else None
 
@@ -320,7 +328,7 @@ def _save(
 
 def _encoder(job: _Job) -> dict[str, Any]:
     """The identity of the encoder whose embeddings are read; nothing for a method that reads images."""
-    if not METHODS[job.config.task].embedded:
+    if not METHODS[job.config.task].uses_embeddings:
         return {}
     return {key: value for key, value in job.run.identity.items() if key in ("clip.weights", "clip.seed")}
 

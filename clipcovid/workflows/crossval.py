@@ -1,12 +1,11 @@
 """Cross-validation of a training method over patient-grouped folds, and the scores of the pooled test predictions."""
 
 import dataclasses
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
-from clipcovid.config import UserError, override
+from clipcovid.config import TrainConfig, UserError, override
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate.console import print_folds
@@ -25,7 +24,7 @@ from clipcovid.workflows.train import embeddings_for
 CROSSVAL = "crossval"
 
 
-def cross_validate(config: Any, folds: int) -> Run:
+def cross_validate(config: TrainConfig, folds: int) -> Run:
     """Train the method on each of `folds` patient-grouped folds, and score the test predictions of all of them together.
 
     Each fold is a run of its own under the run's folder, so a killed cross-validation goes on where it was. The pooled
@@ -35,7 +34,7 @@ def cross_validate(config: Any, folds: int) -> Run:
         raise UserError("Cross-validation needs two --folds or more, and makes its own: leave --fold out.")
     source = read_manifest(config.data)
     manifest = config.resolve_manifest(source)
-    everything = dataclasses.replace(manifest, table=manifest.eligible("all", config.required_columns)[0])
+    everything = dataclasses.replace(manifest, table=manifest.rows_with("all", config.required_columns)[0])
     first = override(config, {"fold": f"1/{folds}"})
     config = override(
         resolve_training_schedule(first, training_manifest(first, source)), {"fold": ""}
@@ -60,7 +59,7 @@ def cross_validate(config: Any, folds: int) -> Run:
 
 
 def _train_folds(
-    config: Any, folds: int, run: Run, source: Manifest, embeddings: Embeddings | None
+    config: TrainConfig, folds: int, run: Run, source: Manifest, embeddings: Embeddings | None
 ) -> tuple[list[TrainResult], list[ChildRun]]:
     """The training of each fold in the run's folder `folds`, and the runs that MLflow shows of them.
 

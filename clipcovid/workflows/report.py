@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.console import Console
 
+from clipcovid.config import RunConfig
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.console import print_scores
 from clipcovid.evaluate.scores import Scores
@@ -18,7 +18,7 @@ class ChildRun:
     """A run that MLflow shows beneath another's: a fold, a draw of shots, or a trial."""
 
     run: Run
-    config: Any
+    config: RunConfig
     """The config that its parameters are logged from."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """MLflow tags beside those of its parent."""
@@ -32,7 +32,7 @@ def data_tags(manifest: Manifest) -> dict[str, str]:
 
 def report(
     run: Run,
-    config: Any,
+    config: RunConfig,
     tags: Mapping[str, str],
     *,
     scores: Scores | None = None,

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.config import UserError, flatten, override
+from clipcovid.config import TrainConfig, UserError, flatten, override
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate import plots
@@ -90,7 +90,7 @@ def validate_space(config: SweepConfig) -> Space:
             close = ", ".join(difflib.get_close_matches(key, settings, n=3))
             near = f"; near it are {close}" if close else ""
             raise UserError(f"The space has {key!r}, which is no setting of {task.task} to search{near}.")
-        if METHODS[task.task].embedded and (key in ENCODER or key.startswith("clip.")):
+        if METHODS[task.task].uses_embeddings and (key in ENCODER or key.startswith("clip.")):
             raise UserError(f"The space has {key!r}, but all trials read the same embeddings: make a sweep for each.")
         for value in distribution.values:
             override(task, {key: value})
@@ -114,7 +114,7 @@ def validate_metric(config: SweepConfig) -> tuple[str, str]:
 class TrialSettings:
     """The settings that all trials share."""
 
-    task: Any
+    task: TrainConfig
     """The method's config, before a trial's values are set."""
     folder: Path
     metric: str
@@ -122,7 +122,7 @@ class TrialSettings:
     embeddings: Embeddings | None
 
     @property
-    def better(self) -> Callable[..., Any]:
+    def select_best(self) -> Callable[..., Any]:
         """max or min."""
         return max if self.mode == "max" else min
 
@@ -147,7 +147,7 @@ def objective(params: dict[str, Any], report: Report, *, shared: TrialSettings) 
     finally:
         unlock_folder(config.out / config.name)  # the next try may be another process's
     epochs = [metrics for metrics in result.run.history() if key in metrics]
-    best = shared.better(metrics[key] for metrics in epochs)
+    best = shared.select_best(metrics[key] for metrics in epochs)
     score = result.run.metrics()["val"]["metrics"].get(shared.metric, best)
     return {"score": float(score), "epoch": float(epochs[-1]["epoch"])}
 
@@ -164,9 +164,9 @@ def sweep(config: SweepConfig) -> None:
         return
     shared = _shared_settings(config, manifest, run, metric, mode)
     trials = _run_trials(config, space, shared)
-    records = [{"state": trial.state, "error": trial.error, **trial.task, **trial.metrics} for trial in trials]
+    records = [{"state": trial.state, "error": trial.error, **trial.params, **trial.metrics} for trial in trials]
     write_json(run.folder / "trials.json", records)
-    best = _best_trial(trials, run, shared.better)
+    best = _best_trial(trials, run, shared.select_best)
     _remove_checkpoints(run, best)
     seeds = _confirm(shared, best, config.confirm_seeds)
     _write_best(run, best, metric, seeds)
@@ -175,7 +175,7 @@ def sweep(config: SweepConfig) -> None:
     finish_run(run)
     remove_job_files(run.folder, r"tune/[^/]+/checkpoint_\d+(/.*)?")  # Ray Tune's copies of the states
     _print_summary(trials, best, metric, seeds)
-    print(f"The best again: {command(config.task, best.task['values'])}")
+    print(f"The best again: {command(config.task, best.params['values'])}")
     tags = {"manifest": manifest.content_hash, "split": manifest.split_hash}
     report(run, config.task, tags, children=_trial_runs(run, config.task, trials))
 
@@ -239,7 +239,7 @@ def _best_trial(trials: Sequence[Trial], run: Run, better: Callable[..., Any]) -
 def _remove_checkpoints(run: Run, best: Trial) -> None:
     """Remove the checkpoints and states of all trials but the best."""
     for folder in (run.folder / "trials").iterdir():
-        if folder.name != best.task["name"] and read_run_metadata(folder):
+        if folder.name != best.params["name"] and read_run_metadata(folder):
             remove_job_files(folder, f"{CHECKPOINT_FILES}|{STATE_FILES}")
 
 
@@ -247,7 +247,7 @@ def _confirm(shared: TrialSettings, best: Trial, seeds: int) -> dict[str, list[f
     """`<split>/<metric>` → its values with so many other seeds, of the best configuration."""
     scores: dict[str, list[float]] = {}
     for seed in range(shared.task.seed + 1, shared.task.seed + 1 + seeds):
-        values = best.task["values"] | {"seed": seed, "out": shared.folder / "seeds", "name": f"seed-{seed}"}
+        values = best.params["values"] | {"seed": seed, "out": shared.folder / "seeds", "name": f"seed-{seed}"}
         result = train_model(override(shared.task, values), embeddings=shared.embeddings)
         for split in ("val", "test"):
             for metric, value in result.run.metrics()[split]["metrics"].items():
@@ -257,13 +257,13 @@ def _confirm(shared: TrialSettings, best: Trial, seeds: int) -> dict[str, list[f
 
 def _write_best(run: Run, best: Trial, metric: str, seeds: dict[str, list[float]]) -> None:
     """Write best.json, and the scores of the best trial as the sweep's own."""
-    summary = {"values": best.task["values"], "score": best.metrics["score"], "metric": metric, "seeds": seeds}
+    summary = {"values": best.params["values"], "score": best.metrics["score"], "metric": metric, "seeds": seeds}
     write_json(run.folder / "best.json", summary)
-    scores = Run(folder=run.folder / "trials" / best.task["name"], method=run.method, identity={}).metrics()
+    scores = Run(folder=run.folder / "trials" / best.params["name"], method=run.method, identity={}).metrics()
     write_json(run.folder / "metrics.json", {split: scores[split] for split in scores if split in ("val", "test")})
 
 
-def command(task: Any, values: dict[str, Any]) -> str:
+def command(task: TrainConfig, values: dict[str, Any]) -> str:
     """The command line that trains this configuration."""
     default = flatten(type(task)(data=task.data))
     best = override(task, values | {"name": ""})
@@ -299,7 +299,7 @@ def _print_summary(trials: Sequence[Trial], best: Trial, metric: str, seeds: dic
     table = Table(title=", ".join(f"{count} {state}" for state, count in states.items() if count), box=box.SIMPLE_HEAD)
     table.add_column("setting")
     table.add_column("best", justify="right")
-    for key, value in best.task["values"].items():
+    for key, value in best.params["values"].items():
         table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
     table.add_row(f"validation {metric}", f"{best.metrics['score']:.4f}")
     for name in (f"val/{metric}", f"test/{metric}"):
@@ -309,22 +309,22 @@ def _print_summary(trials: Sequence[Trial], best: Trial, metric: str, seeds: dic
     Console().print(table)
     for trial in trials:
         if trial.state == "failed":
-            print(f"warning: {trial.task['name']} failed: {trial.error}", file=sys.stderr)
+            print(f"warning: {trial.params['name']} failed: {trial.error}", file=sys.stderr)
 
 
-def _trial_runs(run: Run, task: Any, trials: Sequence[Trial]) -> Iterator[ChildRun]:
+def _trial_runs(run: Run, task: TrainConfig, trials: Sequence[Trial]) -> Iterator[ChildRun]:
     """Each trial as a run; one that failed before it began gets its folder."""
     for trial in trials:
-        folder = run.folder / "trials" / trial.task["name"]
+        folder = run.folder / "trials" / trial.params["name"]
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "config.json").exists():
-            write_json(folder / "config.json", {"trial": trial.task})
+            write_json(folder / "config.json", {"trial": trial.params})
         try:
-            config = override(task, trial.task["values"])
+            config = override(task, trial.params["values"])
         except UserError:  # values that a config refuses together were why it failed
             config = task
         yield ChildRun(
-            run=Run(folder=folder, method=task.title, identity={"trial": trial.task["name"], **run.identity}),
+            run=Run(folder=folder, method=task.title, identity={"trial": trial.params["name"], **run.identity}),
             config=config,
             tags={"clipcovid.trial": trial.state},
             status="FAILED" if trial.state == "failed" else "FINISHED",

@@ -115,7 +115,7 @@ def _scorer(
     from clipcovid.models.clip import load_clip
     from clipcovid.models.clip_model import class_embeddings
 
-    rows, _ = manifest.eligible("val", ("label",))
+    rows, _ = manifest.rows_with("val", ("label",))
     labels = np.array([manifest.classes.index(label) for label in rows["label"]], np.int64)
     clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
     texts = text_vectors(embeddings, clip, space.texts)
@@ -184,7 +184,7 @@ def _candidates(trials: Sequence[Trial]) -> pd.DataFrame:
             f"{failed} of {len(trials)} trials failed: run the same command again to make up for them, or with "
             "--compute.workers 0 to see why."
         )
-    return pd.concat([pd.read_parquet(trial.task["path"]) for trial in trials], ignore_index=True)
+    return pd.concat([pd.read_parquet(trial.params["path"]) for trial in trials], ignore_index=True)
 
 
 def _test_scores(config: PromptSweepConfig, run: Run, embeddings: Embeddings) -> Scores:
@@ -212,9 +212,9 @@ def _test_scores(config: PromptSweepConfig, run: Run, embeddings: Embeddings) ->
 def _trial_runs(run: Run, config: PromptSweepConfig, trials: Sequence[Trial]) -> Iterator[ChildRun]:
     """Each trial as a run, in a folder of its own."""
     for trial in trials:
-        folder = run.folder / "trials" / f"{trial.task['number']:05}"
+        folder = run.folder / "trials" / f"{trial.params['number']:05}"
         write_json(folder / "metrics.json", {"val": {"metrics": trial.metrics, "baselines": {}, "alarms": []}})
-        write_json(folder / "config.json", {"trial": trial.task})
+        write_json(folder / "config.json", {"trial": trial.params})
         yield ChildRun(
             run=Run(folder=folder, method="prompts trial", identity=run.identity),
             config=config,

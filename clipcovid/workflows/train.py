@@ -1,7 +1,6 @@
 """A training, from its config to its report: make the embeddings that it reads, train, print the scores, show the run."""
 
-from typing import Any
-
+from clipcovid.config import TrainConfig
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.inference.embed import EmbedConfig, embed
@@ -11,7 +10,7 @@ from clipcovid.training.trainer import TrainResult, train_model, training_manife
 from clipcovid.workflows.report import data_tags, report
 
 
-def train(config: Any) -> TrainResult:
+def train(config: TrainConfig) -> TrainResult:
     """Train as a method's config says, print the test split's scores, and show the run in MLflow."""
     manifest = read_manifest(config.data)
     training_manifest(config, manifest)  # unusable training data is reported before anything is embedded
@@ -22,9 +21,9 @@ def train(config: Any) -> TrainResult:
     return result
 
 
-def embeddings_for(config: Any, manifest: Manifest | None = None) -> Embeddings | None:
+def embeddings_for(config: TrainConfig, manifest: Manifest | None = None) -> Embeddings | None:
     """The embeddings that the method reads, made where they are missing; None for a method that reads images.
 
     `manifest`: the data's as it was read, where it has been read already.
     """
-    return embed(EmbedConfig.of(config), manifest=manifest) if METHODS[config.task].embedded else None
+    return embed(EmbedConfig.of(config), manifest=manifest) if METHODS[config.task].uses_embeddings else None

@@ -54,7 +54,7 @@ def rename(rows: pd.DataFrame, columns: ColumnsConfig, table: str, notes: list[s
     named = {column: name for column, name in dataclasses.asdict(columns).items() if name}
     if missing := [name for name in named.values() if name not in rows]:
         raise UserError(f"{table} has no column {missing[0]!r}; it has: {', '.join(map(str, rows))}.")
-    alike = _alike(rows, set(named))
+    alike = _similar_columns(rows, set(named))
     if alike and notes is not None:
         notes.append(
             f"Columns of {table}: {', '.join(f'{name} is read as {column}' for column, name in alike.items())}."
@@ -68,15 +68,15 @@ def rename(rows: pd.DataFrame, columns: ColumnsConfig, table: str, notes: list[s
     return result
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return re.sub(r"[\W_]", "", name.lower())
 
 
-def _alike(rows: pd.DataFrame, named: set[str]) -> dict[str, str]:
+def _similar_columns(rows: pd.DataFrame, named: set[str]) -> dict[str, str]:
     """Manifest's columns that the table has under names that differ in case, spaces and signs alone."""
     alike = {}
     for column in ("path", "image_id", "label", "patient_id", "view", "caption"):
-        names = [name for name in map(str, rows) if _plain(name) == _plain(column)]
+        names = [name for name in map(str, rows) if _normalize_name(name) == _normalize_name(column)]
         if column not in rows and column not in named and len(names) == 1:
             alike[column] = names[0]
     return alike
@@ -86,7 +86,7 @@ def _hints(rows: pd.DataFrame, table: str) -> list[str]:
     """A sentence for each manifest's column that is not there, while others may hold it."""
     sentences = []
     for column, called in OTHER_NAMES.items():
-        names = [name for name in map(str, rows) if _plain(name) in called]
+        names = [name for name in map(str, rows) if _normalize_name(name) in called]
         if column not in rows and names:
             sentences.append(
                 f"{table} has no column {column}: is it {' or '.join(names)}? --columns.{column.replace('_', '-')} says so."

@@ -11,13 +11,13 @@ from clipcovid.data.manifest import MASKS, SPLIT_NAMES
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.matching import stem
 from clipcovid.data.sources.registry import PARTS, source
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.data.splits import max_split
 from clipcovid.prompts import CLASSES
 
 
 @source("covidquex")
-def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+def covidquex(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """COVID-QU-Ex (Tahir et al. 2021): `[part/[part/]]<Split>/<Class>/{images,lung masks,infection masks}/name.png`."""
     files = root.folder().images()
     places: dict[str, list[str]] = defaultdict(list)
@@ -45,7 +45,7 @@ def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     if not rows:
         raise UserError(
             f"{root.given} is not laid out as COVID-QU-Ex (<Split>/<Class>/images/…, with masks in `lung masks` and "
-            f"`infection masks` beside images). {_way_out(root, files)}"
+            f"`infection masks` beside images). {_suggestion(root, files)}"
         )
     table = pd.DataFrame(rows)
     if apart := sorted(set(files) - set(table[["path", *MASKS]].to_numpy().ravel())):
@@ -55,7 +55,7 @@ def covidquex(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     return table
 
 
-def _way_out(root: Root, files: list[str]) -> str:
+def _suggestion(root: DatasetRoot, files: list[str]) -> str:
     """Where the layout may be, or which source reads this one."""
     here = posixpath.basename(root.path)
     if any(path.lower().split("/")[1:2] == ["images"] for path in files) and here.lower() in SPLIT_NAMES:

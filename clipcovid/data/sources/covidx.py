@@ -7,7 +7,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import SPLIT_NAMES
-from clipcovid.data.sources.root import IMAGE_ENDINGS, Root
+from clipcovid.data.sources.root import IMAGE_ENDINGS, DatasetRoot
 
 NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z]).*\.txt", re.IGNORECASE)  # train_COVIDx9A.txt, test.txt
 LINE = re.compile(
@@ -23,7 +23,7 @@ def split_of_list(path: str) -> str:
     return SPLIT_NAMES[name[1].lower()] if name else ""
 
 
-def read_list(root: Root, path: str, images: Root) -> pd.DataFrame | None:
+def read_list(root: DatasetRoot, path: str, images: DatasetRoot) -> pd.DataFrame | None:
     """A list's rows: path (in the split's folder where `images` has it there), patient_id, label, source and split.
 
     None where the file's first line is not a list's; another line that isn't is a `UserError`.

@@ -13,11 +13,11 @@ from clipcovid.data.embedded import binary_columns, cell_uri
 from clipcovid.data.images import is_image
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.layout import split_of
-from clipcovid.data.sources.root import START, Root
+from clipcovid.data.sources.root import SNIFFED_BYTES, DatasetRoot
 from clipcovid.io.tables import read_table
 
 
-def read_export(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame | None:
+def read_export(root: DatasetRoot, path: str, columns: ColumnsConfig) -> pd.DataFrame | None:
     """The rows of a Parquet file, each column of images as paths (see `embedded.cell_uri`); None where it has no images.
 
     The only such column is `path`, unless `columns` name another; numbers of classes become their names, where the file
@@ -34,7 +34,7 @@ def read_export(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame |
             count, meta = file.metadata.num_rows, file.schema_arrow.metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{root.given}: {path} can't be read as Parquet ({summarize_error(error)}).") from None
-    names = {name: _names(arrow, name, count) for name in structs}
+    names = {name: _file_names(arrow, name, count) for name in structs}
     sink = pa.BufferOutputStream()
     pq.write_table(arrow.drop_columns([name for name in structs if name in arrow.column_names]), sink)
     rows = read_table(sink.getvalue().to_pybytes(), path, root.notes).reindex(range(count))
@@ -42,7 +42,7 @@ def read_export(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame |
     uri = uri if "://" in uri else f"file://{uri}"
     for name in structs:
         rows[name] = [cell_uri(uri, name, row) for row in range(count)]
-    main = columns.path or _main(root, path, list(structs), rows)
+    main = columns.path or _image_column(root, path, list(structs), rows)
     if "image_id" not in rows and not columns.image_id and main in structs:
         rows["image_id"] = names[main]
     root.holding.add(path)
@@ -50,7 +50,7 @@ def read_export(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame |
     return _class_names(root, rows, meta).rename(columns={} if columns.path else {main: "path"})
 
 
-def read_exports(root: Root, columns: ColumnsConfig) -> pd.DataFrame | None:
+def read_exports(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame | None:
     """The rows of all Parquet files with images below a folder, the splits by the files' names; None where there are none."""
     parts: list[pd.DataFrame] = []
     for path in [path for path in root.files() if path.lower().endswith(".parquet")]:
@@ -72,11 +72,11 @@ def _holds_images(file: pq.ParquetFile, column: str) -> bool:
     for batch in file.iter_batches(batch_size=16, columns=[column]):
         for cell in batch.column(0).to_pylist():
             if data := cell.get("bytes") if isinstance(cell, dict) else cell:
-                return is_image(data[:START])
+                return is_image(data[:SNIFFED_BYTES])
     return False
 
 
-def _main(root: Root, path: str, structs: list[str], rows: pd.DataFrame) -> str:
+def _image_column(root: DatasetRoot, path: str, structs: list[str], rows: pd.DataFrame) -> str:
     """The column of the images where none was named: the only one."""
     if len(structs) > 1 or "path" in rows:
         candidates = ", ".join([*structs, *["path"] * ("path" in rows)])
@@ -86,13 +86,13 @@ def _main(root: Root, path: str, structs: list[str], rows: pd.DataFrame) -> str:
     return structs[0]
 
 
-def _names(arrow: pa.Table, column: str, count: int) -> list[str]:
+def _file_names(arrow: pa.Table, column: str, count: int) -> list[str]:
     """The files' names in a column of structs; the row's number where there is none."""
     cells: list[Any] = arrow.column(column).to_pylist() if column in arrow.column_names else [None] * count
     return [(cell or {}).get("path") or f"{row:06}" for row, cell in enumerate(cells)]
 
 
-def _class_names(root: Root, rows: pd.DataFrame, meta: dict[bytes, bytes]) -> pd.DataFrame:
+def _class_names(root: DatasetRoot, rows: pd.DataFrame, meta: dict[bytes, bytes]) -> pd.DataFrame:
     """The rows with names for the numbers of classes, as `datasets` keeps them in the file's metadata."""
     try:
         features = json.loads(meta.get(b"huggingface", b"{}")).get("info", {}).get("features", {})

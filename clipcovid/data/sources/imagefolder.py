@@ -12,13 +12,13 @@ from clipcovid.data.sources.masks import split_off_masks
 from clipcovid.data.sources.matching import match_paths
 from clipcovid.data.sources.metadata import read_metadata
 from clipcovid.data.sources.registry import source
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.io.tables import ENDINGS as TABLE_ENDINGS
 from clipcovid.io.tables import is_missing
 
 
 @source("imagefolder")
-def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+def imagefolder(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """A folder per class (`<Class>/…`, `<Split>/<Class>/…` or `<Class>/<Split>/…`), with masks that are called so.
 
     `metadata.csv`, `.jsonl` or `.parquet` with `file_name`, in the root or any folder, and the lists of COVIDx
@@ -26,7 +26,7 @@ def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     """
     files = root.folder().images()
     described, tables = read_metadata(root, columns)
-    described = _at_files(root, described, files, tables)
+    described = _resolve_paths(root, described, files, tables)
     named_masks = {mask for kind in MASKS if kind in described for mask in described[kind]}
     files, masks = split_off_masks(root, [file for file in files if file not in named_masks])
     layout = read_layout(
@@ -36,7 +36,7 @@ def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
         layout[kind] = [masks.get(file, {}).get(kind, "") for file in files]
     if not tables and not (layout["label"] != "").any():
         raise UserError(
-            f"{root.given} has no class folders with images in them (<Class>/image.png). {_way_out(root)}".rstrip()
+            f"{root.given} has no class folders with images in them (<Class>/image.png). {_suggestion(root)}".rstrip()
         )
     both = layout.merge(described, on="path", how="outer", suffixes=("", " said"))  # what is not on disk is quarantined
     for column in ("label", "split", *MASKS):
@@ -47,7 +47,7 @@ def imagefolder(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     return both
 
 
-def _at_files(root: Root, described: pd.DataFrame, files: list[str], tables: list[str]) -> pd.DataFrame:
+def _resolve_paths(root: DatasetRoot, described: pd.DataFrame, files: list[str], tables: list[str]) -> pd.DataFrame:
     """The rows of tables with their paths and masks at the files that are meant."""
     columns = [column for column in ("path", *MASKS) if column in described]
     given = [path for path in pd.unique(described[columns].to_numpy().ravel()) if path]
@@ -67,7 +67,9 @@ def _has_value(described: pd.DataFrame, column: str, files: list[str]) -> bool:
     return column in described and set(files) <= set(described.loc[~described[column].map(is_missing), "path"])
 
 
-def _note_gaps(root: Root, rows: pd.DataFrame, described: pd.DataFrame, files: list[str], tables: list[str]) -> None:
+def _note_gaps(
+    root: DatasetRoot, rows: pd.DataFrame, described: pd.DataFrame, files: list[str], tables: list[str]
+) -> None:
     """Note images that tables or folders do not speak of."""
     if tables and (apart := sorted(set(files) - set(described["path"]))):
         root.notes.append(
@@ -80,7 +82,7 @@ def _note_gaps(root: Root, rows: pd.DataFrame, described: pd.DataFrame, files: l
         )
 
 
-def _way_out(root: Root) -> str:
+def _suggestion(root: DatasetRoot) -> str:
     """Which table may describe the images, or what there is instead of them."""
     tables = [path for path in root.files() if "/" not in path and path.lower().endswith(TABLE_ENDINGS)]
     if tables and root.images():

@@ -9,12 +9,12 @@ from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate_names
 from clipcovid.data.sources.registry import source
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.data.sources.rows import find_table, needed_rows
 
 
 @source("iuxray")
-def iuxray(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+def iuxray(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """Indiana University chest X-rays (OpenI, Demner-Fushman et al. 2016): the XML reports, or Kaggle's two CSV files.
 
     The caption is the report's findings and impression. Reports indexed as `normal` alone are Normal, all others have no
@@ -47,7 +47,7 @@ Reports = dict[str, dict[str, str]]
 Images = list[tuple[str, str, str]]
 
 
-def _kaggle(root: Root) -> tuple[Reports, Images] | None:
+def _kaggle(root: DatasetRoot) -> tuple[Reports, Images] | None:
     """The reports and the images (report, name, view) of Kaggle's tables; None where they are not there."""
     tables = [find_table(root, name) for name in (r"indiana_reports\.csv", r"indiana_projections\.csv")]
     if not all(tables):
@@ -62,7 +62,7 @@ def _kaggle(root: Root) -> tuple[Reports, Images] | None:
     return reports, [(row["uid"], row["filename"], row["projection"]) for row in listed]
 
 
-def _openi_files(root: Root) -> tuple[Reports, Images]:
+def _openi_files(root: DatasetRoot) -> tuple[Reports, Images]:
     """The reports and the images (report, name, no view) of OpenI's XML files."""
     reports: Reports = {}
     images: Images = []

@@ -9,10 +9,10 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.manifest import SPLIT_NAMES
 from clipcovid.data.sources.masks import IMAGES, Parts
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 
-_AROUND = r"(?:data|dataset|images?|imgs?|sets?|splits?|files|folder|\d+)"
-SPLIT = re.compile(rf"(?:{_AROUND}[\W_]*)?({'|'.join(SPLIT_NAMES)})(?:[\W_]*{_AROUND})*", re.IGNORECASE)
+_GENERIC_WORDS = r"(?:data|dataset|images?|imgs?|sets?|splits?|files|folder|\d+)"
+SPLIT = re.compile(rf"(?:{_GENERIC_WORDS}[\W_]*)?({'|'.join(SPLIT_NAMES)})(?:[\W_]*{_GENERIC_WORDS})*", re.IGNORECASE)
 PROGRAMS = (".exe", ".dll", ".jar")
 TABLE = "a metadata.csv (file_name,label,split)"
 
@@ -23,7 +23,7 @@ def split_of(folder: str) -> str:
     return SPLIT_NAMES[name[1].lower()] if name else ""
 
 
-def read_layout(root: Root, files: Sequence[str], *, classes: bool, splits: bool) -> pd.DataFrame:
+def read_layout(root: DatasetRoot, files: Sequence[str], *, classes: bool, splits: bool) -> pd.DataFrame:
     """`path, label, split` of each file: `<Class>/…`, `<Split>/<Class>/…` or `<Class>/<Split>/…`, "" where none is said.
 
     Folders called `images` count for nothing. `classes`, `splits`: which of the two the folders are asked for; what is
@@ -34,7 +34,7 @@ def read_layout(root: Root, files: Sequence[str], *, classes: bool, splits: bool
     split_at = _split_layer(root, inside, classes=classes) if splits or classes else None
     class_at = 1 if split_at == 0 else 0
     if classes:
-        _question(root, inside, class_at, split_at)
+        _check_classes(root, inside, class_at, split_at)
 
     def part(parts: Parts, at: int | None) -> str:
         return parts[at] if at is not None and at < len(parts) else ""
@@ -48,12 +48,12 @@ def read_layout(root: Root, files: Sequence[str], *, classes: bool, splits: bool
     return pd.DataFrame({"path": files, "label": labels, "split": given}, dtype=object)
 
 
-def _split_layer(root: Root, inside: Sequence[Parts], *, classes: bool) -> int | None:
+def _split_layer(root: DatasetRoot, inside: Sequence[Parts], *, classes: bool) -> int | None:
     """Which layer of folders is the splits, if any; a layer of which only some are splits is a `UserError`."""
     tops = sorted({parts[0] for parts in inside})
     if named := [top for top in tops if split_of(top)]:
         if others := [top for top in tops if not split_of(top)]:
-            _refuse_half(root, inside, named, others)
+            _refuse_partial_splits(root, inside, named, others)
         return 0
     for parts in inside:
         if classes and (deep := [at for at, part in enumerate(parts) if at > 1 and split_of(part)]):
@@ -77,7 +77,9 @@ def _split_layer(root: Root, inside: Sequence[Parts], *, classes: bool) -> int |
     return 1
 
 
-def _refuse_half(root: Root, inside: Sequence[Parts], named: Sequence[str], others: Sequence[str]) -> None:
+def _refuse_partial_splits(
+    root: DatasetRoot, inside: Sequence[Parts], named: Sequence[str], others: Sequence[str]
+) -> None:
     nested = [top for top in others if all(len(p) > 1 and split_of(p[1]) for p in inside if p[0] == top)]
     way_out = f"give --root {root.given.rstrip('/')}/{nested[0]}, which has splits itself, or " if nested else ""
     raise UserError(
@@ -86,7 +88,7 @@ def _refuse_half(root: Root, inside: Sequence[Parts], named: Sequence[str], othe
     )
 
 
-def _question(root: Root, inside: Sequence[Parts], class_at: int, split_at: int | None) -> None:
+def _check_classes(root: DatasetRoot, inside: Sequence[Parts], class_at: int, split_at: int | None) -> None:
     """Refuse folders that can't be classes, and note what is unlikely."""
     if "DICOMDIR" in map(str.upper, root.files()):
         raise UserError(

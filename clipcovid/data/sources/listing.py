@@ -12,9 +12,9 @@ from clipcovid.data.manifest import MASKS, SPLIT_NAMES, normalize_columns
 from clipcovid.data.phantoms import write_phantoms
 from clipcovid.data.repeats import merge_repeats
 from clipcovid.data.sources.columns import ColumnsConfig
-from clipcovid.data.sources.locating import locate
+from clipcovid.data.sources.locating import locate_images
 from clipcovid.data.sources.registry import PARTS, SOURCES, TABLES
-from clipcovid.data.sources.root import Root, posix_path
+from clipcovid.data.sources.root import DatasetRoot, posix_path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,9 @@ class Listing:
     """The data set's name."""
     refused: pd.DataFrame
     """Rows that name no usable place: `path, reason`."""
-    parts: bool
+    merge_equal_pixels: bool
     """Whether rows of different parts with the same pixels are one image."""
-    files: str
+    files_digest: str
     """Sizes and times of the files in the data set's folder, hashed; "" for a table without images in it."""
     notes: tuple[str, ...]
     """A sentence for each thing that was assumed."""
@@ -54,21 +54,21 @@ def list_source(
 
     `image_folder`: the folder that a table's paths are relative to. Default: the table's own.
     """
-    name, root, dataset = _checked(name, root, columns, phantoms, drawn, image_folder)
-    source_root = Root(root, image_folder)
+    name, root, dataset = _check_source(name, root, columns, phantoms, drawn, image_folder)
+    source_root = DatasetRoot(root, image_folder)
     if dataset in TABLES:
         dataset = posixpath.splitext(source_root.file)[0] or posixpath.basename(source_root.path)
     rows = SOURCES[name](source_root, columns)
     if rows.empty:
         raise UserError(f"{root} lists no images.")
-    parts = PARTS in rows and rows[PARTS].nunique() > 1
+    merge_equal_pixels = PARTS in rows and rows[PARTS].nunique() > 1
     rows = normalize_columns(
         rows.drop(columns=["width", "height", "sha256"], errors="ignore")
     )  # the files themselves say
     rows["split"] = _splits(rows["split"])
     rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
     if name == "table":
-        rows = locate(source_root, rows)
+        rows = locate_images(source_root, rows)
     rows, refused = _resolve(source_root.images_at, rows)
     rows = _rows_with_ids(source_root, rows)
     if source_root.is_folder and (skipped_files_note := source_root.skipped_files_note()):
@@ -77,13 +77,13 @@ def list_source(
         table=rows,
         dataset=dataset,
         refused=refused,
-        parts=parts,
-        files=source_root.files_fingerprint(),
+        merge_equal_pixels=merge_equal_pixels,
+        files_digest=source_root.files_fingerprint(),
         notes=tuple(dict.fromkeys(source_root.notes)),
     )
 
 
-def _checked(
+def _check_source(
     name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, drawn: Path, image_folder: str
 ) -> tuple[str, str, str]:
     """The source, its root and the data set's name; phantoms are drawn, and options that are not the source's refused."""
@@ -110,7 +110,7 @@ def _checked(
     return name, root, dataset
 
 
-def _rows_with_ids(source_root: Root, rows: pd.DataFrame) -> pd.DataFrame:
+def _rows_with_ids(source_root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame:
     """A row a file, each with an id of its own."""
     rows, notes = merge_repeats(rows)
     source_root.notes += notes
@@ -131,7 +131,7 @@ def _splits(values: pd.Series) -> pd.Series:
     return names.map(lambda name: SPLIT_NAMES.get(name, ""))
 
 
-def _resolve(images_root: Root, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _resolve(images_root: DatasetRoot, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Make paths openable; a row whose image has no usable path is refused, a mask without one is dropped, both named."""
     refused: list[dict[str, str]] = []
 

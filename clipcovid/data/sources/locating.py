@@ -9,10 +9,10 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS
 from clipcovid.data.sources.matching import Matches, casefold_path, match_paths, nearest_path, stem
-from clipcovid.data.sources.root import Root, posix_path
+from clipcovid.data.sources.root import DatasetRoot, posix_path
 
 
-def locate(root: Root, rows: pd.DataFrame) -> pd.DataFrame:
+def locate_images(root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of a table, their `path` and masks at the files that are meant; `root.notes` say what was not to the letter.
 
     The folder of the images is listed only where paths name no file. A table of which no image is there is a `UserError`.
@@ -37,14 +37,14 @@ def locate(root: Root, rows: pd.DataFrame) -> pd.DataFrame:
     lost_images = rows["path"].isin(lost)
     if lost:
         where = f"{len(lost)} of the {len(tidied)} files that {root.file} names are not there"
-        sentence = _first_miss(images, lost[0], missing[lost[0]], matches[lost[0]])
+        sentence = _describe_missing(images, lost[0], missing[lost[0]], matches[lost[0]])
         if lost_images.all():
             raise UserError(f"{where}: {sentence} Say with --images which folder the paths are relative to.")
         root.notes.append(f"{where}: {sentence}")
     return rows.assign(**{column: rows[column].map(lambda path: places.get(path, path)) for column in columns})
 
 
-def locate_names(root: Root, names: Iterable[str], table: str) -> dict[str, str]:
+def locate_names(root: DatasetRoot, names: Iterable[str], table: str) -> dict[str, str]:
     """The image that each name in a table means, wherever it is below the root; names of no image are not in it.
 
     Of several files of a name and of one size the first is taken, with a note; of other sizes: `UserError`.
@@ -81,9 +81,9 @@ def locate_names(root: Root, names: Iterable[str], table: str) -> dict[str, str]
     return places
 
 
-def _matches(images: Root, tidied: dict[str, str], present: set[str], missing: dict[str, str]) -> Matches:
+def _matches(images: DatasetRoot, tidied: dict[str, str], present: set[str], missing: dict[str, str]) -> Matches:
     """The files that may be meant by each missing path; those that other paths name to the letter are not."""
-    homes = {path: [home] for path, name in missing.items() if (home := _at_home(name))}
+    homes = {path: [home] for path, name in missing.items() if (home := _expand_home(name))}
     looked_for = {path: name.lstrip("/") for path, name in missing.items() if path not in homes}
     if not looked_for:
         return homes
@@ -94,7 +94,7 @@ def _matches(images: Root, tidied: dict[str, str], present: set[str], missing: d
     return homes | {path: matches[name] for path, name in looked_for.items()}
 
 
-def _at_home(path: str) -> str:
+def _expand_home(path: str) -> str:
     """The file that a path with `~` means; "" where there is none."""
     home = Path(path).expanduser() if path.startswith("~/") else Path(path)
     return str(home) if path.startswith("~/") and home.is_file() else ""
@@ -118,7 +118,7 @@ def _differences(places: dict[str, str]) -> str:
     return ", ".join(sorted(differences))
 
 
-def _first_miss(images: Root, path: str, name: str, fitting: list[str]) -> str:
+def _describe_missing(images: DatasetRoot, path: str, name: str, fitting: list[str]) -> str:
     """What was looked for, and what there is instead."""
     place = images.resolve(name)
     if len(fitting) > 1:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from clipcovid.config import UserError
 from clipcovid.data.sources.matching import stem
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 
 IMAGES = re.compile(r"(images?|imgs?)", re.IGNORECASE)
 """Folders that say nothing but that images are in them."""
@@ -28,18 +28,18 @@ RENAME = "call their folder `lung masks` or `infection masks`, give them in a ta
 Parts = tuple[str, ...]
 
 
-def split_off_masks(root: Root, files: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+def split_off_masks(root: DatasetRoot, files: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
     """The files that are no masks, and the masks of each by region (`lung_mask`, `infection_mask`).
 
     Masks without an image are left out, with a note. `UserError` where it is not clear which image a mask is of, or what
     it outlines; and where files beside `images/` have its files' names without being called masks.
     """
-    homes = {file: home for file in files if (home := _home(file))}
+    homes = {file: home for file in files if (home := _image_candidates(file))}
     images = [file for file in files if file not in homes]
-    _refuse_twins(root, images)
+    _refuse_equal_names(root, images)
     if not homes:
         return images, {}
-    index = _by_place(images, {parent for parent, _ in homes.values()})
+    index = _index_images(images, {parent for parent, _ in homes.values()})
     masks: dict[str, dict[str, str]] = defaultdict(dict)
     alone = []
     for file, (parent, names) in homes.items():
@@ -66,7 +66,7 @@ def split_off_masks(root: Root, files: Sequence[str]) -> tuple[list[str], dict[s
     return images, masks
 
 
-def _home(file: str) -> tuple[Parts, list[Parts]] | None:
+def _image_candidates(file: str) -> tuple[Parts, list[Parts]] | None:
     """The folder below which a mask's image stands, and what it may be called there; None where it is no mask."""
     *folders, name = file.split("/")
     spelled = stem(name)
@@ -94,7 +94,7 @@ def _is_mask_folder(name: str) -> bool:
     )
 
 
-def _by_place(images: Iterable[str], parents: set[Parts]) -> dict[tuple[Parts, Parts], set[str]]:
+def _index_images(images: Iterable[str], parents: set[Parts]) -> dict[tuple[Parts, Parts], set[str]]:
     """Images by (a folder of `parents`, their path below it, with or without the first folder)."""
     index = defaultdict(set)
     for image in images:
@@ -109,7 +109,7 @@ def _by_place(images: Iterable[str], parents: set[Parts]) -> dict[tuple[Parts, P
     return index
 
 
-def _region(root: Root, file: str, image: str, parent: Parts) -> str:
+def _region(root: DatasetRoot, file: str, image: str, parent: Parts) -> str:
     """What a mask outlines, by its folder's or its own name, or as the COVID-19 Radiography Database has it."""
     *folders, name = file.split("/")[len(parent) :]
     match = MASK_FILE.fullmatch(stem(name))
@@ -125,7 +125,7 @@ def _region(root: Root, file: str, image: str, parent: Parts) -> str:
     raise UserError(f"{root.given}: {file} is a mask of {image}, but is it of lungs or infections? For all: {RENAME}.")
 
 
-def _refuse_twins(root: Root, images: Sequence[str]) -> None:
+def _refuse_equal_names(root: DatasetRoot, images: Sequence[str]) -> None:
     """Refuse folders beside `images/` that have files of the same names: masks by another name, or another rendering."""
     split = [tuple(image.split("/")) for image in images]
     parents = {parts[:at] for parts in split for at, name in enumerate(parts[:-1]) if IMAGES.fullmatch(name)}

@@ -24,7 +24,7 @@ def match_paths(paths: Iterable[str], files: Sequence[str]) -> Matches:
     for spelling in (str, casefold_path, stem):
         missing = [path for path in paths if not matches[path]]
         if missing:
-            matches |= _fitting(missing, files, spelling)
+            matches |= _suffix_matches(missing, files, spelling)
     taken = Counter(fitting[0] for fitting in matches.values() if len(fitting) == 1)
     for path, fitting in matches.items():
         if len(fitting) == 1 and path not in file_set and taken[fitting[0]] > 1:
@@ -32,7 +32,7 @@ def match_paths(paths: Iterable[str], files: Sequence[str]) -> Matches:
     return matches
 
 
-def _fitting(paths: Sequence[str], files: Sequence[str], spelling: Callable[[str], str]) -> Matches:
+def _suffix_matches(paths: Sequence[str], files: Sequence[str], spelling: Callable[[str], str]) -> Matches:
     """The files whose spelling ends as each path's, or with which it ends; of the latter the longest."""
     depths = {path.count("/") + 1 for path in paths}
     by_name, by_end = defaultdict(list), defaultdict(list)

@@ -11,12 +11,12 @@ from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate_names
 from clipcovid.data.sources.registry import source
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.data.sources.rows import find_table, json_lines
 
 
 @source("medpix2")
-def medpix2(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+def medpix2(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """MedPix 2.0 (Siragusa et al. 2024): `descriptions_<split>.jsonl`, `Case_topic.json` and `images/`."""
     names = sorted({posixpath.basename(path) for path in root.folder().files()})
     parts = {name: match[1] for name in names if (match := re.fullmatch(r"descriptions_(\w+)\.jsonl", name))}
@@ -52,7 +52,7 @@ def medpix2(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     return pd.DataFrame(rows, dtype=object)
 
 
-def _topics(root: Root) -> dict[str, dict[str, Any]]:
+def _topics(root: DatasetRoot) -> dict[str, dict[str, Any]]:
     """Title and diagnosis of each case; none where their file is not there."""
     path = find_table(root, r"Case_topic\.json")
     if not path:

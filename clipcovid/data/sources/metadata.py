@@ -9,7 +9,7 @@ from clipcovid.config import UserError
 from clipcovid.data.manifest import MASKS
 from clipcovid.data.sources.columns import ColumnsConfig, rename
 from clipcovid.data.sources.covidx import read_list, split_of_list
-from clipcovid.data.sources.root import Root, posix_path
+from clipcovid.data.sources.root import DatasetRoot, posix_path
 from clipcovid.data.sources.rows import read_rows
 from clipcovid.io.tables import is_missing
 
@@ -17,7 +17,7 @@ NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as Hugging Fac
 EMPTY = pd.DataFrame({"path": pd.Series([], dtype=object)})
 
 
-def read_metadata(root: Root, columns: ColumnsConfig) -> tuple[pd.DataFrame, list[str]]:
+def read_metadata(root: DatasetRoot, columns: ColumnsConfig) -> tuple[pd.DataFrame, list[str]]:
     """The rows of all tables below a folder, a row an image, with `path` and masks relative to the root; and the tables.
 
     A table's paths are relative to its own folder. `UserError` where tables, or rows of them, contradict each other.
@@ -44,7 +44,7 @@ def read_metadata(root: Root, columns: ColumnsConfig) -> tuple[pd.DataFrame, lis
     return rows, paths
 
 
-def _tables(root: Root) -> list[str]:
+def _tables(root: DatasetRoot) -> list[str]:
     """The metadata tables below a root, one a folder."""
     folders: dict[str, list[str]] = defaultdict(list)
     for path in root.files():
@@ -56,7 +56,7 @@ def _tables(root: Root) -> list[str]:
     return [paths[0] for paths in folders.values()]
 
 
-def _read(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame:
+def _read(root: DatasetRoot, path: str, columns: ColumnsConfig) -> pd.DataFrame:
     rows = rename(read_rows(root, path), columns, f"{root.given}/{path}", root.notes)
     if not columns.path and "file_name" in rows:
         rows = rows.drop(columns="path", errors="ignore").rename(columns={"file_name": "path"})
@@ -75,7 +75,7 @@ def _read(root: Root, path: str, columns: ColumnsConfig) -> pd.DataFrame:
     return rows
 
 
-def _refuse_lists_of_one_split(root: Root, paths: list[str]) -> None:
+def _refuse_lists_of_one_split(root: DatasetRoot, paths: list[str]) -> None:
     lists: dict[str, str] = {}
     for path in paths:
         split = split_of_list(path)

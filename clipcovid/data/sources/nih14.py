@@ -8,14 +8,14 @@ from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate_names
 from clipcovid.data.sources.registry import source
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.data.sources.rows import find_table, needed_rows
 
 NIH_LABELS = {"No Finding": "Normal"}
 
 
 @source("nih14")
-def nih14(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+def nih14(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """NIH ChestX-ray14 (Wang et al. 2017): `Data_Entry_2017*.csv`, `BBox_List_2017.csv`, `test_list.txt`, images anywhere.
 
     The rule from its findings to our classes: `No Finding` alone is Normal, `Pneumonia` with whatever else is Non-COVID,
@@ -52,7 +52,7 @@ def nih14(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     )
 
 
-def _boxes(root: Root) -> dict[str, list[dict[str, Any]]]:
+def _boxes(root: DatasetRoot) -> dict[str, list[dict[str, Any]]]:
     """The boxes of each image; none where the table of boxes is not there."""
     boxes: dict[str, list[dict[str, Any]]] = {}
     if table := find_table(root, r"BBox_List_2017\.csv"):

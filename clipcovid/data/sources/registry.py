@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from clipcovid.data.sources.columns import ColumnsConfig
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 
-Source = Callable[[Root, ColumnsConfig], pd.DataFrame]
+Source = Callable[[DatasetRoot, ColumnsConfig], pd.DataFrame]
 
 SOURCES: dict[str, Source] = {}
 

@@ -25,11 +25,11 @@ OTHER_ENDINGS = frozenset(
 )
 OTHER_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini", "autorun.inf"})  # DICOMDIR is DICOM, but no image
 HIDDEN = re.compile(r"(^|/)(\.|(__MACOSX|@eaDir|\$RECYCLE\.BIN|#recycle|System Volume Information)/)", re.IGNORECASE)
-UNNAMEABLE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes in a name that are no UTF-8
-START = 512  # bytes that tell what a file without a known ending holds
+UNDECODABLE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes in a name that are no UTF-8
+SNIFFED_BYTES = 512  # bytes that tell what a file without a known ending holds
 
 
-class Root:
+class DatasetRoot:
     """A folder, or a table's folder: local, or any URI that fsspec opens.
 
     `images_at`: the folder that image paths are relative to, where it is another one. `flag`: the option that gave `root`.
@@ -50,20 +50,20 @@ class Root:
         around, _, chain = root.partition("::")
         self.inside = f"::{chain}" if chain and "://" in around else ""  # of an archive: zip://folder::scans.zip
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
-        self.images_at = Root(images_at, flag="--images") if images_at else self
+        self.images_at = DatasetRoot(images_at, flag="--images") if images_at else self
         if images_at and not self.images_at.is_folder:
             raise UserError(f"--images {images_at} is a file: give the folder that the images' paths are relative to.")
         self.holding: set[str] = set()  # tables with images in them
         self._read: set[str] = set()
 
-    def folder(self) -> "Root":
+    def folder(self) -> "DatasetRoot":
         """This root, which must be a folder."""
         if not self.is_folder:
             raise UserError(f"--root {self.given} is a file; this source wants the data set's folder.")
         return self
 
     @cached_property
-    def _listed(self) -> dict[str, dict[str, Any]]:
+    def _list_files(self) -> dict[str, dict[str, Any]]:
         """What fsspec knows of every file below, hidden ones too: relative path → size, time and so on."""
         todo, seen, listed = [self.path], {os.path.realpath(self.path)}, {}
         while todo:
@@ -74,13 +74,13 @@ class Root:
                     seen.add(real)
                     todo.append(path)
         check_names(listed, "The file name")
-        names = {UNNAMEABLE.sub("\ufffd", path): path for path in sorted(listed)}  # these end in the quarantine
+        names = {UNDECODABLE.sub("\ufffd", path): path for path in sorted(listed)}  # these end in the quarantine
         return {name: listed[path] for name, path in names.items()}
 
     @cached_property
     def file_index(self) -> dict[str, dict[str, Any]]:
         """What fsspec knows of every file below: relative path → size, time and so on; hidden files are left out."""
-        return {path: about for path, about in self._listed.items() if not HIDDEN.search(path)}
+        return {path: about for path, about in self._list_files.items() if not HIDDEN.search(path)}
 
     def files(self) -> list[str]:
         """Every file below, relative and sorted, hidden ones left out."""
@@ -97,7 +97,7 @@ class Root:
             elif ending not in OTHER_ENDINGS and name not in OTHER_NAMES:
                 unknown.append(path)
         places = [self.file_index[path]["name"] for path in unknown]
-        starts = self.fs.cat_ranges(places, [0] * len(places), [START] * len(places), on_error="return")
+        starts = self.fs.cat_ranges(places, [0] * len(places), [SNIFFED_BYTES] * len(places), on_error="return")
         for path, start in zip(unknown, starts, strict=True):
             if not isinstance(start, bytes) or is_image(start):  # what can't be read is named in the quarantine
                 images.add(path)
@@ -111,7 +111,7 @@ class Root:
         """A sentence on the files below that are no images and were not read, by ending; "" where there are none."""
         names = [posixpath.basename(path).lower() for path in self.file_index.keys() - set(self._images) - self._read]
         kinds = Counter(name if name in OTHER_NAMES else _ending(name) or "without ending" for name in names)
-        if hidden := len(self._listed) - len(self.file_index):
+        if hidden := len(self._list_files) - len(self.file_index):
             kinds["hidden"] = hidden
         counts = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
         texts = [f"{count} {kind}" for kind, count in counts[:12]]
@@ -127,7 +127,7 @@ class Root:
             if "://" in path:
                 return True
             if not self.local and not posixpath.isabs(path):
-                return path in self._listed
+                return path in self._list_files
             check_names([path], "The path")
             folder, name = posixpath.split(posixpath.join(self.path, path))
             if folder not in folders:

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.io import tables
 
 
-def json_lines(root: Root, path: str, needed: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+def json_lines(root: DatasetRoot, path: str, needed: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file; a line that is no JSON object, or lacks what is needed, is a `UserError`."""
     for number, row in tables.json_lines(tables.decode_text(root.read(path), path), path):
         if not isinstance(row, dict):
@@ -22,12 +22,12 @@ def json_lines(root: Root, path: str, needed: tuple[str, ...] = ()) -> Iterator[
         yield row
 
 
-def read_rows(root: Root, path: str) -> pd.DataFrame:
+def read_rows(root: DatasetRoot, path: str) -> pd.DataFrame:
     """A table file's rows (see `tables.read_table`); what its form made the reader assume goes to the root's notes."""
     return tables.read_table(root.read(path), posixpath.join(root.path, path), root.notes)
 
 
-def find_table(root: Root, pattern: str) -> str:
+def find_table(root: DatasetRoot, pattern: str) -> str:
     """The file below the root whose name matches a pattern in any case, "" where there is none; copies of it are one.
 
     Several with other content are a `UserError`.
@@ -38,7 +38,7 @@ def find_table(root: Root, pattern: str) -> str:
     return paths[0] if paths else ""
 
 
-def needed_rows(root: Root, path: str, needed: set[str]) -> pd.DataFrame:
+def needed_rows(root: DatasetRoot, path: str, needed: set[str]) -> pd.DataFrame:
     """A table file's rows; one without the columns that are needed is a `UserError`."""
     rows = read_rows(root, path)
     if missing := needed - set(rows):

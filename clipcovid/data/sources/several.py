@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.io.tables import cell_text
 
 
-def explode_image_lists(rows: pd.DataFrame, root: Root) -> pd.DataFrame:
+def explode_image_lists(rows: pd.DataFrame, root: DatasetRoot) -> pd.DataFrame:
     """The rows with a path each: of a list of paths a row each, whose images are one patient's where none is known."""
     lists = rows["path"].map(lambda cell: isinstance(cell, list))
     if not lists.any():

@@ -7,13 +7,13 @@ from clipcovid.data.sources.columns import ColumnsConfig, rename
 from clipcovid.data.sources.covidx import read_list, split_of_list
 from clipcovid.data.sources.exports import read_export, read_exports
 from clipcovid.data.sources.registry import source
-from clipcovid.data.sources.root import Root
+from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.data.sources.rows import read_rows
 from clipcovid.data.sources.several import explode_image_lists
 
 
 @source("table")
-def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+def table(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """A CSV, JSON, JSONL or Parquet table, a list of COVIDx, or a folder of Parquet files with the images in them.
 
     Columns named as in the manifest are taken, others by `--columns.*`.
@@ -29,7 +29,7 @@ def table(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     return explode_image_lists(rows, root)
 
 
-def _rows(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
+def _rows(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """The table's rows, by what kind of table it is."""
     if not root.file:
         if (rows := read_exports(root, columns)) is None:
@@ -45,7 +45,7 @@ def _rows(root: Root, columns: ColumnsConfig) -> pd.DataFrame:
     return read_rows(root, root.file)
 
 
-def _covidx(root: Root) -> pd.DataFrame:
+def _covidx(root: DatasetRoot) -> pd.DataFrame:
     """The rows of a list of COVIDx."""
     rows = read_list(root, root.file, root.images_at)
     if rows is None:

@@ -122,21 +122,21 @@ class Kind(ABC, Generic[ScoresT]):
         """What an image is scored by, in a sentence."""
         return self.truth_column
 
-    def without_truth(self, table: pd.DataFrame) -> pd.Series:
+    def missing_truth(self, table: pd.DataFrame) -> pd.Series:
         """Which rows of a predictions table, bool (n,), have nothing that they could be scored by."""
         if self.truth_column not in table:
             return pd.Series(True, index=table.index)
         return table[self.truth_column].isna() | (table[self.truth_column] == "")
 
-    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
+    def truth_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """What methods that are compared must agree on: a row an image, in the table's order, columns as a sentence says."""
         return pd.DataFrame({f"the {self.truth_column}": table[self.truth_column]})
 
-    def describes(self, scores: ScoresT, table: pd.DataFrame, classes: Sequence[str]) -> bool:
+    def scores_match(self, scores: ScoresT, table: pd.DataFrame, classes: Sequence[str]) -> bool:
         """Whether stored scores are those of this very table, so that it need not be scored again."""
         return False
 
-    def ranked(self, scores: Mapping[str, Scores]) -> list[str]:
+    def rank_methods(self, scores: Mapping[str, Scores]) -> list[str]:
         """Methods from the best down, by the first of the key metrics that all of them have; none: `UserError`."""
         for metric in self.key_metrics:
             if all(metric in entry.metrics for entry in scores.values()):
@@ -166,11 +166,11 @@ class Kind(ABC, Generic[ScoresT]):
         """Notes on the information that each baseline uses, such as the train split's class shares."""
         return []
 
-    def test_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    def significance_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
         """Head → cell of what a test says of a method's difference to the best."""
         return {}
 
-    def test_notes(self, comparison: Comparison) -> list[str]:
+    def significance_notes(self, comparison: Comparison) -> list[str]:
         """What the test is, and what it assumes."""
         return []
 
@@ -187,8 +187,8 @@ class Kind(ABC, Generic[ScoresT]):
         labels = {
             metric: label
             for metric, label in labels.items()
-            if all(metric in gaps for gaps in comparison.paired.values())
+            if all(metric in gaps for gaps in comparison.paired_differences.values())
         }
-        if comparison.paired and labels:
+        if comparison.paired_differences and labels:
             figures["differences"] = comparison_plots.differences_figure(comparison, labels)
         return figures

@@ -23,8 +23,8 @@ from clipcovid.evaluate.captions import (
     tokenize,
 )
 from clipcovid.evaluate.kinds.base import Kind, Resampler
-from clipcovid.evaluate.number_format import interval, number, resampling
-from clipcovid.evaluate.retrieval import summary
+from clipcovid.evaluate.number_format import describe_resampling, interval, number
+from clipcovid.evaluate.retrieval import retrieval_metrics
 from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
 
@@ -41,7 +41,7 @@ class CaptionsScores(Scores):
     """Scores of captions; retrieval metrics are named `image_to_text/<metric>` and `text_to_image/<metric>`."""
 
     kind = "captions"
-    marker = "captions"
+    json_marker = "captions"
     json_order = ("n", "captions", "metrics", "intervals", "baselines", "differences", "alarms", "notes")
 
     captions: bool = True
@@ -138,7 +138,7 @@ class Captions(Kind[CaptionsScores]):
             f"{intervals['level']:.0%} interval",
             *(name.replace(" ", "\n") for name in baselines),
         )
-        caption = f"{resampling(intervals)}; {origin}"
+        caption = f"{describe_resampling(intervals)}; {origin}"
         return [TextTable(title=f"{scores.n:,} images", caption=caption, heads=heads, sections=[rows], bold=1)]
 
     def figures(
@@ -197,7 +197,9 @@ def _ranks(table: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def _retrieval(ranks: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return {f"{way}/{name}": value for way, values in ranks.items() for name, value in summary(values).items()}
+    return {
+        f"{way}/{name}": value for way, values in ranks.items() for name, value in retrieval_metrics(values).items()
+    }
 
 
 def _alarms(table: pd.DataFrame) -> list[str]:

@@ -13,13 +13,13 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
 from clipcovid.evaluate.kinds.base import Kind, Resampler
-from clipcovid.evaluate.number_format import interval, number, p_value, resampling
+from clipcovid.evaluate.number_format import describe_resampling, interval, number, p_value
 from clipcovid.evaluate.probabilities import (
     PROBABILITY,
     SIMILARITY,
     class_probabilities,
+    get_predictions,
     has_columns,
-    predicted,
     rankings,
 )
 from clipcovid.evaluate.scores import Comparison, Scores
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from clipcovid.data.packed import PackedImages
 
-PER_CLASS = ("precision", "recall", "specificity", "f1", "auroc", "auprc")
+PER_CLASS_METRICS = ("precision", "recall", "specificity", "f1", "auroc", "auprc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class ClassificationScores(Scores):
     """Scores of a classification (`metrics.classification_metrics`), with its confusion matrix."""
 
     kind = "classification"
-    marker = "confusion"
+    json_marker = "confusion"
     json_order = ("n", "classes", "metrics", "confusion", "intervals", "baselines", "alarms", "notes")
 
     classes: list[str]
@@ -90,7 +90,7 @@ class Classification(Kind[ClassificationScores]):
         the class shares of `train_labels`, by default of the scored labels. Errors as in `metrics`.
         """
         labels, classes = table["label"].tolist(), list(classes)
-        predictions = predicted(table, classes)
+        predictions = get_predictions(table, classes)
         values = _measure(table, labels, predictions, classes)
         if similarities is None and has_columns(table, SIMILARITY):
             similarities = class_probabilities(table, classes, SIMILARITY)
@@ -125,7 +125,7 @@ class Classification(Kind[ClassificationScores]):
         """`confusion`, `classes`, and `roc` where there are probabilities; the images are not needed."""
         from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
 
-        return plots.figures(table["label"].tolist(), predicted(table, classes), classes, split=split)
+        return plots.figures(table["label"].tolist(), get_predictions(table, classes), classes, split=split)
 
     def resampler(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Resampler:
         """The key metrics, from the confusion matrices of all tables at once."""
@@ -155,7 +155,7 @@ class Classification(Kind[ClassificationScores]):
             paired[name]["mcnemar"] = {"only_best": pair[0], "only_this": pair[1], "p": p, "p_holm": corrected}
         return paired
 
-    def describes(self, scores: ClassificationScores, table: pd.DataFrame, classes: Sequence[str]) -> bool:
+    def scores_match(self, scores: ClassificationScores, table: pd.DataFrame, classes: Sequence[str]) -> bool:
         """Whether confusion matrix and metrics agree; resampling AUROCs is what takes long."""
         probabilities, labels = class_probabilities(table, classes), table["label"].tolist()
         metrics_now = metrics.classification_metrics(labels, probabilities, classes)
@@ -186,13 +186,13 @@ class Classification(Kind[ClassificationScores]):
         """Whose class shares the baselines know."""
         return [f"The baselines see no image and know the class shares of the {_shares(comparison.baselines)}."]
 
-    def test_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    def significance_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
         """McNemar's test: counts and p-values."""
         test = gap["mcnemar"]
         counts = {"only best\nright": f"{test['only_best']:,}", "only this\nright": f"{test['only_this']:,}"}
         return counts | {"p": p_value(test["p"]), "p\n(Holm)": p_value(test["p_holm"])}
 
-    def test_notes(self, comparison: Comparison) -> list[str]:
+    def significance_notes(self, comparison: Comparison) -> list[str]:
         """McNemar's test, and that it takes images as independent."""
         notes = ["p: McNemar's exact test of accuracy, and after Holm's correction for the number of methods."]
         units = comparison.methods[comparison.best].intervals["units"]
@@ -258,7 +258,8 @@ def _overview(scores: ClassificationScores) -> TextTable:
     ]
     return TextTable(
         title=f"{scores.n:,} images, {len(scores.classes)} classes",
-        caption=f"{resampling(intervals)}; baselines see no image and know the class shares of the {_shares(baselines)}",
+        caption=f"{describe_resampling(intervals)}; baselines see no image and know the class shares of the "
+        f"{_shares(baselines)}",
         heads=("metric", "value", f"{intervals['level']:.0%} interval", f"majority\n({majority['class']})", "prior"),
         sections=[rows],
         unbroken="names",
@@ -267,7 +268,7 @@ def _overview(scores: ClassificationScores) -> TextTable:
 
 
 def _classes(scores: ClassificationScores) -> TextTable:
-    names = [name for name in PER_CLASS if any(key.startswith(f"{name}/") for key in scores.metrics)]
+    names = [name for name in PER_CLASS_METRICS if any(key.startswith(f"{name}/") for key in scores.metrics)]
     predicted_counts = [sum(column) for column in zip(*scores.confusion, strict=True)]
     rows = []
     for row, (class_name, counts) in enumerate(zip(scores.classes, scores.confusion, strict=True)):

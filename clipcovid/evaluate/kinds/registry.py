@@ -32,6 +32,6 @@ def kind_of(name: str) -> Kind[Any]:
 def scores_from_json(content: Mapping[str, Any]) -> Scores:
     """The scores that an entry of a metrics.json holds; what no kind has written is a `UserError`."""
     for kind in map(kind_of, kind_names()):
-        if kind.scores_type.marker in content:
+        if kind.scores_type.json_marker in content:
             return kind.scores_type.from_json(content)
     raise UserError(f"These are the scores of no kind ({', '.join(kind_names())}): they hold {', '.join(content)}.")

@@ -16,9 +16,9 @@ from clipcovid.data.masks import check_mask_files
 from clipcovid.data.rle import decode_mask
 from clipcovid.evaluate import bootstrap
 from clipcovid.evaluate.kinds.base import Kind, Resampler
-from clipcovid.evaluate.number_format import interval, number, resampling
+from clipcovid.evaluate.number_format import describe_resampling, interval, number
 from clipcovid.evaluate.scores import Scores
-from clipcovid.evaluate.segmentation import REGIONS, UNTESTED, infected_share, per_image, pooled
+from clipcovid.evaluate.segmentation import NO_NEGATIVES_NOTE, REGIONS, infected_share, per_image, pooled_metrics
 from clipcovid.evaluate.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class SegmentationScores(Scores):
     """Scores of masks: metrics are named `<region>/<metric>`, and `severity/<metric>` for the infected share."""
 
     kind = "segmentation"
-    marker = "regions"
+    json_marker = "regions"
     json_order = ("n", "regions", "metrics", "intervals", "baselines", "alarms", "notes")
 
     regions: list[str]
@@ -116,7 +116,7 @@ class Segmentation(Kind[SegmentationScores]):
         return [
             TextTable(
                 title=f"{scores.n:,} images",
-                caption=f"{resampling(scores.intervals)}; distances in pixels of the masks; "
+                caption=f"{describe_resampling(scores.intervals)}; distances in pixels of the masks; "
                 "the infected share is of the lungs",
                 heads=("metric", "value", f"{scores.intervals['level']:.0%} interval"),
                 sections=[rows],
@@ -169,7 +169,7 @@ class Segmentation(Kind[SegmentationScores]):
         """What the counted pixels are counted against."""
         return "true mask"
 
-    def truth(self, table: pd.DataFrame) -> pd.DataFrame:
+    def truth_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """The number of each region's true pixels."""
         pixels = (table["tp"] + table["fn"]).astype("Int64")
         regions = pd.DataFrame({"image_id": table["image_id"], "region": table["region"], "pixels": pixels})
@@ -184,7 +184,7 @@ def _region_metrics(rows: pd.DataFrame) -> dict[str, float]:
     means |= {f"{name}_median": float(values[name].median()) for name in ("iou", "dice") if name in means}
     empty = rows["tp"] + rows["fn"] == 0
     clean = {"clean_share": int((empty & (rows["fp"] == 0)).sum()) / int(empty.sum())} if empty.any() else {}
-    return means | pooled(rows) | clean
+    return means | pooled_metrics(rows) | clean
 
 
 def _region_notes(rows: pd.DataFrame, region: str) -> list[str]:
@@ -197,7 +197,7 @@ def _region_notes(rows: pd.DataFrame, region: str) -> list[str]:
             f"{clean} of them were left clean."
         )
     elif region == "infection":
-        notes.append(UNTESTED)
+        notes.append(NO_NEGATIVES_NOTE)
     if undefined := int(rows["hd95"].isna().sum()):
         notes.append(f"{region}: distances are undefined for {undefined} of {len(rows)} images, one side being empty.")
     return notes

@@ -67,7 +67,7 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
         config = self.config
         if config.towers == "clip":
             return CaptionState(clip=load_clip(config.clip, seed=config.seed))
-        rows, _ = manifest.eligible("train", config.required_columns)
+        rows, _ = manifest.rows_with("train", config.required_columns)
         clip = build_dual(
             DualEncoderSpec(
                 arch=config.image_encoder,
@@ -105,7 +105,7 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
         self, data: Path, manifest: Manifest, split: str, state: CaptionState, *, training: bool = False
     ) -> Examples:
         """The split's images that have a caption."""
-        rows, notes = manifest.eligible(split, self.config.required_columns)
+        rows, notes = manifest.rows_with(split, self.config.required_columns)
         if training:
             notes = notes | self.truncation_notes(rows["caption"], state.clip)
         read = self.reader(PackedImages(data, manifest), rows, state, training=training)
@@ -116,7 +116,7 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
     ) -> Callable[[np.ndarray], Batch]:
         """Also the captions' tokens, where all of these images have one."""
         if (rows["caption"] != "").all():
-            return self.pairs(packed, rows, state.clip)
+            return self.pair_reader(packed, rows, state.clip)
         return super().reader(packed, rows, state, training=training)
 
     def predictor(self, module: Any) -> Predictor:
@@ -134,7 +134,7 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
     def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """Retrieval both ways within the split."""
         ranks = retrieval.ranks(outputs[:, 0], outputs[:, 1], examples.rows["caption"].tolist())
-        directions = zip(("image_to_text", "text_to_image"), map(retrieval.summary, ranks), strict=True)
+        directions = zip(("image_to_text", "text_to_image"), map(retrieval.retrieval_metrics, ranks), strict=True)
         return {f"{direction}/{name}": value for direction, scores in directions for name, value in scores.items()}
 
     def calibrate(

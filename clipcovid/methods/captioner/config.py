@@ -54,4 +54,4 @@ class CaptionerConfig(EmbeddingsConfig, CaptionedConfig, ClipTrainConfig):
             check_hub_model(self.decoder, "--decoder")
 
 
-METHOD = Method(CaptionerConfig, task="ClipCap", kind="captions", embedded=True)
+METHOD = Method(CaptionerConfig, task="ClipCap", kind="captions", uses_embeddings=True)

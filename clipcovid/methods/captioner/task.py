@@ -49,8 +49,8 @@ class ClipCap(Task[CaptionerConfig, CaptionerState]):
 
     def setup(self, data: Path, manifest: Manifest, embeddings: Embeddings | None = None) -> CaptionerState:
         """The tokenizer and the training pairs; without embeddings a `UserError`."""
-        embeddings = _required(embeddings)
-        rows, _ = manifest.eligible("train", self.config.required_columns)
+        embeddings = _require_embeddings(embeddings)
+        rows, _ = manifest.rows_with("train", self.config.required_columns)
         captions, caption_index = np.unique(rows["caption"].to_numpy(str), return_inverse=True)
         return CaptionerState(
             tokenizer=self._tokenizer(rows["caption"].tolist()),
@@ -74,8 +74,8 @@ class ClipCap(Task[CaptionerConfig, CaptionerState]):
         self, data: Path, manifest: Manifest, split: str, state: CaptionerState, *, training: bool = False
     ) -> Examples:
         """The split's images that have a caption, by their embeddings."""
-        rows, notes = manifest.eligible(split, self.config.required_columns)
-        features = _required(state.embeddings).load(rows["image_id"]).astype(np.float32)
+        rows, notes = manifest.rows_with(split, self.config.required_columns)
+        features = _require_embeddings(state.embeddings).load(rows["image_id"]).astype(np.float32)
         tokens, truncated = tokenize(state.tokenizer, rows["caption"].tolist(), self.config.context)
         if training and truncated:
             notes["captions are longer than --context and cut off"] = truncated
@@ -186,7 +186,7 @@ def tokenize(tokenizer: Any, captions: list[str], context: int) -> tuple[np.ndar
     return tokens, sum(len(caption) > context - 1 for caption in ids)
 
 
-def _required(embeddings: Embeddings | None) -> Embeddings:
+def _require_embeddings(embeddings: Embeddings | None) -> Embeddings:
     if embeddings is None:
         raise UserError("A captioner needs embeddings: run clipcovid embed first.")
     return embeddings

@@ -77,11 +77,11 @@ class FinetuneConfig(ContrastiveConfig):
         """Also the captions, unless the classes' prompts are."""
         return (*super().identity_columns, *(() if self.captions == "labels" else ("caption",)))
 
-    def resolve_manifest(self, manifest: Manifest, *, learning: bool = True) -> Manifest:
+    def resolve_manifest(self, manifest: Manifest, *, training: bool = True) -> Manifest:
         """With the captions that are asked for, to learn from; predictions need none."""
-        if not learning or self.captions == "labels":
+        if not training or self.captions == "labels":
             return manifest
         return with_captions(manifest, self.captions, self.caption_template)
 
 
-METHOD = Method(FinetuneConfig, task="Finetune", before_and_after=True)
+METHOD = Method(FinetuneConfig, task="Finetune", compares_initial=True)

@@ -63,15 +63,15 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
         """Labelled images to predict; to train on, images with a caption."""
         if not training:
             return super().examples(data, manifest, split, state)
-        rows, notes = self._captioned(manifest, split)
-        read = self.pairs(PackedImages(data, manifest), rows, state)
+        rows, notes = self._captioned_rows(manifest, split)
+        read = self.pair_reader(PackedImages(data, manifest), rows, state)
         return Examples(rows=rows, notes=notes | self.truncation_notes(rows["caption"], state), read=read)
 
-    def _captioned(self, manifest: Manifest, split: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    def _captioned_rows(self, manifest: Manifest, split: str) -> tuple[pd.DataFrame, dict[str, int]]:
         """Rows that have a caption, which stands in `caption`, and how many have none."""
         kind = self.config.captions
         if kind == "labels":
-            rows, notes = manifest.eligible(split, self.config.required_columns)
+            rows, notes = manifest.rows_with(split, self.config.required_columns)
             prompts = build_prompts(self.config.prompts, self.classes)
             texts = [prompts[label] for label in rows["label"]]
             return rows.assign(caption=[choices[row % len(choices)] for row, choices in enumerate(texts)]), notes
@@ -106,7 +106,7 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
         if not self.config.wise_ft:
             return {}, state
         after = {name: value.detach().clone() for name, value in module.clip.state_dict().items()}
-        before = self._before(module).model.state_dict()
+        before = self._initial_clip(module).model.state_dict()
         scores = {}
 
         def mix(share: float) -> None:
@@ -121,7 +121,7 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
         mix(best)
         return {"wise_ft": best, "wise_ft_scores": {f"{share:g}": score for share, score in scores.items()}}, state
 
-    def _before(self, module: Any) -> Clip:
+    def _initial_clip(self, module: Any) -> Clip:
         """The CLIP as it was before training, on the module's device."""
         device = str(next(module.parameters()).device)
         return load_clip(self.config.clip, seed=self.config.seed, device=device)
@@ -133,7 +133,7 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
 
     def variants(self, module: torch.nn.Module, state: Clip) -> dict[str, Predictor]:
         """Beside the method itself: the model before, and the image tower after with the texts as they were before."""
-        before = self._before(module)
+        before = self._initial_clip(module)
         texts = self._class_features(before)
         return {
             "": self.predictor(module),
