@@ -5,7 +5,7 @@
     python benchmarks/embed.py --model ViT-B-32 --images 256 --rounds 1 --memory
 
 Contenders take turns, round after round, each in processes of its own, on the same synthetic X-rays and random weights.
-Figures are medians, of speeds and of the rounds' ratios. `model alone` uses_clip uint8 arrays in memory; its fastest layout
+Figures are medians, of speeds and of the rounds' ratios. `model alone` encodes uint8 arrays in memory; its fastest layout
 of processes × threads is the denominator. Steady state leaves start-up and the first batch out; `with start-up` is images
 over the whole command's seconds.
 """
@@ -67,7 +67,7 @@ class Measurement:
     """Seconds from the command's start to the end of the first batch."""
 
 
-def model_alone(config: Config, processes: int, threads: int) -> Measurement:
+def measure_model_alone(config: Config, processes: int, threads: int) -> Measurement:
     """`processes` copies of the model, `threads` threads each, on arrays in memory."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
@@ -122,7 +122,7 @@ def measure_plain_loop(config: Config, data: Path, workers: int, threads: int, p
     return Measurement(steady=after / (ended - began), overall=images / (ended - started), first=began - started)
 
 
-class Files:
+class ImageFileDataset:
     """A torch map-style data set of image files."""
 
     def __init__(self, paths: list[str], transform: Callable[[Any], Any]) -> None:
@@ -141,17 +141,17 @@ def _load_and_encode(config: Config, data: Path, workers: int, threads: int, pre
     import open_clip
     import torch
 
-    from clipcovid.models.clip import OWN_CONFIGS
+    from clipcovid.models.clip import CONFIG_FOLDER
     from clipcovid.models.clip_model import DTYPES, default_device
 
     torch.set_num_threads(threads)
-    open_clip.add_model_config(OWN_CONFIGS)
+    open_clip.add_model_config(CONFIG_FOLDER)
     device = default_device()
     model, _, transform = open_clip.create_model_and_transforms(config.model, precision=precision, device=device)
     model.eval()
     paths = read_manifest(data).table["path"].tolist()
     loader: Any = torch.utils.data.DataLoader(
-        Files(paths, transform),  # type: ignore[arg-type]
+        ImageFileDataset(paths, transform),  # type: ignore[arg-type]
         batch_size=config.batch_size,
         num_workers=workers,
         pin_memory=device == "cuda",
@@ -215,7 +215,7 @@ def _shards(data: Path) -> list[dict[str, Any]]:
     return found
 
 
-EMPTY = """
+EMPTY_PIPELINE_SCRIPT = """
 import logging, ray, sys, time
 ray.init(address="local", include_dashboard=False, object_store_memory=10**9, logging_level=logging.ERROR)
 class Empty:
@@ -227,10 +227,12 @@ for row in rows.map(Empty, compute=ray.data.ActorPoolStrategy(size=int(sys.argv[
 """
 
 
-def empty_pipeline(workers: int) -> float:
+def time_empty_pipeline(workers: int) -> float:
     """Seconds from a command to the first row out of a Ray Data pool of actors that do nothing."""
     started = time.time()
-    result = subprocess.run([sys.executable, "-c", EMPTY, str(workers)], check=True, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", EMPTY_PIPELINE_SCRIPT, str(workers)], check=True, capture_output=True, text=True
+    )
     return float(result.stdout.split()[0]) - started
 
 
@@ -285,8 +287,8 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_images(Path(folder), config.images)
         contenders: dict[str, Callable[[], Measurement]] = {
-            f"model alone, 1 × {cores} threads": lambda: model_alone(config, 1, cores),
-            f"model alone, {cores} × 1 thread": lambda: model_alone(config, cores, 1),
+            f"model alone, 1 × {cores} threads": lambda: measure_model_alone(config, 1, cores),
+            f"model alone, {cores} × 1 thread": lambda: measure_model_alone(config, cores, 1),
             "ours, packed": lambda: measure_clipcovid(config, data, "packed"),
             "ours, raw PNG": lambda: measure_clipcovid(config, data, "raw"),
             f"open_clip + DataLoader, 1 worker, {precision}": lambda: measure_plain_loop(
@@ -309,7 +311,7 @@ def main(config: Config) -> None:
             for name, measure in contenders.items():
                 figures[name].append(measure())
                 print(f"round {turn + 1}: {name}: {figures[name][-1].steady:.1f} img/s", file=sys.stderr)
-            empty.append(empty_pipeline(cores))
+            empty.append(time_empty_pipeline(cores))
         memory = {}
         if config.memory:
             memory = {

@@ -28,18 +28,18 @@ from rich.console import Console
 
 from clipcovid.cli import run_job
 from clipcovid.config import ImagesConfig, OptimConfig, UserError
-from clipcovid.data.folds import split_into_folds
+from clipcovid.data.folds import apply_fold
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate.captions import BASELINES
 from clipcovid.evaluate.console import print_scores
-from clipcovid.evaluate.kinds.registry import kind_of
+from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.evaluate.probabilities import probability_table
 from clipcovid.evaluate.scores import Scores
 from clipcovid.evaluate.segmentation import REGIONS
 from clipcovid.io.files import write_json
-from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.caption.config import DualEncoderConfig
 from clipcovid.methods.configs import NO_AUGMENT
 from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.task import make_task
@@ -48,7 +48,7 @@ from clipcovid.training.loop import DeviceContext, fit, predict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Folds:
+class CrossvalBenchmark:
     """What a cross-validation of ours is compared with."""
 
     run: Path
@@ -69,12 +69,12 @@ class Folds:
     """Of weights and order; the folds are those of the run's own seed 0."""
 
 
-class ClassificationBenchmark(Folds):
+class ClassificationBenchmark(CrossvalBenchmark):
     """A ResNet18 on the folds of a cross-validation of ours."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SegmentationBenchmark(Folds):
+class SegmentationBenchmark(CrossvalBenchmark):
     """A U-Net on the folds of a cross-validation of ours."""
 
     epochs: int = 40
@@ -82,7 +82,7 @@ class SegmentationBenchmark(Folds):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CaptioningActor:
+class CaptioningBenchmark:
     """A dual encoder on a data set's own splits."""
 
     data: Path
@@ -106,10 +106,14 @@ def classify(config: ClassificationBenchmark) -> None:
 
 
 def _compare(
-    config: Folds, ours: pd.DataFrame, theirs: pd.DataFrame, metadata: dict[str, Any], seconds: Sequence[float]
+    config: CrossvalBenchmark,
+    ours: pd.DataFrame,
+    theirs: pd.DataFrame,
+    metadata: dict[str, Any],
+    seconds: Sequence[float],
 ) -> None:
     """Print and write the naive scores, and ours minus those, on the same images."""
-    kind, classes, name = kind_of(metadata["task"]), metadata["classes"], metadata["method"]
+    kind, classes, name = get_kind(metadata["task"]), metadata["classes"], metadata["method"]
     ours, theirs = (table.sort_values("image_id", ignore_index=True) for table in (ours, theirs))
     scores = kind.score(theirs, classes)
     print_scores(scores, Console())
@@ -120,7 +124,7 @@ def _compare(
     write_json(config.run / "naive.json", {"pairs": differences, "seconds": seconds, "naive": scores.to_json()})
 
 
-def _read_predictions(config: Folds) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _read_predictions(config: CrossvalBenchmark) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The predictions to compare with, and what they are; of other images than the data's: `UserError`."""
     ours, about = read_predictions(config.run / "predictions" / "crossval.parquet")
     if not ours["image_id"].isin(read_manifest(config.data).table["image_id"]).all():
@@ -130,12 +134,12 @@ def _read_predictions(config: Folds) -> tuple[pd.DataFrame, dict[str, Any]]:
     return ours, about
 
 
-def _over_folds(config: Folds, train: Callable[..., pd.DataFrame], needs: Sequence[str]) -> Any:
+def _over_folds(config: CrossvalBenchmark, train: Callable[..., pd.DataFrame], needs: Sequence[str]) -> Any:
     """What `train` predicts for each fold's test images, one below the other, and the seconds that each fold took."""
     manifest, tables, seconds = read_manifest(config.data), [], []
     for number in range(1, config.folds + 1):
         began = time.time()
-        tables.append(train(config, split_into_folds(manifest, f"{number}/{config.folds}", 0, needs)))
+        tables.append(train(config, apply_fold(manifest, f"{number}/{config.folds}", 0, needs)))
         seconds.append(time.time() - began)
         print(f"fold {number}: {seconds[-1]:.0f} s", flush=True)
     return pd.concat(tables, ignore_index=True), seconds
@@ -231,7 +235,7 @@ def _masks(config: SegmentationBenchmark, manifest: Any, task_config: SegmentCon
     return pd.DataFrame(found)
 
 
-def caption(config: CaptioningActor) -> None:
+def caption(config: CaptioningBenchmark) -> None:
     """Train with each seed, and score as ours is scored."""
     optim = OptimConfig(
         epochs=config.epochs, batch_size=64, lr=3e-4, weight_decay=0.01, warmup=0, clip_norm=0, keep="last"
@@ -239,7 +243,7 @@ def caption(config: CaptioningActor) -> None:
     found = []
     for seed in config.seeds:
         settings: Any = {"arch": "resnet18", "text": "mini", "weights": "none", "image_size": config.size}
-        one = CaptionConfig(data=config.data, optim=optim, augment=NO_AUGMENT, seed=seed, **settings)
+        one = DualEncoderConfig(data=config.data, optim=optim, augment=NO_AUGMENT, seed=seed, **settings)
         found.append(_captions(one))
         print_scores(found[-1], Console())
     names = [name for name in found[0].metrics if all(name in scores.metrics for scores in found)]
@@ -251,7 +255,7 @@ def caption(config: CaptioningActor) -> None:
         print(f"mean of {len(found)} seeds, {name}: {value:.3f}")
 
 
-def _captions(config: CaptionConfig) -> Scores:
+def _captions(config: DualEncoderConfig) -> Scores:
     manifest = config.resolve_manifest(read_manifest(config.data))
     task: Any = make_task(config, manifest.classes, ImagesConfig(**manifest.info["images"]))
     device_context = DeviceContext(device=torch.device("cpu"), precision="fp32")
@@ -271,10 +275,10 @@ def _captions(config: CaptionConfig) -> Scores:
             checkpoint=checkpoint,
             report=lambda line: None,
         )
-    _, state = task.calibrate(module, train, state, lambda predictor: {})
-    table = task.table(test, predict(task.test_predictor(module, state), test, device_context), state)
+    _, state = task.select_on_validation(module, train, state, lambda predictor: {})
+    table = task.predictions_table(test, predict(task.test_predictor(module, state), test, device_context), state)
     patients = test.rows.set_index("image_id")["patient_id"]
-    return kind_of("captions").score(table.assign(patient_id=table["image_id"].map(patients)))
+    return get_kind("captions").score(table.assign(patient_id=table["image_id"].map(patients)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,7 +288,7 @@ class Config:
     what: Annotated[
         Annotated[ClassificationBenchmark, tyro.conf.subcommand("classify")]
         | Annotated[SegmentationBenchmark, tyro.conf.subcommand("segment")]
-        | Annotated[CaptioningActor, tyro.conf.subcommand("caption")],
+        | Annotated[CaptioningBenchmark, tyro.conf.subcommand("caption")],
         tyro.conf.arg(name=""),
     ]
     """The task, with its flags."""

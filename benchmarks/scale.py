@@ -24,7 +24,7 @@ import tyro
 
 from clipcovid.cli import run_job
 
-SHARD = 256  # images a packed file, as `jobs/prepare.py` has it
+ROWS_PER_SHARD = 256  # images a packed file, as `jobs/prepare.py` has it
 LABELS = ("COVID-19", "Non-COVID", "Normal")
 
 
@@ -61,7 +61,7 @@ class Config:
     """The measurement, with its flags."""
 
 
-def make_set(folder: Path, count: int, size: int) -> None:
+def make_prepared_set(folder: Path, count: int, size: int) -> None:
     """A prepared folder of `count` images of size × size px."""
     from clipcovid.data.manifest import Manifest, normalize_columns, write_manifest
 
@@ -82,18 +82,18 @@ def make_set(folder: Path, count: int, size: int) -> None:
         "height": 1,
     }
     table = pd.DataFrame(columns).assign(path=[f"/data/x-rays/images/{image_id}" for image_id in columns["image_id"]])
-    for start in range(0, count, SHARD):
-        ids = table["image_id"].iloc[start : start + SHARD]
+    for start in range(0, count, ROWS_PER_SHARD):
+        ids = table["image_id"].iloc[start : start + ROWS_PER_SHARD]
         rows = [
             {"image_id": image_id, "image": bytes([number % 256]) * size**2}
             for number, image_id in enumerate(ids, start)
         ]
-        write_shard(folder / "images" / f"{start // SHARD:05}.arrow", rows)
+        write_shard(folder / "images" / f"{start // ROWS_PER_SHARD:05}.arrow", rows)
     info = {"images": {"size": size, "mode": "gray", "fit": "stretch"}, "pack_hash": "none"}
     write_manifest(folder, Manifest(table=normalize_columns(table), classes=LABELS, dataset="many", info=info))
 
 
-def memory() -> list[int]:
+def resident_memory() -> list[int]:
     """This process's resident bytes: all, those that no other process can share, and the most that there were."""
     status = Path("/proc/self/status").read_text()
     return [int(status.partition(f"{name}:")[2].split()[0]) * 1024 for name in ("VmRSS", "RssAnon", "VmHWM")]
@@ -103,12 +103,14 @@ class Meter:
     """Prints the seconds and the memory of the steps of a process, in bytes an image."""
 
     def __init__(self, process: str, images: int) -> None:
-        self.process, self.images, self.before, self.began = process, images, memory(), time.perf_counter()
+        self.process, self.images, self.before, self.began = process, images, resident_memory(), time.perf_counter()
 
     def step(self, text: str) -> None:
         """Print what all has taken since the start, and how long the step took."""
         seconds = time.perf_counter() - self.began
-        resident, own, most = ((now - then) / self.images for now, then in zip(memory(), self.before, strict=True))
+        resident, own, most = (
+            (now - then) / self.images for now, then in zip(resident_memory(), self.before, strict=True)
+        )
         print(
             f"{self.process:7} {text:28} {seconds:6.2f} s {resident:6,.0f} B an image ({own:,.0f} own, {most:,.0f} at most)",
             flush=True,
@@ -173,13 +175,13 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder, message = Path(temporary) / "set", Path(temporary) / "manifest.pickle"
         if isinstance(measure, ReadConfig):
-            make_set(folder, measure.images, measure.size)
+            make_prepared_set(folder, measure.images, measure.size)
             run_process(read_images, folder, measure)
             return
         folder = measure.folder or folder
         if not (folder / "manifest.parquet").exists():
             began = time.perf_counter()
-            make_set(folder, measure.images, 1)
+            make_prepared_set(folder, measure.images, 1)
             print(f"{measure.images:,} images: made in {time.perf_counter() - began:.0f} s", flush=True)
         run_process(run_driver, folder, measure.images, message)
         run_process(run_worker, folder, measure.images, message)

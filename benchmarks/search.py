@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 
 from clipcovid.cli import run_job
 from clipcovid.config import UserError
-from clipcovid.inference.search import Index, Kind, build_index
+from clipcovid.inference.search import IndexKind, VectorIndex, build_index
 
-BLOCK = 20_000
+ROWS_PER_BLOCK = 20_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class Config:
     """Length of the noise that is added to a vector of length 1."""
     queries: int = 100
     """How many are searched, one at a time."""
-    kinds: tuple[Kind, ...] = ("exact", "ivf", "hnsw")
+    kinds: tuple[IndexKind, ...] = ("exact", "ivf", "hnsw")
     """The indexes."""
 
 
-class Rows:
+class JitteredEmbeddings:
     """Jittered copies of real vectors, the same in each pass, and never all in memory."""
 
     def __init__(self, config: Config) -> None:
@@ -56,8 +56,8 @@ class Rows:
 
     def blocks(self) -> Iterator[np.ndarray]:
         """All rows, float16."""
-        for start in range(0, self.config.rows, BLOCK):
-            yield self.sample(min(BLOCK, self.config.rows - start), seed=start).astype(np.float16)
+        for start in range(0, self.config.rows, ROWS_PER_BLOCK):
+            yield self.sample(min(ROWS_PER_BLOCK, self.config.rows - start), seed=start).astype(np.float16)
 
     def sample(self, count: int, seed: int) -> np.ndarray:
         """Rows (count, width) float32 of length 1."""
@@ -73,7 +73,7 @@ def resident_memory() -> float:
     return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0]) / 2**20
 
 
-def seconds(index: Index, queries: np.ndarray) -> tuple[list[float], np.ndarray]:
+def time_queries(index: VectorIndex, queries: np.ndarray) -> tuple[list[float], np.ndarray]:
     """Seconds of each query, searched alone, and what it found (n, 10)."""
     times, found = [], []
     for query in queries:
@@ -85,7 +85,7 @@ def seconds(index: Index, queries: np.ndarray) -> tuple[list[float], np.ndarray]
 
 def main(config: Config) -> None:
     """Measure, and print."""
-    rows = Rows(config)
+    rows = JitteredEmbeddings(config)
     raw = config.rows * config.width * 2 / 2**30
     before, began = resident_memory(), time.perf_counter()
     exact = build_index(rows.blocks, config.width, config.rows, "exact")
@@ -93,16 +93,16 @@ def main(config: Config) -> None:
     grown = resident_memory() - before
     print(f"exact: {grown:.2f} GB after loading, {grown / raw:.2f} of the raw float16 vectors")
     queries = rows.sample(config.queries, seed=10**9)
-    seconds(exact, queries[:3])
-    times, best = seconds(exact, queries)
+    time_queries(exact, queries[:3])
+    times, best = time_queries(exact, queries)
     print(f"exact: {statistics.median(times):.4f} s a query (median; slowest {max(times):.4f})", flush=True)
     for kind in (kind for kind in config.kinds if kind != "exact"):
         began = time.perf_counter()
         index = build_index(rows.blocks, config.width, config.rows, kind)
         built = time.perf_counter() - began
-        seconds(index, queries[:3])
-        again, _ = seconds(exact, queries[: max(5, config.queries // 5)])
-        fast, found = seconds(index, queries)
+        time_queries(index, queries[:3])
+        again, _ = time_queries(exact, queries[: max(5, config.queries // 5)])
+        fast, found = time_queries(index, queries)
         recall = statistics.mean(len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), best.tolist(), strict=True))
         gain = statistics.median(again) / statistics.median(fast)
         print(

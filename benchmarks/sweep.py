@@ -28,9 +28,9 @@ from clipcovid.models.clip import load_clip
 from clipcovid.ray_backend.tune import run_trials
 from clipcovid.workflows.prompt_search import CandidateScorer, read_space
 from clipcovid.workflows.sweep import SweepConfig, sweep
-from clipcovid.workflows.sweep_prompts import PromptSweepConfig, batches, score_batch
+from clipcovid.workflows.sweep_prompts import PromptSweepConfig, score_batch, trial_tasks
 
-TINY = ClipConfig(model="tiny", pretrained="none")
+TINY_CLIP = ClipConfig(model="tiny", pretrained="none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ class Config:
 
 
 def measure_prompts(config: Config, out: Path) -> None:
-    """Candidates a minute, one trial after another in this process, and seconds of a trial that uses_clip its images."""
+    """Candidates a minute, one trial after another in this process, and the seconds of a trial that encodes its images."""
     manifest, rng = read_manifest(config.data), np.random.default_rng(0)
-    clip = load_clip(TINY)
+    clip = load_clip(TINY_CLIP)
     pixels = PackedImages(config.data, manifest).images(np.arange(min(256, len(manifest.table))))
     clip.encode_images(pixels)
     began = time.perf_counter()
@@ -78,9 +78,9 @@ def measure_prompts(config: Config, out: Path) -> None:
     vectors = encoded.reshape(len(space.templates), -1, encoded.shape[1])
     print(f"{len(encoded):,} texts encoded in {time.perf_counter() - began:.1f} s, once a sweep")
     for objective in ("macro_f1", "macro_auroc"):
-        asked = PromptSweepConfig(data=config.data, clip=TINY, candidates=config.candidates, objective=objective)
+        asked = PromptSweepConfig(data=config.data, clip=TINY_CLIP, candidates=config.candidates, objective=objective)
         scorer = CandidateScorer(space, vectors, images, labels, asked.objective, clip.logit_scale)
-        tasks = batches(asked, space, out / objective)
+        tasks = trial_tasks(asked, space, out / objective)
         began = time.perf_counter()
         run_trials(
             tasks,

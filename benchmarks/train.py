@@ -39,16 +39,16 @@ from clipcovid.inference.predict import PredictionActor
 from clipcovid.io.files import write_json
 from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.configs import NO_AUGMENT
-from clipcovid.methods.contrastive import Contrastive
+from clipcovid.methods.contrastive import ContrastiveTask
 from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.probe.config import ProbeConfig
-from clipcovid.methods.probe.task import Probe
+from clipcovid.methods.probe.task import ProbeTask
 from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.segment.task import SegmentationTask
-from clipcovid.methods.task import Batch, Examples, Task, get_targets, make_task, save_checkpoint
+from clipcovid.methods.task import Batch, Examples, Task, make_task, save_checkpoint, target_reader
 from clipcovid.ray_backend.resources import ResourcePlan, resolve_precision
 from clipcovid.training.batches import to_device
-from clipcovid.training.loop import DeviceContext, Loop
+from clipcovid.training.loop import DeviceContext, TrainingLoop
 from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
@@ -81,7 +81,9 @@ class Config:
     """A JSON file for every single figure."""
 
 
-def task_for(model: str, batch_size: int, method: Literal["full", "lora"] = "full") -> tuple[Task[Any, Any], int]:
+def make_contender_task(
+    model: str, batch_size: int, method: Literal["full", "lora"] = "full"
+) -> tuple[Task[Any, Any], int]:
     """The task of a model, and the side of its images."""
     optim = OptimConfig(batch_size=batch_size, epochs=1000)
     common: dict[str, Any] = {"data": Path("unused"), "optim": optim, "augment": NO_AUGMENT}
@@ -94,22 +96,22 @@ def task_for(model: str, batch_size: int, method: Literal["full", "lora"] = "ful
     return make_task(FinetuneConfig(clip=clip, method=method, **common), CLASSES, ImagesConfig(size=size)), size
 
 
-def state_for(task: Task[Any, Any]) -> Any:
+def make_state(task: Task[Any, Any]) -> Any:
     """The towers of a contrastive task; others are measured without a state."""
-    return task.setup(Path("unused"), cast(Any, None)) if isinstance(task, Contrastive) else None
+    return task.setup(Path("unused"), cast(Any, None)) if isinstance(task, ContrastiveTask) else None
 
 
-def examples_for(task: Task[Any, Any], state: Any, size: int, count: int) -> Examples:
+def random_examples(task: Task[Any, Any], state: Any, size: int, count: int) -> Examples:
     """Random images in memory, with what the task needs beside them."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, size, size), dtype=np.uint8)
     labels = [CLASSES[number % 3] for number in range(count)]
     rows = pd.DataFrame({"image_id": [str(number) for number in range(count)], "label": labels})
-    about = get_targets(rows, CLASSES, "none")
+    about = target_reader(rows, CLASSES, "none")
     if isinstance(task, SegmentationTask):
         masks = np.where(rng.random((count, 1, size, size)) > 0.7, 255, 0).astype(np.uint8)
         return Examples(rows=rows, read=lambda take: {"image": images[take], "masks": masks[take]} | about(take))
-    if not isinstance(task, Contrastive):
+    if not isinstance(task, ContrastiveTask):
         return Examples(rows=rows, read=lambda take: {"image": images[take]} | about(take))
     tokens = state.tokenizer([f"a chest X-ray of {name}" for name in CLASSES]).numpy()
 
@@ -120,17 +122,17 @@ def examples_for(task: Task[Any, Any], state: Any, size: int, count: int) -> Exa
     return Examples(rows=rows, read=read)
 
 
-def timed_steps(model: str, config: Config, device_context: DeviceContext) -> dict[str, Callable[[int], None]]:
+def make_contenders(model: str, config: Config, device_context: DeviceContext) -> dict[str, Callable[[int], None]]:
     """What takes turns, each a function of how many steps to do."""
-    task, size = task_for(model, config.batch_size)
-    state = state_for(task)
-    some = examples_for(task, state, size, config.batch_size * config.steps)
+    task, size = make_contender_task(model, config.batch_size)
+    state = make_state(task)
+    some = random_examples(task, state, size, config.batch_size * config.steps)
     made = {}
     for name, augment in (("ours", NO_AUGMENT), ("ours, augmenting", AugmentConfig())):
         module = task.build(some, state).to(device_context.device).train()
         settings = dataclasses.replace(task.config, augment=augment)
         optimizer, average = build_optimizer(module, settings.optim), ExponentialMovingAverage(module, 0)
-        loop = Loop(task, module, module, some, settings, device_context, optimizer, average, lambda text: None)
+        loop = TrainingLoop(task, module, module, some, settings, device_context, optimizer, average, lambda text: None)
         made[name] = lambda epoch, loop=loop: loop.epoch(epoch)
     module = task.build(some, state).to(device_context.device).train()
     weights = [weight for weight in module.parameters() if weight.requires_grad]
@@ -151,7 +153,7 @@ def timed_steps(model: str, config: Config, device_context: DeviceContext) -> di
 
 def step_ratios(model: str, config: Config, device_context: DeviceContext) -> dict[str, Any]:
     """Images per second of each contender, and the medians of the rounds' ratios to the bare loop."""
-    turns = timed_steps(model, config, device_context)
+    turns = make_contenders(model, config, device_context)
     speeds: dict[str, list[float]] = {name: [] for name in turns}
     images = config.batch_size * config.steps
     for turn in range(config.rounds + 1):
@@ -170,7 +172,7 @@ def step_ratios(model: str, config: Config, device_context: DeviceContext) -> di
     return found
 
 
-def predicted_masks(config: Config, device_context: DeviceContext, images: int = 200) -> dict[str, list[float]]:
+def mask_prediction_ratios(config: Config, device_context: DeviceContext, images: int = 200) -> dict[str, list[float]]:
     """Of each round, images per second of a prediction worker ÷ those of the model alone on batches in memory.
 
     `masks`: of images whose truth is unknown. `masks, scored`: each is also counted against its truth, with distances.
@@ -185,7 +187,7 @@ def predicted_masks(config: Config, device_context: DeviceContext, images: int =
         here = ComputeConfig(workers=0)
         phantoms = PhantomConfig(images=images, size=128)
         prepare(PrepareConfig(out=data, phantom=phantoms, images=ImagesConfig(size=128), compute=here))
-        task, _ = task_for("unet", config.batch_size)
+        task, _ = make_contender_task("unet", config.batch_size)
         nothing = Examples(rows=pd.DataFrame(), read=lambda indices: {})
         save_checkpoint(task, task.build(nothing, None), None, run, choices={})
         known = read_manifest(data)
@@ -221,14 +223,14 @@ def _run_rank(rank: int, world: int, config: Config, folder: str) -> None:
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world
         )
-    task, size = task_for("tiny", config.batch_size * 2)
-    state = state_for(task)
-    some = examples_for(task, state, size, config.batch_size * 2 * config.steps)
+    task, size = make_contender_task("tiny", config.batch_size * 2)
+    state = make_state(task)
+    some = random_examples(task, state, size, config.batch_size * 2 * config.steps)
     module = task.build(some, state).train()
     net: Any = torch.nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True) if world > 1 else module
     device_context = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
     optimizer = build_optimizer(module, task.config.optim)
-    loop = Loop(
+    loop = TrainingLoop(
         task,
         net,
         module,
@@ -244,7 +246,7 @@ def _run_rank(rank: int, world: int, config: Config, folder: str) -> None:
         Path(folder, f"speed-{world}").write_text(str(statistics.median(speeds)))
 
 
-def two_workers(config: Config) -> float:
+def two_worker_speedup(config: Config) -> float:
     """Images per second of two processes ÷ one with all threads, tiny CLIP at the same global batch."""
     with tempfile.TemporaryDirectory() as folder:
         for world in (1, 2):
@@ -259,14 +261,14 @@ SETTLE_S = 6.0  # seconds that a training has to find out how many threads it ha
 def _train_beside(config: Config, fixed: bool, orders: Any) -> None:
     """Train for as many seconds as each order says, and answer with the images per second; an order of 0 ends it."""
     device_context = DeviceContext(device=torch.device("cpu"), precision=resolve_precision("auto", "cpu"))
-    task, size = task_for("resnet18", config.batch_size)
+    task, size = make_contender_task("resnet18", config.batch_size)
     threads = torch.get_num_threads() if fixed else None
     settings = dataclasses.replace(task.config, compute=ComputeConfig(threads=threads))
-    state = state_for(task)
-    images = examples_for(task, state, size, config.batch_size)
+    state = make_state(task)
+    images = random_examples(task, state, size, config.batch_size)
     module = task.build(images, state).train()
     optimizer, average = build_optimizer(module, settings.optim), ExponentialMovingAverage(module, 0)
-    loop = Loop(task, module, module, images, settings, device_context, optimizer, average, lambda text: None)
+    loop = TrainingLoop(task, module, module, images, settings, device_context, optimizer, average, lambda text: None)
     epoch = 0
     while seconds := orders.recv():
         began = time.perf_counter()
@@ -281,7 +283,7 @@ def _train_beside(config: Config, fixed: bool, orders: Any) -> None:
         orders.send((len(ends) - 1) * config.batch_size / (ends[-1] - ends[0]))
 
 
-def beside(config: Config, seconds: float = 8.0) -> dict[str, dict[str, list[float]]]:
+def measure_side_by_side(config: Config, seconds: float = 8.0) -> dict[str, dict[str, list[float]]]:
     """Images per second of a ResNet18's training that is alone, and of the slower of two beside one another, in turns.
 
     `ours` computes with a thread for each core or fewer, as there is room; `fixed` with a thread for each core.
@@ -306,9 +308,9 @@ def beside(config: Config, seconds: float = 8.0) -> dict[str, dict[str, list[flo
 
 
 def _peak(model: str, method: Literal["full", "lora"], batch_size: int, folder: str) -> None:
-    task, size = task_for(model, batch_size, method)
-    state = state_for(task)
-    some = examples_for(task, state, size, batch_size)
+    task, size = make_contender_task(model, batch_size, method)
+    state = make_state(task)
+    some = random_examples(task, state, size, batch_size)
     module = task.build(some, state).train()
     optimizer = build_optimizer(module, task.config.optim)
     batch = {name: to_device(value, torch.device("cpu")) for name, value in some.read(np.arange(batch_size)).items()}
@@ -341,9 +343,9 @@ def lora_memory(config: Config) -> dict[str, Any]:
 def probe_speed(config: Config, device_context: DeviceContext, images: int = 300) -> dict[str, float]:
     """Seconds of a linear probe on cached embeddings, and of the same head trained through the encoder for as many epochs
     as the cached one needs to come within one image of its final training accuracy."""
-    task, size = task_for("tiny", config.batch_size)
-    state = state_for(task)
-    some = examples_for(task, state, size, images)
+    task, size = make_contender_task("tiny", config.batch_size)
+    state = make_state(task)
+    some = random_examples(task, state, size, images)
     module: Any = task.build(some, state).eval()
     began = time.perf_counter()
     with torch.no_grad():
@@ -353,7 +355,7 @@ def probe_speed(config: Config, device_context: DeviceContext, images: int = 300
         )
     forward = time.perf_counter() - began
     labels = torch.from_numpy(some.read(np.arange(images))["label"])
-    probe = Probe(ProbeConfig(data=Path("unused"), penalties=(1e-3,)), CLASSES, ImagesConfig())
+    probe = ProbeTask(ProbeConfig(data=Path("unused"), penalties=(1e-3,)), CLASSES, ImagesConfig())
     embedded = Examples(rows=some.rows, read=lambda indices: {"embedding": features.numpy()[indices]})
     heads = probe.build(embedded, cast(Any, None)).train()
     optimizer = build_optimizer(heads, probe.config.optim)
@@ -375,7 +377,7 @@ def probe_speed(config: Config, device_context: DeviceContext, images: int = 300
     }
 
 
-EMPTY = """
+EMPTY_TRAINER_SCRIPT = """
 import os, sys, tempfile
 os.environ.update(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2", RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0")
 import ray
@@ -402,7 +404,7 @@ def _seconds_until(command: list[str], mark: str) -> float:
     return first
 
 
-def start_up(config: Config) -> dict[str, list[float]]:
+def startup_times(config: Config) -> dict[str, list[float]]:
     """Seconds from command to first step, by workers: ours, and those of an empty `TorchTrainer.fit`'s first line."""
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -424,7 +426,7 @@ def start_up(config: Config) -> dict[str, list[float]]:
                 asked = ["--compute.address", "local", "--compute.workers", str(workers), "--optim.epochs", "1"]
                 found.setdefault(f"ours, {workers} workers", []).append(_seconds_until([*job, *asked], "step 1/"))
                 if workers:
-                    empty = _seconds_until([sys.executable, "-c", EMPTY, str(workers)], "FIRST")
+                    empty = _seconds_until([sys.executable, "-c", EMPTY_TRAINER_SCRIPT, str(workers)], "FIRST")
                     found.setdefault(f"empty, {workers} workers", []).append(empty)
     return found
 
@@ -443,17 +445,17 @@ def main(config: Config) -> None:
         table.add_row(model, f"{found[model]['images_per_s']['bare']:.1f}", *cells)
     console.print(table)
     if "unet" in config.models:
-        found["predicted masks"] = predicted_masks(config, device_context)
+        found["predicted masks"] = mask_prediction_ratios(config, device_context)
         for name, ratios in found["predicted masks"].items():
             console.print(
                 f"unet, prediction worker ÷ model alone, {name}: {statistics.median(ratios):.2f} "
                 f"({min(ratios):.2f}–{max(ratios):.2f})"
             )
     if config.workers and device == "cpu":
-        found["two workers ÷ one"] = two_workers(config)
+        found["two workers ÷ one"] = two_worker_speedup(config)
         console.print(f"two workers ÷ one, tiny: {found['two workers ÷ one']:.2f}")
     if config.beside and device == "cpu":
-        found["beside"] = beside(config)
+        found["beside"] = measure_side_by_side(config)
         for name, speeds in found["beside"].items():
             shares = [both / one for both, one in zip(speeds["beside"], speeds["alone"], strict=True)]
             console.print(f"{name}, the slower of two ÷ one alone: {statistics.median(shares):.2f} ({shares})")
@@ -467,7 +469,7 @@ def main(config: Config) -> None:
         found["probe"] = probe_speed(config, device_context)
         console.print(f"probe: {found['probe']}")
     if config.startup:
-        found["startup"] = start_up(config)
+        found["startup"] = startup_times(config)
         for name, seconds in found["startup"].items():
             console.print(f"command to first step, {name}: {statistics.median(seconds):.1f} s ({seconds})")
     if config.out:

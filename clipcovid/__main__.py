@@ -4,7 +4,7 @@ import os
 import sys
 
 from clipcovid import __version__
-from clipcovid.commands import OTHER_NAMES, command_table, names, run_command, unknown_command
+from clipcovid.commands import COMMAND_ALIASES, command_names, command_table, run_command, unknown_command
 
 
 def main() -> None:
@@ -21,12 +21,12 @@ def dispatch() -> None:
     """Run the command that the first argument names, or list all of them."""
     first, *args = sys.argv[1:] or ["--help"]
     name = first.replace("_", "-")
-    name = OTHER_NAMES.get(name, name)
+    name = COMMAND_ALIASES.get(name, name)
     if first in ("-h", "--help"):
         print(command_table())
     elif first == "--version":
         print(f"clipcovid {__version__}")
-    elif name in names():
+    elif name in command_names():
         run_command(name, args, prog=f"clipcovid {name}")
     else:
         print(f"error: {unknown_command(first)}", file=sys.stderr)

@@ -15,11 +15,11 @@ from typing import Any
 import tyro
 
 from clipcovid import environment
-from clipcovid.config import ConfigT, check_names, flatten
+from clipcovid.config import ConfigT, check_encodable_names, flatten_resolved
 from clipcovid.errors import UserError
 from clipcovid.terminal import terminal_width, wrap_text
 
-FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk or a quota
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)  # of a disk or a quota
 
 
 def from_cli(
@@ -55,7 +55,7 @@ def run_job(
     environment.set_home()
     signal.signal(signal.SIGTERM, _stop)
     try:
-        check_names(args, "The argument")
+        check_encodable_names(args, "The argument")
         check_seeds(config)
         check_paths(config)
         main(config)
@@ -63,7 +63,7 @@ def run_job(
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         print(f"error: {error.filename or 'A file'} can't be written ({error.strerror}): make room.", file=sys.stderr)
         raise SystemExit(2) from None
@@ -74,7 +74,7 @@ def run_job(
 
 def check_seeds(config: Any) -> None:
     """Refuse seeds below 0 or from 2**32, which not every library's generator takes."""
-    for key, value in flatten(config).items():
+    for key, value in flatten_resolved(config).items():
         if key.rpartition(".")[2] == "seed" and isinstance(value, int) and not 0 <= value < 2**32:
             raise UserError(f"--{key} {value} is not a whole number from 0 to {2**32 - 1}.")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from clipcovid.errors import RESEARCH_ONLY as RESEARCH_ONLY  # as every job finds them here
 from clipcovid.errors import UserError
-from clipcovid.errors import quoted as quoted
+from clipcovid.errors import quote_names as quote_names
 from clipcovid.errors import summarize_error as summarize_error
 
 Scalar = str | int | float | bool | None
@@ -210,8 +210,8 @@ class TrainConfig:
         return {} if self.optim.lr else {"optim.lr": self.default_lr}
 
     @property
-    def smallest_batch(self) -> int:
-        """The batch size that a small training split does not go below where none is given."""
+    def min_batch_size(self) -> int:
+        """The least batch size that is chosen for a small training split, if none is given."""
         return 8
 
     @property
@@ -229,7 +229,7 @@ class TrainConfig:
 
     @property
     def train_columns(self) -> tuple[str, ...]:
-        """The columns without which an image can't be learned from."""
+        """The manifest columns that an image needs to be trained on."""
         return self.required_columns
 
     @property
@@ -238,7 +238,7 @@ class TrainConfig:
         return (*self.required_columns, *self.train_columns)
 
     def resolve_manifest(self, manifest: Any, *, training: bool = True) -> Any:
-        """The manifest as the method reads it. `training`: what it can't learn from is an error."""
+        """The manifest as the method reads it. With `training`, a manifest that it can't learn from is a `UserError`."""
         return manifest
 
 
@@ -258,13 +258,13 @@ def resolve_schedule(config: ConfigT, images: int) -> ConfigT:
     epochs, batch_size = training.optim.epochs, training.optim.batch_size
     if not batch_size:
         largest = 2 ** max(0, (images // 16).bit_length() - 1)  # the largest power of two that makes 16 steps an epoch
-        batch_size = min(64, max(training.smallest_batch, largest))
+        batch_size = min(64, max(training.min_batch_size, largest))
     if not epochs:
         epochs = min(50, max(10, -(-500 // max(1, images // batch_size))))
     return override(config, {"optim.epochs": epochs, "optim.batch_size": batch_size})
 
 
-def flatten(config: Any) -> dict[str, Scalar]:
+def flatten_resolved(config: Any) -> dict[str, Scalar]:
     """Dotted key → scalar for every field of a (nested) config, `resolve_defaults`; tuples become comma-separated text."""
     return {
         key: ",".join(map(str, value)) if isinstance(value, tuple) else value
@@ -302,7 +302,7 @@ def override(config: ConfigT, changes: Mapping[str, Any]) -> ConfigT:
     return typing.cast(ConfigT, dataclasses.replace(typing.cast(Any, config), **values))
 
 
-def restore(config_type: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
+def config_from_dict(config_type: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
     """The config whose `dataclasses.asdict` went through JSON; a field that it does not have is a `UserError`."""
     types = typing.get_type_hints(config_type)
     values: dict[str, Any] = {}
@@ -311,7 +311,7 @@ def restore(config_type: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
         if field_type is None:
             raise UserError(f"{config_type.__name__} has no field {key!r}: was it written by another version?")
         if isinstance(field_type, type) and dataclasses.is_dataclass(field_type):
-            value = restore(field_type, value)
+            value = config_from_dict(field_type, value)
         elif Path in (field_type, *typing.get_args(field_type)) and value is not None:
             value = Path(value)
         elif isinstance(value, list):
@@ -320,11 +320,11 @@ def restore(config_type: type[ConfigT], fields: Mapping[str, Any]) -> ConfigT:
     return config_type(**values)
 
 
-def check_names(names: Iterable[str], what: str) -> None:
+def check_encodable_names(names: Iterable[str], noun: str) -> None:
     """Refuse names with letters beyond ASCII where Python takes names of files for another encoding than UTF-8."""
     encoding = sys.getfilesystemencoding()
     foreign = next((name for name in names if not name.isascii()), "") if encoding != "utf-8" else ""
     if foreign:
         raise UserError(
-            f"{what} {foreign!a} is not ASCII, and this process takes names for {encoding}: set PYTHONUTF8=1."
+            f"{noun} {foreign!a} is not ASCII, and this process takes names for {encoding}: set PYTHONUTF8=1."
         )

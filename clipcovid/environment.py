@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-RAY = {  # of any cluster that is started or joined
+RAY_DEFAULTS = {  # of any cluster that is started or joined
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning about GPU variables
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -21,11 +21,11 @@ RAY = {  # of any cluster that is started or joined
     "TQDM_MININTERVAL": "0.5",
 }
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-OWN_CLUSTER = {  # of a cluster of ours: its workers are on this machine
+OWN_CLUSTER_DEFAULTS = {  # of a cluster of ours: its workers are on this machine
     "GLOO_SOCKET_IFNAME": LOOPBACK,
     "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
-MLFLOW = {  # its own defaults retry an unreachable server for minutes
+MLFLOW_DEFAULTS = {  # its own defaults retry an unreachable server for minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }

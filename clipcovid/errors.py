@@ -13,7 +13,7 @@ class TrainingStopped(UserError):
     """A mistake that all processes of a training know of, so that none of them waits for another."""
 
 
-def quoted(names: Iterable[str]) -> str:
+def quote_names(names: Iterable[str]) -> str:
     """Names in quotes with commas between them: they may hold commas themselves."""
     return ", ".join(map(repr, names))
 

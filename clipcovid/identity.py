@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from clipcovid.config import ClipConfig, flatten_fields, resolve_defaults
-from clipcovid.io.files import read_object, to_json_value
+from clipcovid.io.files import read_json_object, to_json_value
 from clipcovid.models.weights import locate_weights
 from clipcovid.prompts import PromptsConfig, build_prompts
 
@@ -28,22 +28,22 @@ IGNORED_FIELDS = {  # fields in which two runs that are the same may differ, and
     "folder": "where the captions go",
     "name": "what the run is called",
 }
-WEIGHTS = {  # fields that may name a file or folder of weights, and the words that never do
+WEIGHT_FIELDS = {  # fields that may name a file or folder of weights, and the words that never do
     "weights": ("pretrained", "imagenet", "none"),
     "text": ("mini", "small", "base"),
     "decoder": ("mini", "small"),
     "model": (),
 }
-CAPTIONS = ("labels", "template", "dataset", "both")  # what `captions` may say, if it names no table
+CAPTION_SOURCES = ("labels", "template", "dataset", "both")  # what `captions` may say, if it names no table
 UNHASHED_CHECKPOINT_FILES = (
     "config.json",
     "training_images.parquet",
 )  # files of a checkpoint that change no prediction
-BLOCK = 65_536  # rows that are hashed at a time
+ROWS_PER_BLOCK = 65_536  # rows that are hashed at a time
 UNCACHED_AGE_S = (
     2 * 10**9
 )  # ns: a file changed since can change again without another time of change, so its hash is not kept
-ENDINGS = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".pth")
+MODEL_FILE_ENDINGS = (".json", ".txt", ".model", ".safetensors", ".bin", ".pt", ".pth")
 
 
 class DataFingerprint(Protocol):
@@ -83,8 +83,8 @@ def digest(value: Any, length: int = 12) -> str:
 def rows_digest(table: pd.DataFrame, length: int = 12) -> str:
     """`digest` of the rows of a table of texts; in blocks, since the text of a large one takes a gigabyte."""
     total = hashlib.sha256(b"[")
-    for start in range(0, len(table), BLOCK):
-        block = table.iloc[start : start + BLOCK]
+    for start in range(0, len(table), ROWS_PER_BLOCK):
+        block = table.iloc[start : start + ROWS_PER_BLOCK]
         rows = json.dumps(list(zip(*(block[column].astype(str) for column in block), strict=True)))
         total.update(f"{', ' if start else ''}{rows[1:-1]}".encode())
     total.update(b"]")
@@ -114,11 +114,11 @@ def files_hash(paths: Sequence[Path]) -> str:
 
 def folder_hash(folder: Path) -> str:
     """Of the names and contents of a model's files: weights, configs, and the tokenizer's."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILE_ENDINGS and path.is_file())
     return digest([(path.name, file_hash(path)) for path in files], 16)
 
 
-def file_or_name(value: str, words: Sequence[str] = ()) -> str:
+def hash_or_name(value: str, words: Sequence[str] = ()) -> str:
     """The hash of a file or folder; a name, and any of `words`, as it is."""
     path = Path(value)
     if not value or value in words:
@@ -129,7 +129,7 @@ def file_or_name(value: str, words: Sequence[str] = ()) -> str:
 
 
 def weights_hash(config: ClipConfig, seed: int) -> dict[str, str]:
-    """What tells an encoder's weights from others. Loads nothing; weights that can't be meant are a `UserError`.
+    """The hash of an encoder's weights, without loading them; a name or path that can't be resolved is a `UserError`.
 
     Files are known by their content, a published tag or hub model by its name, random weights by their seed.
     """
@@ -142,9 +142,11 @@ def weights_hash(config: ClipConfig, seed: int) -> dict[str, str]:
 def weight_paths(config: Any) -> dict[str, Path]:
     """The files and folders of weights that a config names and that exist: field → path."""
     named = {
-        field: value for field, value in flatten_fields(config).items() if field in WEIGHTS and isinstance(value, str)
+        field: value
+        for field, value in flatten_fields(config).items()
+        if field in WEIGHT_FIELDS and isinstance(value, str)
     }
-    paths = {field: Path(value) for field, value in named.items() if value and value not in WEIGHTS[field]}
+    paths = {field: Path(value) for field, value in named.items() if value and value not in WEIGHT_FIELDS[field]}
     if uses_clip(config) and config.clip.pretrained != "none":
         paths["clip.pretrained"] = Path(config.clip.pretrained)
     return {field: path for field, path in paths.items() if path.exists()}
@@ -155,7 +157,7 @@ def uses_clip(config: Any) -> bool:
     return isinstance(getattr(config, "clip", None), ClipConfig) and getattr(config, "towers", "clip") == "clip"
 
 
-def settings_of(config: Any) -> dict[str, Any]:
+def config_settings(config: Any) -> dict[str, Any]:
     """Dotted key → value, as JSON has it, of a config's fields but for those of `IGNORED_FIELDS` and those that name content.
 
     Content is weights, prompts, and a table of captions.
@@ -165,22 +167,22 @@ def settings_of(config: Any) -> dict[str, Any]:
         for key, value in flatten_fields(resolve_defaults(config)).items()
         if key.partition(".")[0] not in (*IGNORED_FIELDS, "prompts")
     }
-    for field, words in WEIGHTS.items():
+    for field, words in WEIGHT_FIELDS.items():
         if isinstance(settings.get(field), str) and settings[field] not in words:
             del settings[field]
     if uses_clip(config):
         del settings["clip.pretrained"]
-    if settings.get("captions", "labels") not in CAPTIONS:
+    if settings.get("captions", "labels") not in CAPTION_SOURCES:
         settings["captions"] = "table"
-    return as_json(settings)
+    return json_roundtrip(settings)
 
 
-def content_of(config: Any, classes: Sequence[str]) -> dict[str, Any]:
+def config_content(config: Any, classes: Sequence[str]) -> dict[str, Any]:
     """What the fields of a config name: the hashes of weights, and the prompts' texts for these classes."""
     named: dict[str, Any] = {}
-    for field, words in WEIGHTS.items():
+    for field, words in WEIGHT_FIELDS.items():
         if isinstance(value := getattr(resolve_defaults(config), field, None), str):
-            named[field] = file_or_name(value, words)
+            named[field] = hash_or_name(value, words)
     if uses_clip(config):
         named |= {f"clip.{key}": value for key, value in weights_hash(config.clip, config.seed).items()}
     if isinstance(getattr(config, "prompts", None), PromptsConfig):
@@ -190,7 +192,7 @@ def content_of(config: Any, classes: Sequence[str]) -> dict[str, Any]:
 
 def config_identity(config: Any, classes: Sequence[str] = ()) -> dict[str, Any]:
     """A config's settings, and the content that it names."""
-    return settings_of(config) | content_of(config, classes)
+    return config_settings(config) | config_content(config, classes)
 
 
 def data_identity(data: DataFingerprint, columns: Iterable[str] = ()) -> dict[str, str]:
@@ -206,10 +208,10 @@ def data_identity(data: DataFingerprint, columns: Iterable[str] = ()) -> dict[st
     return hashes
 
 
-def contents_hash(named: Iterable[tuple[str, Any]]) -> str:
+def buffers_hash(named_buffers: Iterable[tuple[str, Any]]) -> str:
     """Of names and buffers of bytes, in their order; "" where there is none."""
     total, count = hashlib.sha256(), 0
-    for name, content in named:
+    for name, content in named_buffers:
         total.update(f"{name}\0{len(content)}\0".encode())
         total.update(content)
         count += 1
@@ -227,7 +229,7 @@ def crossval_identity(config: Any, data: DataFingerprint, folds: int) -> dict[st
 
 
 def sweep_identity(config: Any, data: DataFingerprint, metric: str, space: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes two sweeps of hyperparameters the same: the training, how it is searched, and what."""
+    """The identity of a hyperparameter sweep: the training's settings, the search algorithm, the metric and the space."""
     return run_identity(config.task, data) | {
         "search": [config.trials, config.search, config.early_stopping, metric],
         "space": digest({key: repr(value) for key, value in space.items()}),
@@ -235,7 +237,7 @@ def sweep_identity(config: Any, data: DataFingerprint, metric: str, space: Mappi
 
 
 def masked_identity(config: Any, data: DataFingerprint) -> dict[str, Any]:
-    """What makes two masked sets the same: what is left of which images, by which masks."""
+    """The identity of a masked set: its source images, their masks, and the part that is kept."""
     masks = file_hash(config.masks) if config.masks else "true"
     return {"keep": config.keep, "masks": masks, "of": data.content_hash}
 
@@ -259,7 +261,7 @@ def prediction_identity(
     `config` is the checkpoint's, `metadata` the rest of its `config.json`. Where it reads the embeddings of an encoder, the
     encoder's weights are part of it.
     """
-    identity = {f"run.{key}": value for key, value in settings_of(config).items()}
+    identity = {f"run.{key}": value for key, value in config_settings(config).items()}
     identity |= {f"run.{key}": metadata[key] for key in ("classes", "images", "encoder") if key in metadata}
     columns = config.required_columns if "caption" in config.required_columns else ()
     return {"model": checkpoint_hash(checkpoint), "split": split} | identity | data_identity(data, columns)
@@ -274,14 +276,14 @@ def checkpoint_hash(checkpoint: Path) -> str:
 
 def _inference_settings(checkpoint: Path) -> dict[str, Any]:
     """The settings that a checkpoint's `config.json` has, without those that name files."""
-    metadata = read_object(checkpoint / "config.json")
-    named = (*IGNORED_FIELDS, *WEIGHTS, "clip", "captions", "prompts")
+    metadata = read_json_object(checkpoint / "config.json")
+    named = (*IGNORED_FIELDS, *WEIGHT_FIELDS, "clip", "captions", "prompts")
     metadata["config"] = {key: value for key, value in metadata.get("config", {}).items() if key not in named}
     return metadata
 
 
 def zeroshot_identity(config: Any, data: DataFingerprint, precision: str) -> dict[str, Any]:
-    """What makes two zero-shot runs the same. The split is left apart: those of one run stand side by side."""
+    """The identity of a zero-shot run. It leaves out the split, since a run's splits share a folder."""
     identity = config_identity(config, data.classes) | {"clip.precision": precision}
     del identity["split"]
     return identity | data_identity(data)
@@ -301,9 +303,9 @@ def generation_identity(config: Any, data: DataFingerprint) -> dict[str, Any]:
 def search_identity(config: Any, encoder: Mapping[str, Any], images: Sequence[str]) -> dict[str, Any]:
     """What makes two searches the same: what is asked of which embeddings; `images`: the pixel hashes of those asked by."""
     fields = ("text", "find", "top", "where", "caption_template", "index")
-    captions = file_or_name(config.captions, CAPTIONS)
+    captions = hash_or_name(config.captions, CAPTION_SOURCES)
     identity = {name: getattr(config, name) for name in fields} | {"captions": captions, "images": images}
-    return as_json(identity | dict(encoder))
+    return json_roundtrip(identity | dict(encoder))
 
 
 def cascade_identity(checkpoints: Sequence[Path], keep: str, images: Mapping[str, str]) -> dict[str, Any]:
@@ -319,6 +321,6 @@ def comparison_identity(predictions: Mapping[str, Mapping[str, Any]]) -> dict[st
     return {"split": metadata["split"], "split_hash": metadata["split_hash"], "methods": compared}
 
 
-def as_json(value: Any) -> Any:
+def json_roundtrip(value: Any) -> Any:
     """A value as it comes back from a JSON file."""
     return json.loads(json.dumps(value, default=to_json_value))

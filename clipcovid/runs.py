@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import RunConfig, UserError, flatten
+from clipcovid.config import RunConfig, UserError, flatten_resolved
 from clipcovid.identity import digest
 from clipcovid.io.files import (
     lock_folder,
-    read_object,
+    read_json_object,
     refuse_unknown_files,
     unknown_file,
     unlock_folder,
@@ -21,7 +21,7 @@ from clipcovid.io.files import (
     write_text,
 )
 
-DONE = "_SUCCESS"
+SUCCESS_MARKER = "_SUCCESS"
 UNSTARTED_FILES = (
     r"(config|prompts)\.json|state/(failed\.txt|ray/.*)"  # the files of a run that ended before it did anything
 )
@@ -43,9 +43,9 @@ class Run:
         return self.folder.name
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether all of it is there."""
-        return (self.folder / DONE).exists()
+        return (self.folder / SUCCESS_MARKER).exists()
 
     @property
     def finished_note(self) -> str:
@@ -70,7 +70,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def read_run_metadata(folder: Path) -> dict[str, Any]:
     """method, identity and config of the run in a folder; empty where its `config.json` is missing, or no run's."""
-    metadata = read_object(folder / "config.json")
+    metadata = read_json_object(folder / "config.json")
     return metadata if {"method", "identity"} <= metadata.keys() else {}
 
 
@@ -85,7 +85,7 @@ def run_folder(config: RunConfig, *, method: str, identity: dict[str, Any], stem
     return config.out / (config.name or default)
 
 
-def finished_run(
+def find_finished_run(
     config: RunConfig,
     *,
     method: str,
@@ -96,7 +96,7 @@ def finished_run(
     """The run in its folder (see `run_folder`) where it is finished, else None. Nothing is written."""
     folder = run_folder(config, method=method, identity=identity, stem=stem)
     run = Run(folder=folder, method=method, identity=identity, job=job or method)
-    return run if run.done and read_run_metadata(folder).get("identity") == identity else None
+    return run if run.is_done and read_run_metadata(folder).get("identity") == identity else None
 
 
 def start_run(config: RunConfig, *, method: str, identity: dict[str, Any], stem: str = "", job: str = "") -> Run:
@@ -114,11 +114,11 @@ def start_run(config: RunConfig, *, method: str, identity: dict[str, Any], stem:
         unlock_folder(folder)
         differs = sorted(key for key in {*stored, *identity} if stored.get(key) != identity.get(key))
         raise UserError(f"{folder} holds another run ({', '.join(differs)} differ): choose another --name.")
-    write_json(folder / "config.json", {"method": method, "identity": identity, "config": flatten(config)})
+    write_json(folder / "config.json", {"method": method, "identity": identity, "config": flatten_resolved(config)})
     return Run(folder=folder, method=method, identity=identity, job=job or method)
 
 
 def finish_run(run: Run) -> None:
     """Write the marker that says that everything else is there."""
-    write_text(run.folder / DONE, "")
+    write_text(run.folder / SUCCESS_MARKER, "")
     unlock_folder(run.folder)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 PERTURBATIONS = 0.8, 1.25  # of numbers in population based training (Jaderberg et al. 2017)
-REDRAW = 0.25  # the probability that a choice is drawn anew in it
+REDRAW_PROBABILITY = 0.25  # the probability that a choice is drawn anew in it
 
 
 class Distribution(ABC):
@@ -58,7 +58,7 @@ class Range(Distribution):
         return min(self.high, max(self.low, value * float(rng.choice(PERTURBATIONS))))
 
 
-class Log(Range):
+class LogUniform(Range):
     """Any number of a range, uniform in its logarithm."""
 
     def to_ray_tune(self, tune: ModuleType) -> Any:
@@ -86,7 +86,7 @@ class Uniform(Range):
         return FloatDistribution(self.low, self.high)
 
 
-class Int(Range):
+class IntUniform(Range):
     """Any integer of a range, both bounds included."""
 
     def to_ray_tune(self, tune: ModuleType) -> Any:
@@ -121,16 +121,17 @@ class Choice(Distribution):
         return CategoricalDistribution(list(self.values))
 
     def perturb(self, value: Any, rng: "np.random.Generator") -> Any:
-        """The same, or with probability `REDRAW` any of the values."""
-        return self.values[int(rng.integers(len(self.values)))] if rng.random() < REDRAW else value
+        """The same, or with probability `REDRAW_PROBABILITY` any of the values."""
+        return self.values[int(rng.integers(len(self.values)))] if rng.random() < REDRAW_PROBABILITY else value
 
 
 Space = dict[str, Distribution]
-DISTRIBUTIONS: dict[str, type[Range]] = {"log": Log, "uniform": Uniform, "int": Int}  # by their names in a file
+DISTRIBUTIONS: dict[str, type[Range]] = {"log": LogUniform, "uniform": Uniform, "int": IntUniform}
+"""By their names in a file."""
 
-MUTABLE = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "label_smoothing", "class_weights", "box_fill")
+MUTABLE_KEYS = ("optim.lr", "optim.weight_decay", "optim.clip_norm", "label_smoothing", "class_weights", "box_fill")
 """Keys that may change while a model is trained, as all of augment may."""
-ENCODER = ("input", "shots", "draw")
+EMBEDDING_KEYS = ("input", "shots", "draw")
 """Keys that say, as all of clip does, what embeddings a method reads: all trials of a sweep read the same."""
 
 

@@ -56,7 +56,7 @@ def fitted_line(parts: Sequence[str], optional: Sequence[str] = (), *, last: Seq
     return " · ".join([*parts, *shown, *last])
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`h:mm:ss`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
@@ -73,5 +73,5 @@ class Countdown:
     def line(self, done: int, *facts: str, before: int = 0) -> str:
         """The line when `done` pieces are, `before` of them by an earlier start: `trial 3 of 20 · facts · 0:04:10 left`."""
         seconds = (time.monotonic() - self._start) / max(1, done - before)
-        left = [f"{clock(seconds * (self.total - done))} left"] if done < self.total else []
+        left = [f"{format_duration(seconds * (self.total - done))} left"] if done < self.total else []
         return fitted_line([f"{self.unit} {done} of {self.total}"], facts, last=left)

@@ -24,17 +24,19 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from clipcovid import environment
-from clipcovid.config import RESEARCH_ONLY, RunConfig, flatten, override, summarize_error
-from clipcovid.evaluate.kinds.registry import kind_names, kind_of
+from clipcovid.config import RESEARCH_ONLY, RunConfig, flatten_resolved, override, summarize_error
+from clipcovid.evaluate.kinds.registry import get_kind, kind_names
 from clipcovid.identity import digest
 from clipcovid.runs import Run
 
 EXPERIMENT = "clipcovid"
-TAG = "clipcovid.run"
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # the pages of trained models, not of language models
+RUN_TAG = "clipcovid.run"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # the pages of trained models, not of language models
 ARTIFACTS = ("figures", "predictions")  # folders of a run that MLflow gets; weights and states stay where they are
 REVISION = "CLIPCOVID_REVISION"  # the git commit of a copy without `.git`, such as a submitted job's working directory
-PATIENCE = 4.0  # seconds in which a tracking store has to answer
+STORE_TIMEOUT_S = 4.0  # seconds in which a tracking store has to answer
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 _failed_stores: set[str] = set()  # stores of which this process has said that they take no runs
@@ -126,8 +128,8 @@ class LiveTracker:
 
 
 @contextmanager
-def live(config: RunConfig) -> Iterator[Callable[[Run], LiveTracker]]:
-    """What makes a run's `LiveTracker`; a run that an exception ends is shown as FAILED, a stopped one as KILLED."""
+def live_tracker(config: RunConfig) -> Iterator[Callable[[Run], LiveTracker]]:
+    """A context that yields a maker of `LiveTracker`s; a run that raises is shown as FAILED, a stopped one as KILLED."""
     started: list[LiveTracker] = []
 
     def watch(run: Run) -> LiveTracker:
@@ -162,14 +164,14 @@ def check_store(uri: str) -> None:
     elif kind in ("http", "https"):
         unverified = ssl._create_unverified_context() if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS") else None
         try:
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PATIENCE, context=unverified).close()
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=STORE_TIMEOUT_S, context=unverified).close()
         except urllib.error.HTTPError:
             pass  # it answers, and what it wants MLflow knows
         except urllib.error.URLError as error:
             if not isinstance(error.reason, ssl.SSLError):  # MLflow has settings for certificates
                 raise OSError(str(error.reason)) from error
     elif kind in PORTS and parts.hostname:
-        socket.create_connection((parts.hostname, parts.port or PORTS[kind]), timeout=PATIENCE).close()
+        socket.create_connection((parts.hostname, parts.port or PORTS[kind]), timeout=STORE_TIMEOUT_S).close()
 
 
 def _check_sqlite(path: Path) -> None:
@@ -177,7 +179,7 @@ def _check_sqlite(path: Path) -> None:
     if not path.parent.is_dir():
         raise OSError(f"there is no folder {path.parent}")
     try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+        with closing(sqlite3.connect(path, timeout=STORE_TIMEOUT_S)) as database:
             database.execute("BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         if "locked" not in str(error):  # by another job, for a moment
@@ -192,7 +194,7 @@ def _warn(uri: str, error: Exception) -> None:
 
 
 def _client(uri: str) -> Any:
-    environment.set_defaults(environment.MLFLOW)
+    environment.set_defaults(environment.MLFLOW_DEFAULTS)
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow", "urllib3"):  # after the import, which sets them anew; errors are raised
@@ -209,14 +211,14 @@ def _open_run(run: Run, config: RunConfig, uri: str) -> tuple[Any, str, str]:
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
         local = (config.out / "mlartifacts").resolve().as_uri() if uri == _local_store(config.out) else None
-        experiment = client.get_experiment(client.create_experiment(EXPERIMENT, local, tags=KIND))
+        experiment = client.get_experiment(client.create_experiment(EXPERIMENT, local, tags=EXPERIMENT_TAGS))
     key = digest([run.identity, run.name])
-    runs = client.search_runs([experiment.experiment_id], f"tags.`{TAG}` = '{key}'", max_results=1)
+    runs = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{key}'", max_results=1)
     if runs:
         return client, runs[0].info.run_id, runs[0].info.status
     began = int((run.folder / "config.json").stat().st_mtime * 1000)
-    created = client.create_run(experiment.experiment_id, began, run_name=run.name, tags={TAG: key})
-    params = [Param(name, str(value)[:6000]) for name, value in flatten(config).items()]
+    created = client.create_run(experiment.experiment_id, began, run_name=run.name, tags={RUN_TAG: key})
+    params = [Param(name, str(value)[:6000]) for name, value in flatten_resolved(config).items()]
     client.log_batch(created.info.run_id, params=params)  # a parameter can't be written twice
     return client, created.info.run_id, ""
 
@@ -274,7 +276,7 @@ def _log(client: Any, run_id: str, run: Run, tags: dict[str, str]) -> None:
 
 def _metrics(run: Run) -> dict[str, float]:
     """`<split>/<metric>` of all splits scored so far, and the key metrics of folds and baselines beside them."""
-    key_metrics = [name for kind in kind_names() for name in kind_of(kind).key_metrics]
+    key_metrics = [name for kind in kind_names() for name in get_kind(kind).key_metrics]
     metrics: dict[str, float] = {}
     for split, body in run.metrics().items():
         metrics |= {f"{split}/{name}": value for name, value in body["metrics"].items()}

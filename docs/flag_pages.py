@@ -66,7 +66,7 @@ def pages() -> dict[str, str]:
 
 def all_commands() -> dict[str, commands.Command]:
     """Name → command, in the order of `clipcovid --help`."""
-    return {name: commands.load_command(name) for name in commands.names()}
+    return {name: commands.load_command(name) for name in commands.command_names()}
 
 
 def flags(config: Any, prefix: str = "", default: Any = MISSING) -> Iterator[Flag]:

@@ -58,5 +58,5 @@ def train(cloud, folder, kind=ProbeConfig, **settings):
     def validate(predictor):
         return task.validation_scores(sets["val"], predict(predictor, sets["val"], MACHINE))
 
-    choices, _ = task.calibrate(module, train_set, state, validate)
+    choices, _ = task.select_on_validation(module, train_set, state, validate)
     return task, module, sets, choices

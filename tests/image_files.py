@@ -17,7 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from clipcovid.data.images import BadImage, decode
+from clipcovid.data.images import BadImage, decode_pixels
 
 LIMIT = 1_000_000
 PATIENT = "Doe^Jane"
@@ -104,12 +104,12 @@ def compressed(syntax, array=None):
 
 def reason(data, **options):
     with pytest.raises(BadImage) as caught:
-        decode(data, **{"max_pixels": LIMIT} | options)
+        decode_pixels(data, **{"max_pixels": LIMIT} | options)
     return str(caught.value)
 
 
 def read(data):
-    return decode(data, max_pixels=LIMIT)
+    return decode_pixels(data, max_pixels=LIMIT)
 
 
 def outcome(data):

@@ -11,7 +11,7 @@ from clipcovid.config import ImagesConfig, OptimConfig, TrainConfig
 from clipcovid.distributed import rank
 from clipcovid.methods.classification import ClassificationTask
 from clipcovid.methods.configs import NO_AUGMENT
-from clipcovid.methods.task import Examples, get_targets
+from clipcovid.methods.task import Examples, target_reader
 from clipcovid.training.checkpoint import TrainingCheckpoint
 from clipcovid.training.loop import DeviceContext, fit
 
@@ -61,7 +61,7 @@ def examples(count=50, seed=0, balance="none", bad=None):
     if bad is not None:
         points[bad] = np.nan
     rows = pd.DataFrame({"image_id": [f"image-{i}" for i in range(count)], "label": [CLASSES[i] for i in labels]})
-    about = get_targets(rows, CLASSES, balance)
+    about = target_reader(rows, CLASSES, balance)
     return Examples(rows=rows, read=lambda take: {"x": points[take]} | about(take))
 
 

@@ -36,7 +36,7 @@ def test_fast_intervals_equal_naive_ones(shares, patients):
 def test_chunks_do_not_change_the_draws(monkeypatch):
     labels, probabilities = make(40)
     whole = bootstrap.classification_draws(labels, probabilities, CLASSES, [""] * 40, samples=25)
-    monkeypatch.setattr(bootstrap, "CHUNK", 7 * 40)
+    monkeypatch.setattr(bootstrap, "CHUNK_SIZE", 7 * 40)
     parts = bootstrap.classification_draws(labels, probabilities, CLASSES, [""] * 40, samples=25)
     assert all(np.array_equal(whole[name], parts[name], equal_nan=True) for name in whole)
 

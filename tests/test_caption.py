@@ -1,4 +1,4 @@
-"""CaptioningActor jobs: the dual encoder and the captioner, from training to predictions of other data."""
+"""Captioning jobs: the dual encoder and the captioner, from training to predictions of other data."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from clipcovid.evaluate.captions import BASELINES
 from clipcovid.evaluate.predictions import read_predictions
 from clipcovid.inference import predict as prediction
 from clipcovid.inference.predict import PredictConfig, predict_split
-from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.caption.config import DualEncoderConfig
 from clipcovid.methods.captioner.config import CaptionerConfig
 from clipcovid.methods.captioner.task import tokenize
 from clipcovid.methods.configs import NO_AUGMENT
@@ -46,7 +46,7 @@ def without_java():
 def caption(data, out, **settings):
     optim = OptimConfig(epochs=2, batch_size=16, lr=1e-3, precision="fp32")
     given = {"weights": "none", "captions": "dataset", "image_size": 32, "width": 32, "optim": optim, "compute": HERE}
-    return CaptionConfig(data=data, out=out, augment=NO_AUGMENT, **(given | settings))
+    return DualEncoderConfig(data=data, out=out, augment=NO_AUGMENT, **(given | settings))
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_run_has_captions_from_the_training_split_with_ranks_and_baselines(fin
 
 
 def test_its_checkpoint_predicts_the_same_again(finished, phantoms, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "SHARD", 5)  # ranks are among all images, however few are kept at once
+    monkeypatch.setattr(prediction, "ROWS_PER_SHARD", 5)  # ranks are among all images, however few are kept at once
     config = PredictConfig(run=finished.run.folder, data=phantoms, out=tmp_path, compute=HERE)
     again = predict_split(config, log=quiet)
     ours, theirs = (
@@ -234,7 +234,7 @@ def test_its_checkpoint_writes_the_same_again(written, phantoms, bare, tmp_path)
 def test_a_decoder_can_learn_a_caption_by_heart():
     texts = ["a large left effusion, 7 cm", "両側のすりガラス影", "normal"]
     words = load_or_train_tokenizer("mini", texts, 400)
-    module = build_decoder("mini", words, features=8, prefix=2, context=96, dropout=0.0, seed=0)
+    module = build_decoder("mini", words, feature_dim=8, prefix=2, context=96, dropout=0.0, seed=0)
     images = F.normalize(torch.randn(3, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
     task = make_task(captioner("unused", "unused", context=96), ("a",), ImagesConfig())
     tokens, cut = tokenize(words, texts, 96)
@@ -246,7 +246,7 @@ def test_a_decoder_can_learn_a_caption_by_heart():
         optimizer.zero_grad()
     module.eval()
     for beams in (1, 3):
-        ids = module.write(images, beams=beams, length=40)
+        ids = module.generate(images, beams=beams, length=40)
         assert [text.strip() for text in words.batch_decode(ids, skip_special_tokens=True)] == texts
 
 
@@ -259,7 +259,7 @@ def test_a_published_gpt2_is_loaded_whole(tmp_path):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_positions=64, n_embd=16, n_layer=2, n_head=2, **ends))
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
-    how = {"features": 8, "prefix": 2, "dropout": 0.1, "seed": 0}
+    how = {"feature_dim": 8, "prefix": 2, "dropout": 0.1, "seed": 0}
     module = build_decoder(str(tmp_path), load_or_train_tokenizer(str(tmp_path), [], 0), context=40, **how)
     for key, value in model.state_dict().items():
         assert module.body.state_dict()[key].equal(value), key

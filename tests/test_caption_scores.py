@@ -131,7 +131,7 @@ def test_a_part_of_the_captions_scores_as_if_it_were_all(without_java):
     scored = caption_metrics(tokenize(REFERENCES), tokenize(HYPOTHESES))
     take = np.array([0, 1, 3])
     alone = caption_metrics(tokenize([REFERENCES[i] for i in take]), tokenize([HYPOTHESES[i] for i in take])).overall
-    part = scored.of(take)
+    part = scored.subset_metrics(take)
     for name in ("bleu_1", "bleu_4", "rouge_l"):  # CIDEr weighs n-grams by all of them
         assert part[name] == pytest.approx(alone[name]), name
 
@@ -147,11 +147,11 @@ def naive_ranks(images, texts, names):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ranks_are_those_of_a_naive_double_loop(seed, monkeypatch):
-    monkeypatch.setattr(retrieval, "CHUNK", 7)
+    monkeypatch.setattr(retrieval, "CHUNK_SIZE", 7)
     rng = np.random.default_rng(seed)
     images, texts = rng.normal(size=(2, 40, 6)).astype(np.float32)
     names = [f"caption {i}" for i in rng.integers(0, 15, 40)]
-    there, back = retrieval.ranks(images, texts, names)
+    there, back = retrieval.retrieval_ranks(images, texts, names)
     assert there.tolist() == naive_ranks(images, texts, names)
     assert back.tolist() == naive_ranks(texts, images, names)
     known = retrieval.retrieval_metrics(there)
@@ -163,7 +163,7 @@ def test_ranks_are_those_of_a_naive_double_loop(seed, monkeypatch):
 def test_equal_features_find_nothing():
     """Or a collapsed encoder would score best of all."""
     ones = np.ones((10, 4), np.float32)
-    there, _ = retrieval.ranks(ones, ones, [str(i) for i in range(10)])
+    there, _ = retrieval.retrieval_ranks(ones, ones, [str(i) for i in range(10)])
     assert there.tolist() == [10] * 10
 
 
@@ -171,6 +171,6 @@ def test_features_that_are_no_numbers_find_nothing():
     images = np.eye(6, 4, dtype=np.float32)
     texts = images.copy()
     texts[2] = np.nan
-    there, back = retrieval.ranks(images, texts, list("abcdef"))
+    there, back = retrieval.retrieval_ranks(images, texts, list("abcdef"))
     assert back[2] == 6
     assert (there >= 2).all()

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from clipcovid.config import UserError
-from clipcovid.data.captions import TEMPLATE, captions_of, fill_template
+from clipcovid.data.captions import TEMPLATE, fill_template, make_captions
 
 KNOWN = {"view": "Axial", "modality": "CT", "location": "Chest", "age": "61", "sex": "male", "diagnosis": "a mass"}
 
@@ -53,18 +53,18 @@ def test_template_and_free_text_stand_one_before_the_other(tmp_path):
             {"image_id": "d", "caption": "", "view": ""},
         ]
     )
-    assert captions_of(rows, "both", "a {plane} scan").tolist() == [
+    assert make_captions(rows, "both", "a {plane} scan").tolist() == [
         "a Axial scan. A mass.",
         "a Axial scan",
         "胸部 CT",
         "",
     ]
-    assert captions_of(rows, "dataset", "").tolist() == ["A mass.", "", "胸部 CT", ""]
+    assert make_captions(rows, "dataset", "").tolist() == ["A mass.", "", "胸部 CT", ""]
     (tmp_path / "own.csv").write_text("image_id,caption\nb, two words \nz,unknown image\n")
-    assert captions_of(rows, str(tmp_path / "own.csv"), "").tolist() == ["", "two words", "", ""]
+    assert make_captions(rows, str(tmp_path / "own.csv"), "").tolist() == ["", "two words", "", ""]
     (tmp_path / "own.csv").write_text("image,caption\nb,x\n")
     with pytest.raises(UserError, match="lacks the columns image_id; it has: image, caption"):
-        captions_of(rows, str(tmp_path / "own.csv"), "")
+        make_captions(rows, str(tmp_path / "own.csv"), "")
 
 
 def test_a_table_of_captions_of_other_images_is_refused(tmp_path, capsys):
@@ -73,11 +73,11 @@ def test_a_table_of_captions_of_other_images_is_refused(tmp_path, capsys):
     with pytest.raises(
         UserError, match=r"none of the data set's images: .* is '1\.png', and the data set's is 'a/1\.png'"
     ):
-        captions_of(rows, str(tmp_path / "own.csv"), "")
-    assert captions_of(rows, str(tmp_path / "own.csv"), "", strict=False).tolist() == ["", ""]
+        make_captions(rows, str(tmp_path / "own.csv"), "")
+    assert make_captions(rows, str(tmp_path / "own.csv"), "", strict=False).tolist() == ["", ""]
     (tmp_path / "own.csv").write_text("image_id;caption\na/1.png;x\n3.png;y\n")
     for _ in range(2):
-        assert captions_of(rows, str(tmp_path / "own.csv"), "").tolist() == ["x", ""]
+        assert make_captions(rows, str(tmp_path / "own.csv"), "").tolist() == ["x", ""]
     said = capsys.readouterr().out.splitlines()
     assert said == [
         f"note: {tmp_path}/own.csv is divided by semicolons.",
@@ -85,22 +85,22 @@ def test_a_table_of_captions_of_other_images_is_refused(tmp_path, capsys):
     ]
     (tmp_path / "own.csv").write_text("image_id,caption\na/1.png,x\nnan,y\n")
     with pytest.raises(UserError, match=r"1 rows of --captions .* have no image_id"):
-        captions_of(rows, str(tmp_path / "own.csv"), "")
+        make_captions(rows, str(tmp_path / "own.csv"), "")
 
 
 def test_a_table_of_captions_may_have_numbers_for_ids_and_brackets_in_its_texts(tmp_path):
     rows = pd.DataFrame({"image_id": ["1", "2", "3"]})
     (tmp_path / "a.jsonl").write_text('{"image_id": 1, "caption": "a mass"}\n{"image_id": 3, "caption": "N/A"}\n')
-    assert captions_of(rows, str(tmp_path / "a.jsonl"), "").tolist() == ["a mass", "", ""]
+    assert make_captions(rows, str(tmp_path / "a.jsonl"), "").tolist() == ["a mass", "", ""]
     (tmp_path / "b.csv").write_text("image_id,caption\n2,[REDACTED] has a mass\n3,{x\n")
-    assert captions_of(rows, str(tmp_path / "b.csv"), "").tolist() == ["", "[REDACTED] has a mass", "{x"]
+    assert make_captions(rows, str(tmp_path / "b.csv"), "").tolist() == ["", "[REDACTED] has a mass", "{x"]
     (tmp_path / "b.tsv").write_text('image_id\tcaption\n2\t"sharp" pain\n3\t"open\n')
-    assert captions_of(rows, str(tmp_path / "b.tsv"), "").tolist() == ["", '"sharp" pain', '"open']
+    assert make_captions(rows, str(tmp_path / "b.tsv"), "").tolist() == ["", '"sharp" pain', '"open']
     (tmp_path / "b.json").write_text('{"2": "two", "3": "nan"}')
-    assert captions_of(rows, str(tmp_path / "b.json"), "").tolist() == ["", "two", ""]
+    assert make_captions(rows, str(tmp_path / "b.json"), "").tolist() == ["", "two", ""]
     (tmp_path / "c.csv").write_text("image_id,caption\n2,fever, cough\n")
     with pytest.raises(UserError, match="line 2: 3 fields, where the header has 2"):
-        captions_of(rows, str(tmp_path / "c.csv"), "")
+        make_captions(rows, str(tmp_path / "c.csv"), "")
     (tmp_path / "c.csv").write_text("image_id,caption\n2,one\n2,other\n")
     with pytest.raises(UserError, match="has 2 twice"):
-        captions_of(rows, str(tmp_path / "c.csv"), "")
+        make_captions(rows, str(tmp_path / "c.csv"), "")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torchscript_files import scripted
 
 from clipcovid.config import ClipConfig, ImagesConfig, UserError
-from clipcovid.data.images import decode, fit_image
+from clipcovid.data.images import decode_pixels, fit_image
 from clipcovid.identity import weights_hash
 from clipcovid.inference.zeroshot import classify
 from clipcovid.models import clip as clip_module
@@ -57,7 +57,7 @@ def test_zero_shot_logits_equal_plain_open_clips(picture, tmp_path):
 
     ours = load_clip(ClipConfig(model="ViT-B-32", pretrained=str(weights)))
     how = ImagesConfig(size=ours.image_size, mode="rgb", fit="crop")
-    pixels = fit_image(decode(picture.read_bytes(), max_pixels=how.max_pixels), how)
+    pixels = fit_image(decode_pixels(picture.read_bytes(), max_pixels=how.max_pixels), how)
     logits = ours.logit_scale * (ours.encode_images(pixels[None]) @ ours.encode_texts(TEXTS).T).numpy()
     assert np.abs(logits - expected).max() < 1e-4
     probabilities = torch.from_numpy(expected).double().softmax(dim=-1).numpy()
@@ -73,7 +73,7 @@ def test_the_model_of_openais_weights_uses_their_activation(monkeypatch):
         raise RuntimeError("no network in tests")
 
     monkeypatch.setattr(open_clip, "create_model", create)
-    monkeypatch.setattr(clip_module, "check_clip", lambda config: None)
+    monkeypatch.setattr(clip_module, "check_clip_available", lambda config: None)
     with pytest.raises(UserError, match="can't be had"):
         load_clip(ClipConfig(model="ViT-B-32", pretrained="openai"))
     assert asked["force_quick_gelu"] is True
@@ -92,7 +92,7 @@ def test_pixels_of_another_size_are_resized_as_pillow_does(tiny):
     noise = Image.fromarray(images(1, 50)[0])  # smooth at 200 px: Pillow clips between its two passes, torch at the end
     big = np.asarray(noise.resize((200, 200), Image.Resampling.BICUBIC))[None]
     small = fit_image(big[0], ImagesConfig(size=128))
-    difference = (tiny.pixels(big) - tiny.pixels(small[None])).abs().max()
+    difference = (tiny.preprocess(big) - tiny.preprocess(small[None])).abs().max()
     assert difference < 3 / 255 / 0.26  # rounding in two passes against one: at most a few grey levels
 
 
@@ -141,7 +141,7 @@ def test_open_clip_itself_loads_our_checkpoint(tmp_path, tiny):
     save_clip(tmp_path, tiny)
     theirs = open_clip.create_model(f"local-dir:{tmp_path}", require_pretrained=True).eval()
     with torch.no_grad():
-        features = theirs.encode_image(tiny.pixels(images()), normalize=True)
+        features = theirs.encode_image(tiny.preprocess(images()), normalize=True)
     torch.testing.assert_close(features, tiny.encode_images(images()))
 
 
@@ -293,4 +293,4 @@ def test_an_ensemble_is_the_normalised_mean_of_its_prompts(tiny):
 def test_a_checkpoint_says_what_it_is(tmp_path, tiny):
     save_clip(tmp_path, tiny)
     assert json.loads((tmp_path / "open_clip_config.json").read_text())["model_cfg"]["embed_dim"] == 128
-    assert clip_module.OWN_CONFIGS.joinpath("tiny.json").exists()
+    assert clip_module.CONFIG_FOLDER.joinpath("tiny.json").exists()

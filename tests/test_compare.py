@@ -21,17 +21,17 @@ from scipy.stats import binom
 from clipcovid.config import RESEARCH_ONLY, UserError
 from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.evaluate import bootstrap, plots
-from clipcovid.evaluate.compare import CompareConfig, compare, comparison_markdown, write
+from clipcovid.evaluate.compare import CompareConfig, compare, comparison_markdown, write_comparison
 from clipcovid.evaluate.console import print_comparison
 from clipcovid.evaluate.kinds.classification import KIND
 from clipcovid.evaluate.load_predictions import find_runs, load_method_predictions
-from clipcovid.evaluate.number_format import value_with_interval
+from clipcovid.evaluate.number_format import format_with_interval
 from clipcovid.evaluate.predictions import read_predictions, write_predictions
 from clipcovid.evaluate.probabilities import class_probabilities
 from clipcovid.evaluate.report import score_split
 from clipcovid.evaluate.significance import holm, mcnemar
 from clipcovid.identity import comparison_identity
-from clipcovid.runs import DONE, finish_run, start_run
+from clipcovid.runs import SUCCESS_MARKER, finish_run, start_run
 from clipcovid.workflows.compare import compare_runs
 
 score = KIND.score
@@ -113,7 +113,7 @@ def scored(tmp_path_factory):
     """A folder with the finished runs zeroshot, cnn and probe; not to be written to."""
     out, manifest = tmp_path_factory.mktemp("outputs"), manifest_of()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "save", lambda made, folder: [])  # drawing takes longest
+        patch.setattr(plots, "save_figures", lambda made, folder: [])  # drawing takes longest
         score_all(out, manifest)
     return out
 
@@ -137,7 +137,7 @@ def unscored(folder, **about):
     """A finished run's folder with a config and predictions, and nothing else."""
     write_predictions(folder / "predictions" / "test.parquet", table_of(), **{**ENCODER_FILE, **about})
     (folder / "config.json").write_text(json.dumps({"config": {"data": "data/quex"}}))
-    (folder / DONE).write_text("")
+    (folder / SUCCESS_MARKER).write_text("")
     return folder
 
 
@@ -245,15 +245,15 @@ def test_notes_say_what_was_resampled_and_what_mcnemar_assumes(tmp_path):
 
 
 def test_one_method_and_one_patient_are_no_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "save", lambda made, folder: [])
+    monkeypatch.setattr(plots, "save_figures", lambda made, folder: [])
     comparison = compared(files_of(tmp_path, (table_of(), {})))
     assert comparison.paired_differences == {}
-    write(comparison, tmp_path / "one")
+    write_comparison(comparison, tmp_path / "one")
     lonely = [(table_of(seed=i).assign(patient_id="p"), {}) for i in range(2)]
     comparison = compared(files_of(tmp_path, *lonely))
     assert all(gap["macro_f1"].keys() == {"value"} for gap in comparison.paired_differences.values())
     assert comparison.notes[0] == "There are no intervals: all is of one patient."
-    write(comparison, tmp_path / "two")
+    write_comparison(comparison, tmp_path / "two")
     assert "_low" in (tmp_path / "two" / "comparison.csv").read_text()
 
 
@@ -342,21 +342,21 @@ def test_pooled_folds_are_compared_as_a_split_of_their_own(tmp_path):
 
 
 def test_finished_runs_are_found_and_several_splits_are_told_apart(outputs):
-    (outputs / "cnn" / DONE).unlink()
+    (outputs / "cnn" / SUCCESS_MARKER).unlink()
     (outputs / "mlartifacts").mkdir()
     (outputs / "compare-x").mkdir()
-    (outputs / "compare-x" / DONE).write_text("")
+    (outputs / "compare-x" / SUCCESS_MARKER).write_text("")
     masks = outputs / "unet" / "predictions" / "test.parquet"
     write_predictions(masks, table_of().assign(region="lung"), **{**ENCODER_FILE, "task": "segmentation"})
-    (outputs / "unet" / DONE).write_text("")
-    assert find_runs(outputs, "test", DONE) == [outputs / "probe", outputs / "zeroshot"]
+    (outputs / "unet" / SUCCESS_MARKER).write_text("")
+    assert find_runs(outputs, "test", SUCCESS_MARKER) == [outputs / "probe", outputs / "zeroshot"]
     unscored(outputs / "elsewhere", split_hash="s2")
     with pytest.raises(UserError, match=r"2 different splits.*name those to compare") as error:
-        find_runs(outputs, "test", DONE)
+        find_runs(outputs, "test", SUCCESS_MARKER)
     for word in ("data/cxr", "data/quex", manifest_of().split_hash, "s2 (elsewhere)", "(probe, zeroshot)"):
         assert word in str(error.value)
     with pytest.raises(UserError, match="no finished run with predictions of val"):
-        find_runs(outputs, "val", DONE)
+        find_runs(outputs, "val", SUCCESS_MARKER)
 
 
 # What is written and printed
@@ -364,7 +364,7 @@ def test_finished_runs_are_found_and_several_splits_are_told_apart(outputs):
 
 def test_csv_has_every_number(tmp_path):
     comparison = compared(three(tmp_path))
-    write(comparison, tmp_path / "out")
+    write_comparison(comparison, tmp_path / "out")
     frame = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("method")
     assert frame.index.tolist() == ["b", "c", "a", "majority", "prior"]
     for name, body in comparison.methods.items():
@@ -406,11 +406,11 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
 
 
 def test_numbers_are_short():
-    assert value_with_interval(0.9134, (0.891, 0.929)) == ".913 (.89–.93)"
-    assert value_with_interval(1.0, (0.98, 1.0)) == "1.000 (.98–1.00)"
-    assert value_with_interval(-0.021, (-0.05, 0.01), 3) == "-.021 (-.050 to .010)"
-    assert value_with_interval(-1e-9) == ".000"
-    assert value_with_interval(None) == ""
+    assert format_with_interval(0.9134, (0.891, 0.929)) == ".913 (.89–.93)"
+    assert format_with_interval(1.0, (0.98, 1.0)) == "1.000 (.98–1.00)"
+    assert format_with_interval(-0.021, (-0.05, 0.01), 3) == "-.021 (-.050 to .010)"
+    assert format_with_interval(-1e-9) == ".000"
+    assert format_with_interval(None) == ""
 
 
 def drawn(figure):
@@ -471,7 +471,15 @@ def test_the_job_compares_all_runs_and_shows_them_in_mlflow(outputs, monkeypatch
     assert (done.returncode, done.stderr) == (0, "")
     (folder,) = outputs.glob("compare-*")
     assert {path.name for path in folder.iterdir()} == {
-        *("comparison.csv", "comparison.json", "comparison.md", "config.json", "figures", "metrics.json", DONE)
+        *(
+            "comparison.csv",
+            "comparison.json",
+            "comparison.md",
+            "config.json",
+            "figures",
+            "metrics.json",
+            SUCCESS_MARKER,
+        )
     }
     assert str(folder) in done.stdout
     assert done.stdout.index("probe") < done.stdout.index("zeroshot") < done.stdout.index("majority")
@@ -483,7 +491,7 @@ def test_the_job_compares_all_runs_and_shows_them_in_mlflow(outputs, monkeypatch
     kept = {path.name for path in (outputs / "mlartifacts").glob("*/artifacts/*")}
     assert {"comparison.csv", "comparison.md", "comparison.json", "figures"} <= kept
     monkeypatch.setattr("clipcovid.workflows.report.track", lambda run, config, tags: True)
-    monkeypatch.setattr(plots, "save", lambda made, folder: [])
+    monkeypatch.setattr(plots, "save_figures", lambda made, folder: [])
     compare_runs(CompareConfig(out=outputs, runs=(outputs / "zeroshot", outputs / "probe", outputs / "cnn")))
     assert capsys.readouterr().out == done.stdout
 

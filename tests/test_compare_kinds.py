@@ -10,12 +10,12 @@ from rich.console import Console
 
 from clipcovid.errors import UserError
 from clipcovid.evaluate import captions, plots
-from clipcovid.evaluate.compare import compare, comparison_markdown, write
+from clipcovid.evaluate.compare import compare, comparison_markdown, write_comparison
 from clipcovid.evaluate.console import print_comparison, print_folds
-from clipcovid.evaluate.kinds.registry import kind_names, kind_of
+from clipcovid.evaluate.kinds.registry import get_kind, kind_names
 from clipcovid.evaluate.load_predictions import find_runs, load_method_predictions
 from clipcovid.evaluate.predictions import write_predictions
-from clipcovid.runs import DONE
+from clipcovid.runs import SUCCESS_MARKER
 
 N = 24
 METADATA = {
@@ -92,7 +92,7 @@ def test_the_scores_are_those_of_the_tables_and_the_best_comes_first(tmp_path, k
     assert list(comparison.methods) == ["better", "worse"]
     assert comparison.n == N
     for name, table in TABLES[kind].items():
-        assert comparison.methods[name] == kind_of(kind).score(table.sort_values("image_id", kind="stable"))
+        assert comparison.methods[name] == get_kind(kind).score(table.sort_values("image_id", kind="stable"))
     content = comparison.to_json()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
 
@@ -100,7 +100,7 @@ def test_the_scores_are_those_of_the_tables_and_the_best_comes_first(tmp_path, k
 @KINDS
 def test_differences_are_over_resamples_of_patients_that_both_share(tmp_path, kind):
     gap = compared(tmp_path, kind, TABLES[kind]).paired_differences["worse"]
-    scores = {name: kind_of(kind).score(table) for name, table in TABLES[kind].items()}
+    scores = {name: get_kind(kind).score(table) for name, table in TABLES[kind].items()}
     metric = KEY[kind]
     value = scores["worse"].metrics[metric] - scores["better"].metrics[metric]
     assert gap[metric]["value"] == pytest.approx(value)
@@ -151,7 +151,7 @@ def test_caption_intervals_are_of_corpus_bleu_and_of_ranks(tmp_path):
         both = (captions.tokenize(table[column].iloc[some].tolist()) for column in ("reference", "hypothesis"))
         return captions.caption_metrics(*both).overall["bleu_4"]
 
-    resampled = kind_of("captions").resampler([worse, better], ())(some)
+    resampled = get_kind("captions").resampler([worse, better], ())(some)
     assert resampled["bleu_4"] == pytest.approx([bleu(worse), bleu(better)])
 
 
@@ -169,7 +169,7 @@ def test_what_one_method_lacks_is_not_compared(tmp_path):
 @pytest.mark.parametrize("width", [80, 160])
 def test_a_comparison_is_printed_and_written_whole(tmp_path, monkeypatch, kind, width):
     saved = {}
-    monkeypatch.setattr(plots, "save", lambda figures, folder: saved.update(figures))
+    monkeypatch.setattr(plots, "save_figures", lambda figures, folder: saved.update(figures))
     comparison = compared(tmp_path, kind, TABLES[kind])
     console = Console(file=io.StringIO(), width=width)
     print_comparison(comparison, console)
@@ -177,7 +177,7 @@ def test_a_comparison_is_printed_and_written_whole(tmp_path, monkeypatch, kind, 
     assert max(map(len, text.splitlines())) <= width
     assert "Minus better" in text
     assert "…" not in text
-    write(comparison, tmp_path / "out")
+    write_comparison(comparison, tmp_path / "out")
     frame = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index("method")
     assert frame[f"difference_{KEY[kind]}"]["worse"] == comparison.paired_differences["worse"][KEY[kind]]["value"]
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == comparison.to_json()
@@ -217,19 +217,19 @@ def test_runs_of_a_kind_are_found_among_others(tmp_path, kind):
     for name, tables in TABLES.items():
         (tmp_path / name / "predictions").mkdir(parents=True)
         files_of(tmp_path / name / "predictions", name, {"test": tables["worse"]})
-        (tmp_path / name / DONE).write_text("")
-    assert find_runs(tmp_path, "test", DONE, kind) == [tmp_path / kind]
+        (tmp_path / name / SUCCESS_MARKER).write_text("")
+    assert find_runs(tmp_path, "test", SUCCESS_MARKER, kind) == [tmp_path / kind]
     with pytest.raises(UserError, match="no finished run"):
-        find_runs(tmp_path, "test", DONE)
+        find_runs(tmp_path, "test", SUCCESS_MARKER)
     with pytest.raises(UserError, match="no kind of predictions called 'masks': use captions, classification, segm"):
-        find_runs(tmp_path, "test", DONE, "masks")
+        find_runs(tmp_path, "test", SUCCESS_MARKER, "masks")
 
 
 @pytest.mark.parametrize("kind", kind_names())
 def test_folds_show_what_their_kind_is_judged_by(kind):
-    metrics = kind_of(kind).table_metrics
+    metrics = get_kind(kind).table_metrics
     console = Console(file=io.StringIO(), width=160)
     print_folds(kind, [dict.fromkeys([*metrics, "other"], 0.25), dict.fromkeys(metrics, 0.75)], console)
     text = console.file.getvalue()
     assert text.count("0.500 ± 0.354") == len(metrics)
-    assert set(kind_of(kind).key_metrics) <= set(metrics)
+    assert set(get_kind(kind).key_metrics) <= set(metrics)

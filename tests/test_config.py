@@ -16,13 +16,13 @@ from clipcovid.config import (
     ImagesConfig,
     OptimConfig,
     UserError,
-    flatten,
+    flatten_resolved,
     override,
     resolve_defaults,
     resolve_schedule,
 )
 from clipcovid.identity import config_identity
-from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.caption.config import DualEncoderConfig
 from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.probe.config import ProbeConfig
@@ -46,7 +46,7 @@ class Example:
 
 
 def test_flatten_names_every_field_by_its_dotted_path():
-    flat = flatten(Example(words=("a", "b")))
+    flat = flatten_resolved(Example(words=("a", "b")))
     assert flat["clip.model"] == "ViT-B-32"
     assert flat["words"] == "a,b"
     assert {"images.size", "compute.workers", "seed", "data"} <= set(flat)
@@ -138,8 +138,8 @@ def test_help_of_every_job_explains_every_flag(job):
         (CnnConfig, [], 1e-4),
         (CnnConfig, ["--weights", "none"], 1e-3),
         (CnnConfig, ["--weights", "none", "--optim.lr", "0.3"], 0.3),
-        (CaptionConfig, ["--weights", "none"], 1e-3),
-        (CaptionConfig, ["--towers", "clip", "--clip.pretrained", "none"], 1e-3),
+        (DualEncoderConfig, ["--weights", "none"], 1e-3),
+        (DualEncoderConfig, ["--towers", "clip", "--clip.pretrained", "none"], 1e-3),
         (FinetuneConfig, [], 1e-5),
         (FinetuneConfig, ["--clip.pretrained", "none"], 2e-4),
         (ProbeConfig, [], 0.01),
@@ -148,7 +148,7 @@ def test_help_of_every_job_explains_every_flag(job):
 def test_the_learning_rate_follows_from_the_weights(job, words, lr):
     config = from_cli(job, "", ["--data", "d", *words])
     assert resolve_defaults(config).optim.lr == lr
-    assert flatten(config)["optim.lr"] == lr  # what MLflow and the run's identity have
+    assert flatten_resolved(config)["optim.lr"] == lr  # what MLflow and the run's identity have
     assert resolve_defaults(resolve_defaults(config)) == resolve_defaults(config)
 
 

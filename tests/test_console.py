@@ -10,7 +10,7 @@ import pytest
 from conftest import run_and_list_imports
 
 from clipcovid import __version__
-from clipcovid.commands import GROUPS, OTHER_NAMES, command_table, demo, names, summary
+from clipcovid.commands import COMMAND_ALIASES, GROUPS, command_names, command_summary, command_table, demo
 from clipcovid.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -24,10 +24,10 @@ def clipcovid(*words):
 
 def test_every_module_is_a_command_and_every_script_runs_one():
     modules = {path.stem for path in (ROOT / "clipcovid" / "commands").glob("[a-z]*.py")}
-    assert sorted([*modules, *METHODS]) == sorted(name.replace("-", "_") for name in names())
+    assert sorted([*modules, *METHODS]) == sorted(name.replace("-", "_") for name in command_names())
     scripts = [path for folder in ("jobs", "tune") for path in (ROOT / folder).glob("*.py")]
-    run = {OTHER_NAMES.get(path.stem, path.stem.replace("_", "-")): path for path in scripts}
-    assert run.keys() <= set(names())
+    run = {COMMAND_ALIASES.get(path.stem, path.stem.replace("_", "-")): path for path in scripts}
+    assert run.keys() <= set(command_names())
     for name, path in run.items():
         assert f'run_command("{name}")' in path.read_text()
         assert len(path.read_text().splitlines()) < 10
@@ -36,9 +36,9 @@ def test_every_module_is_a_command_and_every_script_runs_one():
 def test_the_list_of_commands_fits_a_terminal_and_comes_at_once():
     lines = command_table().splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line.split()[0] for line in lines if line.startswith("  ")] == names()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == command_names()
     assert [line[:-1] for line in lines if line.endswith(":")] == list(GROUPS)
-    assert all(summary(name).endswith(".") for name in names())
+    assert all(command_summary(name).endswith(".") for name in command_names())
     done, imported = run_and_list_imports(MAIN, "--help")
     assert done.stdout == command_table() + "\n"
     assert not HEAVY & {module.strip() for module in imported}
@@ -106,8 +106,8 @@ def test_a_command_and_its_script_show_the_same_help():
 
 @pytest.mark.parametrize("black", [False, True])
 def test_the_demo_is_commands_that_all_exist(black):
-    words = [command.split() for command in demo.commands(black)]
-    assert {command[0] for command in words} <= set(names())
+    words = [command.split() for command in demo.demo_commands(black)]
+    assert {command[0] for command in words} <= set(command_names())
     data = "data/phantom-black" if black else "data/phantom"
     assert all(command[command.index("--data") + 1] == data for command in words[2:-1])
     made = {f"outputs/{command[command.index('--name') + 1]}" for command in words if "--name" in command}
@@ -115,7 +115,9 @@ def test_the_demo_is_commands_that_all_exist(black):
 
 
 def test_the_demo_says_what_it_runs_and_ends_where_something_fails(monkeypatch, capfd):
-    monkeypatch.setattr(demo, "commands", lambda black: ["--version", "compare --split nowhere --out no", "--version"])
+    monkeypatch.setattr(
+        demo, "demo_commands", lambda black: ["--version", "compare --split nowhere --out no", "--version"]
+    )
     with pytest.raises(SystemExit) as ended:
         demo.main(demo.DemoConfig())
     assert ended.value.code == 2

@@ -182,7 +182,7 @@ def test_merged_adapters_predict_as_they_did(phantoms):
         before = chosen.predictor(module)(batch)
         plain = task(method="full")
         assert (plain.predictor(build(plain).eval())(batch) - before).abs().max() > 1e-3
-        chosen.calibrate(module, NOTHING, None, lambda predictor: {"macro_f1": 0.0})
+        chosen.select_on_validation(module, NOTHING, None, lambda predictor: {"macro_f1": 0.0})
         assert (chosen.predictor(module)(batch) - before).abs().max() < 1e-5
     assert not [name for name in module.state_dict() if "lora" in name]
 
@@ -204,10 +204,10 @@ def test_wise_ft_takes_the_mixture_that_validates_best_and_the_latest_of_equals(
         shares.append(float((module.clip.visual.proj - start).detach().mean()))
         return {"macro_f1": -abs(shares[-1] - 0.3)}
 
-    assert chosen.calibrate(module, NOTHING, None, validate)[0]["wise_ft"] == 0.3
+    assert chosen.select_on_validation(module, NOTHING, None, validate)[0]["wise_ft"] == 0.3
     assert shares == pytest.approx([step / 10 for step in range(11)], abs=1e-5)
     assert (module.clip.visual.proj - start).mean().item() == pytest.approx(0.3, abs=1e-5)
-    equal, _ = chosen.calibrate(build(chosen), NOTHING, None, lambda predictor: {"macro_f1": 1.0})
+    equal, _ = chosen.select_on_validation(build(chosen), NOTHING, None, lambda predictor: {"macro_f1": 1.0})
     assert equal["wise_ft"] == 1.0
 
 

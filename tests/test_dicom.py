@@ -40,7 +40,7 @@ from pydicom.uid import (
 )
 
 from clipcovid.data.dicom import read_header
-from clipcovid.data.images import open_image, read_picture
+from clipcovid.data.images import decode_image, open_image
 
 BLANK = {"patient_id": "", "view": "", "study_date": ""}
 
@@ -144,7 +144,7 @@ def test_dicom_window_agrees_with_pydicom():
 
 
 def notes_of(data):
-    picture = read_picture(data, max_pixels=LIMIT)
+    picture = decode_image(data, max_pixels=LIMIT)
     return picture.pixels, list(picture.notes)
 
 

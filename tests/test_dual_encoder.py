@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.models.clip_model import build_untrained_clip, checkpoint_activations
-from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual, train_tokenizer
+from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual_encoder, train_tokenizer
 
 TEXTS = ["axial CT of the chest with a mass", "sagittal MR of the brain", "a normal chest X-ray, PA view"]
 
@@ -42,32 +42,32 @@ def clinical_bert(folder, *, cut=False):
 
 def test_a_published_text_encoder_is_loaded_whole(tmp_path):
     model = clinical_bert(tmp_path)
-    clip = build_dual(towers(text=str(tmp_path), text_weights="pretrained"), [], seed=0)
+    clip = build_dual_encoder(towers(text=str(tmp_path), text_weights="pretrained"), [], seed=0)
     own, theirs = clip.model.text.transformer.state_dict(), model.bert.state_dict()
     assert own.keys() == theirs.keys()
     for key, value in theirs.items():
         assert own[key].equal(value), key
-    random = build_dual(towers(text=str(tmp_path)), [], seed=0).model.text.transformer.state_dict()
+    random = build_dual_encoder(towers(text=str(tmp_path)), [], seed=0).model.text.transformer.state_dict()
     assert not random["encoder.layer.0.output.dense.weight"].equal(theirs["encoder.layer.0.output.dense.weight"])
 
 
 def test_text_weights_that_lack_a_layer_are_refused(tmp_path):
     clinical_bert(tmp_path, cut=True)
     with pytest.raises(UserError, match=r"layer\.1"):
-        build_dual(towers(text=str(tmp_path), text_weights="pretrained"), [], seed=0)
+        build_dual_encoder(towers(text=str(tmp_path), text_weights="pretrained"), [], seed=0)
 
 
 def test_what_is_not_there_is_no_random_encoder(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="Bio_ClinicalBERT"):
-        build_dual(towers(text="emilyalsentzer/Bio_ClinicalBERT", text_weights="pretrained"), [], seed=0)
+        build_dual_encoder(towers(text="emilyalsentzer/Bio_ClinicalBERT", text_weights="pretrained"), [], seed=0)
     with pytest.raises(UserError, match="resnet18"):
-        build_dual(towers(weights="pretrained"), TEXTS, seed=0)
+        build_dual_encoder(towers(weights="pretrained"), TEXTS, seed=0)
     with pytest.raises(UserError, match="no published weights"):
-        build_dual(towers(text_weights="pretrained"), TEXTS, seed=0)
+        build_dual_encoder(towers(text_weights="pretrained"), TEXTS, seed=0)
     with pytest.raises(UserError, match="not a timm"):
-        build_dual(towers(arch="resnet19"), TEXTS, seed=0)
+        build_dual_encoder(towers(arch="resnet19"), TEXTS, seed=0)
 
 
 def test_an_image_encoders_file_is_loaded(tmp_path):
@@ -76,12 +76,12 @@ def test_an_image_encoders_file_is_loaded(tmp_path):
         {key: value + 0.01 if value.is_floating_point() else value for key, value in made.items()}, tmp_path / "a"
     )
     (tmp_path / "a").rename(tmp_path / "a.safetensors")
-    trunk = build_dual(towers(weights=str(tmp_path / "a.safetensors")), TEXTS, seed=0).model.visual.trunk
+    trunk = build_dual_encoder(towers(weights=str(tmp_path / "a.safetensors")), TEXTS, seed=0).model.visual.trunk
     assert trunk.conv1.weight.allclose(made["conv1.weight"] + 0.01)
 
 
 def test_a_checkpoint_loads_here_and_in_open_clip(tmp_path, monkeypatch):
-    clip = build_dual(towers(projection="mlp"), TEXTS, seed=3)
+    clip = build_dual_encoder(towers(projection="mlp"), TEXTS, seed=3)
     with torch.no_grad():
         for weight in clip.model.parameters():
             weight.add_(0.01)
@@ -108,16 +108,16 @@ def test_tokenizers_are_the_same_in_every_process_and_know_other_letters():
 
 
 def test_padding_is_no_text():
-    clip = build_dual(towers(), TEXTS, seed=0)
+    clip = build_dual_encoder(towers(), TEXTS, seed=0)
     alone, padded = clip.encode_texts(TEXTS[1:2]), clip.encode_texts([TEXTS[1], "the " * 30])[:1]
     assert alone.allclose(padded, atol=1e-5)
     assert clip.count_truncated(["the " * 100, "short"])["texts"] == 1
-    assert clip.tokens(TEXTS).shape[1] < 40
+    assert clip.tokenize(TEXTS).shape[1] < 40
 
 
 def test_open_clips_own_text_encoders_get_their_whole_context(tmp_path):
     """Also with a tokenizer of Hugging Face, as SigLIP has it."""
-    save_clip(tmp_path, build_dual(towers(), TEXTS, seed=0))
+    save_clip(tmp_path, build_dual_encoder(towers(), TEXTS, seed=0))
     cfg = json.loads((tmp_path / "open_clip_config.json").read_text())
     text = {"context_length": 40, "vocab_size": 400, "width": 32, "heads": 2, "layers": 1, "hf_tokenizer_name": "text"}
     (tmp_path / "open_clip_config.json").write_text(
@@ -125,21 +125,21 @@ def test_open_clips_own_text_encoders_get_their_whole_context(tmp_path):
     )
     shutil.rmtree(tmp_path / "text")
     clip = build_untrained_clip(tmp_path)
-    assert clip.tokens(TEXTS).shape == (3, 40)
+    assert clip.tokenize(TEXTS).shape == (3, 40)
     assert clip.encode_texts(TEXTS).shape == (3, 32)
 
 
 def test_the_full_pair_of_resnet50_and_twelve_layers_trains_a_step():
     from clipcovid.methods.contrastive import ContrastiveModule, contrastive_loss
 
-    clip = build_dual(towers(arch="resnet50", text="base", image_size=64), TEXTS, seed=0)
+    clip = build_dual_encoder(towers(arch="resnet50", text="base", image_size=64), TEXTS, seed=0)
     assert len(clip.model.text.transformer.encoder.layer) == 12
     assert clip.model.text.transformer.config.hidden_size == 768
     checkpoint_activations(clip.model)
     module = ContrastiveModule(clip).train()
     before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
-    seen, read, scale = module(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), clip.tokens(TEXTS))
+    seen, read, scale = module(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8), clip.tokenize(TEXTS))
     contrastive_loss(seen, read, scale, None, torch.arange(3), "multi-positive").backward()
     optimizer.step()
     assert all(weight.grad is not None for weight in module.parameters())

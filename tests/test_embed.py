@@ -12,12 +12,12 @@ import pytest
 from conftest import HERE, LOCAL
 
 from clipcovid.config import ClipConfig, ComputeConfig, ImagesConfig, UserError, override
-from clipcovid.data.images import decode, fit_image
+from clipcovid.data.images import decode_pixels, fit_image
 from clipcovid.data.manifest import Manifest, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.inference import embed as module
-from clipcovid.inference.embed import DONE, EmbedConfig, embed
-from clipcovid.inference.search import text_vectors
+from clipcovid.inference.embed import SUCCESS_MARKER, EmbedConfig, embed
+from clipcovid.inference.search import text_embeddings
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.models.clip import load_clip
 
@@ -73,7 +73,9 @@ def test_raw_files_are_decoded_at_the_models_own_size(phantoms):
     embeddings = embed(here(phantoms, input="raw"), quiet)
     table = read_manifest(phantoms).table
     how = ImagesConfig(size=128)
-    pixels = np.stack([fit_image(decode(Path(p).read_bytes(), max_pixels=10**6), how) for p in table["path"][:4]])
+    pixels = np.stack(
+        [fit_image(decode_pixels(Path(p).read_bytes(), max_pixels=10**6), how) for p in table["path"][:4]]
+    )
     expected = load_clip(TINY).encode_images(pixels).numpy()
     np.testing.assert_allclose(embeddings.load(table["image_id"][:4]), expected, atol=2e-3)
     assert embeddings.folder != embed(here(phantoms), quiet).folder
@@ -106,7 +108,7 @@ def test_only_what_is_missing_is_done_again(finished, data):
     times = {path: path.stat().st_mtime_ns for path in first.folder.glob("*.parquet")}
     gone = sorted(times)[1]
     gone.unlink()
-    (first.folder / DONE).unlink()
+    (first.folder / SUCCESS_MARKER).unlink()
     (first.folder / f".{gone.name}.123").write_bytes(b"half a shard")
     assert embed(here(data), quiet).created
     assert {path for path in times if path.stat().st_mtime_ns != times[path]} == {gone}
@@ -119,7 +121,7 @@ def test_a_run_goes_on_in_the_precision_and_shards_that_it_began_with(data):
     began = json.loads(about.read_text()) | {"precision": "bf16"}
     about.write_text(json.dumps(began))
     sorted(first.folder.glob("*.parquet"))[0].unlink()
-    (first.folder / DONE).unlink()
+    (first.folder / SUCCESS_MARKER).unlink()
     said = []
     again = embed(here(data, **{"compute.batch_size": 4}), said.append)
     assert again.encoder == began
@@ -206,10 +208,10 @@ def test_killed_midway_and_run_again_no_image_is_missing_or_double(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     (folder,) = data.glob("embeddings/*")
-    assert not (folder / DONE).exists()
+    assert not (folder / SUCCESS_MARKER).exists()
     assert 0 < len(ids_in(folder)) < 3000
     subprocess.run(command, check=True)
-    assert (folder / DONE).exists()
+    assert (folder / SUCCESS_MARKER).exists()
     assert ids_in(folder) == read_manifest(data).table["image_id"].tolist()
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.startswith("Already embedded")
 
@@ -251,10 +253,10 @@ def test_embeddings_go_where_they_are_told_to(data, tmp_path):
 
 def test_what_is_made_of_sealed_embeddings_goes_beside_the_runs(data, tmp_path, monkeypatch):
     made = embed(here(data), quiet)
-    monkeypatch.setattr(module, "writable", lambda folder: tmp_path / "runs" in folder.parents)
+    monkeypatch.setattr(module, "is_writable", lambda folder: tmp_path / "runs" in folder.parents)
     store = embed(here(data, out=tmp_path / "runs"), quiet)
     assert (store.folder, store.created) == (made.folder, False)
     before = sorted(made.folder.rglob("*"))
-    text_vectors(store, load_clip(TINY), ["clear lungs"])
+    text_embeddings(store, load_clip(TINY), ["clear lungs"])
     assert sorted(made.folder.rglob("*")) == before
     assert len(list((tmp_path / "runs" / "embeddings" / made.folder.name).rglob("*.parquet"))) == 1

@@ -12,7 +12,7 @@ from pictures import listed
 from PIL import Image
 
 from clipcovid.config import UserError
-from clipcovid.data.images import BadImage, decode, read_bytes
+from clipcovid.data.images import BadImage, decode_pixels, read_bytes
 
 
 def png(shade):
@@ -33,7 +33,7 @@ def export(file, count=5, first=1, names=("Flu", "Normal"), **more):
 
 
 def shades(table, column="path"):
-    return [int(decode(read_bytes(path), max_pixels=100).max()) for path in table[column]]
+    return [int(decode_pixels(read_bytes(path), max_pixels=100).max()) for path in table[column]]
 
 
 def test_images_in_a_parquet_file_are_read(tmp_path):
@@ -82,10 +82,10 @@ def test_a_cell_without_an_image_is_quarantined(tmp_path):
     assert read_bytes(table["path"][0]) == png(9)
     for path in table["path"][1:]:
         with pytest.raises(BadImage, match="empty file"):
-            decode(read_bytes(path), max_pixels=100)
+            decode_pixels(read_bytes(path), max_pixels=100)
     (tmp_path / "t.parquet").unlink()
-    from clipcovid.data import embedded
+    from clipcovid.data import parquet_images
 
-    embedded._group.cache_clear(), embedded._group_sizes.cache_clear()
+    parquet_images._group.cache_clear(), parquet_images._group_sizes.cache_clear()
     with pytest.raises(BadImage, match="file not found"):
         read_bytes(table["path"][0])

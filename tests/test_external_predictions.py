@@ -79,7 +79,7 @@ def test_numbers_of_rows_are_no_ids(tmp_path):
 def test_ids_that_contradict_each_other_are_refused(tmp_path):
     truth = TRUTH.assign(filename=[f"f{i}" for i in range(8)])
     given = truth.assign(filename=[f"f{7 - i}" for i in range(8)], pred=TRUE).drop(columns="label")
-    with pytest.raises(UserError, match=r"match otherwise by image_id than by filename: .*--match"):
+    with pytest.raises(UserError, match=r"match different images by image_id than by filename: .*--match"):
         evaluated(tmp_path, given, truth)
     assert accuracy(tmp_path, given, truth, match="image_id") == 1
     assert accuracy(tmp_path, given, truth, match="filename") == np.mean(np.array(TRUE) == TRUE[::-1])

@@ -14,7 +14,7 @@ from clipcovid.methods.tip_adapter.config import TipAdapterConfig
 from clipcovid.methods.tip_adapter.task import CacheModel
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import class_embeddings
-from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual
+from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual_encoder
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.training.loop import predict
 from clipcovid.training.trainer import train_model
@@ -47,7 +47,9 @@ def cloud():
 def hf_clip():
     encoders = {"arch": "resnet10t", "weights": "none", "text": "mini", "text_weights": "none"}
     towers = DualEncoderSpec(**encoders, width=32, projection="linear", image_size=64, context=32, vocabulary=200)
-    return build_dual(towers, ["a chest X-ray of normal lungs", "photo x y of viral pneumonia of both lungs"], 0)
+    return build_dual_encoder(
+        towers, ["a chest X-ray of normal lungs", "photo x y of viral pneumonia of both lungs"], 0
+    )
 
 
 @pytest.mark.parametrize("words", ["a chest X-ray of", "photo"])
@@ -83,7 +85,7 @@ def test_words_of_each_class_and_words_to_start_from(cloud, tmp_path):
     assert module.words.shape[:2] == (3, 4)
     assert not torch.equal(module.words[0], module.words[1])
     _, module, _, _ = train(cloud, tmp_path / "b", CoopConfig, clip=TINY, init="an X-ray", optim=one)
-    assert module.words.shape[:2] == (1, load_clip(TINY).lengths(["an X-ray"])[0] - 2)
+    assert module.words.shape[:2] == (1, load_clip(TINY).token_counts(["an X-ray"])[0] - 2)
 
 
 def test_too_many_words_are_refused(cloud, tmp_path):
@@ -116,7 +118,7 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
     monkeypatch.setattr(f"clipcovid.methods.{kind.task}.task.load_clip", None)
     task, module, state = load_checkpoint(done.run.folder)
     examples = task.examples(phantoms, done.manifest, "test", embeddings)
-    again = task.table(examples, predict(task.test_predictor(module, state), examples, MACHINE), state)
+    again = task.predictions_table(examples, predict(task.test_predictor(module, state), examples, MACHINE), state)
     probabilities = [name for name in again if name.startswith("prob_")]
     assert len(probabilities) == 3
     merged = table.set_index("image_id").loc[again["image_id"], probabilities]
@@ -126,7 +128,7 @@ def test_a_whole_run_predicts_the_same_from_its_checkpoint_without_a_clip(kind, 
 
 
 def test_a_curve_has_a_run_for_each_number_of_shots(phantoms, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("clipcovid.workflows.few_shot.DRAWS", 2)
+    monkeypatch.setattr("clipcovid.workflows.few_shot.DRAWS_PER_SHOT", 2)
     one = OptimConfig(epochs=1, batch_size=64)
     train_method(TipAdapterConfig(data=phantoms, out=tmp_path, clip=TINY, shots=("1", "2"), optim=one, compute=HERE))
     (folder,) = tmp_path.glob("tip_adapter-curve-*")

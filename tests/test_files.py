@@ -21,21 +21,21 @@ from conftest import HERE
 from rich.console import Console
 
 from clipcovid.cli import from_cli
-from clipcovid.commands import load_command, names
+from clipcovid.commands import command_names, load_command
 from clipcovid.commands.search import SearchResult, results_table
 from clipcovid.config import OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masked import ApplyMasksConfig, apply_masks
 from clipcovid.evaluate import plots
 from clipcovid.io.files import (
-    LOCK,
+    LOCK_FILE,
     atomic_write,
+    is_writable,
     read_parquet,
     refuse_overlap,
     remove_job_files,
     unknown_file,
     unlock_folder,
-    writable,
     write_json,
     write_parquet,
 )
@@ -43,11 +43,11 @@ from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.task import save_weights
 from clipcovid.runs import read_run_metadata, start_run
-from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainable_state
+from clipcovid.training.checkpoint import TrainingCheckpoint, TrainingProgress, trainable_state
 from clipcovid.training.trainer import train_model, training_manifest
 
 ROOT = Path(__file__).parents[1]
-JOBS = {name.replace("-", "_") for name in names()}
+JOBS = {name.replace("-", "_") for name in command_names()}
 TINY = "--clip.model tiny --clip.pretrained none --compute.workers 0"
 RUN = "--out {parent} --name {name}"  # jobs that make a folder in --out
 FLAGS = {  # what each job is asked; {folder} is the one with the files of others
@@ -289,7 +289,7 @@ def test_what_another_process_writes_is_refused_until_it_ends_however_it_does(ph
             write()
             write()  # what this process holds, or has finished, is no hindrance to it
         unlock_folder(folder)
-        assert not (folder / LOCK).exists()
+        assert not (folder / LOCK_FILE).exists()
 
 
 def test_a_run_that_ended_before_it_did_anything_gives_up_its_name(tmp_path):
@@ -321,11 +321,11 @@ def test_a_full_disk_is_a_sentence_whoever_writes(tmp_path):
     optimizer = torch.optim.AdamW(module.parameters())
     states = TrainingCheckpoint(tmp_path / "state", {"a": 1})
     for write, name in (
-        (lambda: states.save(module, optimizer, {}, Progress()), r"state\.pt"),
+        (lambda: states.save(module, optimizer, {}, TrainingProgress()), r"state\.pt"),
         (lambda: states.save_best(trainable_state(module)), r"best\.pt"),
         (lambda: save_weights(module, tmp_path), r"model\.safetensors"),
         (
-            lambda: plots.save(
+            lambda: plots.save_figures(
                 {"big": plots.contact_sheet_figure(np.zeros((9, 64, 64), np.uint8), ["x"] * 9, title="")}, tmp_path
             ),
             "big",
@@ -339,9 +339,9 @@ def test_a_full_disk_is_a_sentence_whoever_writes(tmp_path):
 
 def test_what_can_be_written_is_known_without_a_trace(tmp_path):
     (tmp_path / "file").write_text("")
-    assert writable(tmp_path / "new" / "deeper")
-    assert not writable(tmp_path / "file")
-    assert not writable(tmp_path / "file" / "deeper")
+    assert is_writable(tmp_path / "new" / "deeper")
+    assert not is_writable(tmp_path / "file")
+    assert not is_writable(tmp_path / "file" / "deeper")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

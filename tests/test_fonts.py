@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from clipcovid.evaluate import plots
-from clipcovid.evaluate.fonts import DEFAULT_FONT, describe, find_fonts, save_figure, warn_missing_letters
+from clipcovid.evaluate.fonts import DEFAULT_FONT, describe_scripts, find_fonts, save_figure, warn_missing_letters
 
 CLASSES = ("新冠肺炎", "正常", "肺炎 $x$")
 
@@ -77,11 +77,11 @@ def test_letters_are_drawn_with_the_fonts_that_have_them(system, tmp_path):
 
 def test_missing_letters_are_named_once_and_other_warnings_stay(system, tmp_path, capsys):
     labels, numbers = ["新冠肺炎", "正常", "肺炎 $x$"] * 9, np.eye(3)[[0, 1, 2] * 9]
-    figures = plots.figures(labels, numbers, CLASSES, split="test")
+    figures = plots.classification_figures(labels, numbers, CLASSES, split="test")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for folder in ("a", "b"):
-            plots.save(figures, tmp_path / folder)
+            plots.save_figures(figures, tmp_path / folder)
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == (
@@ -101,5 +101,5 @@ def test_no_font_is_looked_for_where_the_own_one_is_enough(monkeypatch, tmp_path
 
 
 def test_scripts_are_named():
-    assert describe("폐") == "HANGUL letters (폐)"
-    assert describe("กぁ肺") == "CJK and HIRAGANA and THAI letters (ก ぁ 肺)"
+    assert describe_scripts("폐") == "HANGUL letters (폐)"
+    assert describe_scripts("กぁ肺") == "CJK and HIRAGANA and THAI letters (ก ぁ 肺)"

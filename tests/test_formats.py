@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save, save_file
 
 from clipcovid.config import UserError
-from clipcovid.models.formats import hugging_face_folder, is_openais_clip, safetensors_shapes, weights_format
+from clipcovid.models.formats import hugging_face_folder, is_openai_clip, safetensors_shapes, weights_format
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32\nsize 45\n"
 
@@ -106,4 +106,4 @@ def test_a_hugging_face_clip_is_known_by_its_names(tmp_path):
 
 def test_a_plain_file_is_not_openais(tmp_path):
     torch.save(TENSORS, tmp_path / "a.pt")
-    assert not is_openais_clip(tmp_path / "a.pt")
+    assert not is_openai_clip(tmp_path / "a.pt")

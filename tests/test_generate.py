@@ -8,7 +8,7 @@ from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGenera
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest, normalize_columns, read_manifest
-from clipcovid.inference.generate import GenerateConfig, generate, leaks
+from clipcovid.inference.generate import GenerateConfig, class_name_leaks, generate
 from clipcovid.models.dual_encoder import train_tokenizer
 
 
@@ -71,7 +71,7 @@ def test_classes_that_captions_name_are_counted(phantoms):
     manifest = read_manifest(phantoms)
     rows = manifest.rows("train")
     texts = [f"lungs, {label.upper()}!" if label == "Normal" else "abnormality" for label in rows["label"]]
-    found = leaks(pd.DataFrame({"image_id": rows["image_id"], "generated": texts}), manifest)
+    found = class_name_leaks(pd.DataFrame({"image_id": rows["image_id"], "generated": texts}), manifest)
     assert found == {"COVID-19": 0, "Non-COVID": 0, "Normal": int((rows["label"] == "Normal").sum())}
 
 
@@ -84,7 +84,7 @@ def test_a_class_is_found_as_decoders_write_it_and_not_within_another():
     rows = pd.DataFrame({"image_id": list("abcde"), "label": ["COVID-19", "COVID-19", "COVID-19", "COVID", "COVID"]})
     manifest = Manifest(table=normalize_columns(rows.assign(split="train")), classes=("COVID-19", "COVID"), dataset="d")
     texts = ["signs of covid - 19 .", "COVID-19", "covid 1 9", "non - covid pneumonia", "non-COVID and covid"]
-    assert leaks(pd.DataFrame({"image_id": rows["image_id"], "generated": texts}), manifest) == {
+    assert class_name_leaks(pd.DataFrame({"image_id": rows["image_id"], "generated": texts}), manifest) == {
         "COVID-19": 2,
         "COVID": 1,
     }

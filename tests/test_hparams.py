@@ -17,16 +17,16 @@ import pytest
 from conftest import LOCAL, interruptible, run_and_list_imports
 
 from clipcovid.cli import from_cli
-from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten, override
-from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.config import ClipConfig, ComputeConfig, OptimConfig, UserError, flatten_resolved, override
+from clipcovid.methods.caption.config import DualEncoderConfig
 from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.coop.config import CoopConfig
 from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.methods.registry import METHODS
-from clipcovid.ray_backend.tune import SearchOptions, Trial, importance, search
-from clipcovid.search_space import Choice, Int, Log, Uniform, read_space
-from clipcovid.workflows.sweep import SweepConfig, command, sweep, validate_metric, validate_space
+from clipcovid.ray_backend.tune import SearchOptions, Trial, hyperparameter_importance, search
+from clipcovid.search_space import Choice, IntUniform, LogUniform, Uniform, read_space
+from clipcovid.workflows.sweep import SweepConfig, sweep, training_command, validate_metric, validate_space
 
 TINY = ClipConfig(model="tiny", pretrained="none")
 
@@ -76,7 +76,7 @@ def test_trials_that_read_embeddings_all_read_the_same(tmp_path):
 def test_a_score_that_a_task_does_not_report_is_named():
     assert validate_metric(SweepConfig(task=CnnConfig(data="unused"))) == ("macro_f1", "max")
     assert validate_metric(SweepConfig(task=CnnConfig(data="unused"), metric="loss")) == ("loss", "min")
-    with pytest.raises(UserError, match="--metric iou: cnn reports macro_f1, accuracy") as said:
+    with pytest.raises(UserError, match="--metric iou is not reported by cnn: use one of macro_f1, accuracy") as said:
         validate_metric(SweepConfig(task=CnnConfig(data="unused"), metric="iou"))
     assert "\n" not in str(said.value)
     for method in METHODS.values():
@@ -89,9 +89,9 @@ def test_a_space_of_ones_own(tmp_path):
         "a: {log: [1.0e-3, 1]}\nb: {uniform: [-1, 1]}\nc: {int: [1, 4]}\nd: {choice: [x, 2]}"
     )
     assert read_space(tmp_path / "space.yaml") == {
-        "a": Log(1e-3, 1),
+        "a": LogUniform(1e-3, 1),
         "b": Uniform(-1, 1),
-        "c": Int(1, 4),
+        "c": IntUniform(1, 4),
         "d": Choice(("x", 2)),
     }
 
@@ -105,16 +105,16 @@ def test_a_space_of_ones_own(tmp_path):
         ),
         (FinetuneConfig(data=Path("d"), clip=TINY), {"method": "lora", "hf": False, "lora.targets": ("attn", "c_fc")}),
         (
-            CaptionConfig(data=Path("a b"), weights="none", caption_template="{plane}, a scan"),
+            DualEncoderConfig(data=Path("a b"), weights="none", caption_template="{plane}, a scan"),
             {"loss": "soft", "optim.batch_size": 128},
         ),
         (CoopConfig(data=Path("d"), clip=TINY, init="a chest X-ray of"), {"optim.lr": 0.01}),
     ],
 )
 def test_the_command_trains_what_was_best(task, values):
-    words = shlex.split(command(task, values))
+    words = shlex.split(training_command(task, values))
     assert words[:2] == ["clipcovid", task.task.replace("_", "-")]
-    assert flatten(from_cli(type(task), "", words[2:])) == flatten(override(task, values))
+    assert flatten_resolved(from_cli(type(task), "", words[2:])) == flatten_resolved(override(task, values))
 
 
 def try_all(tmp_path, **settings):
@@ -159,13 +159,15 @@ def test_a_trial_that_fails_is_tried_again_then_marked_and_the_sweep_ends(cluste
         assert trial.state == ("failed" if x > 0.7 else "finished"), trial
         assert ("too large" in trial.error) == (0.7 < x <= 0.85)
         assert bool(trial.error) == (x > 0.7)
-    assert max(trial.task["values"]["x"] for trial in trials) > 0.85
+    assert max(trial.params["values"]["x"] for trial in trials) > 0.85
     assert {trial.state for trial in trials} == {"finished", "failed"}
     again = try_all(tmp_path)  # finished before: nothing is tried again
-    assert {trial.task["name"]: trial.task["values"] for trial in again} == {
-        trial.task["name"]: trial.task["values"] for trial in trials
+    assert {trial.params["name"]: trial.params["values"] for trial in again} == {
+        trial.params["name"]: trial.params["values"] for trial in trials
     }
-    assert {trial.task["name"]: trial.state for trial in again} == {trial.task["name"]: trial.state for trial in trials}
+    assert {trial.params["name"]: trial.state for trial in again} == {
+        trial.params["name"]: trial.state for trial in trials
+    }
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +225,7 @@ def test_resuming_what_was_never_begun_is_refused(phantoms, tmp_path):
 
 
 def test_importance_tells_what_matters_from_what_does_not():
-    space = {"x": Uniform(0, 1), "n": Int(1, 9), "kind": Choice(("a", "b")), "lr": Log(1e-4, 1)}
+    space = {"x": Uniform(0, 1), "n": IntUniform(1, 9), "kind": Choice(("a", "b")), "lr": LogUniform(1e-4, 1)}
     rng = np.random.default_rng(0)
     trials = [
         Trial(
@@ -242,11 +244,11 @@ def test_importance_tells_what_matters_from_what_does_not():
     ]
     for trial in trials:
         trial.metrics["score"] = trial.params["values"]["x"] + 0.3 * (trial.params["values"]["kind"] == "a")
-    shares = importance(trials, space, seed=0)
+    shares = hyperparameter_importance(trials, space, seed=0)
     assert list(shares)[:2] == ["x", "kind"]
     assert shares["x"] > 0.6
     assert sum(shares.values()) == pytest.approx(1)
-    assert importance(trials[:3], space, seed=0) == {}
+    assert hyperparameter_importance(trials[:3], space, seed=0) == {}
 
 
 @pytest.mark.parametrize("script", ["tune/hparams.py", "tune/prompts.py"])
@@ -278,7 +280,7 @@ def test_a_population_is_searched_only_for_what_may_change_while_training(tmp_pa
     assert "optim.lr" in validate_space(config)
     assert "optim.batch_size" not in validate_space(config)
     (tmp_path / "space.yaml").write_text("optim.batch_size: {choice: [16, 32]}")
-    with pytest.raises(UserError, match="--search pbt changes settings while"):
+    with pytest.raises(UserError, match="--search pbt changes settings during"):
         validate_space(SweepConfig(task=CnnConfig(data="unused"), search="pbt", space=tmp_path / "space.yaml"))
 
 
@@ -295,7 +297,7 @@ def test_trials_end_whatever_stops_them(cluster, tmp_path, algorithm):
         how = {"count": 9, "mode": "max", "stop_early": True, "epochs": 9, "workers": 0, "max_concurrent": 0, "seed": 3}
         options = SearchOptions(folder=folder, compute=compute, algorithm=algorithm, **how)
         trials = search(climbing, {"x": Uniform(0, 1)}, options, {"path": folder})
-        return {trial.task["values"]["x"]: trial.state for trial in trials}
+        return {trial.params["values"]["x"]: trial.state for trial in trials}
 
     states = tried(tmp_path / "a")
     assert len(states) == 9

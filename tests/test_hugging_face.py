@@ -18,8 +18,8 @@ from clipcovid.config import ClipConfig, UserError
 from clipcovid.identity import weights_hash
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.models.clip_model import Clip
-from clipcovid.models.hugging_face import conversion_problem, from_hf, save_hf
-from clipcovid.models.lora import add_adapters, merge
+from clipcovid.models.hugging_face import conversion_problem, load_hf_clip, save_hf_clip
+from clipcovid.models.lora import add_adapters, merge_adapters
 
 CLOSE = {"atol": 1e-5, "rtol": 0}
 TINY = ClipConfig(model="tiny", pretrained="none")
@@ -174,7 +174,7 @@ def test_tiny_is_the_same_in_all_its_forms(tiny_folder):
 @pytest.mark.parametrize("quick_gelu", [False, True])
 def test_a_model_of_odd_sizes_is_the_same_in_all_its_forms(quick_gelu, tmp_path):
     clip = small(quick_gelu)
-    save_hf(tmp_path, clip)
+    save_hf_clip(tmp_path, clip)
     expected = of_clip(clip)
     assert_equal(of_hf(tmp_path, 48), expected)
     back = loaded(tmp_path)
@@ -270,7 +270,7 @@ def test_the_tokenizer_gives_the_same_ids(tiny_folder):
 def test_the_image_processor_does_what_open_clips_transform_does(mode, tmp_path):
     clip = small()
     clip.model.visual.preprocess_cfg["resize_mode"] = mode
-    save_hf(tmp_path, clip)
+    save_hf_clip(tmp_path, clip)
     noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((120, 90), Image.Resampling.BICUBIC)
     how = clip.model.visual.preprocess_cfg
@@ -285,7 +285,7 @@ def test_the_image_processor_does_what_open_clips_transform_does(mode, tmp_path)
 def test_what_transformers_saves_again_is_loaded_too(tmp_path):
     """The processor makes one file of the preprocessing, and the model's own forward gives open_clip's logits."""
     clip = small(quick_gelu=True)
-    save_hf(tmp_path / "a", clip)
+    save_hf_clip(tmp_path / "a", clip)
     model, info = CLIPModel.from_pretrained(tmp_path / "a", output_loading_info=True)
     assert not any(info.values()), info
     processor = CLIPProcessor.from_pretrained(tmp_path / "a")
@@ -305,17 +305,17 @@ def test_what_transformers_saves_again_is_loaded_too(tmp_path):
 
 def test_preprocessing_that_is_said_in_other_ways(tmp_path, theirs):
     shutil.copytree(theirs, tmp_path, dirs_exist_ok=True)
-    assert from_hf(tmp_path)[2]["mean"] == open_clip.OPENAI_DATASET_MEAN
+    assert load_hf_clip(tmp_path)[2]["mean"] == open_clip.OPENAI_DATASET_MEAN
     said = {"size": 32, "image_mean": [0.5] * 3, "image_std": [0.25] * 3, "resample": 2}
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": said}))
     found = loaded(tmp_path).model.visual.preprocess_cfg
     assert (list(found["mean"]), list(found["std"]), found["interpolation"]) == ([0.5] * 3, [0.25] * 3, "bilinear")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said | {"do_normalize": False}))
-    assert from_hf(tmp_path)[2]["std"] == (1.0, 1.0, 1.0)
+    assert load_hf_clip(tmp_path)[2]["std"] == (1.0, 1.0, 1.0)
     for wrong in ({"do_rescale": False}, {"resample": 77}, {"image_mean": 3}):
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(said | wrong))
         with pytest.raises(UserError):
-            from_hf(tmp_path)
+            load_hf_clip(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +410,7 @@ def test_what_cannot_be_expressed_is_refused_and_left_out(tmp_path):
     assert conversion_problem(base.model_cfg, {"resize_mode": "longest"})
     base.model.logit_bias = torch.nn.Parameter(torch.tensor(-10.0))  # as SigLIP's loss adds one
     with pytest.raises(UserError, match="bias"):
-        save_hf(tmp_path / "a", base)
+        save_hf_clip(tmp_path / "a", base)
     assert not (tmp_path / "a").exists()
     save_clip(tmp_path / "b", base)
     assert not (tmp_path / "b/hf").exists()
@@ -419,7 +419,7 @@ def test_what_cannot_be_expressed_is_refused_and_left_out(tmp_path):
     padded = small()
     padded.model.visual.preprocess_cfg["resize_mode"] = "longest"
     with pytest.raises(UserError, match="resized"):
-        save_hf(tmp_path / "d", padded)
+        save_hf_clip(tmp_path / "d", padded)
 
 
 def test_a_merged_lora_checkpoint_is_the_adapted_model(tmp_path):
@@ -434,7 +434,7 @@ def test_a_merged_lora_checkpoint_is_the_adapted_model(tmp_path):
     clip.model.eval()
     expected = of_clip(clip)
     assert all((a - b).abs().max() > 1e-2 for a, b in zip(expected[:2], before[:2], strict=True))
-    merge(handle)
+    merge_adapters(handle)
     save_clip(tmp_path, clip)
     assert not any("lora" in name for name in load_file(tmp_path / "model.safetensors"))
     plain = open_clip.create_model(f"local-dir:{tmp_path}", require_pretrained=True).eval()

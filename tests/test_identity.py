@@ -13,7 +13,7 @@ from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.identity import (
     cascade_identity,
     digest,
-    file_or_name,
+    hash_or_name,
     prediction_identity,
     prompts_identity,
     run_identity,
@@ -23,7 +23,7 @@ from clipcovid.identity import (
 )
 from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.io.files import write_json
-from clipcovid.methods.caption.config import CaptionConfig
+from clipcovid.methods.caption.config import DualEncoderConfig
 from clipcovid.methods.captioner.config import CaptionerConfig
 from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.coop.config import CoopConfig
@@ -78,7 +78,7 @@ def test_captions_are_known_by_their_words(tmp_path):
     path.write_text("image_id,caption\n1,x\n2,y\n")
     copy.write_text("image_id,caption\n2,y\n1,x\n")
     for config in (
-        CaptionConfig(data=DATA),
+        DualEncoderConfig(data=DATA),
         FinetuneConfig(data=DATA, clip=TINY),
         CaptionerConfig(data=DATA, clip=TINY),
     ):
@@ -111,7 +111,7 @@ def test_files_of_weights_are_known_by_their_content_and_words_are_no_files(tmp_
     for config, field, ending in (
         (CnnConfig(data=DATA), "weights", ".pt"),
         (SegmentConfig(data=DATA), "weights", ".pt"),
-        (CaptionConfig(data=DATA, captions="dataset"), "text", ""),
+        (DualEncoderConfig(data=DATA, captions="dataset"), "text", ""),
         (CaptionerConfig(data=DATA, captions="dataset", clip=TINY), "decoder", ""),
     ):
         places = [str(tmp_path / f"{name}{ending}") for name in ("one", "same", "other")]
@@ -121,7 +121,7 @@ def test_files_of_weights_are_known_by_their_content_and_words_are_no_files(tmp_
     monkeypatch.chdir(tmp_path)
     for word in ("pretrained", "none"):
         (tmp_path / word).mkdir()
-        assert file_or_name(word, ("pretrained", "none")) == word
+        assert hash_or_name(word, ("pretrained", "none")) == word
         assert weight_paths(CnnConfig(data=DATA, weights=word)) == {}
 
 

@@ -29,7 +29,7 @@ from pydicom.uid import (
 
 from clipcovid.config import ImagesConfig
 from clipcovid.data import images
-from clipcovid.data.images import BadImage, decode, fit_image, fit_mask, pixel_hash
+from clipcovid.data.images import BadImage, decode_pixels, fit_image, fit_mask, pixel_hash
 
 # Formats
 
@@ -334,7 +334,7 @@ def test_max_pixels_alone_decides(monkeypatch):
     array = picture(30, 40)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert np.array_equal(decode(encode(array), max_pixels=1200), array)
+        assert np.array_equal(decode_pixels(encode(array), max_pixels=1200), array)
     assert "more than --max-pixels 1199" in reason(encode(array), max_pixels=1199)
     assert Image.MAX_IMAGE_PIXELS == 10
 

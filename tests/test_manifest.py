@@ -15,7 +15,7 @@ from patients import LABELS, people
 from clipcovid.config import UserError
 from clipcovid.data.manifest import (
     COLUMNS,
-    HASHES,
+    HASH_PROPERTIES,
     PACKED_ROW,
     SPLITS,
     Manifest,
@@ -92,7 +92,9 @@ def test_a_manifest_is_sent_as_the_place_of_its_copy(tmp_path):
     pd.testing.assert_frame_equal(back.table, opened.table)
     assert PACKED_ROW not in back.table
     assert back.content_hash == Manifest(table=back.table, classes=LABELS, dataset="").content_hash
-    assert all(getattr(back, name) == getattr(opened, name) for name in (*HASHES, "classes", "dataset", "info"))
+    assert all(
+        getattr(back, name) == getattr(opened, name) for name in (*HASH_PROPERTIES, "classes", "dataset", "info")
+    )
 
 
 def test_changed_columns_are_sent_and_nothing_else(tmp_path):
@@ -117,7 +119,7 @@ def test_a_set_of_an_older_version_gets_its_copy_when_it_is_opened(tmp_path):
     write_manifest(tmp_path, one := manifest())
     (tmp_path / "manifest.arrow").unlink()
     opened = read_manifest(tmp_path)
-    assert opened.mapped
+    assert opened.mapped_table
     assert (tmp_path / "manifest.arrow").exists()
     assert (opened.content_hash, opened.split_hash) == (one.content_hash, one.split_hash)
 
@@ -130,17 +132,17 @@ def test_a_copy_of_another_file_or_a_damaged_one_is_made_again(tmp_path, content
         content = (tmp_path / "other" / "manifest.arrow").read_bytes()
     (tmp_path / "manifest.arrow").write_bytes(content)
     assert read_manifest(tmp_path).table["image_id"].tolist() == one.table["image_id"].tolist()
-    assert read_manifest(tmp_path).mapped
+    assert read_manifest(tmp_path).mapped_table
 
 
 def test_where_no_copy_can_be_written_the_table_is_read_into_memory(tmp_path, monkeypatch):
     write_manifest(tmp_path, one := manifest())
     (tmp_path / "manifest.arrow").unlink()
-    for name, value in (("writable", lambda folder: False), ("_write_copy", _full)):
+    for name, value in (("is_writable", lambda folder: False), ("_write_copy", _full)):
         with monkeypatch.context() as patch:
             patch.setattr(f"clipcovid.data.manifest.{name}", value)
             opened = read_manifest(tmp_path)
-        assert not opened.mapped
+        assert not opened.mapped_table
         assert reopened(opened).content_hash == one.content_hash
         pd.testing.assert_frame_equal(reopened(opened).table, opened.table)
 
@@ -166,8 +168,8 @@ def test_hashes_are_those_of_the_whole_text_however_large_the_table(monkeypatch)
     text = json.dumps(list(one.table.columns)) + one.table.to_json(orient="values")
     images = json.dumps(sorted(zip(ids, pixels, strict=True)))
     for rows in (7, 8, len(ids), 1000):
-        monkeypatch.setattr("clipcovid.data.manifest.BLOCK", rows)
-        monkeypatch.setattr("clipcovid.identity.BLOCK", rows)
+        monkeypatch.setattr("clipcovid.data.manifest.ROWS_PER_BLOCK", rows)
+        monkeypatch.setattr("clipcovid.identity.ROWS_PER_BLOCK", rows)
         again = Manifest(table=one.table, classes=LABELS, dataset="")
         assert again.content_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
         assert again.images_hash == hashlib.sha256(images.encode()).hexdigest()[:12]

@@ -14,7 +14,7 @@ from image_files import (
 from PIL import Image
 
 from clipcovid.config import ImagesConfig, UserError
-from clipcovid.data.images import BadImage, read_picture
+from clipcovid.data.images import BadImage, decode_image
 from clipcovid.data.masks import decode_mask
 
 
@@ -268,7 +268,7 @@ def test_a_mask_that_exif_turns_with_its_image_lies_on_it():
     shape = np.zeros((60, 60), np.uint8)
     shape[:20, :50] = 255
     for orientation in range(1, 9):
-        image = read_picture(turned(shape, orientation), max_pixels=LIMIT)
+        image = decode_image(turned(shape, orientation), max_pixels=LIMIT)
         assert image.orientation == orientation
         mask = decode_mask(turned(shape, orientation), (60, 60), max_pixels=LIMIT, orientation=image.orientation)
         assert np.array_equal(mask, image.pixels)

@@ -84,7 +84,7 @@ def test_equals_scikit_learn(k):
     }
     assert {key: scores[key] for key in expected} == pytest.approx(expected)
     assert (
-        metrics.confusion(labels, predicted, classes) == sk.confusion_matrix(labels, predicted, labels=classes)
+        metrics.confusion_matrix(labels, predicted, classes) == sk.confusion_matrix(labels, predicted, labels=classes)
     ).all()
     assert ("top2_accuracy" in scores, "top5_accuracy" in scores, "top6_accuracy" in scores) == (k > 2, k > 5, False)
 
@@ -136,7 +136,7 @@ def test_no_warnings_at_the_edges():
         warnings.simplefilter("error")
         for labels, probabilities in CASES.values():
             metrics.classification_metrics(labels, probabilities, CLASSES)
-            metrics.baselines(None, labels, CLASSES)
+            metrics.baseline_scores(None, labels, CLASSES)
 
 
 def test_hard_labels_and_rankings_share_what_they_allow_with_probabilities():
@@ -178,7 +178,7 @@ def test_similarity_is_the_mean_at_the_true_class():
             ["a", "b"],
             "1 of 2 labels are not among the classes a, b; the first is 'x'",
         ),
-        (["a"], np.full((1, 2), 0.5), ["a", "a"], "none twice"),
+        (["a"], np.full((1, 2), 0.5), ["a", "a"], "each given once"),
     ],
 )
 def test_mistakes_are_sentences(labels, probabilities, classes, words):
@@ -200,10 +200,10 @@ def test_mistakes_in_hard_labels_and_rankings_are_sentences():
 
 def test_majority_baseline_takes_the_majority_of_train():
     labels, train = ["a"] * 8 + ["b"] * 2, ["b"] * 6 + ["a"] * 4
-    from_train = metrics.baselines(train, labels, ["a", "b"])
+    from_train = metrics.baseline_scores(train, labels, ["a", "b"])
     assert (from_train["majority"]["from"], from_train["majority"]["class"]) == ("train", "b")
     assert from_train["majority"]["accuracy"] == pytest.approx(0.2)
-    hard_label_metrics = metrics.baselines(None, labels, ["a", "b"])
+    hard_label_metrics = metrics.baseline_scores(None, labels, ["a", "b"])
     assert (hard_label_metrics["majority"]["from"], hard_label_metrics["majority"]["class"]) == ("scored labels", "a")
     assert hard_label_metrics["majority"]["accuracy"] == pytest.approx(0.8)
     assert hard_label_metrics["majority"]["macro_auroc"] == 0.5
@@ -212,7 +212,7 @@ def test_majority_baseline_takes_the_majority_of_train():
 
 def test_prior_baseline_equals_the_mean_over_random_draws():
     labels, train = make(300, shares=[0.2, 0.3, 0.5])[0], make(100, shares=[0.6, 0.3, 0.1], seed=1)[0]
-    prior = metrics.baselines(train, labels, CLASSES)["prior"]
+    prior = metrics.baseline_scores(train, labels, CLASSES)["prior"]
     shares = [train.count(c) / len(train) for c in CLASSES]
     rng = np.random.default_rng(0)
     draws = [

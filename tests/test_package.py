@@ -49,7 +49,7 @@ def test_the_quickstart_notebook_runs_and_has_no_outputs(tmp_path):
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
     code = "\n\n".join("".join(cell["source"]) for cell in cells)
-    checks = "\nprint(words.scores.n, probe.scores.n, comparison.done, figure.exists())"
+    checks = "\nprint(words.scores.n, probe.scores.n, comparison.is_done, figure.exists())"
     settings = {"MPLBACKEND": "Agg", "MLFLOW_TRACKING_URI": "file:nowhere"}  # which MLflow refuses at once: a warning
     done = subprocess.run(
         [sys.executable, "-c", code + checks], cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True

@@ -10,7 +10,7 @@ import pytest
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest, normalize_columns, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.data.shards import masks_hash, read_shard, write_shard
+from clipcovid.data.shards import mask_hashes, read_shard, write_shard
 
 SIZE = 16
 
@@ -36,7 +36,7 @@ def folder(path, shards, mode="gray", ids=None):
 def test_masks_are_known_by_their_pixels(tmp_path):
     empty, mask = bytes(SIZE * SIZE), bytes(SIZE * SIZE - 1) + b"\xff"
     one, same, other, none = (
-        masks_hash(folder(tmp_path / name, [[row(1, **given), row(2)]]))
+        mask_hashes(folder(tmp_path / name, [[row(1, **given), row(2)]]))
         for name, given in (
             ("one", {"lung_mask": mask}),
             ("same", {"lung_mask": mask}),
@@ -101,7 +101,7 @@ def test_an_image_that_no_shard_holds_is_a_sentence(tmp_path):
 def test_stored_places_are_used_only_for_the_packed_files_that_they_are_of(tmp_path, monkeypatch):
     folder(tmp_path, [[row(7), row(3)], [row(1), row(5), row(2)]])
     with monkeypatch.context() as patch:
-        patch.setattr("clipcovid.data.manifest.locate_images", None)  # nothing is looked up
+        patch.setattr("clipcovid.data.manifest.locate_packed_rows", None)  # nothing is looked up
         np.testing.assert_array_equal(PackedImages(tmp_path).images([0, 4]), [pixels(1), pixels(7)])
     write_shard(tmp_path / "images" / "00001.arrow", [row(2), row(5), row(4), row(1)])
     np.testing.assert_array_equal(PackedImages(tmp_path).images(range(5)), [pixels(n) for n in (1, 2, 3, 5, 7)])

@@ -33,7 +33,7 @@ def overlapping(figure):
 def test_labels_stay_apart_and_inside(name):
     classes = SETS[name]
     labels, probabilities = make(600, classes, signal=2)
-    made = plots.figures(labels, probabilities, classes, split="test")
+    made = plots.classification_figures(labels, probabilities, classes, split="test")
     assert made.keys() == {"confusion", "classes", "roc"}
     for key, figure in made.items():
         assert overlapping(figure) == [], key
@@ -46,7 +46,7 @@ def test_labels_stay_apart_and_inside(name):
 
 def test_every_figure_says_n_split_and_purpose():
     labels, probabilities = make(60)
-    for figure in plots.figures(labels, probabilities, CLASSES, split="external").values():
+    for figure in plots.classification_figures(labels, probabilities, CLASSES, split="external").values():
         words = " ".join(text.get_text() for text in figure.findobj(Text))
         assert "external (n = 60)" in words
         assert RESEARCH_ONLY in words
@@ -54,7 +54,7 @@ def test_every_figure_says_n_split_and_purpose():
 
 def test_figures_show_the_numbers():
     labels, probabilities = make(60, shares=[0.3, 0.7, 0])
-    made = plots.figures(labels, probabilities, CLASSES, split="test")
+    made = plots.classification_figures(labels, probabilities, CLASSES, split="test")
     legend = [text.get_text() for text in made["roc"].legends[0].get_texts()]
     assert [entry.split(":")[0] for entry in legend] == ["COVID-19", "Non-COVID", "chance"]
     heights = [patch.get_width() for patch in made["classes"].axes[0].patches]
@@ -66,15 +66,15 @@ def test_figures_show_the_numbers():
 
 def test_roc_needs_probabilities_and_two_classes():
     labels, probabilities = make(20)
-    assert "roc" not in plots.figures(labels, labels, CLASSES, split="test")
-    assert "roc" not in plots.figures(["a"], np.ones((1, 1)), ["a"], split="test")
-    assert "roc" in plots.figures(labels, probabilities, CLASSES, split="test")
+    assert "roc" not in plots.classification_figures(labels, labels, CLASSES, split="test")
+    assert "roc" not in plots.classification_figures(["a"], np.ones((1, 1)), ["a"], split="test")
+    assert "roc" in plots.classification_figures(labels, probabilities, CLASSES, split="test")
 
 
 def test_saved_at_120_dpi(tmp_path):
     labels, probabilities = make(20)
-    made = plots.figures(labels, probabilities, CLASSES, split="test")
-    paths = plots.save(made, tmp_path / "a" / "figures")
+    made = plots.classification_figures(labels, probabilities, CLASSES, split="test")
+    paths = plots.save_figures(made, tmp_path / "a" / "figures")
     assert sorted(path.name for path in paths) == ["classes.png", "confusion.png", "roc.png"]
     with Image.open(paths[0]) as image:
         assert image.width == round(made["confusion"].get_figwidth() * 120)

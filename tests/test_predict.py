@@ -170,7 +170,7 @@ def test_images_without_labels_are_predicted_but_not_scored(runs, other, tmp_pat
 
 
 def test_what_is_predicted_is_not_predicted_again_after_a_death(runs, phantoms, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SHARD", 20)
+    monkeypatch.setattr(module, "ROWS_PER_SHARD", 20)
     seen, call = [], module.PredictionActor.__call__
 
     def dying(self, item):

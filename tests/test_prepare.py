@@ -24,15 +24,15 @@ from PIL import Image
 from rich.console import Console
 from source_folders import medpix, quex
 
-from clipcovid.commands.prepare import report
+from clipcovid.commands.prepare import print_preparation
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data import prepare as module
-from clipcovid.data.images import decode, fit_image, fit_mask
+from clipcovid.data.images import decode_pixels, fit_image, fit_mask
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.packing import pack_row
-from clipcovid.data.prepare import PrepareConfig, pack_hash, prepare, split_table
+from clipcovid.data.prepare import PrepareConfig, count_by_split, pack_hash, prepare
 from clipcovid.data.sources import ColumnsConfig, PhantomConfig
 
 JOB = Path(__file__).parents[1] / "jobs" / "prepare.py"
@@ -75,7 +75,7 @@ def scans(root, count=20, **columns):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(module, "SHARD", 4)
+    monkeypatch.setattr(module, "ROWS_PER_SHARD", 4)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_exactly_the_broken_files_are_quarantined_with_true_reasons(cluster, tmp
     assert sorted(done.manifest.table["image_id"]) == sorted(rows["path"])
     packed = PackedImages(tmp_path / "out")
     for at, row in enumerate(packed.manifest.table.itertuples()):
-        image = decode(Path(row.path).read_bytes(), max_pixels=10**6)
+        image = decode_pixels(Path(row.path).read_bytes(), max_pixels=10**6)
         np.testing.assert_array_equal(packed.images([at])[0], fit_image(image, SMALL))
         hit = row.image_id in set(rows.loc[10:13, "path"])
         assert (row.lung_mask == "") == hit == (packed.masks("lung_mask", [at])[0] is None)
@@ -309,7 +309,7 @@ def test_packed_files_that_nothing_accounts_for_are_not_taken(cluster, tmp_path)
     (out / "manifest.parquet").unlink()
     picture(root / "Flu/000.png", 99)
     run("imagefolder", root, out)
-    image = decode((root / "Flu/000.png").read_bytes(), max_pixels=10**6)
+    image = decode_pixels((root / "Flu/000.png").read_bytes(), max_pixels=10**6)
     np.testing.assert_array_equal(PackedImages(out).images([0])[0], fit_image(image, SMALL))
 
 
@@ -334,7 +334,7 @@ def test_other_phantoms_do_not_touch_those_that_are_prepared(cluster, tmp_path, 
     out = tmp_path / "out"
     how = PhantomConfig(images=12, size=48)
     done, _ = run("phantom", "", out, phantom=how)
-    assert split_table(done.manifest)["images"].tolist()[-1] == 12
+    assert count_by_split(done.manifest)["images"].tolist()[-1] == 12
     before = times(out)
     monkeypatch.setattr(module, "connect", lambda compute: pytest.fail("Ray was started"))
     with pytest.raises(UserError, match=r"\(phantom.images differ\)"):
@@ -373,7 +373,7 @@ def test_rgb_and_padding_come_through_whole(cluster, tmp_path):
     table = scans(tmp_path / "set", 3)
     done, _ = run("table", table, tmp_path / "out", images=how)
     packed = PackedImages(tmp_path / "out")
-    image = decode(Path(packed.manifest.table["path"][2]).read_bytes(), max_pixels=10**6)
+    image = decode_pixels(Path(packed.manifest.table["path"][2]).read_bytes(), max_pixels=10**6)
     np.testing.assert_array_equal(packed.images([2])[0], fit_image(image, how))
     assert done.manifest.info["pack_hash"] == pack_hash(how) != pack_hash(SMALL)
 
@@ -455,7 +455,7 @@ def test_classes_are_chosen_ordered_and_the_others_counted(cluster, tmp_path, sp
     assert done.manifest.classes == ("C", "A")
     assert done.manifest.table["label"].value_counts().to_dict() == {"A": 3, "C": 3, "": 1}
     assert done.manifest.info["left_out"] == {"B": 3}
-    assert split_table(done.manifest).iloc[-1][["C", "A", "no label", "images"]].tolist() == [3, 3, 1, 7]
+    assert count_by_split(done.manifest).iloc[-1][["C", "A", "no label", "images"]].tolist() == [3, 3, 1, 7]
 
 
 def test_the_three_classes_have_their_own_order_and_no_patient_is_split(cluster, tmp_path):
@@ -473,7 +473,7 @@ def test_the_three_classes_have_their_own_order_and_no_patient_is_split(cluster,
 def test_medpix2_is_prepared_without_its_placeholders(cluster, tmp_path):
     medpix(tmp_path / "set", train=[("MPX1", "pelvis"), ("MPX1", "N/A")], dev=[("MPX2", "x")], test=[("MPX3", "y")])
     done, _ = run("medpix2", tmp_path / "set", tmp_path / "out")
-    assert split_table(done.manifest)[["images", "captions"]].to_numpy().tolist() == [[2, 1], [1, 1], [1, 1], [4, 3]]
+    assert count_by_split(done.manifest)[["images", "captions"]].to_numpy().tolist() == [[2, 1], [1, 1], [1, 1], [4, 3]]
 
 
 def test_an_archive_among_the_images_is_not_read_into_memory(tmp_path, monkeypatch):
@@ -506,8 +506,8 @@ def test_the_report_shows_names_as_they_are(tmp_path, cluster):
     text = io.StringIO()
     config = PrepareConfig(source="table", out=tmp_path / "out")
     console = Console(file=text, width=200, markup=False, emoji=False)
-    report(done, config, console)
-    report(dataclasses.replace(done, created=False), config, console)
+    print_preparation(done, config, console)
+    print_preparation(dataclasses.replace(done, created=False), config, console)
     shown = text.getvalue()
     for words in (
         "t: 3 images in",
@@ -522,7 +522,7 @@ def test_the_report_shows_names_as_they_are(tmp_path, cluster):
     warned = shown.index("warning: no patient ids are known: splits and intervals are by image")
     assert warned < shown.index("t: 3 images in")
     old = {key: value for key, value in done.manifest.info.items() if key not in ("notes", "warnings")}
-    report(dataclasses.replace(done, manifest=dataclasses.replace(done.manifest, info=old)), config, console)
+    print_preparation(dataclasses.replace(done, manifest=dataclasses.replace(done.manifest, info=old)), config, console)
 
 
 def test_equal_pixels_are_kept_in_one_split(tmp_path):
@@ -683,7 +683,7 @@ def test_killed_at_any_time_it_ends_complete(tmp_path):
     assert not list((out / "images").glob(".*"))
     assert len(list((out / "images").glob("*.arrow"))) == 6
     for at in (0, 700, 1499):
-        image = decode(Path(packed.manifest.table["path"][at]).read_bytes(), max_pixels=10**6)
+        image = decode_pixels(Path(packed.manifest.table["path"][at]).read_bytes(), max_pixels=10**6)
         np.testing.assert_array_equal(packed.images([at])[0], fit_image(image, ImagesConfig(size=64)))
     assert read_manifest(out).table["image_id"].is_unique
 

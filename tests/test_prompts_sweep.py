@@ -92,7 +92,7 @@ def test_children_stay_in_the_space():
     draw = CandidateSampler(SPACE, 3, seed=0)
     one = draw.candidate()
     for _ in range(300):
-        one = draw.child(one, draw.candidate())
+        one = draw.breed(one, draw.candidate())
         assert 1 <= len(one.templates) <= 3
         assert set(one.templates) <= set(range(12))
         assert all(chosen and max(chosen) < size for chosen, size in zip(one.phrases, (2, 3), strict=True))

@@ -14,7 +14,7 @@ from clipcovid.ray_backend import private
 PACKAGE = Path(private.__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", private.NAMES)
+@pytest.mark.parametrize("name", private.PRIVATE_NAMES)
 def test_this_ray_has_the_private_names_that_are_used(name):
     assert private.load_private(name) is not None
 
@@ -36,7 +36,7 @@ def test_this_ray_has_the_constants_that_are_copied_from_it():
         assert importlib.util.find_spec(name), f"{name} no longer logs: what it logged comes from elsewhere"
 
 
-@pytest.mark.parametrize("name", private.NAMES)
+@pytest.mark.parametrize("name", private.PRIVATE_NAMES)
 def test_a_name_that_is_gone_is_a_sentence_that_says_what_is_lost(name, monkeypatch):
     module, _, path = name.partition(":")
     owner, _, last = path.rpartition(".")
@@ -47,7 +47,9 @@ def test_a_name_that_is_gone_is_a_sentence_that_says_what_is_lost(name, monkeypa
         while hasattr(owner, last):  # inherited ones too
             holder = next((each for each in getattr(owner, "__mro__", ()) if last in vars(each)), owner)
             monkeypatch.delattr(holder, last)
-    with pytest.raises(UserError, match=rf"{re.escape(path)}, which {private.NAMES[name]}: install the version of Ray"):
+    with pytest.raises(
+        UserError, match=rf"{re.escape(path)}, which {private.PRIVATE_NAMES[name]}: install the version of Ray"
+    ):
         private.load_private(name)
 
 

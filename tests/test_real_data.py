@@ -8,7 +8,7 @@ from conftest import LOCAL
 
 from clipcovid.config import ImagesConfig
 from clipcovid.data.packed import PackedImages
-from clipcovid.data.prepare import PrepareConfig, prepare, split_table
+from clipcovid.data.prepare import PrepareConfig, count_by_split, prepare
 from clipcovid.data.sources import ColumnsConfig
 
 CLASSES = ["COVID-19", "Non-COVID", "Normal"]
@@ -17,7 +17,7 @@ RENAMED = {"seg100/{}": ("COVID-19, ARDS=COVID-19",)}  # six images have both fi
 
 
 def counts(done, *columns):
-    return split_table(done.manifest).set_index("split")[list(columns)].to_dict("list")
+    return count_by_split(done.manifest).set_index("split")[list(columns)].to_dict("list")
 
 
 def covidquex_real(done, folder):

@@ -61,10 +61,13 @@ def test_more_workers_than_cores_share_them():
 
 def test_workers_that_train_together_have_a_core_each():
     with pytest.raises(UserError, match=r"5 workers of 1 CPU each .* has 2 CPUs .* room for 2"):
-        plan_resources(ComputeConfig(workers=5), LAPTOP, gpu=True, shared=False)
-    assert plan_resources(ComputeConfig(workers=2), LAPTOP, gpu=True, shared=False).cpus_per_worker == 1
-    assert plan_resources(ComputeConfig(workers=4, cpus_per_worker=0.5), LAPTOP, gpu=True, shared=False).workers == 4
-    assert plan_resources(ComputeConfig(workers=2), [(1.0, 2.0)], gpu=True, shared=False).workers == 2, (
+        plan_resources(ComputeConfig(workers=5), LAPTOP, gpu=True, oversubscribe=False)
+    assert plan_resources(ComputeConfig(workers=2), LAPTOP, gpu=True, oversubscribe=False).cpus_per_worker == 1
+    assert (
+        plan_resources(ComputeConfig(workers=4, cpus_per_worker=0.5), LAPTOP, gpu=True, oversubscribe=False).workers
+        == 4
+    )
+    assert plan_resources(ComputeConfig(workers=2), [(1.0, 2.0)], gpu=True, oversubscribe=False).workers == 2, (
         "GPUs do the work"
     )
 

@@ -89,7 +89,7 @@ def test_files_are_looked_for_in_the_folders_that_paths_name_alone(tmp_path):
     picture(tmp_path / "b/2.png")
     root = DatasetRoot(str(tmp_path))
     asked = {"a/1.png", "a/2.png", "c/1.png", str(tmp_path / "b/2.png"), "s3://bucket/x.png"}
-    assert root.existing(asked) == {"a/1.png", str(tmp_path / "b/2.png"), "s3://bucket/x.png"}
+    assert root.existing_files(asked) == {"a/1.png", str(tmp_path / "b/2.png"), "s3://bucket/x.png"}
     assert "_listed" not in vars(root)
 
 
@@ -110,6 +110,6 @@ def test_where_names_are_not_utf8_letters_beyond_ascii_are_refused_with_the_way_
     with pytest.raises(UserError, match=r"'b/\\xfc.png' is not ASCII.*set PYTHONUTF8=1"):
         root.images()
     with pytest.raises(UserError, match="set PYTHONUTF8=1"):
-        root.existing(["a.png", "ü.png"])
-    assert root.existing(["a.png"]) == {"a.png"}
+        root.existing_files(["a.png", "ü.png"])
+    assert root.existing_files(["a.png"]) == {"a.png"}
     assert len(read_bytes(str(tmp_path / "b/ü.png"))) > 0  # as a worker does, whose locale may differ

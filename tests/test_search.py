@@ -8,7 +8,7 @@ from conftest import HERE
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.data.manifest import read_manifest
 from clipcovid.inference.embed import EmbedConfig, embed
-from clipcovid.inference.search import SearchConfig, build_index, filter_rows, open_index, search, store_blocks
+from clipcovid.inference.search import SearchConfig, build_index, filter_rows, iter_vector_blocks, open_index, search
 from clipcovid.models.clip import load_clip
 
 TINY = ClipConfig(model="tiny", pretrained="none")
@@ -98,7 +98,7 @@ def test_an_index_is_built_once_and_the_store_still_read(phantoms):
     time = (store.folder / "_hnsw.faiss").stat().st_mtime_ns
     again = open_index(store, manifest, "hnsw")
     assert (store.folder / "_hnsw.faiss").stat().st_mtime_ns == time
-    asked = next(store_blocks(store)())[:4].astype(np.float32)
+    asked = next(iter_vector_blocks(store)())[:4].astype(np.float32)
     assert (first.search(asked, 3)[0] == again.search(asked, 3)[0]).all()
     assert len(store.load(manifest.table["image_id"])) == 90
 

@@ -18,15 +18,15 @@ from clipcovid.data.images import fit_mask, resize_geometry
 from clipcovid.data.manifest import read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, prepare
-from clipcovid.data.rle import decode_mask
+from clipcovid.data.rle import decode_rle
 from clipcovid.data.sources import PhantomConfig
 from clipcovid.evaluate.predictions import read_predictions
-from clipcovid.evaluate.segmentation import per_image
+from clipcovid.evaluate.segmentation import per_image_metrics
 from clipcovid.inference.predict import PredictConfig, predict_split
 from clipcovid.methods.configs import NO_AUGMENT
 from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.segment.task import (
-    BINS,
+    THRESHOLD_BINS,
     _histograms,
     boundary_loss,
     box_loss,
@@ -203,13 +203,13 @@ def test_masks_move_with_their_images():
     points = torch.from_numpy((rng.random((3, 40, 40)) > 0.5).repeat(8, 1).repeat(8, 2)[:, :64, :64] * np.uint8(255))
     augment = Augment(AugmentConfig(rotate=20, shift=0.1, scale=0.2, flip=True, intensity=0, noise=0), seed=3)
     images = augment(points, 5, [0, 1, 2])
-    masks = augment.masks(points.unsqueeze(1), 5, [0, 1, 2])
+    masks = augment.transform_masks(points.unsqueeze(1), 5, [0, 1, 2])
     assert masks.dtype == torch.uint8
     assert set(masks.unique().tolist()) == {0, 255}
     assert ((images > 127.5) == (masks[:, 0] > 0)).all()
     assert (masks[:, 0] != points).any()
     still = Augment(NO_AUGMENT, seed=3)
-    assert still.masks(points.unsqueeze(1), 5, [0, 1, 2]).equal(points.unsqueeze(1))
+    assert still.transform_masks(points.unsqueeze(1), 5, [0, 1, 2]).equal(points.unsqueeze(1))
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
@@ -231,8 +231,8 @@ def test_histograms_hold_the_counts_of_every_threshold():
     torch.manual_seed(1)
     maps, masks = torch.rand(2, 2, 16, 16), (torch.rand(2, 2, 16, 16) > 0.5).to(torch.uint8) * 255
     counts = _histograms(maps, masks)
-    for at in (1, 7, BINS - 1):
-        found = maps >= at / BINS
+    for at in (1, 7, THRESHOLD_BINS - 1):
+        found = maps >= at / THRESHOLD_BINS
         assert counts[:, :, 1, at:].sum(dim=-1).equal((found & (masks > 0)).sum(dim=(2, 3)).float())
         assert counts[:, :, 0, at:].sum(dim=-1).equal((found & (masks == 0)).sum(dim=(2, 3)).float())
 
@@ -275,13 +275,13 @@ def test_a_run_folder_has_masks_scores_and_overlays(finished, phantoms):
     lungs, infections = (table[table["region"] == region].set_index("image_id") for region in ("lung", "infection"))
     for image, row in infections.iterrows():
         true = np.array(Image.open(manifest.table.set_index("image_id").loc[image, "infection_mask"])) > 0
-        found = decode_mask(row["mask"])
+        found = decode_rle(row["mask"])
         assert found.shape == true.shape == (96, 96)  # the file's size, not the packed or the model's
         assert (row["tp"], row["fn"]) == ((found & true).sum(), (~found & true).sum())
-        assert not (found & ~decode_mask(lungs.loc[image, "mask"])).any()
+        assert not (found & ~decode_rle(lungs.loc[image, "mask"])).any()
     figures = {path.stem for path in (trained.run.folder / "figures").glob("*.png")}
     assert figures >= {"curves", "test_overlays_lung", "test_overlays_infection"}
-    assert trained.scores.metrics["lung/iou"] == pytest.approx(per_image(lungs)["iou"].mean())
+    assert trained.scores.metrics["lung/iou"] == pytest.approx(per_image_metrics(lungs)["iou"].mean())
     assert trained.run.metrics()["test-atlas"]["metrics"]["lung/iou"] > 0.5  # phantoms' lungs are much alike
 
 
@@ -306,7 +306,7 @@ def test_images_without_masks_are_predicted_and_not_scored(finished, tmp_path):
     table, _ = read_predictions(predicted.run.folder / "predictions" / "all.parquet")
     assert len(table) == 40
     assert table["tp"].isna().all()
-    assert decode_mask(table["mask"][0]).shape == (80, 80)
+    assert decode_rle(table["mask"][0]).shape == (80, 80)
 
 
 def test_only_images_with_the_masks_are_used_and_the_others_counted(phantoms, tmp_path):
@@ -393,7 +393,7 @@ def test_masks_of_any_make_are_scored_alike(tmp_path):
     assert tp / (tp + fp + fn) > 0.9
     assert tp + fp + fn + tn == 120 * 160  # counted at the mask's own size
     assert (found["blank"]["tp"], found["blank"]["fp"], found["blank"]["fn"]) == (0, 0, 0)
-    assert per_image(pd.DataFrame([found["blank"]]))["iou"].isna().all()
+    assert per_image_metrics(pd.DataFrame([found["blank"]]))["iou"].isna().all()
 
 
 def test_masks_are_scored_as_their_own_data_set_was_prepared(tmp_path):

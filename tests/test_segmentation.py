@@ -8,15 +8,15 @@ import pytest
 from pycocotools import mask as coco
 from scipy import ndimage
 
-from clipcovid.data.rle import decode_mask, encode_mask
+from clipcovid.data.rle import decode_rle, encode_rle
 from clipcovid.evaluate.kinds.segmentation import KIND
 from clipcovid.evaluate.segmentation import (
     NO_NEGATIVES_NOTE,
-    count,
-    distances,
+    count_pixels,
     infected_share,
-    per_image,
+    per_image_metrics,
     pooled_metrics,
+    surface_distances,
 )
 
 score = KIND.score
@@ -30,7 +30,7 @@ def blobs(seed, shape=(60, 80), share=0.3):
 
 def row(image, truth, found, region="infection", lung=np.nan, patient=""):
     about = {"image_id": image, "region": region, "patient_id": patient, "lung_area": lung}
-    return about | count(found, truth) | distances(found, truth)
+    return about | count_pixels(found, truth) | surface_distances(found, truth)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -39,14 +39,14 @@ def test_counts_are_those_of_a_naive_loop(seed):
     naive = {"tp": 0, "fp": 0, "fn": 0, "tn": 0}
     for true, positive in zip(truth.flat, found.flat, strict=True):
         naive[("tn", "fp", "fn", "tp")[2 * int(true) + int(positive)]] += 1
-    assert count(found, truth) == naive
+    assert count_pixels(found, truth) == naive
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_iou_and_dice_are_those_of_coco_and_of_sets(seed):
     truth, found = blobs(seed), blobs(seed + 50)
-    values = per_image(pd.DataFrame([row("a", truth, found)])).iloc[0]
-    one, other = (json.loads(encode_mask(mask)) for mask in (found, truth))
+    values = per_image_metrics(pd.DataFrame([row("a", truth, found)])).iloc[0]
+    one, other = (json.loads(encode_rle(mask)) for mask in (found, truth))
     assert values["iou"] == pytest.approx(coco.iou([one], [other], [0])[0, 0])
     assert values["dice"] == pytest.approx(2 * (truth & found).sum() / (truth.sum() + found.sum()))
     assert values["sensitivity"] == pytest.approx((truth & found).sum() / truth.sum())
@@ -62,7 +62,7 @@ def test_distances_are_near_those_of_all_pairs_of_edge_pixels(seed):
 
     pairs = np.linalg.norm(edge(found)[:, None] - edge(truth)[None], axis=2)
     there, back = pairs.min(axis=1), pairs.min(axis=0)
-    ours = distances(found, truth)
+    ours = surface_distances(found, truth)
     assert ours["hd95"] == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)), abs=1.5)
     assert ours["assd"] == pytest.approx(np.concatenate([there, back]).mean(), abs=1)
 
@@ -70,14 +70,14 @@ def test_distances_are_near_those_of_all_pairs_of_edge_pixels(seed):
 def test_a_shifted_square_is_as_far_as_it_was_shifted():
     truth, found = np.zeros((50, 50), bool), np.zeros((50, 50), bool)
     truth[10:30, 10:30], found[10:30, 14:34] = True, True
-    assert distances(found, truth)["hd95"] == pytest.approx(4, abs=0.1)
-    assert distances(truth, truth) == {"hd95": 0, "assd": 0}
+    assert surface_distances(found, truth)["hd95"] == pytest.approx(4, abs=0.1)
+    assert surface_distances(truth, truth) == {"hd95": 0, "assd": 0}
 
 
 def test_run_lengths_go_there_and_back_and_are_cocos():
     for mask in (blobs(1), np.zeros((7, 9), bool), np.ones((5, 3), bool)):
-        text = encode_mask(mask)
-        assert (decode_mask(text) == mask).all()
+        text = encode_rle(mask)
+        assert (decode_rle(text) == mask).all()
         assert json.loads(text)["size"] == list(mask.shape)
         assert coco.area(json.loads(text)) == mask.sum()
 
@@ -85,7 +85,7 @@ def test_run_lengths_go_there_and_back_and_are_cocos():
 def test_an_empty_truth_never_counts_as_a_perfect_score():
     empty, some = np.zeros((60, 80), bool), blobs(1)
     table = pd.DataFrame([row("clean", empty, empty), row("false", empty, some), row("missed", some, empty)])
-    values = per_image(table)["iou"]
+    values = per_image_metrics(table)["iou"]
     assert values.isna().tolist() == [True, True, False]
     assert values[2] == 0
     body = score(table)

@@ -13,7 +13,7 @@ from source_folders import medpix, quex
 
 from clipcovid.config import UserError
 from clipcovid.data.images import read_bytes
-from clipcovid.data.sources import PARTS, ColumnsConfig, PhantomConfig, list_source, merge_parts
+from clipcovid.data.sources import PART_COLUMN, ColumnsConfig, PhantomConfig, list_source, merge_parts
 
 # COVID-QU-Ex
 
@@ -77,7 +77,7 @@ def test_covidquex_says_what_it_leaves_out_and_which_mask_is_not_clear(tmp_path)
 
 def rows(*made):
     """A table for `merge_parts`, from rows of (sha256, part, split, label, lung mask, infection mask)."""
-    table = pd.DataFrame(made, columns=["sha256", PARTS, "split", "label", "lung_mask", "infection_mask"])
+    table = pd.DataFrame(made, columns=["sha256", PART_COLUMN, "split", "label", "lung_mask", "infection_mask"])
     return table.assign(image_id=[str(i) for i in range(len(made))], view="")
 
 
@@ -110,7 +110,7 @@ def test_what_is_not_the_same_image_of_another_part_stays_apart():
     merged, found = merge_parts(table)
     assert found == {"merged": 0, "moved": 0}
     pd.testing.assert_frame_equal(merged, table, check_dtype=False)
-    again = pd.concat([table[:2], table[:2].assign(**{PARTS: "two"})], ignore_index=True)
+    again = pd.concat([table[:2], table[:2].assign(**{PART_COLUMN: "two"})], ignore_index=True)
     assert merge_parts(again)[0]["split"].tolist() == ["train", "test"]
 
 

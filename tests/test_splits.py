@@ -10,7 +10,14 @@ from patients import LABELS, people
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import SPLITS, normalize_columns
-from clipcovid.data.splits import assign_splits, duplicates, groups, make_splits, max_split, split_patients
+from clipcovid.data.splits import (
+    assign_splits,
+    count_duplicates,
+    count_leaking_patients,
+    make_splits,
+    split_units,
+    strictest_split,
+)
 
 
 def made(rows, **columns):
@@ -21,7 +28,7 @@ def test_no_patient_in_two_splits_and_every_image_in_one():
     table = people(500)
     table["split"] = assign_splits(table, val=0.1, test=0.2, seed=3)
     assert set(table["split"]) == set(SPLITS)
-    assert split_patients(table) == 0
+    assert count_leaking_patients(table) == 0
 
 
 def test_every_class_gets_the_shares_asked_for():
@@ -73,15 +80,15 @@ def test_given_splits_stay_and_the_rest_is_filled_up_to_the_shares():
 def test_images_without_a_split_follow_their_patient():
     table = made(6, patient_id=list("aaabbb"), split=["val", "", "", "train", "test", ""])
     assert assign_splits(table, val=0.1, test=0.2, seed=0).tolist() == ["val"] * 3 + ["train", "test", "test"]
-    assert split_patients(table.assign(split=["val", "val", "val", "train", "test", "test"])) == 1
+    assert count_leaking_patients(table.assign(split=["val", "val", "val", "train", "test", "test"])) == 1
 
 
 def test_an_image_without_a_patient_is_a_group_of_its_own():
     table = made(300, label="x", patient_id=["", *["a"] * 20, *[""] * 279])
-    assert groups(table).nunique() == 281
+    assert split_units(table).nunique() == 281
     table["split"] = assign_splits(table, val=0.2, test=0.3, seed=0)
     assert set(table.loc[table["patient_id"] == "", "split"]) == set(SPLITS)
-    assert split_patients(table) == 0
+    assert count_leaking_patients(table) == 0
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (-0.1, 0.2), (0.1, 1)])
@@ -92,8 +99,8 @@ def test_shares_that_leave_nothing_for_training_are_refused(val, test):
 
 def test_strictest_prefers_test_to_val_to_train():
     splits = pd.Series(["train", "val", "test", "", "train", "", ""])
-    assert max_split(splits, pd.Series(list("aaabbcc"))).to_dict() == {"a": "test", "b": "train", "c": ""}
-    assert max_split(splits[:2], pd.Series(list("aa"))).to_dict() == {"a": "val"}
+    assert strictest_split(splits, pd.Series(list("aaabbcc"))).to_dict() == {"a": "test", "b": "train", "c": ""}
+    assert strictest_split(splits[:2], pd.Series(list("aa"))).to_dict() == {"a": "val"}
 
 
 def test_splits_of_a_hundred_thousand_images_with_copies_take_seconds():
@@ -112,24 +119,24 @@ def test_duplicates_within_and_across_splits_are_counted_beyond_the_first():
     splits = ["train", "train", "train", "val", "train", "test", "test", "test", "train"]
     table = made(9, split=splits, sha256=["a", "a", "b", "b", "c", "c", "c", "", ""])
     # a: one more in train. b: train and val. c: train and test, and one more in test. "": unknown, not alike.
-    assert duplicates(table) == {"within": 2, "across": 2}
-    assert duplicates(table[:0]) == {"within": 0, "across": 0}
-    json.dumps(duplicates(table))
+    assert count_duplicates(table) == {"within": 2, "across": 2}
+    assert count_duplicates(table[:0]) == {"within": 0, "across": 0}
+    json.dumps(count_duplicates(table))
 
 
 def test_patients_and_images_with_equal_pixels_are_one_group():
     pixels = ["1", "2", "2", "3", "3", "4", "5", "5", ""]
     table = made(9, patient_id=["a", "a", "b", "b", "", "", "c", "", ""], sha256=pixels)
     # a and b share the pixels 2, b and an image without a patient the pixels 3; c and another image the pixels 5.
-    assert groups(table).tolist() == ["a", "a", "a", "a", "a", "image:5.png", "c", "c", "image:8.png"]
-    assert groups(table.assign(sha256="")).nunique() == 7
+    assert split_units(table).tolist() == ["a", "a", "a", "a", "a", "image:5.png", "c", "c", "image:8.png"]
+    assert split_units(table.assign(sha256="")).nunique() == 7
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_equal_pixels_are_never_in_two_splits(seed):
     table = made(400, label=list("xxyy") * 100, sha256=[str(i // 2) for i in range(400)])
     splits, _, warnings = make_splits(table, val=0.2, test=0.3, seed=seed)
-    assert duplicates(table.assign(split=splits)) == {"within": 200, "across": 0}
+    assert count_duplicates(table.assign(split=splits)) == {"within": 200, "across": 0}
     assert set(splits) == set(SPLITS)
     assert not any("pixels" in warning for warning in warnings)
 
@@ -142,7 +149,7 @@ def test_a_missing_val_is_made_from_train_by_patient():
     assert (splits[~train] == "test").all()
     assert set(splits[train]) == {"train", "val"}
     assert (splits[train] == "val").mean() == pytest.approx(0.2, abs=0.04)
-    assert split_patients(table.assign(split=splits)) == 0
+    assert count_leaking_patients(table.assign(split=splits)) == 0
     assert notes == [f"val: 20% of train by patient ({(splits == 'val').sum()} images), for the set gives none."]
     assert warnings == []
 

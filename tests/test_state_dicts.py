@@ -147,11 +147,11 @@ def test_of_a_student_and_a_larger_teacher_the_one_that_fits_is_taken(tmp_path):
 def test_a_head_may_differ_where_a_part_is_wanted_but_not_the_depth(tmp_path):
     encoder = {name: tuple(value.shape) for name, value in state().items() if not name.startswith("head")}
     fine = written(tmp_path / "fine.pt", state() | {"head.weight": torch.ones(9, 4), "head.bias": torch.ones(9)})
-    found = state_dicts.load_fitting(fine, encoder, "net", "--weights", part=True)
+    found = state_dicts.load_matching(fine, encoder, "net", "--weights", allow_extra=True)
     assert_same(found, {name: value for name, value in state().items() if name in encoder})
     deeper = written(tmp_path / "deeper.pt", state(layers=3))
     with pytest.raises(UserError, match="does not fit net"):
-        state_dicts.load_fitting(deeper, encoder, "net", "--weights", part=True)
+        state_dicts.load_matching(deeper, encoder, "net", "--weights", allow_extra=True)
 
 
 def test_extractors_that_write_a_dot_as_an_underscore_get_the_plain_names():

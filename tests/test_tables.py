@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from clipcovid.evaluate.console import print_folds, print_scores
-from clipcovid.evaluate.kinds.registry import kind_names, kind_of
+from clipcovid.evaluate.kinds.registry import get_kind, kind_names
 
 CLASSES = ("COVID-19 pneumonia", "Non-COVID viral or bacterial", "Normal")
 
@@ -27,7 +27,7 @@ def body():
     table = pd.DataFrame({"image_id": [f"{i}" for i in range(60)], "label": [CLASSES[i % 3] for i in range(60)]})
     table[[f"prob_{name}" for name in CLASSES]] = rng.dirichlet(np.ones(3), 60)
     table["patient_id"] = table["image_id"]
-    return kind_of("classification").score(table, CLASSES, [CLASSES[0], *CLASSES])
+    return get_kind("classification").score(table, CLASSES, [CLASSES[0], *CLASSES])
 
 
 @pytest.mark.parametrize("width", [80, 160])
@@ -41,7 +41,7 @@ def test_every_metric_is_shown_by_its_whole_name(body, width):
 
 @pytest.mark.parametrize("kind", kind_names())
 def test_folds_are_whole_at_80_columns(kind):
-    names = kind_of(kind).table_metrics
+    names = get_kind(kind).table_metrics
     folds = [dict.fromkeys(names, 0.8 + 0.01 * fold) for fold in range(3)]
     text = printed(print_folds, kind, folds)
     assert "…" not in text

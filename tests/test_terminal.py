@@ -3,7 +3,7 @@
 import pytest
 
 from clipcovid import terminal
-from clipcovid.terminal import Countdown, clock, fitted_line, set_terminal_width, wrap_text
+from clipcovid.terminal import Countdown, fitted_line, format_duration, set_terminal_width, wrap_text
 
 DESCRIPTION = """Fine-tune CLIP on images and captions: all of it, low-rank adapters, or one tower; judged by its scores.
 
@@ -61,4 +61,4 @@ def test_the_time_left_follows_from_the_pieces_of_this_start(monkeypatch):
 
 
 def test_the_clock_has_hours():
-    assert [clock(0.4), clock(59.6), clock(3661)] == ["0:00:00", "0:01:00", "1:01:01"]
+    assert [format_duration(0.4), format_duration(59.6), format_duration(3661)] == ["0:00:00", "0:01:00", "1:01:01"]

@@ -20,7 +20,17 @@ from mlflow import MlflowClient
 from clipcovid import tracking
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.tracking import REVISION, TAG, LiveTracker, check_store, live, packages, revision, track, tracking_uri
+from clipcovid.tracking import (
+    REVISION,
+    RUN_TAG,
+    LiveTracker,
+    check_store,
+    live_tracker,
+    packages,
+    revision,
+    track,
+    tracking_uri,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +73,7 @@ def test_metrics_and_params_are_the_run_folders(tracked):
     assert found.data.params["clip.model"] == "tiny"
     assert found.data.tags["manifest"] == "abc"
     assert found.data.tags["torch"]
-    assert TAG in found.data.tags
+    assert RUN_TAG in found.data.tags
 
 
 def test_figures_predictions_prompts_and_environment_are_artifacts(tracked):
@@ -105,7 +115,7 @@ def test_a_store_that_takes_nothing_is_one_warning_and_soon(tracked, kind, silen
         "postgres": "postgresql://user:secret@127.0.0.1:9/mlflow",
     }
     monkeypatch.setenv("MLFLOW_TRACKING_URI", places[kind])
-    monkeypatch.setattr(tracking, "PATIENCE", 1)
+    monkeypatch.setattr(tracking, "STORE_TIMEOUT_S", 1)
     began = time.monotonic()
     shown = LiveTracker(run, config)
     for epoch in (1, 2, 3):
@@ -121,7 +131,7 @@ def test_a_store_that_takes_nothing_is_one_warning_and_soon(tracked, kind, silen
 
 
 def test_a_store_in_use_is_none_that_takes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "PATIENCE", 0.1)
+    monkeypatch.setattr(tracking, "STORE_TIMEOUT_S", 0.1)
     path = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE t (x)")
@@ -165,7 +175,7 @@ def test_how_a_training_ended_is_shown(tracked, error, status, monkeypatch):
     monkeypatch.setattr(LiveTracker, "end", lambda self, how: ended.append((self.run.name, how)))
 
     def train():
-        with live(config) as watch:
+        with live_tracker(config) as watch:
             watch(run)
             raise error
 

@@ -127,8 +127,8 @@ def test_a_tracking_server_that_fails_does_not_hurt_the_training(phantoms, tmp_p
     def fail(line):
         raise ConnectionError("gone")
 
-    trained = train_model(cnn(phantoms, tmp_path), watch=lambda run: fail, log=quiet)
-    assert trained.run.done
+    trained = train_model(cnn(phantoms, tmp_path), on_run=lambda run: fail, log=quiet)
+    assert trained.run.is_done
     assert "could not be tracked (ConnectionError: gone)" in capsys.readouterr().out
 
 

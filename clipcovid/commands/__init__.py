@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-METHODS = Path(__file__).parents[1] / "methods"
+METHODS_FOLDER = Path(__file__).parents[1] / "methods"
 GROUPS = {
     "Start": ("demo",),
     "Data": ("prepare", "apply-masks", "generate-captions", "embed"),
     "Classify without training": ("zeroshot", "tune-prompts", "classify"),
-    "Train": tuple(sorted(config.parent.name.replace("_", "-") for config in METHODS.glob("*/config.py"))),
+    "Train": tuple(sorted(config.parent.name.replace("_", "-") for config in METHODS_FOLDER.glob("*/config.py"))),
     "Train many times": ("crossval", "sweep"),
     "Evaluate": ("predict", "compare", "evaluate"),
     "Use": ("cascade", "search"),
 }
-OTHER_NAMES = {"hparams": "sweep", "prompts": "tune-prompts"}  # of the scripts in tune/
+COMMAND_ALIASES = {"hparams": "sweep", "prompts": "tune-prompts"}  # of the scripts in tune/
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,30 +38,32 @@ class Command:
     main: Callable[[Any], None]
 
 
-def names() -> list[str]:
+def command_names() -> list[str]:
     """The names of all commands, group by group."""
     return [name for group in GROUPS.values() for name in group]
 
 
 def command_table() -> str:
     """All commands by their purpose, a line each, read without an import of any."""
-    width = max(map(len, names()))
+    width = max(map(len, command_names()))
     lines = ["usage: clipcovid COMMAND [flags]", "", "clipcovid COMMAND --help explains a command and its flags."]
     for title, group in GROUPS.items():
-        lines += ["", f"{title}:", *(f"  {name:{width}}  {summary(name)}" for name in group)]
+        lines += ["", f"{title}:", *(f"  {name:{width}}  {command_summary(name)}" for name in group)]
     return "\n".join([*lines, "", "Research use only, not for diagnosis."])
 
 
-def summary(name: str) -> str:
+def command_summary(name: str) -> str:
     """The first line of a command's description."""
     module = name.replace("-", "_")
-    path = METHODS / module / "__init__.py" if name in GROUPS["Train"] else Path(__file__).with_name(f"{module}.py")
+    path = (
+        METHODS_FOLDER / module / "__init__.py" if name in GROUPS["Train"] else Path(__file__).with_name(f"{module}.py")
+    )
     return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def unknown_command(name: str) -> str:
     """The sentence that says that there is no command of this name, with those that are spelled like it."""
-    spellings = {spelling: OTHER_NAMES.get(spelling, spelling) for spelling in (*names(), *OTHER_NAMES)}
+    spellings = {spelling: COMMAND_ALIASES.get(spelling, spelling) for spelling in (*command_names(), *COMMAND_ALIASES)}
     close = dict.fromkeys(spellings[match] for match in difflib.get_close_matches(name, spellings, n=3))
     near = f"; near it: {', '.join(close)}" if close else ""
     return f"There is no command {name!r}{near}. clipcovid --help lists all."

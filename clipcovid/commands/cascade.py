@@ -34,7 +34,7 @@ def main(config: CascadeConfig) -> None:
     if images:
         run = start_run(config, method="cascade", identity=_identity(config, images))
         results = cascade(config, images)
-        overlays = [draw(number, result, run.folder) for number, result in enumerate(results)]
+        overlays = [write_overlay(number, result, run.folder) for number, result in enumerate(results)]
         finish_run(run)
         print_results(results, overlays, config)
         for folder in config.segment:
@@ -51,12 +51,12 @@ def _identity(config: CascadeConfig, images: dict[str, np.ndarray]) -> dict[str,
     return cascade_identity(checkpoints, config.keep, {name: pixel_hash(image) for name, image in images.items()})
 
 
-def draw(number: int, result: CascadeResult, folder: Path) -> Path:
+def write_overlay(number: int, result: CascadeResult, folder: Path) -> Path:
     """Write an image's overlay; `number` keeps images with the same file name apart."""
     share = "" if result.infected_share is None else f", {result.infected_share:.0%} of the lungs infected"
     title = f"{result.label} ({result.probabilities[result.label]:.2f}){share}"
     figure = plots.mask_outline_figure(result.pixels, result.masks, title=title)
-    return plots.save({f"{number:03}-{Path(result.image).stem}": figure}, folder)[0]
+    return plots.save_figures({f"{number:03}-{Path(result.image).stem}": figure}, folder)[0]
 
 
 def print_results(results: list[CascadeResult], overlays: list[Path], config: CascadeConfig) -> None:

@@ -13,14 +13,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PHANTOMS = """\
+PHANTOM_COMMANDS = """\
 prepare --source phantom --out data/phantom --size 128
 segment --data data/phantom --target both --name segment {unet} --optim.epochs 8 {local}
 """
-BLACK = """\
+BLACKENED_COMMANDS = """\
 apply-masks --data data/phantom --keep lungs-black --out data/phantom-black
 """
-METHODS = """\
+METHOD_COMMANDS = """\
 embed {tiny} none
 zeroshot {tiny} none --prompts ensemble --name zeroshot{suffix}
 finetune {tiny} none --name finetune{suffix} {clip} --optim.epochs 12 --compute.workers 2
@@ -33,7 +33,7 @@ tune-prompts {tiny} {tuned} --name prompts{suffix} --candidates 1000 {local}
 cnn --data {data} --image-size 64 --name cnn{suffix} {cnn} --optim.epochs 15 {local}
 hybrid {tiny} {tuned} --name hybrid{suffix} {cnn} --optim.epochs 10 {local}
 compare --name compare{suffix} {compared}"""
-COMPARED = "zeroshot finetune lora prompts coop tip-adapter probe probe-finetuned cnn hybrid"
+COMPARED_RUNS = "zeroshot finetune lora prompts coop tip-adapter probe probe-finetuned cnn hybrid"
 NO_AUGMENTATION = "--augment.rotate 0 --augment.shift 0 --augment.scale 0 --augment.intensity 0 --augment.noise 0"
 SETTINGS = {
     "local": "--compute.workers 0",
@@ -54,17 +54,17 @@ class DemoConfig:
 
 def main(config: DemoConfig) -> None:
     """Run the commands one after the other; the first that fails ends it with its exit status."""
-    for command in commands(config.black):
+    for command in demo_commands(config.black):
         print(f"$ clipcovid {command}", flush=True)
         if status := _run(shlex.split(command)):
             print("The demo ends here. Run the same command again to go on with what is missing.", file=sys.stderr)
             raise SystemExit(status if status > 0 else 128 - status)
 
 
-def commands(black: bool) -> list[str]:
+def demo_commands(black: bool) -> list[str]:
     """The demo's commands in their order, without `clipcovid`."""
     suffix, data = ("-black", "data/phantom-black") if black else ("", "data/phantom")
-    runs = (Path(f"outputs/{name}{suffix}") for name in COMPARED.split())
+    runs = (Path(f"outputs/{name}{suffix}") for name in COMPARED_RUNS.split())
     values = SETTINGS | {
         "suffix": suffix,
         "data": data,
@@ -72,7 +72,7 @@ def commands(black: bool) -> list[str]:
         "tuned": f"outputs/finetune{suffix}",
         "compared": " ".join(str(run / "winner" if run.name.startswith("prompts") else run) for run in runs),
     }
-    return ((BLACK if black else PHANTOMS) + METHODS).format(**values).split("\n")
+    return ((BLACKENED_COMMANDS if black else PHANTOM_COMMANDS) + METHOD_COMMANDS).format(**values).split("\n")
 
 
 def _run(words: list[str]) -> int:

@@ -7,7 +7,7 @@ Uses all the workers that the cluster has room for. Run again, it goes on where 
 """
 
 from clipcovid.data.manifest import read_manifest
-from clipcovid.inference.embed import EmbedConfig, embed, training_image_mask
+from clipcovid.inference.embed import EmbedConfig, embed, is_training_image
 
 
 def main(config: EmbedConfig) -> None:
@@ -16,7 +16,7 @@ def main(config: EmbedConfig) -> None:
     embeddings = embed(config, manifest=manifest)
     done = "Embedded" if embeddings.created else "Already embedded: nothing was left to do"
     print(f"{done}: {embeddings.folder}")
-    learned, assumed = training_image_mask(config.clip, manifest)
+    learned, assumed = is_training_image(config.clip, manifest)
     if assumed or learned.any():
         overlap = f"the encoder learned from {learned.sum()} of these {len(manifest.table)} images, by their pixels."
         print(f"note: {assumed or overlap}")

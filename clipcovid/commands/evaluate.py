@@ -77,7 +77,7 @@ def main(config: EvaluateConfig) -> None:
     refuse_unknown_files(folder, EVALUATION_FILES if _is_evaluation(folder / "metrics.json") else "", "--name")
     figures = KIND.figures(table, scores, classes, split=name)
     write_json(folder / "metrics.json", scores.to_json())
-    plots.save(figures, folder)
+    plots.save_figures(figures, folder)
     Console(stderr=config.json).print(f"Scores and figures: {folder}", soft_wrap=True, markup=False)
 
 

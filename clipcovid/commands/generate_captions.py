@@ -13,7 +13,7 @@ from rich.markup import escape
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.inference.generate import GenerateConfig, generate
 
-EXAMPLES = 5  # of captions that are printed
+PRINTED_EXAMPLES = 5  # of captions that are printed
 
 
 def main(config: GenerateConfig) -> None:
@@ -21,7 +21,7 @@ def main(config: GenerateConfig) -> None:
     result, console = generate(config), Console()
     if not result.created:
         print("All of it was captioned before.")
-    for row in result.table.head(EXAMPLES).to_dict("records"):
+    for row in result.table.head(PRINTED_EXAMPLES).to_dict("records"):
         console.print(f"{escape(str(row['image_id']))}: {escape(str(row['caption']))}")
     leaks = ", ".join(f"{count} of {name}" for name, count in result.leaks.items())
     print(f"Generated captions that name their class already: {leaks}.")

@@ -11,22 +11,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.data.prepare import PrepareConfig, PrepareResult, prepare, reasons, split_table
+from clipcovid.data.prepare import PrepareConfig, PrepareResult, count_by_split, prepare, summarize_reasons
 
 
 def main(config: PrepareConfig) -> None:
     """Prepare the data set, and print its contents."""
-    report(prepare(config), config, Console(markup=False, emoji=False))  # names may look like markup
+    print_preparation(prepare(config), config, Console(markup=False, emoji=False))  # names may look like markup
 
 
-def report(prepared: PrepareResult, config: PrepareConfig, console: Console) -> None:
+def print_preparation(prepared: PrepareResult, config: PrepareConfig, console: Console) -> None:
     """Print notes, images by class and split, patients, masks, captions, duplicates and the quarantine."""
     manifest, info = prepared.manifest, prepared.manifest.info
     for note in info.get("notes", []):
         console.print(f"note: {note}", soft_wrap=True)
     for warning in info.get("warnings", []):
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    counts = split_table(manifest).set_index("split")
+    counts = count_by_split(manifest).set_index("split")
     table = Table(title=f"{manifest.dataset}: {len(manifest.table)} images in {config.out}", box=box.SIMPLE_HEAD)
     for column in ("", *counts.index):
         table.add_column(column, justify="right" if column else "left")
@@ -45,7 +45,7 @@ def report(prepared: PrepareResult, config: PrepareConfig, console: Console) -> 
     for label, count in info["left_out"].items():
         console.print(f"Left out: {count} images labelled {label!r}, which is not among --classes.")
     quarantine = prepared.quarantine
-    why = f" ({reasons(quarantine)}), see {config.out / 'quarantine.parquet'}" if len(quarantine) else ""
+    why = f" ({summarize_reasons(quarantine)}), see {config.out / 'quarantine.parquet'}" if len(quarantine) else ""
     console.print(f"Quarantined: {len(quarantine)}{why}.")
     if not prepared.created:
         console.print("Already prepared: nothing was left to do.")

@@ -20,17 +20,17 @@ from clipcovid.config import RESEARCH_ONLY
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import plots
-from clipcovid.inference.search import SearchConfig, SearchResult, search, search_identity_of
+from clipcovid.inference.search import SearchConfig, SearchResult, make_search_identity, search
 from clipcovid.io.files import atomic_write
 from clipcovid.runs import finish_run, start_run
 
-LONGEST = 40  # letters of an image's name in the table
+MAX_NAME_LENGTH = 40  # letters of an image's name in the table
 
 
 def main(config: SearchConfig) -> None:
     """Search, print, and draw."""
     manifest = read_manifest(config.data)
-    run = start_run(config, method="search", identity=search_identity_of(config, manifest))
+    run = start_run(config, method="search", identity=make_search_identity(config, manifest))
     found, _ = search(config, manifest)
     packed, console = PackedImages(config.data, manifest), Console()
     for number, result in enumerate(found):
@@ -38,7 +38,7 @@ def main(config: SearchConfig) -> None:
         images = packed.images(manifest.positions(result.table["image_id"]))
         texts = [f"{row['rank']}. {row['score']:.3f} {row['caption'] or row['label']}" for row in result_rows(result)]
         sheet = plots.contact_sheet_figure(images, texts, title=f"{config.find} for {result.query!r}")
-        print(f"Contact sheet: {plots.save({f'{number:02}-{config.find}': sheet}, run.folder)[0]}")
+        print(f"Contact sheet: {plots.save_figures({f'{number:02}-{config.find}': sheet}, run.folder)[0]}")
     table = pd.concat([result.table.assign(query=result.query) for result in found], ignore_index=True)
     path = run.folder / "found.csv"
     with atomic_write(path) as partial:
@@ -54,7 +54,11 @@ def results_table(result: SearchResult) -> Table:
     table.columns[2].overflow = "fold"
     for row in result_rows(result):
         name = row["image_id"]  # its end tells it from others
-        texts = (name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}", row["label"], row["caption"][:100])
+        texts = (
+            name if len(name) <= MAX_NAME_LENGTH else f"…{name[1 - MAX_NAME_LENGTH :]}",
+            row["label"],
+            row["caption"][:100],
+        )
         table.add_row(str(row["rank"]), f"{row['score']:.3f}", *map(escape, texts))
     return table
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from clipcovid.config import AugmentConfig
 from clipcovid.randomness import stream_seed
 
-DRAWS = 10  # uniform numbers that an image's changes are made from
+RANDOM_NUMBERS_PER_IMAGE = 10  # uniform numbers that an image's changes are made from
 
 
 class Augment:
@@ -34,7 +34,7 @@ class Augment:
             values = self._colour(values, draws, epoch, rows)
         return values.squeeze(1) if images.ndim == 3 else values.permute(0, 2, 3, 1)
 
-    def masks(self, masks: torch.Tensor, epoch: int, rows: Sequence[int]) -> torch.Tensor:
+    def transform_masks(self, masks: torch.Tensor, epoch: int, rows: Sequence[int]) -> torch.Tensor:
         """uint8 masks of 0 and 255, (n, k, h, w), moved as their images are."""
         if not self.moves:
             return masks
@@ -56,7 +56,9 @@ class Augment:
         return torch.stack(rows, 1)
 
     def _draws(self, epoch: int, rows: Sequence[int]) -> torch.Tensor:
-        return torch.stack([torch.rand(DRAWS, generator=self._generator("augment", epoch, row)) for row in rows])
+        return torch.stack(
+            [torch.rand(RANDOM_NUMBERS_PER_IMAGE, generator=self._generator("augment", epoch, row)) for row in rows]
+        )
 
     def _generator(self, stream: str, epoch: int, row: int) -> torch.Generator:
         return torch.Generator().manual_seed(stream_seed(stream, self.seed, epoch, row))

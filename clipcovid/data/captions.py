@@ -9,12 +9,12 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest
-from clipcovid.io.tables import VALUE, cell_text, read_table_file
+from clipcovid.io.tables import VALUE_COLUMN, cell_text, read_table_file
 
 TEMPLATE = "a[ {plane} plane][ {modality}] scan[ of {location}][ on a[ {age} year old][ {sex}]][ depicting {diagnosis}]"
 PLACEHOLDER = re.compile(r"\s*(?:replace this\b.*|n/?a|none|nan|null|tbd|unknown|-+)?\s*", re.IGNORECASE | re.DOTALL)
-ALIASES = {"plane": "view", "text": "caption"}  # what templates may call the manifest's columns
-KINDS = ("template", "dataset", "both")
+TEMPLATE_ALIASES = {"plane": "view", "text": "caption"}  # what templates may call the manifest's columns
+CAPTION_SOURCES = ("template", "dataset", "both")
 _FIELD = re.compile(r"\{(\w+)\}")
 _Part = str | list["_Part"]
 
@@ -27,12 +27,12 @@ def with_captions(manifest: Manifest, kind: str, template: str, *, strict: bool 
     """
     if kind == "dataset":
         return manifest
-    if not strict and (_empty_fields(manifest.table, template) if kind in KINDS else not Path(kind).exists()):
+    if not strict and (_empty_fields(manifest.table, template) if kind in CAPTION_SOURCES else not Path(kind).exists()):
         return manifest.with_columns(caption="")
-    return manifest.with_columns(caption=captions_of(manifest.table, kind, template, strict=strict))
+    return manifest.with_columns(caption=make_captions(manifest.table, kind, template, strict=strict))
 
 
-def captions_of(rows: pd.DataFrame, kind: str, template: str, *, strict: bool = True) -> pd.Series:
+def make_captions(rows: pd.DataFrame, kind: str, template: str, *, strict: bool = True) -> pd.Series:
     """The caption of each row, "" where there is none.
 
     `kind`: template fills the template in, dataset is the column `caption`, both puts the one before the other, and
@@ -41,7 +41,7 @@ def captions_of(rows: pd.DataFrame, kind: str, template: str, *, strict: bool = 
     """
     if kind == "dataset":
         return rows["caption"]
-    if kind in KINDS:
+    if kind in CAPTION_SOURCES:
         filled = fill_template(rows, template)
         if kind == "template":
             return filled
@@ -68,8 +68,8 @@ def read_captions(path: str) -> pd.DataFrame:
     table = read_table_file(path, notes)
     for note in notes:
         _print_note(note)
-    if "caption" not in table and VALUE in table:
-        table = table.rename(columns={VALUE: "caption"})
+    if "caption" not in table and VALUE_COLUMN in table:
+        table = table.rename(columns={VALUE_COLUMN: "caption"})
     if missing := {"image_id", "caption"} - set(table):
         raise UserError(
             f"--captions {path} lacks the columns {', '.join(sorted(missing))}; it has: {', '.join(map(str, table))}."
@@ -119,7 +119,7 @@ def _empty_fields(rows: pd.DataFrame, template: str) -> list[str]:
 
 
 def _column(rows: pd.DataFrame, name: str) -> str:
-    return name if name in rows else ALIASES.get(name, name)
+    return name if name in rows else TEMPLATE_ALIASES.get(name, name)
 
 
 def _cell_text(value: object) -> str:

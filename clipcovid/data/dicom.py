@@ -23,9 +23,11 @@ FRAME_SIZES = re.compile(
 )
 """The frame headers of JPEG and JPEG-LS (SOF) and of JPEG 2000 (SIZ), with the two sides."""
 
-DEFLATED = b"1.2.840.10008.1.2.1.99"  # pydicom would inflate it whole, however large, before its header is seen
-FEWEST_SHADES = 4  # that a window must leave of a picture to be followed
-HEADER = ("PatientID", "IssuerOfPatientID", "ViewPosition", "StudyDate")
+DEFLATED_SYNTAX_UID = (
+    b"1.2.840.10008.1.2.1.99"  # pydicom would inflate it whole, however large, before its header is seen
+)
+MIN_WINDOW_SHADES = 4  # that a window must leave of a picture to be followed
+HEADER_TAGS = ("PatientID", "IssuerOfPatientID", "ViewPosition", "StudyDate")
 
 
 def read_header(data: bytes) -> dict[str, str]:
@@ -45,21 +47,21 @@ def read_header(data: bytes) -> dict[str, str]:
 
 
 def _header(data: bytes) -> dict[str, str]:
-    """The tags `HEADER` as text; all "" for a file that `read_dicom` refuses, which gives the reason."""
+    """The tags `HEADER_TAGS` as text; all "" for a file that `read_dicom` refuses, which gives the reason."""
     _silence_pydicom()
-    if DEFLATED in data[:1024]:
-        return dict.fromkeys(HEADER, "")
+    if DEFLATED_SYNTAX_UID in data[:1024]:
+        return dict.fromkeys(HEADER_TAGS, "")
     try:
-        dataset = pydicom.dcmread(BytesIO(data), stop_before_pixels=True, force=True, specific_tags=list(HEADER))
-        return {name: _text(dataset, name) for name in HEADER}
+        dataset = pydicom.dcmread(BytesIO(data), stop_before_pixels=True, force=True, specific_tags=list(HEADER_TAGS))
+        return {name: _text(dataset, name) for name in HEADER_TAGS}
     except Exception:  # of whatever a damaged file leads to
-        return dict.fromkeys(HEADER, "")
+        return dict.fromkeys(HEADER_TAGS, "")
 
 
 def read_dicom(data: bytes, max_pixels: int, notes: list[str]) -> np.ndarray:
     """A DICOM's single frame: uint8 (H, W) or (H, W, 3). pydicom's error texts may quote tags, so none is passed on."""
     _silence_pydicom()
-    if DEFLATED in data:
+    if DEFLATED_SYNTAX_UID in data:
         raise BadImage("DICOM in a deflated transfer syntax; save it uncompressed")
     part = "header"
     try:
@@ -188,11 +190,11 @@ def _dicom_shades(dataset: Any, stored: np.ndarray, notes: list[str]) -> np.ndar
     else:
         shades, what = _window(dataset, values)
     left = _count_shades(shades, padding) if what else 0
-    if left < FEWEST_SHADES:
+    if left < MIN_WINDOW_SHADES:
         inside = values if padding.all() or not padding.any() else values[~padding]
         low, high = inside.min(), inside.max()
         by_range = to_uint8(values, low, high)
-        if left <= 1 or _count_shades(by_range, padding) >= 4 * FEWEST_SHADES:
+        if left <= 1 or _count_shades(by_range, padding) >= 4 * MIN_WINDOW_SHADES:
             shades = by_range
             if what:
                 notes.append(f"DICOM whose {what} leaves nothing of its values: their own range is used")
@@ -218,7 +220,7 @@ def _count_shades(shades: np.ndarray, padding: np.ndarray) -> int:
     """How many shades a picture has beside its padding; where they are many, at least `4 * FEWEST_SHADES`."""
     part = shades[::8, ::8][~padding[::8, ::8]]  # which tells mostly
     count = int(np.count_nonzero(np.bincount(part, minlength=256)))
-    return count if count >= 4 * FEWEST_SHADES else len(np.unique(shades[~padding]))
+    return count if count >= 4 * MIN_WINDOW_SHADES else len(np.unique(shades[~padding]))
 
 
 def _look_up(dataset: Any, table: Any, values: np.ndarray) -> tuple[np.ndarray, float, float]:

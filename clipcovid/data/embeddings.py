@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from clipcovid.config import UserError
-from clipcovid.io.arrow_tables import index_in
+from clipcovid.io.arrow_tables import positions_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Embeddings:
     def load(self, image_ids: pd.Series) -> np.ndarray:
         """Embeddings of these images: float16 (n, d), rows of L2 norm 1; a missing one is a `UserError`."""
         table = pq.read_table(self.folder)
-        positions = index_in(image_ids, table["image_id"])
+        positions = positions_in(image_ids, table["image_id"])
         if missing := int((positions < 0).sum()):
             raise UserError(f"{self.folder} lacks {missing} images: delete it and embed again.")
         column = table["embedding"].combine_chunks()

@@ -6,24 +6,24 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipcovid.io.files import LOCK, METADATA_KEY, lock_folder, refuse_unknown_files, remove_job_files
+from clipcovid.io.files import LOCK_FILE, METADATA_KEY, lock_folder, refuse_unknown_files, remove_job_files
 
 LISTING = "listing.parquet"  # what is to be packed; there only while a preparation is unfinished
 DICOM_HEADERS = "readings"  # DICOM headers and notes, a file a shard; there only while a preparation is unfinished
 MARKER = ".clipcovid"  # in every folder that a preparation has begun
 TABLES = ("manifest.parquet", LISTING, "quarantine.parquet")
-EMBEDDINGS = (
-    rf"embeddings/[0-9a-f]+/({re.escape(LOCK)}|\d{{5}}\.parquet|_encoder\.json|_SUCCESS|_\w+\.(faiss|json)"
+EMBEDDING_FILES = (
+    rf"embeddings/[0-9a-f]+/({re.escape(LOCK_FILE)}|\d{{5}}\.parquet|_encoder\.json|_SUCCESS|_\w+\.(faiss|json)"
     r"|_texts/[0-9a-f]+\.parquet)"
 )
-PREPARED = (
+PREPARED_FILES = (
     r"(manifest|listing|quarantine)\.parquet|manifest\.arrow|images/\d{5}\.arrow"
-    rf"|{DICOM_HEADERS}/\d{{5}}\.json|{EMBEDDINGS}"
+    rf"|{DICOM_HEADERS}/\d{{5}}\.json|{EMBEDDING_FILES}"
 )
 OTHER_JOBS_FILES = r"phantom/.*|captions/.*"  # drawn and written by other jobs, which look after it themselves
 
 
-def is_ours(out: Path) -> bool:
+def is_prepared_folder(out: Path) -> bool:
     """Whether a preparation has begun here: every file of its names counts as its own."""
     marks = (out / MARKER, out / "phantom" / "phantom.json")  # phantoms are drawn before anything is prepared
     return any(mark.is_file() for mark in marks) or any(_has_our_metadata(out / name) for name in TABLES)
@@ -31,7 +31,7 @@ def is_ours(out: Path) -> bool:
 
 def check_folder(out: Path) -> None:
     """A folder that holds anything but a prepared data set of ours, finished or not, is a `UserError`."""
-    refuse_unknown_files(out, f"{PREPARED}|{OTHER_JOBS_FILES}" if is_ours(out) else "")
+    refuse_unknown_files(out, f"{PREPARED_FILES}|{OTHER_JOBS_FILES}" if is_prepared_folder(out) else "")
 
 
 def reset_prepared_folder(out: Path) -> None:
@@ -42,7 +42,7 @@ def reset_prepared_folder(out: Path) -> None:
     check_folder(out)
     lock_folder(out)
     (out / MARKER).touch()
-    remove_job_files(out, PREPARED)
+    remove_job_files(out, PREPARED_FILES)
     (out / "images").mkdir(exist_ok=True)
 
 

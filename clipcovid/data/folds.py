@@ -9,7 +9,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import Manifest
-from clipcovid.data.splits import groups
+from clipcovid.data.splits import split_units
 
 VAL_FOLDS = 8  # an eighth of what is not tested chooses the epoch
 
@@ -22,17 +22,17 @@ def parse_fold(text: str) -> tuple[int, int]:
     return int(first), int(second)
 
 
-def split_into_folds(manifest: Manifest, text: str, seed: int, needs: Sequence[str] = ("label",)) -> Manifest:
+def apply_fold(manifest: Manifest, fold: str, seed: int, required_columns: Sequence[str] = ("label",)) -> Manifest:
     """The manifest with the k-th of n patient folds as its test split, and train and val drawn from the others.
 
-    The data set's own splits are put aside, and its images without all columns of `needs` left out. Each image is in one
+    The data set's own splits are put aside, and images that lack one of `required_columns` are left out. Each image is in one
     of the n test folds, of which each has its share of every class. Too few patients are a `UserError`.
     """
-    number, count = parse_fold(text)
-    table, _ = manifest.rows_with("all", needs)
-    group = groups(table)
+    number, count = parse_fold(fold)
+    table, _ = manifest.rows_with("all", required_columns)
+    group = split_units(table)
     fewest = group.groupby(table["label"]).nunique().reindex(manifest.classes, fill_value=0)
-    if "label" in needs and (fewest[fewest > 0] < count).any():
+    if "label" in required_columns and (fewest[fewest > 0] < count).any():
         raise UserError(
             f"{count} folds need {count} patients of each class; {manifest.dataset} has {fewest.min()} of "
             f"{fewest.idxmin()}."
@@ -57,6 +57,6 @@ def _split(labels: pd.Series, group: pd.Series, count: int, seed: int) -> list[t
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with (
         warnings.catch_warnings()
-    ):  # of classes too rare for each fold, which `split_into_folds` refuses where the class matters
+    ):  # of classes too rare for each fold, which `apply_fold` refuses where the class matters
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         return list(folds.split(np.zeros(len(labels)), labels.to_numpy(), group.to_numpy()))

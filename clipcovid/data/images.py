@@ -1,6 +1,6 @@
 """Image files to pixels: decode what a file really holds, refuse what can't be used with the reason, bring to one size.
 
-What a file is, its first bytes say, never its name's ending. `decode` reads PNG, JPEG, TIFF, BMP, WebP, GIF and DICOM
+What a file is, its first bytes say, never its name's ending. `decode_pixels` reads PNG, JPEG, TIFF, BMP, WebP, GIF and DICOM
 (masks: `masks.decode_mask`); `fit_image` and `fit_mask` bring an image and its masks to one square by the same geometry.
 """
 
@@ -46,7 +46,7 @@ SIGNATURES = {
         (b"\2\0\0\0", b"\2\0\1\0", *(b"\x08\0%c\0" % element for element in (0, 5, 8, 0x16, 0x18))), "DICOM"
     ),
 }
-NOT_IMAGES = {
+NON_IMAGE_SIGNATURES = {
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
@@ -67,15 +67,15 @@ MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the 
 
 
 def read_bytes(path: str) -> bytes:
-    """A file's bytes, from a local path, any fsspec URI, or a cell of a Parquet file (see `embedded`).
+    """A file's bytes, from a local path, any fsspec URI, or a cell of a Parquet file (see `parquet_images`).
 
     One that can't be read raises `BadImage`.
     """
     try:
         if path.startswith("parquet+"):
-            from clipcovid.data.embedded import read_embedded  # most sets have none
+            from clipcovid.data.parquet_images import read_parquet_image  # most sets have none
 
-            return read_embedded(path)
+            return read_parquet_image(path)
         # As bytes, for a worker may run in a locale that has not all letters.
         with fsspec.open(path, "rb") if "://" in path else open(path.encode(), "rb") as file:  # noqa: PTH123
             data = file.read(MAX_BYTES + 1)
@@ -93,13 +93,13 @@ def read_bytes(path: str) -> bytes:
 def is_image(start: bytes) -> bool:
     """Whether a file with these first bytes (512 are enough) is of a format that is read."""
     try:
-        return bool(file_kind(start))
+        return bool(detect_format(start))
     except BadImage:
         return False
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """An image file's content."""
 
     pixels: np.ndarray
@@ -110,20 +110,20 @@ class Picture:
     """What was assumed in reading it, a sentence each."""
 
 
-def decode(data: bytes, *, max_pixels: int) -> np.ndarray:
-    """The pixels of an image file, as `read_picture` gives them."""
-    return read_picture(data, max_pixels=max_pixels).pixels
+def decode_pixels(data: bytes, *, max_pixels: int) -> np.ndarray:
+    """The pixels of an image file, as `decode_image` gives them."""
+    return decode_image(data, max_pixels=max_pixels).pixels
 
 
 def open_image(path: str, *, max_pixels: int) -> np.ndarray:
-    """The pixels of an image file or URI, as `read_picture` gives them; what was assumed is said on stderr."""
-    picture = read_picture(read_bytes(path), max_pixels=max_pixels)
+    """The pixels of an image file or URI, as `decode_image` gives them; what was assumed is said on stderr."""
+    picture = decode_image(read_bytes(path), max_pixels=max_pixels)
     for note in picture.notes:
         print(f"note: {path}: {note}.", file=sys.stderr)  # for a job's stdout may be JSON
     return picture.pixels
 
 
-def read_picture(data: bytes, *, max_pixels: int) -> Picture:
+def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
     """The picture in an image file: uint8 pixels (H, W), or (H, W, 3) in RGB, 0 to 255.
 
     EXIF's orientation is applied, transparency is laid on black, CMYK and palettes become RGB, 1-bit becomes 0 and 255.
@@ -134,17 +134,17 @@ def read_picture(data: bytes, *, max_pixels: int) -> Picture:
     inverted, padding is black. Raises `BadImage` with the reason for whatever can't be used, for more pixels than
     `max_pixels` (by the header, before anything is decoded), and for an image whose pixels are all equal.
     """
-    kind, orientation, notes = file_kind(data), 1, list[str]()
+    kind, orientation, notes = detect_format(data), 1, list[str]()
     if kind == "DICOM":
         from clipcovid.data.dicom import read_dicom  # pydicom is slow to import, and most sets have none
 
         array = read_dicom(data, max_pixels, notes)
     else:
-        stored, orientation = read_stored(data, kind, max_pixels, flatten_image)
+        stored, orientation = decode_upright(data, kind, max_pixels, flatten_image)
         array = to_uint8(stored)
     if not (array[::16, ::16] != array[0, 0]).any() and (array == array[0, 0]).all():
         raise BadImage(f"constant: every pixel is {array[0, 0].tolist()}")
-    return Picture(array, orientation, tuple(notes))
+    return DecodedImage(array, orientation, tuple(notes))
 
 
 def fit_image(image: np.ndarray, config: ImagesConfig) -> np.ndarray:
@@ -203,7 +203,7 @@ def _fit(picture: Image.Image, shape: tuple[int, ...], config: ImagesConfig, fil
     return np.array(picture.crop((left, top, left + size, top + size)))  # black where it is beyond the picture
 
 
-def file_kind(data: bytes) -> str:
+def detect_format(data: bytes) -> str:
     """The format by the file's first bytes; `BadImage` says what it is where it isn't an image."""
     if not data:
         raise BadImage("empty file (0 bytes)")
@@ -217,7 +217,7 @@ def file_kind(data: bytes) -> str:
     if data[:2] == b"BM" and b"\0" in data[2:18]:
         return "BMP"
     head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip()
-    for signature, name in NOT_IMAGES.items():
+    for signature, name in NON_IMAGE_SIGNATURES.items():
         if head[: len(signature)].lower() == signature.lower():
             is_html = name == "an XML document" and b"<html" in head.lower()
             raise BadImage(f"is {'an HTML page' if is_html else name}, not an image")
@@ -228,7 +228,7 @@ def file_kind(data: bytes) -> str:
     raise BadImage("unknown format: not PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM")
 
 
-def read_stored(
+def decode_upright(
     data: bytes, kind: str, max_pixels: int, flatten: Callable[[Image.Image], Image.Image]
 ) -> tuple[np.ndarray, int]:
     """The upright pixels of a file of `kind`, (H, W) of any dtype or uint8 (H, W, 3), and EXIF's orientation, 1 to 8.

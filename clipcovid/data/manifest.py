@@ -21,11 +21,11 @@ import pandas as pd
 import pyarrow as pa
 
 from clipcovid.config import UserError
-from clipcovid.data.shards import MASKS as MASKS
-from clipcovid.data.shards import ShardIndex, locate_images
-from clipcovid.identity import BLOCK, file_hash, rows_digest
-from clipcovid.io.arrow_tables import MappedTable, index_in, map_table, to_frame, write_table
-from clipcovid.io.files import read_parquet, writable, write_parquet
+from clipcovid.data.shards import MASK_COLUMNS as MASK_COLUMNS
+from clipcovid.data.shards import ShardIndex, locate_packed_rows
+from clipcovid.identity import ROWS_PER_BLOCK, file_hash, rows_digest
+from clipcovid.io.arrow_tables import MappedTable, map_table, positions_in, to_frame, write_table
+from clipcovid.io.files import is_writable, read_parquet, write_parquet
 from clipcovid.io.tables import MISSING_WORDS
 
 TEXT_COLUMNS = (
@@ -43,11 +43,11 @@ TEXT_COLUMNS = (
     "sha256",
 )
 COLUMNS = (*TEXT_COLUMNS[:-1], "width", "height", "sha256")
-COPY = "manifest.arrow"
-HASHES = ("content_hash", "split_hash", "images_hash")  # that the copy keeps
+ARROW_COPY = "manifest.arrow"
+HASH_PROPERTIES = ("content_hash", "split_hash", "images_hash")  # that the copy keeps
 PACKED_ROW = "packed_row"  # of the Arrow copy alone: the image's row, counted through all packed files
 SPLITS = ("train", "val", "test")  # from the least to the most strictly kept apart
-SPLIT_NAMES = {
+SPLIT_ALIASES = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -72,9 +72,9 @@ class Manifest:
     """The data set's name."""
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Further facts kept in the metadata: the pack hash, how it was prepared, what was found."""
-    mapped: MappedTable | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
+    mapped_table: MappedTable | None = dataclasses.field(default=None, init=False, repr=False, compare=False)
     """The Arrow copy that has these rows: what other processes open instead of being sent the table."""
-    changes: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    changed_columns: dict[str, Any] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
     """The columns in which the table differs from the copy."""
 
     def __post_init__(self) -> None:
@@ -89,15 +89,15 @@ class Manifest:
             raise UserError(f"The manifest has labels {sorted(unknown)}, which are not among {list(self.classes)}.")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "table" or not self.mapped}
+        return {name: value for name, value in self.__dict__.items() if name != "table" or not self.mapped_table}
 
     if not TYPE_CHECKING:  # to mypy, it would have every attribute
 
         def __getattr__(self, name: str) -> pd.DataFrame:
             """The table, opened at its first use by a process that was sent the manifest."""
-            if name != "table" or "mapped" not in self.__dict__:
+            if name != "table" or "mapped_table" not in self.__dict__:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            table = to_frame(self.mapped.open().drop_columns([PACKED_ROW])).assign(**self.changes)
+            table = to_frame(self.mapped_table.open().drop_columns([PACKED_ROW])).assign(**self.changed_columns)
             self.__dict__["table"] = table
             return table
 
@@ -121,24 +121,27 @@ class Manifest:
         """The manifest with other values, (n,) or one for all, in some columns, and maybe other classes."""
         table = self.table.assign(**columns)
         manifest = dataclasses.replace(self, table=table, classes=tuple(self.classes if classes is None else classes))
-        manifest.__dict__.update(mapped=self.mapped, changes=self.changes | {name: table[name] for name in columns})
+        manifest.__dict__.update(
+            mapped_table=self.mapped_table,
+            changed_columns=self.changed_columns | {name: table[name] for name in columns},
+        )
         return manifest
 
     def positions(self, image_ids: pd.Series) -> np.ndarray:
         """Where images stand in the table, (n,) int64; an image that does not is a KeyError."""
-        positions = index_in(image_ids, self.table["image_id"])
+        positions = positions_in(image_ids, self.table["image_id"])
         if (positions < 0).any():
             raise KeyError(image_ids[positions < 0].iloc[0])
         return positions
 
     def packed_rows(self, folder: Path) -> tuple[ShardIndex, np.ndarray]:
-        """The packed files of the prepared `folder`, and each image's row in them (see `locate_images`)."""
-        if self.mapped and self.mapped.path.parent == folder.resolve():
-            table, metadata = map_table(self.mapped.path)
+        """The packed files of the prepared `folder`, and each image's row in them (see `locate_packed_rows`)."""
+        if self.mapped_table and self.mapped_table.path.parent == folder.resolve():
+            table, metadata = map_table(self.mapped_table.path)
             index = ShardIndex(**metadata["shards"])
-            if metadata["key"] == self.mapped.key and index.matches(folder):
+            if metadata["key"] == self.mapped_table.key and index.matches(folder):
                 return index, table[PACKED_ROW].combine_chunks().to_numpy()
-        return locate_images(folder, self.table["image_id"])
+        return locate_packed_rows(folder, self.table["image_id"])
 
     def rows_with(self, split: str, columns: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
         """A split's rows that have a value in each of `columns`, and notes: what is missing → how many images are left out.
@@ -171,8 +174,8 @@ class Manifest:
 def _table_hash(table: pd.DataFrame) -> str:
     """Of the columns' names, and of all cells as JSON; in blocks, since the text of a large table is larger still."""
     total = hashlib.sha256((json.dumps(list(table.columns)) + "[").encode())
-    for start in range(0, len(table), BLOCK):
-        cells = table.iloc[start : start + BLOCK].to_json(orient="values")
+    for start in range(0, len(table), ROWS_PER_BLOCK):
+        cells = table.iloc[start : start + ROWS_PER_BLOCK].to_json(orient="values")
         total.update(f"{',' if start else ''}{cells[1:-1]}".encode())
     total.update(b"]")
     return total.hexdigest()[:16]
@@ -238,7 +241,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     if mapped := _open_copy(path.parent, key):
         return mapped
     manifest = _read_parquet(path)
-    if writable(path.parent):
+    if is_writable(path.parent):
         with contextlib.suppress(UserError):  # of a full disk, or of a damaged shard, which whoever needs it will name
             _write_copy(path.parent, manifest, key)
     return _open_copy(path.parent, key) or manifest
@@ -266,22 +269,22 @@ def _read_parquet(path: Path) -> Manifest:
 
 def _write_copy(folder: Path, manifest: Manifest, key: str) -> None:
     """Write `manifest.arrow`; `key` is the hash of the Parquet file that it is a copy of."""
-    index, rows = locate_images(folder, manifest.table["image_id"])
+    index, rows = locate_packed_rows(folder, manifest.table["image_id"])
     table = pa.Table.from_pandas(manifest.table, preserve_index=False)
     metadata = {
         "key": key,
         "classes": list(manifest.classes),
         "dataset": manifest.dataset,
         "info": manifest.info,
-        "hashes": {name: getattr(manifest, name) for name in HASHES},
+        "hashes": {name: getattr(manifest, name) for name in HASH_PROPERTIES},
         "shards": dataclasses.asdict(index),
     }
-    write_table(folder / COPY, table.append_column(PACKED_ROW, pa.array(rows)), metadata)
+    write_table(folder / ARROW_COPY, table.append_column(PACKED_ROW, pa.array(rows)), metadata)
 
 
 def _open_copy(folder: Path, key: str) -> Manifest | None:
     """The manifest of the Arrow copy; None where there is none of the Parquet file with this hash."""
-    mapped = MappedTable((folder / COPY).resolve(), key)
+    mapped = MappedTable((folder / ARROW_COPY).resolve(), key)
     try:
         _, metadata = map_table(mapped.path)
     except (pa.ArrowException, OSError, ValueError):
@@ -290,5 +293,5 @@ def _open_copy(folder: Path, key: str) -> Manifest | None:
         return None
     manifest: Manifest = object.__new__(Manifest)  # not checked again: it was before it was copied
     named = {"classes": tuple(metadata["classes"]), "dataset": metadata["dataset"], "info": metadata["info"]}
-    manifest.__dict__.update(named | metadata["hashes"] | {"mapped": mapped, "changes": {}})
+    manifest.__dict__.update(named | metadata["hashes"] | {"mapped_table": mapped, "changed_columns": {}})
     return manifest

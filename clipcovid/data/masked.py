@@ -11,18 +11,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from clipcovid.config import ImagesConfig, UserError
-from clipcovid.data.folder import is_ours, reset_prepared_folder
+from clipcovid.data.folder import is_prepared_folder, reset_prepared_folder
 from clipcovid.data.images import fit_mask
-from clipcovid.data.manifest import MASKS, Manifest, read_manifest, write_manifest
+from clipcovid.data.manifest import MASK_COLUMNS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.data.rle import decode_mask
+from clipcovid.data.rle import decode_rle
 from clipcovid.data.shards import write_shard
 from clipcovid.identity import digest, masked_identity
 from clipcovid.io.files import read_parquet, refuse_overlap, unlock_folder, write_parquet
 
-Keep = Literal["lungs", "lungs-black", "infection", "crop"]
-SHARD = 1024
-MARGIN = 0.05  # of the box around the lungs, on each side
+MaskMode = Literal["lungs", "lungs-black", "infection", "crop"]
+ROWS_PER_SHARD = 1024
+CROP_MARGIN = 0.05  # of the box around the lungs, on each side
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class ApplyMasksConfig:
     """A prepared folder."""
     out: Path
     """The folder of the new set."""
-    keep: Keep = "lungs"
+    keep: MaskMode = "lungs"
     """lungs: black outside of them. lungs-black: black inside of them. infection: black outside of it. crop: the box
     around the lungs, resized."""
     masks: Path | None = None
@@ -47,7 +47,7 @@ class ApplyMasksConfig:
         return "infection" if self.keep == "infection" else "lung"
 
 
-def mask_image(pixels: np.ndarray, mask: np.ndarray, keep: Keep) -> np.ndarray:
+def mask_image(pixels: np.ndarray, mask: np.ndarray, keep: MaskMode) -> np.ndarray:
     """What `keep` leaves of uint8 (s, s) or (s, s, 3) by a mask (s, s), foreground where not 0; the same shape."""
     inside = (mask > 0) if pixels.ndim == 2 else (mask > 0)[..., None]
     if keep == "crop":
@@ -62,7 +62,7 @@ def lung_box(mask: np.ndarray) -> tuple[int, int, int, int]:
         return 0, 0, width, height
     across, down = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     left, right, top, bottom = across[0], across[-1] + 1, down[0], down[-1] + 1
-    aside, above = round(MARGIN * (right - left)), round(MARGIN * (bottom - top))
+    aside, above = round(CROP_MARGIN * (right - left)), round(CROP_MARGIN * (bottom - top))
     return max(0, left - aside), max(0, top - above), min(width, right + aside), min(height, bottom + above)
 
 
@@ -85,7 +85,7 @@ def apply_masks(config: ApplyMasksConfig, log: Callable[[str], None] = print) ->
         )
     table, metadata = read_parquet(config.masks) if config.masks else (None, None)
     identity = masked_identity(config, source)
-    if is_ours(config.out) and (config.out / "manifest.parquet").exists() and not config.overwrite:
+    if is_prepared_folder(config.out) and (config.out / "manifest.parquet").exists() and not config.overwrite:
         existing = read_manifest(config.out)
         if existing.info.get("masked") == identity:
             log(f"{config.out} is there already: nothing was left to do.")
@@ -100,7 +100,7 @@ def apply_masks(config: ApplyMasksConfig, log: Callable[[str], None] = print) ->
     write_parquet(config.out / "quarantine.parquet", pd.DataFrame(quarantine, columns=["path", "reason"]), {})
     rows = source.table.iloc[positions].reset_index(drop=True)
     if config.keep == "crop":
-        rows = rows.assign(**dict.fromkeys(MASKS, ""))  # the files' masks are of the whole frame
+        rows = rows.assign(**dict.fromkeys(MASK_COLUMNS, ""))  # the files' masks are of the whole frame
     info = source.info | {"masked": identity, "pack_hash": digest([source.info["pack_hash"], identity])}
     masked = dataclasses.replace(source, table=rows, dataset=f"{source.dataset}, {config.keep}", info=info)
     write_manifest(config.out, masked)
@@ -127,8 +127,8 @@ def _write(
     packed, positions = PackedImages(config.data, source), list[int]()
     quarantine: list[dict[str, str]] = []
     with tqdm(total=len(source.table), desc=f"Masking: {config.keep}", unit="img") as bar:
-        for number, start in enumerate(range(0, len(source.table), SHARD)):
-            at = np.arange(start, min(start + SHARD, len(source.table)))
+        for number, start in enumerate(range(0, len(source.table), ROWS_PER_SHARD)):
+            at = np.arange(start, min(start + ROWS_PER_SHARD, len(source.table)))
             rows = []
             for position, row, reason in _masked_rows(config, packed, at, table):
                 if reason:
@@ -148,13 +148,13 @@ def _masked_rows(
     """Position, row of the packed file, and why there is none, of each image."""
     images = ImagesConfig(**packed.manifest.info["images"])
     rows = packed.manifest.table.iloc[positions].to_dict("records")
-    packed_masks = {kind: packed.masks(kind, positions) for kind in MASKS}
+    packed_masks = {kind: packed.masks(kind, positions) for kind in MASK_COLUMNS}
     for number, (position, pixels, row) in enumerate(zip(positions, packed.images(positions), rows, strict=True)):
         masks = {kind: predicted[number] for kind, predicted in packed_masks.items()}
         mask = masks[f"{config.region}_mask"]
         if table is not None:
             text = table["mask"].get(row["image_id"])
-            predicted = decode_mask(text).astype(np.uint8) * 255 if isinstance(text, str) else None
+            predicted = decode_rle(text).astype(np.uint8) * 255 if isinstance(text, str) else None
             mask = fit_mask(predicted, predicted.shape, images) if predicted is not None else None
         if mask is None:
             yield position, {}, f"no {config.region} mask"

@@ -7,7 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from clipcovid.config import UserError
-from clipcovid.data.images import file_kind, flatten_opaque, is_transparent, read_stored, split_alpha
+from clipcovid.data.images import decode_upright, detect_format, flatten_opaque, is_transparent, split_alpha
 from clipcovid.data.pixels import BadImage
 
 BINARY_TOLERANCE = 16
@@ -33,14 +33,14 @@ def decode_mask(
     values from half of the greatest up are foreground as long as few lie between. `mask_value` names the foreground's
     values instead (`ImagesConfig.mask_value`).
 
-    `orientation`: EXIF's of the image (`Picture.orientation`). `notes` gets a sentence on what was assumed. Raises
+    `orientation`: EXIF's of the image (`DecodedImage.orientation`). `notes` gets a sentence on what was assumed. Raises
     `BadImage` for other images, for DICOM, where the aspect ratio differs from the image's by more than 2 %, and where only
     one of image and mask is turned by EXIF and the shape leaves open whether the mask was drawn before or after.
     """
-    kind = file_kind(data)
+    kind = detect_format(data)
     if kind == "DICOM":
         raise BadImage("mask is a DICOM file; export it as PNG")
-    array, turned = read_stored(data, kind, max_pixels, flatten_mask)
+    array, turned = decode_upright(data, kind, max_pixels, flatten_mask)
     _check_frame(array.shape[:2], shape, turned, turned if orientation is None else orientation)
     lossy = kind in ("JPEG", "WebP")
     assumed = notes if notes is not None else []

@@ -9,7 +9,7 @@ import pandas as pd
 from clipcovid.config import ImagesConfig
 from clipcovid.data import images
 from clipcovid.data.masks import decode_mask
-from clipcovid.data.shards import MASKS, shard_paths
+from clipcovid.data.shards import MASK_COLUMNS, shard_paths
 from clipcovid.io.files import refuse_full_disk
 
 
@@ -20,21 +20,21 @@ def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
     other files.
     """
     packed: dict[str, Any] = {"image_id": row["image_id"], "image": b"", "width": 0, "height": 0, "sha256": ""}
-    packed |= dict.fromkeys(MASKS, b"") | {"header": None}
+    packed |= dict.fromkeys(MASK_COLUMNS, b"") | {"header": None}
     bad, notes = dict[str, str](), list[str]()
     try:
         data = images.read_bytes(row["path"])
-        picture = images.read_picture(data, max_pixels=config.max_pixels)
+        picture = images.decode_image(data, max_pixels=config.max_pixels)
         image = picture.pixels
         notes += picture.notes
         height, width = image.shape[:2]
         packed |= {"image": images.fit_image(image, config).tobytes(), "width": width, "height": height}
         packed["sha256"] = images.pixel_hash(image)
-        if images.file_kind(data) == "DICOM":
+        if images.detect_format(data) == "DICOM":
             from clipcovid.data.dicom import read_header  # pydicom is slow to import, and most sets have none
 
             packed["header"] = read_header(data)
-        for kind in MASKS:
+        for kind in MASK_COLUMNS:
             if row[kind]:
                 try:
                     mask = decode_mask(
@@ -56,6 +56,6 @@ def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
 def check_disk_space(out: Path, table: pd.DataFrame, config: ImagesConfig) -> None:
     """Raise `UserError` if the disk of `out` has no room for the packed pixels of a table that are not there yet."""
     channels = 3 if config.mode == "rgb" else 1
-    masks = sum(int((table[kind] != "").sum()) for kind in MASKS)
+    masks = sum(int((table[kind] != "").sum()) for kind in MASK_COLUMNS)
     packed = sum(path.stat().st_size for path in shard_paths(out))
     refuse_full_disk(out, (len(table) * channels + masks) * config.size**2 - packed, "a smaller --size")

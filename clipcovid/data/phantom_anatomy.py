@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from clipcovid.data.phantom_drawing import Film, add_ellipse, bell, draw_curves, smooth_noise, soft_step
+from clipcovid.data.phantom_drawing import Film, add_ellipse, draw_curves, gaussian_profile, smooth_noise, smoothstep
 from clipcovid.prompts import CLASSES
 
-SHARES = (0.35, 0.33, 0.32)
+CLASS_SHARES = (0.35, 0.33, 0.32)
 SITES = {"site-a": (0.00, 1.00, 0.020), "site-b": (0.16, 0.90, 0.030), "site-c": (-0.14, 1.10, 0.025)}
 """Site → brightness of the mid-tones, contrast and noise (standard deviation, where white is 1)."""
 _BLOCK = 10
@@ -36,7 +36,7 @@ class Patient:
     vessels: np.ndarray
 
 
-def patient_of(index: int, seed: int) -> Patient:
+def sample_patient(index: int, seed: int) -> Patient:
     """The patient of an image: blocks of ten indices are cut into runs of one to four, so no other block matters."""
     block, offset = divmod(index, _BLOCK)
     runs = np.cumsum(np.random.default_rng([seed, RUNS, block]).integers(1, 5, _BLOCK))
@@ -49,7 +49,7 @@ def _draw_patient(seed: int, block: int, number: int) -> Patient:
     return Patient(
         patient_id=f"p{block:05d}-{number}",
         key=(seed, DISEASE, block, number),
-        label=CLASSES[rng.choice(3, p=SHARES)],
+        label=CLASSES[rng.choice(3, p=CLASS_SHARES)],
         source=list(SITES)[rng.integers(3)],
         width=rng.uniform(0.70, 0.80),
         top=rng.uniform(-0.80, -0.72),
@@ -80,7 +80,7 @@ def _vessel_trees(rng: Generator) -> np.ndarray:
     return np.stack([start, middle, end], 1) * np.stack([np.tile(side, 3), np.ones(48)], 1)[:, None]
 
 
-def take_film(patient: Patient, size: int, rng: Generator) -> Film:
+def sample_film(patient: Patient, size: int, rng: Generator) -> Film:
     """Pose: turn by up to 4 degrees, shift, magnify; an AP film magnifies the heart and comes with less breath."""
     view = "AP" if rng.random() < 0.45 else "PA"
     angle = np.deg2rad(np.clip(rng.normal(0, 1.8), -4, 4))
@@ -94,17 +94,17 @@ def take_film(patient: Patient, size: int, rng: Generator) -> Film:
     v = (back[1, 0] * x + back[1, 1] * y).astype(np.float32)
     breath = rng.uniform(-0.03, 0.04) - (0.06 if view == "AP" else 0)
     heart = patient.heart * (1.14 if view == "AP" else 1.0) * rng.uniform(0.97, 1.03)
-    return Film(view=view, size=size, turn=turn, shift=shift, u=u, v=v, breath=breath, heart=heart)
+    return Film(view=view, size=size, rotation=turn, shift=shift, u=u, v=v, inspiration=breath, heart=heart)
 
 
 def lung_depth(patient: Patient, film: Film) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Depth below the lungs', the diaphragm's and the heart's border (positive: inside), each (size, size) float32."""
     x, v = np.abs(film.u), film.v
-    bottom = patient.bottom + film.breath + np.where(film.u < 0, np.float32(-0.03), np.float32(0.02))
+    bottom = patient.bottom + film.inspiration + np.where(film.u < 0, np.float32(-0.03), np.float32(0.02))
     t = np.clip((v - patient.top) / (patient.bottom - patient.top), 0, 1)
     medial = patient.hilum * (1 + 0.9 * np.exp(t / -0.06))
     dome = v - (bottom - 0.17 * (1 - np.square((x - 0.36) / 0.42)))
-    across, down = film.u - 0.09, v - (0.26 + film.breath)
+    across, down = film.u - 0.09, v - (0.26 + film.inspiration)
     long, short = 0.84 * across + 0.54 * down, 0.84 * down - 0.54 * across
     heart = (1 - np.sqrt(np.square(long / (0.37 * film.heart)) + np.square(short / (0.27 * film.heart)))) * 0.3
     middle = x - medial
@@ -123,37 +123,37 @@ def draw_chest(
     """The healthy chest, (size, size) float32, 0 black to about 1 white: nothing here knows the class."""
     u, v, size = film.u, film.v, film.size
     x = np.abs(u)
-    spine = bell(x / 0.085) * (0.08 + 0.025 * np.cos(v * (2 * np.pi / 0.14)))
-    trachea = bell(x / 0.04) * soft_step(-0.28 - v, 0.1)
-    solid = 0.50 + 0.17 * bell(x / 0.20) + spine - 0.09 * trachea
-    solid += 0.10 * soft_step(heart + 0.02, 0.10) + 0.20 * soft_step(dome, 0.05) + 0.05 * smooth_noise(rng, size, 6)
+    spine = gaussian_profile(x / 0.085) * (0.08 + 0.025 * np.cos(v * (2 * np.pi / 0.14)))
+    trachea = gaussian_profile(x / 0.04) * smoothstep(-0.28 - v, 0.1)
+    solid = 0.50 + 0.17 * gaussian_profile(x / 0.20) + spine - 0.09 * trachea
+    solid += 0.10 * smoothstep(heart + 0.02, 0.10) + 0.20 * smoothstep(dome, 0.05) + 0.05 * smooth_noise(rng, size, 6)
     add_ellipse(film, solid, (0.10, -0.30), (0.13, 0.13), 0.3, 0.08)  # the aortic knob
     add_ellipse(film, solid, (0.42, patient.bottom + 0.08), (0.09, 0.06), 0.6, -patient.gas)  # the stomach's gas bubble
-    tissue = 0.24 + 0.04 * v + 0.05 * bell((x - 0.17) / 0.1) * bell((v + 0.06) / 0.2)
+    tissue = 0.24 + 0.04 * v + 0.05 * gaussian_profile((x - 0.17) / 0.1) * gaussian_profile((v + 0.06) / 0.2)
     tissue += 0.035 * smooth_noise(rng, size, 14)
     tissue += draw_curves(film, patient.vessels, np.linspace(0.3, 0.08, size // 4) ** 2, 0.0045)
-    inside = soft_step(depth + 0.012, 0.035)
+    inside = smoothstep(depth + 0.012, 0.035)
     scene = solid + inside * (tissue - solid)
     gap, phase, slope = patient.ribs
     chest = (
-        soft_step(0.97 * patient.width + 0.1 - x, 0.06)
-        * soft_step(v - patient.top + 0.06, 0.1)
-        * soft_step(-dome + 0.1, 0.2)
+        smoothstep(0.97 * patient.width + 0.1 - x, 0.06)
+        * smoothstep(v - patient.top + 0.06, 0.1)
+        * smoothstep(-dome + 0.1, 0.2)
     )
     behind = np.cos((v - slope * x + 0.5 * x * x) * (2 * np.pi / gap) + 6.28 * phase)
     before = np.cos((v + 0.9 * x - 0.9 * x * x) * (2 * np.pi / gap / 1.1) + 3.0 * phase)
     scene += chest * (
-        0.055 * soft_step(behind - 0.15, 0.5) + 0.035 * soft_step(before - 0.3, 0.5) * soft_step(x - 0.25, 0.2)
+        0.055 * smoothstep(behind - 0.15, 0.5) + 0.035 * smoothstep(before - 0.3, 0.5) * smoothstep(x - 0.25, 0.2)
     )
     collar = v - (patient.top + 0.18 - 0.22 * (x - 0.1) + 0.12 * np.sin(6 * x))
-    scene += 0.13 * soft_step(0.035 - np.abs(collar), 0.025) * soft_step(x - 0.07, 0.05) * soft_step(0.85 - x, 0.1)
+    scene += 0.13 * smoothstep(0.035 - np.abs(collar), 0.025) * smoothstep(x - 0.07, 0.05) * smoothstep(0.85 - x, 0.1)
     blade = 0.62 if film.view == "AP" else 0.74  # the shoulder blades lie over the lungs in AP films
     scene += (
-        0.06 * soft_step(0.17 - np.abs(x - blade - 0.25 * (v + 0.5)), 0.05) * soft_step(0.3 - np.abs(v + 0.45), 0.1)
+        0.06 * smoothstep(0.17 - np.abs(x - blade - 0.25 * (v + 0.5)), 0.05) * smoothstep(0.3 - np.abs(v + 0.45), 0.1)
     )
     _draw_soft_shadows(patient, film, scene, rng)
     shoulders = np.minimum(v + 1.02 - 0.35 * np.maximum(x - 0.22, 0), patient.body - x)
-    return scene * (0.08 + 0.92 * soft_step(shoulders, 0.08))
+    return scene * (0.08 + 0.92 * smoothstep(shoulders, 0.08))
 
 
 def _draw_soft_shadows(patient: Patient, film: Film, scene: np.ndarray, rng: Generator) -> None:
@@ -168,7 +168,7 @@ def _draw_soft_shadows(patient: Patient, film: Film, scene: np.ndarray, rng: Gen
         add_ellipse(film, scene, center, (reach, 1.3 * reach), 0.9, rng.uniform(0.03, 0.09))
 
 
-def match_histogram(values: np.ndarray, rng: Generator) -> np.ndarray:
+def randomize_histogram(values: np.ndarray, rng: Generator) -> np.ndarray:
     """Lung values by rank onto a random histogram: without it, more infection would mean brighter lungs."""
     low, span, tail, power = rng.uniform(0.14, 0.24), rng.uniform(0.34, 0.46), rng.uniform(0.3, 0.6), rng.uniform(3, 6)
     levels = np.linspace(0, 1, values.size, dtype=np.float32)

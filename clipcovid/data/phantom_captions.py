@@ -28,7 +28,7 @@ def device_sentences(rng: Generator, view: str, large: bool, device: str) -> str
     return "".join(f" {part}" for part in parts)
 
 
-def findings(
+def findings_sentences(
     rng: Generator,
     label: str,
     lungs: np.ndarray,

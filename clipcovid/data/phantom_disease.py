@@ -6,7 +6,7 @@ import numpy as np
 from numpy.random import Generator
 
 from clipcovid.data.phantom_anatomy import Patient, rib_distance
-from clipcovid.data.phantom_drawing import Film, draw_curves, smooth_noise, soft_step, window
+from clipcovid.data.phantom_drawing import Film, draw_curves, pixel_window, smooth_noise, smoothstep
 
 Opacity = tuple[float, float, float, float, float]
 """Across from hilum to ribs (sign: side), down the lung, half width, half height, fissure (0 none, 1 above, -1 below)."""
@@ -30,17 +30,17 @@ def draw_disease(
     ragged = np.clip(0.22 * smooth_noise(rng, film.size, 14), -0.6, 0.6)
     shape = np.zeros_like(opacity)
     for fx, fy, wide, high, fissure in blobs:
-        cy = patient.top + fy * (patient.bottom + film.breath - 0.03 - patient.top)
+        cy = patient.top + fy * (patient.bottom + film.inspiration - 0.03 - patient.top)
         ribs = float(rib_distance(patient, np.array((cy - patient.top) / (patient.bottom - patient.top))))
         cx = math.copysign(patient.hilum + abs(fx) * (ribs - patient.hilum), fx)
-        region = window(film, (cx, cy), 2 * stage * max(wide, high))
+        region = pixel_window(film, (cx, cy), 2 * stage * max(wide, high))
         a, b = (film.u[region] - cx) / (wide * stage), (film.v[region] - cy) / (high * stage)
-        blob = soft_step(1 - np.sqrt(a * a + b * b) + ragged[region], 0.7)
+        blob = smoothstep(1 - np.sqrt(a * a + b * b) + ragged[region], 0.7)
         if fissure:  # a lobe ends sharply at its fissure
-            blob *= soft_step(fissure * b + 0.25, 0.12)
+            blob *= smoothstep(fissure * b + 0.25, 0.12)
         blob *= film.u[region] * fx > 0
         shape[region] = np.maximum(shape[region], blob)
-    shape *= soft_step(depth, 0.01)
+    shape *= smoothstep(depth, 0.01)
     parts = _parts((shape > 0.4) & (depth > 0))
     grain = 1 + 0.25 * smooth_noise(rng, film.size, 20)
     opacity = density * stage * shape * grain

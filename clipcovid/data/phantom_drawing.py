@@ -13,45 +13,50 @@ class Film:
 
     view: str
     size: int
-    turn: np.ndarray
+    rotation: np.ndarray
     shift: np.ndarray
     u: np.ndarray
     v: np.ndarray
-    breath: float
+    inspiration: float
     heart: float
 
 
-def soft_step(distance: np.ndarray, soft: float) -> np.ndarray:
+def smoothstep(distance: np.ndarray, soft: float) -> np.ndarray:
     """0 to 1 across an edge of width `soft` at distance 0."""
     return np.clip(distance * np.float32(1 / soft) + np.float32(0.5), 0, 1)
 
 
-def bell(distance: np.ndarray) -> np.ndarray:
+def gaussian_profile(distance: np.ndarray) -> np.ndarray:
     """A Gaussian's profile, flat from 5 on: smaller floats are denormal, and ten times as slow to compute with."""
     return np.exp(-np.square(np.clip(distance, -5, 5)))
 
 
-def window(film: Film, center: tuple[float, float], reach: float) -> tuple[slice, slice]:
+def pixel_window(film: Film, center: tuple[float, float], reach: float) -> tuple[slice, slice]:
     """The rows and columns within `reach` of a place in the patient: what is small is drawn there only, to save time."""
-    x, y = (film.turn @ center + film.shift + 1) * film.size / 2
+    x, y = (film.rotation @ center + film.shift + 1) * film.size / 2
     far = reach * 1.05 * film.size / 2 + 1
     return slice(max(0, int(y - far)), max(0, int(y + far) + 1)), slice(max(0, int(x - far)), max(0, int(x + far) + 1))
 
 
 def add_ellipse(
-    film: Film, canvas: np.ndarray, center: tuple[float, float], radii: tuple[float, float], soft: float, height: float
+    film: Film,
+    canvas: np.ndarray,
+    center: tuple[float, float],
+    radii: tuple[float, float],
+    edge_width: float,
+    height: float,
 ) -> None:
-    """Add an ellipse to `canvas`; `soft` is its edge's width as a share of the radius."""
-    region = window(film, center, max(radii) * (1 + soft / 2))
+    """Add an ellipse to `canvas`; `edge_width` is its edge's width as a share of the radius."""
+    region = pixel_window(film, center, max(radii) * (1 + edge_width / 2))
     a, b = (film.u[region] - center[0]) / radii[0], (film.v[region] - center[1]) / radii[1]
-    canvas[region] += height * soft_step(1 - np.sqrt(a * a + b * b), soft)
+    canvas[region] += height * smoothstep(1 - np.sqrt(a * a + b * b), edge_width)
 
 
 @functools.cache
 def _bumps(size: int, cells: int) -> np.ndarray:
     centres = np.linspace(-1, 1, cells + 1)
     axis = (np.arange(size) + 0.5) * 2 / size - 1
-    basis = bell((axis[:, None] - centres) * (cells / 2))
+    basis = gaussian_profile((axis[:, None] - centres) * (cells / 2))
     return (basis / np.sqrt(np.square(basis).sum(1, keepdims=True))).astype(np.float32)
 
 
@@ -63,14 +68,14 @@ def smooth_noise(rng: Generator, size: int, cells: int) -> np.ndarray:
     return np.concatenate([strip @ basis.T for strip in np.array_split(half, max(1, size // 16))])
 
 
-def draw_curves(film: Film, curves: np.ndarray, heights: np.ndarray, thick: float) -> np.ndarray:
-    """Bézier curves (n, 3, 2) drawn `thick` (a share of the image) with `heights` sampled along each; they add up."""
+def draw_curves(film: Film, curves: np.ndarray, heights: np.ndarray, thickness: float) -> np.ndarray:
+    """Bézier curves (n, 3, 2) drawn `thickness` (a share of the image) with `heights` sampled along each; they add up."""
     t = np.linspace(0, 1, len(heights))[:, None]
     points = (1 - t) ** 2 * curves[:, None, 0] + 2 * t * (1 - t) * curves[:, None, 1] + t**2 * curves[:, None, 2]
     length = np.linalg.norm(np.diff(points, axis=1), axis=2).sum(1) * film.size / 2
-    sigma = thick * film.size
+    sigma = thickness * film.size
     weights = heights[None] * (length / len(heights) * np.sqrt(2 * np.pi) * sigma)[:, None]
-    pixels = ((points @ film.turn.T + film.shift + 1) * film.size / 2).astype(int).reshape(-1, 2)
+    pixels = ((points @ film.rotation.T + film.shift + 1) * film.size / 2).astype(int).reshape(-1, 2)
     visible = ((pixels >= 0) & (pixels < film.size)).all(1)
     flat = pixels[visible, 1] * film.size + pixels[visible, 0]
     canvas = np.bincount(flat, weights.reshape(-1)[visible], film.size**2).astype(np.float32)

@@ -31,18 +31,18 @@ from clipcovid.data.phantom_anatomy import (
     draw_devices,
     expose,
     lung_depth,
-    match_histogram,
-    patient_of,
-    take_film,
+    randomize_histogram,
+    sample_film,
+    sample_patient,
 )
-from clipcovid.data.phantom_captions import clear_lungs_sentence, device_sentences, findings
+from clipcovid.data.phantom_captions import clear_lungs_sentence, device_sentences, findings_sentences
 from clipcovid.data.phantom_disease import draw_disease, part_boxes
 from clipcovid.io.files import unknown_file
 from clipcovid.prompts import CLASSES
 
-VERSION = 1
+PHANTOM_VERSION = 1
 """Raised whenever the same (index, seed) gives another picture or caption."""
-COLUMNS = ("path", "label", "patient_id", "source", "view", "caption", "lung_mask", "infection_mask", "boxes")
+METADATA_COLUMNS = ("path", "label", "patient_id", "source", "view", "caption", "lung_mask", "infection_mask", "boxes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +70,15 @@ class PhantomImage:
 
 def draw_phantom(index: int, *, size: int = 256, seed: int = 0) -> PhantomImage:
     """Image number `index` (0, 1, …) of the endless series `seed`; `size` (pixels) only sets how finely it is drawn."""
-    patient = patient_of(index, seed)
+    patient = sample_patient(index, seed)
     rng = np.random.default_rng([seed, FILM, index])
-    film = take_film(patient, size, rng)
+    film = sample_film(patient, size, rng)
     depth, dome, heart = lung_depth(patient, film)
     lungs = depth > 0
     scene = draw_chest(patient, film, depth, dome, heart, rng)
     opacity, parts, bronchogram = draw_disease(patient, film, depth, np.random.default_rng([seed, STAGE, index]))
     values = (scene + opacity)[lungs]
-    scene[lungs] = match_histogram(values, rng)
+    scene[lungs] = randomize_histogram(values, rng)
     device = draw_devices(film, scene, rng)
     image = expose(scene, patient.source, rng)
     infection, boxes = parts > 0, part_boxes(parts)
@@ -86,7 +86,7 @@ def draw_phantom(index: int, *, size: int = 256, seed: int = 0) -> PhantomImage:
     large = film.heart * 0.33 > 0.5 * patient.width
     more = device_sentences(words, film.view, large, device)
     if boxes:
-        caption = findings(words, patient.label, lungs, infection, film.u < 0, len(boxes), bronchogram) + more
+        caption = findings_sentences(words, patient.label, lungs, infection, film.u < 0, len(boxes), bronchogram) + more
     else:
         caption = clear_lungs_sentence(words, large) + more
     return PhantomImage(
@@ -108,7 +108,7 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
     Done already with the same parameters: nothing happens. With others: it is written anew. Returns `root`.
     """
     parameters_file, table = root / "phantom.json", root / "metadata.csv"
-    parameters = {"images": images, "size": size, "seed": seed, "version": VERSION}
+    parameters = {"images": images, "size": size, "seed": seed, "version": PHANTOM_VERSION}
     previous = json.loads(parameters_file.read_bytes()) if parameters_file.exists() else None
     if previous is None and (path := unknown_file(root)):
         raise UserError(f"{root} holds {path.relative_to(root)} that is not a phantom set's; choose another folder.")
@@ -133,7 +133,7 @@ def write_phantoms(root: Path, *, images: int = 600, size: int = 256, seed: int 
     unfinished = root / "metadata.csv.tmp"
     with unfinished.open("w", newline="", encoding="utf-8") as file, ThreadPoolExecutor(2) as pool:
         rows = csv.writer(file)
-        rows.writerow(COLUMNS)
+        rows.writerow(METADATA_COLUMNS)
         drawn = pool.map(write, range(images))  # threads, since NumPy and PNG coding let go of the lock
         rows.writerows(tqdm(drawn, total=images, desc="Drawing phantoms", unit="img"))
     unfinished.replace(table)

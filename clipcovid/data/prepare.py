@@ -11,23 +11,23 @@ import pandas as pd
 import pyarrow.parquet as pq
 import tyro
 
-from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten
+from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten_resolved
 from clipcovid.data import images
 from clipcovid.data.classes import clean_labels, keep_classes
+from clipcovid.data.dicom_headers import fill_from_headers
 from clipcovid.data.folder import (
     DICOM_HEADERS,
     LISTING,
     check_folder,
-    is_ours,
+    is_prepared_folder,
     remove_dicom_headers,
     reset_prepared_folder,
 )
-from clipcovid.data.headers import fill_from_headers
-from clipcovid.data.manifest import MASKS, SPLITS, Manifest, read_manifest, write_manifest
+from clipcovid.data.manifest import MASK_COLUMNS, SPLITS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packing import check_disk_space, pack_row
-from clipcovid.data.shards import masks_hash, read_shard, write_shard
-from clipcovid.data.sources import PARTS, SOURCES, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
-from clipcovid.data.splits import duplicates, make_splits, split_patients
+from clipcovid.data.shards import mask_hashes, read_shard, write_shard
+from clipcovid.data.sources import PART_COLUMN, SOURCES, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
+from clipcovid.data.splits import count_duplicates, count_leaking_patients, make_splits
 from clipcovid.identity import digest
 from clipcovid.io.files import lock_folder, read_parquet, refuse_overlap, unlock_folder, write_json, write_parquet
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
@@ -38,15 +38,15 @@ from clipcovid.ray_backend.shards import sharded_map
 DECODER_VERSION = 1  # to be raised when the same file would give other pixels
 RULES_VERSION = 2  # to be raised when the same files would give other rows, columns or splits
 MAX_PRINTED_NOTES = 8  # different things assumed of single files that are printed
-LAYOUTS = f"How the data set is laid out: {', '.join(SOURCES)}, phantom (synthetic)."
-SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
+SOURCE_HELP = f"How the data set is laid out: {', '.join(SOURCES)}, phantom (synthetic)."
+ROWS_PER_SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrepareConfig:
     """What to prepare, and where to."""
 
-    source: Annotated[str, tyro.conf.arg(help=LAYOUTS)] = "phantom"
+    source: Annotated[str, tyro.conf.arg(help=SOURCE_HELP)] = "phantom"
     """How the data set is laid out: a name in `SOURCES`, or phantom for synthetic X-rays."""
     root: str = ""
     """The data set's folder or table: a local path or any fsspec URI."""
@@ -150,9 +150,9 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
         "recipe": recipe,
         "images": dataclasses.asdict(config.images),
         "pack_hash": pack_hash(config.images),
-        "masks_hash": masks_hash(config.out),
-        "duplicates": duplicates(table),
-        "patients_across_splits": split_patients(table),
+        "masks_hash": mask_hashes(config.out),
+        "duplicates": count_duplicates(table),
+        "patients_across_splits": count_leaking_patients(table),
         "warnings": warnings,
     }
     manifest = Manifest(table=table, classes=tuple(info.pop("classes")), dataset=listing.dataset, info=info)
@@ -183,8 +183,8 @@ def _readable_rows(
     if share > config.max_bad or table.empty:
         raise UserError(
             f"{hit} of {listed} images are bad or have a bad mask ({share:.1%}; --max-bad "
-            f"allows {config.max_bad:.1%}): {reasons(quarantine)}. {config.out / 'quarantine.parquet'} names them: mend "
-            "the files and run again with --overwrite, or raise --max-bad."
+            f"allows {config.max_bad:.1%}): {summarize_reasons(quarantine)}. {config.out / 'quarantine.parquet'} names them: "
+            "mend the files and run again with --overwrite, or raise --max-bad."
         )
     return table, quarantine
 
@@ -199,14 +199,18 @@ def _remove_partial_files(out: Path) -> None:
 
 def pack_hash(config: ImagesConfig) -> str:
     """The hash of how pixels are made: size, mode, fit, and the decoder's version."""
-    used = {key: value for key, value in flatten(config).items() if value or key != "mask_value"}  # which came later
+    used = {
+        key: value for key, value in flatten_resolved(config).items() if value or key != "mask_value"
+    }  # which came later
     return digest(used | {"decoder": DECODER_VERSION})
 
 
 def _options(config: PrepareConfig) -> dict[str, str]:
     """The options that shape the outcome; with the listing and the files they tell one preparation from another."""
     left_out = {"out", "overwrite", "max_bad", "root", "image_folder"}
-    flat = {k: str(v) for k, v in flatten(config).items() if k not in left_out and not k.startswith("compute.")}
+    flat = {
+        k: str(v) for k, v in flatten_resolved(config).items() if k not in left_out and not k.startswith("compute.")
+    }
     return flat | {"decoder": str(DECODER_VERSION), "rules": str(RULES_VERSION)}
 
 
@@ -223,7 +227,7 @@ def _check_out(config: PrepareConfig) -> None:
 
 
 def _is_started(out: Path) -> bool:
-    return is_ours(out) and any((out / name).exists() for name in ("manifest.parquet", LISTING))
+    return is_prepared_folder(out) and any((out / name).exists() for name in ("manifest.parquet", LISTING))
 
 
 def _is_done(out: Path, recipe: dict[str, str]) -> bool:
@@ -258,7 +262,7 @@ def _final_listing(
         if meta and "parts" in meta:
             return there, meta["parts"]
     if parts:
-        write_parquet(path, table, {"recipe": recipe}, row_group_size=SHARD)
+        write_parquet(path, table, {"recipe": recipe}, row_group_size=ROWS_PER_SHARD)
         items = _shard_items(config.out)
         results = parallel_map(
             items,
@@ -271,8 +275,8 @@ def _final_listing(
         hashes = {item["number"]: item["hashes"] for item in results}
         table["sha256"] = [text for item in items for text in hashes[item["number"]]]
         table, found = merge_parts(table)
-    table = table.drop(columns=PARTS, errors="ignore")
-    write_parquet(path, table, {"recipe": recipe, "parts": found}, row_group_size=SHARD)
+    table = table.drop(columns=PART_COLUMN, errors="ignore")
+    write_parquet(path, table, {"recipe": recipe, "parts": found}, row_group_size=ROWS_PER_SHARD)
     return table, found
 
 
@@ -342,7 +346,7 @@ def _hash_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dic
     for row in _shard_rows(out, item["number"]):
         try:
             hashes.append(
-                images.pixel_hash(images.decode(images.read_bytes(row["path"]), max_pixels=config.max_pixels))
+                images.pixel_hash(images.decode_pixels(images.read_bytes(row["path"]), max_pixels=config.max_pixels))
             )
         except images.BadImage:
             hashes.append("")
@@ -360,7 +364,7 @@ def _read_shards(table: pd.DataFrame, out: Path) -> tuple[pd.DataFrame, pd.DataF
     for column in ("width", "height", "sha256"):
         table[column] = read[column].to_numpy()
     bad = {row: json.loads(text) for row, text in read["bad"].items() if text != "{}"}
-    for kind in MASKS:
+    for kind in MASK_COLUMNS:
         table.loc[[row for row, files in bad.items() if table.at[row, kind] in files], kind] = ""
     files = [pair for files in bad.values() for pair in files.items()]
     good = table[table["sha256"] != ""].reset_index(drop=True)
@@ -371,14 +375,14 @@ def _read_quarantine(out: Path) -> pd.DataFrame:
     return pd.read_parquet(out / "quarantine.parquet")
 
 
-def reasons(quarantine: pd.DataFrame, most: int = 3) -> str:
+def summarize_reasons(quarantine: pd.DataFrame, limit: int = 3) -> str:
     """The most frequent reasons of a quarantine table, counted, in a line; shares in them differ from file to file."""
     counts = quarantine["reason"].str.replace(r" \(\d+%\)", "", regex=True).value_counts()
-    told = [f"{count} × {reason}" for reason, count in counts.head(most).items()]
-    return "; ".join(told + [f"{len(counts) - most} more reasons"] * (len(counts) > most))
+    told = [f"{count} × {reason}" for reason, count in counts.head(limit).items()]
+    return "; ".join(told + [f"{len(counts) - limit} more reasons"] * (len(counts) > limit))
 
 
-def split_table(manifest: Manifest) -> pd.DataFrame:
+def count_by_split(manifest: Manifest) -> pd.DataFrame:
     """Images per split × class, with patients, masks and captions: what `clipcovid prepare` prints."""
     rows = []
     for split in (*SPLITS, "all"):
@@ -390,7 +394,7 @@ def split_table(manifest: Manifest) -> pd.DataFrame:
         row["images"] = len(part)
         if (manifest.table["patient_id"] != "").any():
             row["patients"] = int(part.loc[part["patient_id"] != "", "patient_id"].nunique())
-        for kind in MASKS:
+        for kind in MASK_COLUMNS:
             row[kind.replace("_", " ") + "s"] = int((part[kind] != "").sum())
         rows.append(row | {"captions": int((part["caption"] != "").sum())})
     return pd.DataFrame(rows)

@@ -6,12 +6,12 @@ import numpy as np
 from pycocotools import mask as coco
 
 
-def encode_mask(mask: np.ndarray) -> str:
+def encode_rle(mask: np.ndarray) -> str:
     """A mask (h, w), foreground where not 0, as the JSON of a COCO run-length encoding: `size` and `counts`."""
     encoded = coco.encode(np.asfortranarray(mask > 0).astype(np.uint8))
     return json.dumps({"size": list(mask.shape), "counts": encoded["counts"].decode()})
 
 
-def decode_mask(text: str) -> np.ndarray:
-    """The mask of `encode_mask`: bool (h, w)."""
+def decode_rle(text: str) -> np.ndarray:
+    """The mask of `encode_rle`: bool (h, w)."""
     return coco.decode(json.loads(text)).astype(bool)

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from clipcovid.config import UserError
-from clipcovid.identity import contents_hash
-from clipcovid.io.arrow_tables import index_in
+from clipcovid.identity import buffers_hash
+from clipcovid.io.arrow_tables import positions_in
 from clipcovid.io.files import atomic_write
 
-MASKS = ("lung_mask", "infection_mask")
+MASK_COLUMNS = ("lung_mask", "infection_mask")
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -67,7 +67,7 @@ def read_shard(path: Path) -> pa.RecordBatch:
         raise UserError(f"{path} is damaged ({error}): prepare the data set again, with --overwrite.") from None
 
 
-def locate_images(folder: Path, image_ids: Any) -> tuple[ShardIndex, np.ndarray]:
+def locate_packed_rows(folder: Path, image_ids: Any) -> tuple[ShardIndex, np.ndarray]:
     """The folder's shards; and the row of each image, counted through all of them, (n,) int64, -1 where none has it."""
     index, ids = ShardIndex([], [], []), [pa.array([], pa.large_string())]
     for path in shard_paths(folder):
@@ -76,10 +76,10 @@ def locate_images(folder: Path, image_ids: Any) -> tuple[ShardIndex, np.ndarray]
         index.sizes.append(path.stat().st_size)
         index.rows.append(len(column))
         ids.append(column.cast(pa.large_string()))
-    return index, index_in(image_ids, pa.chunked_array(ids))
+    return index, positions_in(image_ids, pa.chunked_array(ids))
 
 
-def masks_hash(folder: Path) -> dict[str, str]:
+def mask_hashes(folder: Path) -> dict[str, str]:
     """Mask column → the hash of all its masks as they are packed in a prepared folder; without columns that are empty."""
 
     def masks(kind: str) -> Iterator[tuple[str, pa.Buffer]]:
@@ -90,5 +90,5 @@ def masks_hash(folder: Path) -> dict[str, str]:
                 if buffer is not None and buffer.size:
                     yield name.as_py(), buffer
 
-    hashes = {kind: contents_hash(masks(kind)) for kind in MASKS}
+    hashes = {kind: buffers_hash(masks(kind)) for kind in MASK_COLUMNS}
     return {kind: text for kind, text in hashes.items() if text}

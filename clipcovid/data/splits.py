@@ -10,7 +10,7 @@ from clipcovid.config import UserError
 from clipcovid.data.manifest import SPLITS
 
 
-def groups(table: pd.DataFrame) -> pd.Series:
+def split_units(table: pd.DataFrame) -> pd.Series:
     """The unit that splits keep together, by name: the patient, or the image itself where none is known.
 
     Patients and images that share equal pixels (`sha256`) are one unit, which goes by the first of their names.
@@ -31,7 +31,7 @@ def groups(table: pd.DataFrame) -> pd.Series:
     return pd.Series(first.to_numpy()[numbers], index=table.index)
 
 
-def max_split(splits: pd.Series, group: pd.Series) -> pd.Series:
+def strictest_split(splits: pd.Series, group: pd.Series) -> pd.Series:
     """The strictest split that each group has: test before val before train; "" where it has none."""
     ranks = splits.map({"": -1} | {split: rank for rank, split in enumerate(SPLITS)})
     return ranks.groupby(group, sort=False).max().map({-1: ""} | dict(enumerate(SPLITS)))
@@ -52,7 +52,7 @@ def make_splits(
         )
         original = pd.Series("", index=table.index)
     table = table.assign(split=original)
-    unassigned, group = original == "", groups(table)
+    unassigned, group = original == "", split_units(table)
     if unassigned.any() and not unassigned.all():
         notes.append(
             f"splits: {unassigned.sum():,} images without a split are spread {_split_unit(table)} (val {val:.0%}, "
@@ -110,9 +110,9 @@ def _warnings(table: pd.DataFrame, original: pd.Series, shares: Mapping[str, flo
             f"{(~has_patient).sum():,} of {len(table):,} images have no patient id: each counts as a patient."
         )
     way_out = "scores will flatter; --resplit makes splits that keep them together."
-    if people := split_patients(table):
+    if people := count_leaking_patients(table):
         warnings.append(f"{people:,} patients stand in more than one of the data set's own splits: {way_out}")
-    if alike := duplicates(table)["across"]:
+    if alike := count_duplicates(table)["across"]:
         warnings.append(
             f"{alike:,} images have the pixels of an image in another of the data set's own splits: {way_out}"
         )
@@ -133,7 +133,7 @@ def _warnings(table: pd.DataFrame, original: pd.Series, shares: Mapping[str, flo
 
 def _empty_split_note(name: str, share: float, table: pd.DataFrame, original: pd.Series) -> str:
     """Why a split has no images, and the way out: what follows on "is empty"."""
-    names, units = [split for split in SPLITS if split in original.unique()], groups(table).nunique()
+    names, units = [split for split in SPLITS if split in original.unique()], split_units(table).nunique()
     if names and "train" not in names:
         return (
             f": the data set gives {' and '.join(names)} alone, which can be predicted and scored, not trained on; --resplit "
@@ -157,9 +157,9 @@ def assign_splits(table: pd.DataFrame, *, val: float, test: float, seed: int) ->
     """
     if not (val >= 0 and test >= 0 and val + test < 1):
         raise UserError(f"--val {val} and --test {test} must be shares of the images that leave some for training.")
-    group = groups(table)
+    group = split_units(table)
     pairs = pd.DataFrame({"group": group, "label": table["label"]}).drop_duplicates().sort_values("label")
-    patients = pd.DataFrame({"images": group.value_counts(), "given": max_split(table["split"], group)})
+    patients = pd.DataFrame({"images": group.value_counts(), "given": strictest_split(table["split"], group)})
     several = pairs["group"].duplicated(keep=False)  # few: joining the labels of all one by one takes long
     patients["stratum"] = pd.concat(
         [pairs[~several].set_index("group")["label"], pairs[several].groupby("group")["label"].agg("|".join)]
@@ -183,13 +183,13 @@ def assign_splits(table: pd.DataFrame, *, val: float, test: float, seed: int) ->
     return table["split"].where(table["split"] != "", group.map(patients["split"]))
 
 
-def split_patients(table: pd.DataFrame) -> int:
+def count_leaking_patients(table: pd.DataFrame) -> int:
     """How many known patients stand in more than one split."""
     with_patient = table[table["patient_id"] != ""]
     return int((with_patient.groupby("patient_id")["split"].nunique() > 1).sum())
 
 
-def duplicates(table: pd.DataFrame) -> dict[str, int]:
+def count_duplicates(table: pd.DataFrame) -> dict[str, int]:
     """Images with the pixels of another: `within` one split, and `across` splits (counting the images beyond the first)."""
     alike = table[table["sha256"] != ""].groupby("sha256")["split"].agg(["size", "nunique"])
     return {"within": int((alike["size"] - alike["nunique"]).sum()), "across": int((alike["nunique"] - 1).sum())}

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.data.manifest import Manifest
-from clipcovid.io.files import read_object, read_parquet, write_parquet
+from clipcovid.io.files import read_json_object, read_parquet, write_parquet
 
-FILE = "training_images.parquet"
+FILE_NAME = "training_images.parquet"
 FITTED_SPLITS = ("train", "val")
 
 
@@ -42,9 +42,9 @@ class TrainingImages:
         return cls.union([cls(table=pd.concat(tables, ignore_index=True))])
 
     @classmethod
-    def union(cls, several: Iterable["TrainingImages"]) -> "TrainingImages":
+    def union(cls, lists: Iterable["TrainingImages"]) -> "TrainingImages":
         """The union of the lists of several models."""
-        table = pd.concat([images.table for images in several], ignore_index=True)
+        table = pd.concat([images.table for images in lists], ignore_index=True)
         table = table[table["pixels"] > 0].drop_duplicates().sort_values(["split", "pixels"], ignore_index=True)
         return cls(table=table)
 
@@ -57,12 +57,12 @@ class TrainingImages:
         """Keep them in a checkpoint, and in its copy for Hugging Face."""
         for folder in (checkpoint, checkpoint / "hf"):
             if folder.is_dir():
-                write_parquet(folder / FILE, self.table, {})
+                write_parquet(folder / FILE_NAME, self.table, {})
 
 
-def read_training_images(place: Path) -> TrainingImages | None:
+def read_training_images(folder_or_file: Path) -> TrainingImages | None:
     """What is kept with the weights in a run's folder, a checkpoint's, or a file in it; None where nothing is."""
-    path = _checkpoint(place) / FILE
+    path = _checkpoint(folder_or_file) / FILE_NAME
     return TrainingImages(table=read_parquet(path)[0]) if path.is_file() else None
 
 
@@ -70,23 +70,23 @@ def read_run_identity(place: Path) -> dict[str, Any]:
     """The identity of the run of ours that weights are of; {} where none is."""
     checkpoint = _checkpoint(place)
     run = checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint
-    identity = read_object(run / "config.json").get("identity")
+    identity = read_json_object(run / "config.json").get("identity")
     return identity if isinstance(identity, dict) and "split_hash" in identity else {}
 
 
-def seen_in_training(place: Path, manifest: Manifest) -> tuple[pd.Series, str]:
+def seen_in_training(folder_or_file: Path, manifest: Manifest) -> tuple[pd.Series, str]:
     """Which images of a data set a model learned from, bool by position in its table; and what had to be assumed, or "".
 
     Where no list is kept, as by older versions, the splits of the very same data set tell.
     """
     none = pd.Series(False, index=manifest.table.index)
-    images = read_training_images(place)
+    images = read_training_images(folder_or_file)
     if images is not None:
         return none | images.contains(manifest.table), ""
-    identity = read_run_identity(place)
+    identity = read_run_identity(folder_or_file)
     if not identity:
         return none, ""
-    prefix = f"{place} is of an older version and keeps no list of the images that it learned from"
+    prefix = f"{folder_or_file} is of an older version and keeps no list of the images that it learned from"
     if identity["split_hash"] == manifest.split_hash:
         learned = manifest.table["split"].isin(FITTED_SPLITS)
         return learned, f"{prefix}: they are taken to be those of the train and val split."

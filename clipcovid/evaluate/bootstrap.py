@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.metrics import Predictions, confusion_rates, encode, mean_defined, predicted_index
+from clipcovid.evaluate.metrics import Predictions, confusion_rates, encode_labels, nan_mean, predicted_indices
 
-CHUNK = 2_000_000
+CHUNK_SIZE = 2_000_000
 """Numbers held at once (resamples x rows or x cells of the confusion matrix), so that memory stays at tens of MB."""
 
 
@@ -49,7 +49,7 @@ def bootstrap(
     results = [metric_fn(np.repeat(rows, weights)) for weights in _row_weights(unit_of_row, samples, seed)]
     names = dict.fromkeys(name for result in results for name in result)
     draws = {name: np.array([result.get(name, np.nan) for result in results]) for name in names}
-    return summarise(draws, groups, level)
+    return percentile_intervals(draws, groups, level)
 
 
 def classification_intervals(
@@ -64,7 +64,7 @@ def classification_intervals(
 ) -> Intervals:
     """Intervals of the metrics of `classification_draws`, which takes the same arguments."""
     draws = classification_draws(labels, predictions, classes, groups, samples=samples, seed=seed)
-    return summarise(draws, groups, level)
+    return percentile_intervals(draws, groups, level)
 
 
 def classification_draws(
@@ -82,18 +82,18 @@ def classification_draws(
     averages run over the classes that a resample has. Equal seeds and groups give equal resamples (in `bootstrap` too),
     so the draws of two methods on the same rows can be subtracted. Errors as in `metrics.classification_metrics`.
     """
-    truth, k = encode(labels, classes), len(classes)
+    truth, k = encode_labels(labels, classes), len(classes)
     if len(groups) != len(truth):
         raise UserError(f"There are {len(groups)} patient ids for {len(truth)} labels; give one (or none) a label.")
-    cells = truth * k + predicted_index(predictions, classes, len(truth))
+    cells = truth * k + predicted_indices(predictions, classes, len(truth))
     scores = predictions if isinstance(predictions, np.ndarray) and predictions.ndim == 2 else None
     chunks = []
-    for weights in _chunks(_row_weights(_units(groups), samples, seed), max(1, CHUNK // max(len(truth), k * k))):
+    for weights in _chunks(_row_weights(_units(groups), samples, seed), max(1, CHUNK_SIZE // max(len(truth), k * k))):
         counts = np.stack([np.bincount(cells, row, minlength=k * k) for row in weights]).reshape(-1, k, k)
         draws = confusion_rates(counts, classes)
         if scores is not None:
             aurocs = np.stack([weighted_auroc(truth == i, scores[:, i], weights) for i in range(k)], axis=-1)
-            draws |= {"macro_auroc": mean_defined(aurocs)} | {f"auroc/{c}": aurocs[:, i] for i, c in enumerate(classes)}
+            draws |= {"macro_auroc": nan_mean(aurocs)} | {f"auroc/{c}": aurocs[:, i] for i, c in enumerate(classes)}
         chunks.append(draws)
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
@@ -117,7 +117,7 @@ def weighted_auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray
         return (positive_weights * wins).sum(axis=1) / 2 / (positive_weights.sum(axis=1) * below[:, -1])
 
 
-def summarise(draws: dict[str, np.ndarray], groups: Sequence[str], level: float = 0.95) -> Intervals:
+def percentile_intervals(draws: dict[str, np.ndarray], groups: Sequence[str], level: float = 0.95) -> Intervals:
     """Percentiles of `draws` at `level` in (0, 1), over the resamples where a metric is defined.
 
     A metric that is undefined in over half of them gets no interval, and with fewer than two units none does.
@@ -135,7 +135,7 @@ def summarise(draws: dict[str, np.ndarray], groups: Sequence[str], level: float 
     return Intervals(unit=unit, units=units, level=level, samples=samples, intervals=intervals)
 
 
-def patients(table: pd.DataFrame) -> list[str]:
+def patient_groups(table: pd.DataFrame) -> list[str]:
     """The groups of a table's rows: `patient_id`, "" where it is unknown."""
     return table["patient_id"].fillna("").astype(str).tolist() if "patient_id" in table else [""] * len(table)
 

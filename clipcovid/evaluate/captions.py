@@ -14,7 +14,7 @@ import numpy as np
 
 from clipcovid.evaluate.retrieval import nearest
 
-HYPOTHESIS = "hypothesis"
+HYPOTHESIS_COLUMN = "hypothesis"
 BASELINES = {  # column → what it is
     "hypothesis_frequent": "most frequent caption",
     "hypothesis_random": "random caption",
@@ -22,8 +22,8 @@ BASELINES = {  # column → what it is
     "hypothesis_own": "own split's captions",
     "hypothesis_greedy": "greedy search",
 }
-METEOR_WORDS = 100  # its alignment of texts of thousands of words takes minutes and then all memory
-RANKS = {"image_to_text_rank": "image_to_text", "text_to_image_rank": "text_to_image"}
+METEOR_MAX_WORDS = 100  # its alignment of texts of thousands of words takes minutes and then all memory
+RANK_COLUMNS = {"image_to_text_rank": "image_to_text", "text_to_image_rank": "text_to_image"}
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider")
 NO_JAVA = (
     "METEOR is not scored: it is a Java program, and there is no java (of Debian's default-jre-headless, for one)."
@@ -65,7 +65,7 @@ class CocoCaptionScores:
     per_caption: dict[str, np.ndarray]
     """rouge_l, cider, and meteor: (n,) float64 of which the overall figure is the mean, or near to it for METEOR."""
 
-    def of(self, indices: np.ndarray) -> dict[str, float]:
+    def subset_metrics(self, indices: np.ndarray) -> dict[str, float]:
         """The metrics of some of them; CIDEr with the weights of n-grams that all of them give."""
         metrics = bleu(self.counts[indices].sum(axis=0))
         for name, values in self.per_caption.items():
@@ -141,7 +141,7 @@ def caption_metrics(references: Sequence[str], hypotheses: Sequence[str]) -> Coc
 
 
 def _first_words(texts: dict[int, list[str]]) -> dict[int, list[str]]:
-    return {at: [" ".join(text.split()[:METEOR_WORDS]) for text in captions] for at, captions in texts.items()}
+    return {at: [" ".join(text.split()[:METEOR_MAX_WORDS]) for text in captions] for at, captions in texts.items()}
 
 
 def bleu(counts: np.ndarray) -> dict[str, float]:

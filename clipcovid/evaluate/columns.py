@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.probabilities import PROBABILITY, SIMILARITY
-from clipcovid.io.tables import VALUE, is_missing
+from clipcovid.evaluate.probabilities import PROBABILITY_PREFIX, SIMILARITY_PREFIX
+from clipcovid.io.tables import VALUE_COLUMN, is_missing
 
-TRUE = ("ytrue", "truelabel", "trueclass", "groundtruth", "gt", "truth", "true", "target", "actual")
+TRUTH_COLUMNS = ("ytrue", "truelabel", "trueclass", "groundtruth", "gt", "truth", "true", "target", "actual")
 """What columns of true classes are called, in small letters and without signs, as those below."""
 AMBIGUOUS_LABEL_COLUMNS = ("label", "class")
 """What columns of true classes are called, and of predicted ones."""
@@ -29,15 +29,15 @@ PREDICTED_LABEL_COLUMNS = (
     "predclass",
     "yhat",
 )
-LISTS = ("predictions", "scores", "output")
+LIST_COLUMNS = ("predictions", "scores", "output")
 """What columns of lists are called, beside ranking."""
-TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
+PROBABILITY_SUM_TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
 
 
 class PredictionColumns(NamedTuple):
     """Where a table's predictions stand."""
 
-    kind: Literal["prefixed", "classes", "cells"]
+    layout: Literal["prefixed", "classes", "cells"]
     """prefixed: prob_<class>, sim_<class>, probabilities or similarities. classes: columns named so. cells: one column."""
     columns: list[str]
     notes: list[str]
@@ -58,12 +58,12 @@ def require_column(table: pd.DataFrame, column: str, file: str, flag: str) -> st
     return column
 
 
-def single_consistent_column(table: pd.DataFrame, columns: list[str], file: str, what: str, flag: str) -> str:
+def single_consistent_column(table: pd.DataFrame, columns: list[str], file: str, noun: str, flag: str) -> str:
     """The first of columns that say the same in each row; others are a `UserError`."""
     texts = [table[column].map(str).tolist() for column in columns]
     if any(text != texts[0] for text in texts):
         raise UserError(
-            f"{file} has several columns that could be {what}, and they differ: {', '.join(columns)}. Say which with {flag}."
+            f"{file} has several columns that could be {noun}, and they differ: {', '.join(columns)}. Say which with {flag}."
         )
     return columns[0]
 
@@ -78,11 +78,11 @@ def detect_prediction_columns(
     if prediction_column:
         return PredictionColumns("cells", [require_column(table, prediction_column, file, "--prediction-column")], [])
     columns = [str(column) for column in table]
-    prefixed = [column for column in columns if column.startswith((PROBABILITY, SIMILARITY))]
+    prefixed = [column for column in columns if column.startswith((PROBABILITY_PREFIX, SIMILARITY_PREFIX))]
     as_classes = [column for column in columns if column in vocabulary]
     lists = [
         column
-        for column in columns_matching(table, LISTS)
+        for column in columns_matching(table, LIST_COLUMNS)
         if isinstance(_decode_cell(table[column].iloc[0]), list | dict)
     ]
     forms: list[tuple[Literal["prefixed", "classes", "cells"], list[str]]] = [
@@ -91,7 +91,7 @@ def detect_prediction_columns(
         ("cells", [column for column in ("ranking",) if column in columns]),
         ("cells", lists),
         ("cells", columns_matching(table, PREDICTED_LABEL_COLUMNS)),
-        ("cells", [column for column in (VALUE,) if column in columns]),
+        ("cells", [column for column in (VALUE_COLUMN,) if column in columns]),
     ]
     forms = [(kind, members) for kind, members in forms if members]
     if not forms and (either := columns_matching(table, AMBIGUOUS_LABEL_COLUMNS)):
@@ -103,7 +103,8 @@ def detect_prediction_columns(
         )
     if not forms:
         raise UserError(
-            f"{file} has no predictions: give {PROBABILITY}<class> or {SIMILARITY}<class> columns, columns named as the "
+            f"{file} has no predictions: give {PROBABILITY_PREFIX}<class> or {SIMILARITY_PREFIX}<class> columns, "
+            "columns named as the "
             f"classes ({', '.join(vocabulary[:5])}), or one of probabilities, similarities, ranking, "
             f"{', '.join(PREDICTED_LABEL_COLUMNS[:4])}, or say which column it is with --prediction-column; "
             f"it has {', '.join(columns)}."
@@ -121,14 +122,14 @@ def extract_predictions(
 ) -> tuple[pd.DataFrame, list[str]]:
     """prob_<class> and sim_<class> columns, or ranking, or predicted; and the classes, where they say them."""
     result = pd.DataFrame(index=table.index)
-    if choice.kind == "classes":
+    if choice.layout == "classes":
         cells = _cells_by_class(table, choice.columns)
         classes = classes or choice.columns
-        result[[PROBABILITY + c for c in classes]] = _score_matrix(cells, classes, file, "probabilities")
+        result[[PROBABILITY_PREFIX + c for c in classes]] = _score_matrix(cells, classes, file, "probabilities")
         return result, classes
-    if choice.kind == "cells":
+    if choice.layout == "cells":
         return _from_cells([_decode_cell(cell) for cell in table[choice.columns[0]]], choice, result, classes, file)
-    for prefix, column in ((PROBABILITY, "probabilities"), (SIMILARITY, "similarities")):
+    for prefix, column in ((PROBABILITY_PREFIX, "probabilities"), (SIMILARITY_PREFIX, "similarities")):
         wide = [name for name in choice.columns if name.startswith(prefix)]
         if wide:
             cells = [
@@ -142,7 +143,7 @@ def extract_predictions(
     return result, classes
 
 
-def class_names(values: Sequence[Any] | pd.Series, classes: Sequence[str], file: str) -> list[str]:
+def resolve_class_names(values: Sequence[Any] | pd.Series, classes: Sequence[str], file: str) -> list[str]:
     """Names, and with `classes` whole numbers that are no name as indices into them; a missing one is a `UserError`."""
     texts = [str(value) for value in values]
     names = {text: _class_name(text, classes) for text in set(texts)}
@@ -178,12 +179,12 @@ def _from_cells(
         column = "ranking"
     if column == "probabilities":
         classes = classes or _class_keys(cells[0], file, column)
-        result[[PROBABILITY + c for c in classes]] = _score_matrix(cells, classes, file, column)
+        result[[PROBABILITY_PREFIX + c for c in classes]] = _score_matrix(cells, classes, file, column)
         return result, classes
     if column == "ranking":
-        rankings = [class_names(cell if isinstance(cell, list) else [cell], classes, file) for cell in cells]
+        rankings = [resolve_class_names(cell if isinstance(cell, list) else [cell], classes, file) for cell in cells]
         return result.assign(ranking=pd.Series(rankings, index=result.index, dtype=object)), classes
-    return result.assign(predicted=class_names(cells, classes, file)), classes
+    return result.assign(predicted=resolve_class_names(cells, classes, file)), classes
 
 
 def _pipeline(cells: list[Any], classes: list[str], file: str) -> tuple[list[Any], bool]:
@@ -196,10 +197,10 @@ def _pipeline(cells: list[Any], classes: list[str], file: str) -> tuple[list[Any
             raise UserError(
                 f"Row {number} of {file}: a list of objects with label and score was expected, not {cell!r:.60}."
             )
-        labels = class_names([item["label"] for item in cell], classes, file)
+        labels = resolve_class_names([item["label"] for item in cell], classes, file)
         rows.append(dict(zip(labels, (item["score"] for item in cell), strict=True)))
     every = classes or sorted({label for row in rows for label in row})
-    if all(set(row) == set(every) and abs(sum(row.values()) - 1) < TOLERANCE for row in rows):
+    if all(set(row) == set(every) and abs(sum(row.values()) - 1) < PROBABILITY_SUM_TOLERANCE for row in rows):
         return [{label: row[label] for label in every} for row in rows], True
     return [sorted(row, key=lambda label: -row[label]) for row in rows], False
 
@@ -247,13 +248,13 @@ def _score_matrix(cells: list[Any], classes: list[str], file: str, column: str) 
         other = next((cell for row in rows for cell in row if not _is_number(cell)), rows[0])
         raise UserError(f"The {column} in {file} are not all numbers: {other!r} is none.") from None
     if column == "probabilities" and not np.isnan(matrix).any():
-        wrong = (matrix < 0).any(axis=1) | (np.abs(matrix.sum(axis=1) - 1) > TOLERANCE)
+        wrong = (matrix < 0).any(axis=1) | (np.abs(matrix.sum(axis=1) - 1) > PROBABILITY_SUM_TOLERANCE)
         if wrong.any():
             first = int(wrong.argmax())
             raise UserError(
                 f"{int(wrong.sum())} of {len(matrix)} rows of {file} are no probabilities of {', '.join(classes)}: row "
                 f"{first + 1} sums to {matrix[first].sum():.4g} with a lowest of {matrix[first].min():.4g}, where 1 and no "
-                f"negative were expected; scores that are no probabilities go in {SIMILARITY}<class> columns, and "
+                f"negative were expected; scores that are no probabilities go in {SIMILARITY_PREFIX}<class> columns, and "
                 "--classes names all classes."
             )
     return matrix

@@ -14,9 +14,9 @@ import tyro
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.errors import UserError
-from clipcovid.evaluate.kinds.registry import kind_of
+from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.load_predictions import MethodPredictions
-from clipcovid.evaluate.number_format import value_with_interval
+from clipcovid.evaluate.number_format import format_with_interval
 from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.io.files import write_json, write_text
@@ -44,7 +44,7 @@ def compare(methods: Sequence[MethodPredictions]) -> Comparison:
     Scores that a run's folder holds for this very table are taken from there, where the kind can tell.
     """
     metadata = methods[0].metadata
-    kind, classes = kind_of(metadata["task"]), list(metadata["classes"])
+    kind, classes = get_kind(metadata["task"]), list(metadata["classes"])
     scores = {method.name: _scores(method, classes) for method in methods}
     order = kind.rank_methods(scores)
     by_name = {method.name: method for method in methods}
@@ -74,7 +74,7 @@ def compare(methods: Sequence[MethodPredictions]) -> Comparison:
 
 def _scores(method: MethodPredictions, classes: list[str]) -> Scores:
     """The scores that the run's folder holds, if they are of this table, else new ones."""
-    kind = kind_of(method.metadata["task"])
+    kind = get_kind(method.metadata["task"])
     try:
         if method.stored_scores is not None and kind.scores_match(method.stored_scores, method.table, classes):
             return method.stored_scores
@@ -85,7 +85,7 @@ def _scores(method: MethodPredictions, classes: list[str]) -> Scores:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    kind, intervals = kind_of(comparison.kind), comparison.methods[comparison.best].intervals
+    kind, intervals = get_kind(comparison.kind), comparison.methods[comparison.best].intervals
     unknown = ", for no patient ids are known" if intervals["unit"] == "image" else ""
     resampled = (
         f"Intervals are {intervals['level']:.0%} bootstrap intervals by {intervals['unit']} "
@@ -104,7 +104,7 @@ def _notes(comparison: Comparison) -> list[str]:
     return [*notes, *dict.fromkeys(note for scores in comparison.methods.values() for note in scores.notes)]
 
 
-def write(comparison: Comparison, folder: Path) -> None:
+def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.{json,csv,md}, metrics.json (method → scores) and the figures into `folder`."""
     from clipcovid.evaluate import plots  # matplotlib: what only prints a comparison starts without it
 
@@ -112,7 +112,7 @@ def write(comparison: Comparison, folder: Path) -> None:
     write_json(folder / "metrics.json", comparison.methods_json())
     write_text(folder / "comparison.csv", comparison_frame(comparison).to_csv(index=False))
     write_text(folder / "comparison.md", comparison_markdown(comparison))
-    plots.save(kind_of(comparison.kind).comparison_figures(comparison), folder / "figures")
+    plots.save_figures(get_kind(comparison.kind).comparison_figures(comparison), folder / "figures")
 
 
 def comparison_markdown(comparison: Comparison) -> str:
@@ -125,17 +125,17 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 def comparison_tables(comparison: Comparison) -> list[TextTable]:
     """The methods' scores and the baselines beneath; then, if there are any, the differences to the best."""
-    kind = kind_of(comparison.kind)
-    heads = kind.comparison_heads(comparison)
+    kind = get_kind(comparison.kind)
+    heads = kind.comparison_headers(comparison)
     rows = [[name] for name in comparison.methods]
     for metric in heads:
         intervals = [scores.intervals["intervals"].get(metric) for scores in comparison.methods.values()]
         narrow = any(interval and interval[1] - interval[0] < 0.01 for interval in intervals)
         for row, scores, interval in zip(rows, comparison.methods.values(), intervals, strict=True):
-            row.append(value_with_interval(scores.metrics.get(metric), interval, 3 if narrow else 2))
+            row.append(format_with_interval(scores.metrics.get(metric), interval, 3 if narrow else 2))
     names = kind.baseline_names(comparison)
     baselines = [
-        [names[name], *(value_with_interval(values.get(metric)) for metric in heads)]
+        [names[name], *(format_with_interval(values.get(metric)) for metric in heads)]
         for name, values in comparison.baselines.items()
     ]
     tables = [_table(kind.comparison_title(comparison), ["Method", *heads.values()], rows, baselines)]
@@ -143,13 +143,13 @@ def comparison_tables(comparison: Comparison) -> list[TextTable]:
 
 
 def _difference_table(comparison: Comparison) -> TextTable:
-    kind = kind_of(comparison.kind)
+    kind = get_kind(comparison.kind)
     heads = ["Method"]
     rows = []
     for name, gaps in comparison.paired_differences.items():
         metrics = [metric for metric in gaps if metric in kind.table_metrics]
         tests = kind.significance_cells(gaps)
-        cells = [value_with_interval(gaps[metric]["value"], _bounds(gaps[metric]), 3) for metric in metrics]
+        cells = [format_with_interval(gaps[metric]["value"], _bounds(gaps[metric]), 3) for metric in metrics]
         heads = ["Method", *(kind.table_metrics[metric] for metric in metrics), *tests]
         rows.append([name, *cells, *tests.values()])
     return _table(f"Minus {comparison.best}", heads, rows)
@@ -160,7 +160,7 @@ def _bounds(gap: dict[str, float]) -> tuple[float, float] | None:
 
 
 def _table(title: str, heads: list[str], *sections: list[list[str]]) -> TextTable:
-    return TextTable(title=title, heads=heads, sections=sections, fold=True, unbroken="numbers", title_left=True)
+    return TextTable(title=title, headers=heads, sections=sections, wrap_cells=True, no_wrap="numbers", title_left=True)
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:

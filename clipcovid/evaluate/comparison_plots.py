@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipcovid.evaluate.plots import SLANTED_LABELS, axis_names, new_panels, sample_title, text_width
+from clipcovid.evaluate.plots import SLANTED_LABELS, axis_labels, new_panels, sample_title, text_width
 from clipcovid.evaluate.scores import Comparison
 
 
@@ -44,7 +44,7 @@ def differences_figure(comparison: Comparison, labels: Mapping[str, str]) -> Fig
     return figure
 
 
-def classes_figure(comparison: Comparison) -> Figure:
+def per_class_figure(comparison: Comparison) -> Figure:
     """F1 and AUROC of each class, a row a method; blank where undefined."""
     methods, classes = comparison.methods, comparison.classes
     title, width = f"Scores of each class, {_sample(comparison)}", 3.5 + 0.9 * len(classes)
@@ -57,14 +57,14 @@ def classes_figure(comparison: Comparison) -> Figure:
             colour = "white" if values[row, column] > 0.6 else "black"
             text = f"{values[row, column]:.2f}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(len(classes)), axis_names(classes), fontsize=8, **SLANTED_LABELS)
+        axes.set_xticks(range(len(classes)), axis_labels(classes), fontsize=8, **SLANTED_LABELS)
         axes.set_xlabel(label)
     return figure
 
 
 def confusions_figure(comparison: Comparison, confusions: Mapping[str, Sequence[Sequence[int]]]) -> Figure:
     """Each method's confusion matrix (k, k) as shares of the true class, in percent where classes are few enough to read."""
-    names = axis_names(comparison.classes)
+    names = axis_labels(comparison.classes)
     k, rows = len(names), -(-len(confusions) // 4)
     columns = -(-len(confusions) // rows)
     side = max(1.8, (0.19 + 0.12 * max(name.count("\n") for name in names)) * k)
@@ -82,7 +82,7 @@ def confusions_figure(comparison: Comparison, confusions: Mapping[str, Sequence[
             colour = "white" if shares[row, column] > 0.5 else "black"
             text = f"{100 * shares[row, column]:.0f}"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
-        axes.set_title(axis_names([name])[0], fontsize=8)
+        axes.set_title(axis_labels([name])[0], fontsize=8)
         axes.set_xticks(range(k), names, fontsize=7, rotation=90)
         axes.set_yticks(range(k), names, fontsize=7)
         axes.tick_params(labelbottom=number + columns >= len(confusions))
@@ -94,7 +94,7 @@ def confusions_figure(comparison: Comparison, confusions: Mapping[str, Sequence[
 def _rows(title: str, names: Sequence[str], count: int, width: float, margin: float = 0) -> tuple[Figure, list[Axes]]:
     """`count` panels side by side with a row for each name, the first on top; `margin`: more inches of room below."""
     figure, panels = new_panels(title, 1, count, width, 1.6 + margin + 0.36 * len(names))
-    panels[0].set_yticks(range(len(names)), axis_names(names), fontsize=8)
+    panels[0].set_yticks(range(len(names)), axis_labels(names), fontsize=8)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
     return figure, panels
 

@@ -10,14 +10,14 @@ from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.compare import comparison_tables
-from clipcovid.evaluate.kinds.registry import kind_of
-from clipcovid.evaluate.number_format import interval, mean_and_deviation, number
+from clipcovid.evaluate.kinds.registry import get_kind
+from clipcovid.evaluate.number_format import format_interval, format_mean_std, format_number
 from clipcovid.evaluate.scores import Comparison, Scores
 
 
 def print_scores(scores: Scores, console: Console) -> None:
     """Print all scores beside the baselines, then notes and alarms."""
-    for table in kind_of(scores.kind).tables(scores):
+    for table in get_kind(scores.kind).tables(scores):
         console.print(table.rich(console.width))
     print_remarks(scores.notes, scores.alarms, console)
 
@@ -39,12 +39,12 @@ def print_variants(scores: Mapping[str, Scores], split: str, console: Console) -
         table.add_column(head, justify="right")
     for name, entry in sorted(scores.items()):
         if name.partition("-")[0] == split:
-            metrics, bounds = entry.metrics, interval(entry.intervals["intervals"].get("macro_f1"))
+            metrics, bounds = entry.metrics, format_interval(entry.intervals["intervals"].get("macro_f1"))
             values = (
-                number(metrics["accuracy"]),
-                number(metrics["macro_f1"]),
+                format_number(metrics["accuracy"]),
+                format_number(metrics["macro_f1"]),
                 bounds,
-                number(metrics.get("macro_auroc")),
+                format_number(metrics.get("macro_auroc")),
             )
             table.add_row(name.partition("-")[2] or "after", *values)
     console.print(table)
@@ -59,7 +59,7 @@ def print_shots(scores: list[dict[str, Any]], console: Console) -> None:
         draws = [line for line in scores if line["shots"] == shots]
         cells = []
         for name in ("accuracy", "macro_f1", "macro_auroc"):
-            cells.append(mean_and_deviation([line[name] for line in draws if name in line]))
+            cells.append(format_mean_std([line[name] for line in draws if name in line]))
         table.add_row(shots, str(len(draws)), *cells)
     console.print(table)
     console.print(f"[dim]{RESEARCH_ONLY}[/]")
@@ -72,14 +72,14 @@ def print_folds(kind: str, folds: Sequence[Mapping[str, float]], console: Consol
     """
     table = Table(title=f"{len(folds)} folds", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("fold")
-    heads = kind_of(kind).fold_metrics(folds)
+    heads = get_kind(kind).fold_metrics(folds)
     for head in heads.values():
         table.add_column(head, justify="right")
     for row, metrics in enumerate(folds, 1):
-        table.add_row(str(row), *(number(metrics.get(name)) for name in heads))
+        table.add_row(str(row), *(format_number(metrics.get(name)) for name in heads))
     columns = [[metrics[name] for metrics in folds if name in metrics] for name in heads]
     between = "\n± " if console.width < 100 else " ± "
-    table.add_row("mean ± sd", *(mean_and_deviation(column).replace(" ± ", between) for column in columns))
+    table.add_row("mean ± sd", *(format_mean_std(column).replace(" ± ", between) for column in columns))
     if any(len(column) < len(folds) for column in columns):
         table.add_row("of folds", *(str(len(column)) for column in columns))
     console.print(table)

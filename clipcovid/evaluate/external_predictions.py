@@ -10,25 +10,25 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.evaluate.columns import (
     AMBIGUOUS_LABEL_COLUMNS,
-    LISTS,
+    LIST_COLUMNS,
     PREDICTED_LABEL_COLUMNS,
-    TRUE,
-    class_names,
+    TRUTH_COLUMNS,
     columns_matching,
     detect_prediction_columns,
     extract_predictions,
     require_column,
+    resolve_class_names,
     single_consistent_column,
 )
 from clipcovid.evaluate.matching import JoinTable, match_rows
-from clipcovid.io.tables import VALUE, cell_text, is_missing, read_table_file
+from clipcovid.io.tables import VALUE_COLUMN, cell_text, is_missing, read_table_file
 
-PATIENTS = ("patientid", "patient", "subjectid")
+PATIENT_COLUMNS = ("patientid", "patient", "subjectid")
 """What columns of patients are called, in small letters and without signs."""
 
 
 class ExternalPredictions(NamedTuple):
-    """What two foreign files say together."""
+    """The matched predictions and ground truth of two external files."""
 
     table: pd.DataFrame
     """Predictions as a `Kind` scores them, a row for each scored image, in the order of the ground truth."""
@@ -48,8 +48,8 @@ def read_external_predictions(
 ) -> ExternalPredictions:
     """Read both files, match their rows (see `matching.match_rows`) and bring them to one shape.
 
-    `truth` "" or the same file: one file has both. Ground truth: `truth_column`, else one of `TRUE` and
-    `AMBIGUOUS_LABEL_COLUMNS`, and one of `PATIENTS` where known. Predictions: `prediction_column`, else prob_<class>
+    `truth` "" or the same file: one file has both. Ground truth: `truth_column`, else one of `TRUTH_COLUMNS` and
+    `AMBIGUOUS_LABEL_COLUMNS`, and one of `PATIENT_COLUMNS` where known. Predictions: `prediction_column`, else prob_<class>
     columns, probabilities ({class: p}, a list with `classes`), sim_<class> or similarities (the same way), columns named as
     the classes, ranking (a list), a Hugging Face pipeline's lists, or one of `PREDICTED_LABEL_COLUMNS`, else of
     `AMBIGUOUS_LABEL_COLUMNS`. A label may be an index into `classes`. `missing` "drop" scores the images that both have;
@@ -72,24 +72,26 @@ def read_external_predictions(
         roles = [
             column
             for table in (predicted, truths)
-            for column in columns_matching(table, (*TRUE, *AMBIGUOUS_LABEL_COLUMNS, *PREDICTED_LABEL_COLUMNS, *LISTS))
+            for column in columns_matching(
+                table, (*TRUTH_COLUMNS, *AMBIGUOUS_LABEL_COLUMNS, *PREDICTED_LABEL_COLUMNS, *LIST_COLUMNS)
+            )
         ]
-        no_ids = {label, *choice.columns, *vocabulary, VALUE, *roles}
+        no_ids = {label, *choice.columns, *vocabulary, VALUE_COLUMN, *roles}
         sides = JoinTable(predicted, files[0], no_ids), JoinTable(truths, files[1], no_ids)
-        predicted, truths, matched = match_rows(*sides, by=match, missing=missing)
+        predicted, truths, matched = match_rows(*sides, match_column=match, missing=missing)
         notes += matched
-    labels = class_names(truths[label], classes, files[1])
+    labels = resolve_class_names(truths[label], classes, files[1])
     table, names = extract_predictions(predicted, choice, list(classes), files[0])
     notes += choice.notes + ([] if one_file else _copies(predicted, choice.columns, labels, classes, files[0]))
     if choice.is_ambiguous and "predicted" in table:
         notes += _suspicion_notes(predicted, choice.columns[0], table["predicted"].tolist(), labels, vocabulary, files)
-    check_vocabulary(spoken := _predicted_class_names(table, names), labels, classes, files)
+    check_class_names(spoken := _predicted_class_names(table, names), labels, classes, files)
     if not names:
         names = sorted({*labels, *spoken})
         notes.append(f"The classes are those that the files name ({', '.join(names)}); --classes sets all, in order.")
     table.insert(0, "image_id", _ids(truths) if one_file else table.index.map(str))
     table.insert(1, "label", labels)
-    if patients := sorted(columns_matching(truths, PATIENTS), key=lambda column: column != "patient_id"):
+    if patients := sorted(columns_matching(truths, PATIENT_COLUMNS), key=lambda column: column != "patient_id"):
         table["patient_id"] = truths[patients[0]].map(cell_text).tolist()
         notes += [f"Patients are those in {patients[0]} of {files[1]}."] if patients[0] != "patient_id" else []
     return ExternalPredictions(table.reset_index(drop=True), names, notes)
@@ -120,13 +122,13 @@ def _truth_column(true: pd.DataFrame, truth_column: str, file: str, *, one_file:
     if truth_column:
         return require_column(true, truth_column, file, "--truth-column")
     columns = (
-        (one_file and columns_matching(true, TRUE))
-        or columns_matching(true, (*AMBIGUOUS_LABEL_COLUMNS, *TRUE))
-        or [c for c in true if c == VALUE]
+        (one_file and columns_matching(true, TRUTH_COLUMNS))
+        or columns_matching(true, (*AMBIGUOUS_LABEL_COLUMNS, *TRUTH_COLUMNS))
+        or [c for c in true if c == VALUE_COLUMN]
     )
     if not columns:
         raise UserError(
-            f"{file} has no label column ({', '.join((*AMBIGUOUS_LABEL_COLUMNS, *TRUE))}); it has "
+            f"{file} has no label column ({', '.join((*AMBIGUOUS_LABEL_COLUMNS, *TRUTH_COLUMNS))}); it has "
             f"{', '.join(map(str, true))}: say which it is with --truth-column."
         )
     return single_consistent_column(true, columns, file, "the true classes", "--truth-column")
@@ -138,11 +140,13 @@ def _copies(
     """Notes of columns among the predictions that should repeat the truth, and do not."""
     notes = []
     for column in [
-        column for column in columns_matching(predicted, (*TRUE, *AMBIGUOUS_LABEL_COLUMNS)) if column not in scored
+        column
+        for column in columns_matching(predicted, (*TRUTH_COLUMNS, *AMBIGUOUS_LABEL_COLUMNS))
+        if column not in scored
     ]:
         if predicted[column].map(is_missing).any():
             continue
-        texts = class_names(predicted[column], classes, file)
+        texts = resolve_class_names(predicted[column], classes, file)
         differ = sum(text != label for text, label in zip(texts, labels, strict=True))
         if differ and set(texts) <= set(labels):
             notes.append(
@@ -161,7 +165,7 @@ def _suspicion_notes(
 ) -> list[str]:
     """Notes on a column that may hold predictions or repeat the truth; where others could be meant, a `UserError`."""
     same = predicted == labels
-    passed = {column, *columns_matching(predictions, (*TRUE, *AMBIGUOUS_LABEL_COLUMNS))}
+    passed = {column, *columns_matching(predictions, (*TRUTH_COLUMNS, *AMBIGUOUS_LABEL_COLUMNS))}
     candidates = [
         c for c in map(str, predictions) if c not in passed and set(predictions[c].map(str)) <= set(vocabulary)
     ]
@@ -173,7 +177,7 @@ def _suspicion_notes(
     return [f"{column} of {files[0]} is the truth's in every row: does it hold predictions?"] if same else []
 
 
-def check_vocabulary(
+def check_class_names(
     predicted: Sequence[str], labels: Sequence[str], classes: Sequence[str], files: Sequence[str]
 ) -> None:
     """Refuse names of classes that differ in case, spaces or hyphens only, and files that have no class in common."""

@@ -60,11 +60,11 @@ def find_fonts(letters: frozenset[str]) -> tuple[list[str], str]:
 @cache
 def warn_missing_letters(letters: str) -> None:
     """Say, once for the same letters, that no font has them; on stderr, for a job's stdout may be JSON."""
-    what = describe(letters)
+    what = describe_scripts(letters)
     print(f"note: no font of this system has {what}: figures show boxes; install one, e.g. Noto Sans.", file=sys.stderr)
 
 
-def describe(letters: str) -> str:
+def describe_scripts(letters: str) -> str:
     """The scripts of letters by their Unicode names, with the first few of the letters."""
     scripts = sorted({unicodedata.name(letter, "unnamed").split()[0] for letter in letters})
     return f"{' and '.join(scripts[:3])} letters ({' '.join(letters[:5])}{' …' if len(letters) > 5 else ''})"

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from clipcovid.errors import UserError
 from clipcovid.evaluate.kinds.base import Kind
-from clipcovid.evaluate.kinds.registry import kind_of, scores_from_json
+from clipcovid.evaluate.kinds.registry import get_kind, scores_from_json
 from clipcovid.evaluate.predictions import TRAINED_ON, read_predictions
 from clipcovid.evaluate.scores import Scores
-from clipcovid.io.files import METADATA_KEY, read_object
+from clipcovid.io.files import METADATA_KEY, read_json_object
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def find_runs(out: Path, split: str, marker: str, kind: str = "classification") 
 
     None, or runs that predict several splits by their hashes, are a `UserError`.
     """
-    kind = kind_of(kind).name
+    kind = get_kind(kind).name
     groups: dict[str, list[Path]] = {}
     for folder in sorted(path.parent for path in out.glob(f"*/{marker}")):
         metadata = _metadata(folder / "predictions" / f"{split}.parquet")
@@ -77,7 +77,7 @@ def load_method_predictions(paths: Sequence[Path], split: str) -> list[MethodPre
         raise UserError("There is nothing to compare: name run folders or .parquet files of predictions.")
     for key in ("task", "split", "split_hash", "classes"):
         _check_same_metadata(methods, key)
-    kind = kind_of(methods[0].metadata["task"])
+    kind = get_kind(methods[0].metadata["task"])
     methods = _drop_training_images([_check_has_truth(method, kind) for method in methods])
     _check_same_images(methods, kind)
     for more in ("run", "source"):
@@ -103,7 +103,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 def _data_of(run: Path) -> str:
     """The data folder that a run names in its config."""
-    return str(read_object(run / "config.json").get("config", {}).get("data", "unknown data"))
+    return str(read_json_object(run / "config.json").get("config", {}).get("data", "unknown data"))
 
 
 def _file(path: Path, split: str) -> Path:
@@ -139,7 +139,7 @@ def _stored_scores(path: Path) -> Scores | None:
     """The scores that stand in the metrics.json of the run whose predictions these are."""
     if path.parent.name != "predictions":
         return None
-    content = read_object(path.parent.parent / "metrics.json").get(path.stem)
+    content = read_json_object(path.parent.parent / "metrics.json").get(path.stem)
     return scores_from_json(content) if content else None
 
 
@@ -194,7 +194,7 @@ def _check_same_images(methods: Sequence[MethodPredictions], kind: Kind[Any]) ->
             f"{first.source} lacks {len(theirs - ours)} of the images that {second.source} predicts and has "
             f"{len(ours - theirs)} that it has not, the first of all is {min(ours ^ theirs)!r}: predict the same images."
         )
-    truths = [kind.truth_columns(method.table) for method in methods]
+    truths = [kind.comparison_truth(method.table) for method in methods]
     for name in [str(name) for name in truths[0] if all(name in truth for truth in truths)]:
         _check_same_values(methods, name, [truth[name].tolist() for truth in truths], image_ids[0])
     patients = [method.table.drop_duplicates("image_id")["patient_id"].tolist() for method in methods]

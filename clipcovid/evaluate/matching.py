@@ -38,24 +38,24 @@ class JoinTable(NamedTuple):
 
 
 def match_rows(
-    predictions: JoinTable, truth: JoinTable, by: str = "", missing: Literal["error", "drop"] = "error"
+    predictions: JoinTable, truth: JoinTable, match_column: str = "", missing: Literal["error", "drop"] = "error"
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Both tables with the same images in the same order (the truth's), indexed by id, and notes.
 
-    `by`: a column of both; "position", for equally long tables in the same order; "" finds the column that both have,
+    `match_column`: a column of both; "position", for equally long tables in the same order; "" finds a column that both have,
     whose values are unique and the same: one that is called as ids are, else any. Rows that only one table has are left
     out (`missing` "drop") or refused. No such column, several that contradict each other, an id twice: `UserError`.
     """
-    if by == POSITION:
+    if match_column == POSITION:
         return _by_position(predictions, truth)
-    ours, theirs = (by, by) if by else _columns(predictions, truth)
+    ours, theirs = (match_column, match_column) if match_column else _columns(predictions, truth)
     notes = []
     if ours != theirs:
         notes.append(f"Rows were matched by {ours} of {predictions.name} and {theirs} of {truth.name}.")
-    elif not by and ours not in truth.id_columns():
+    elif not match_column and ours not in truth.id_columns():
         notes.append(f"Rows were matched by {ours}.")
     ids = [_index(side, column) for side, column in ((predictions, ours), (truth, theirs))]
-    if not by and len(ids[0]) > 1 and all(map(_is_row_count, ids)):
+    if not match_column and len(ids[0]) > 1 and all(map(_is_row_count, ids)):
         notes.append(f"{ours} only counts the rows of both files: are they in the same order?")
     unpredicted = ids[1].difference(ids[0], sort=False)
     unlabelled = ids[0].difference(ids[1], sort=False)
@@ -145,7 +145,8 @@ def _matching_columns(
         both = fits[best[0]].notna() & fits[pair].notna()
         if (fits[best[0]][both] != fits[pair][both]).any():
             raise UserError(
-                f"{predictions.name} and {truth.name} match otherwise by {' and '.join(dict.fromkeys(best[0]))} than by "
+                f"{predictions.name} and {truth.name} match different images by "
+                f"{' and '.join(dict.fromkeys(best[0]))} than by "
                 f"{' and '.join(dict.fromkeys(pair))}: say which column names the image with --match."
             )
     return best[0] if best else None

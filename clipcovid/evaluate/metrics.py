@@ -15,32 +15,32 @@ Predictions = np.ndarray | Sequence[str]
 """Probabilities or scores (n, k), higher = more likely, or n predicted class names."""
 
 ALARM_DISTANCE = 0.25
-ALARM_CHANCE = 0.01
+ALARM_P_VALUE = 0.01
 
 
-def encode(values: Sequence[str], classes: Sequence[str], what: str = "label") -> np.ndarray:
+def encode_labels(values: Sequence[str], classes: Sequence[str], noun: str = "label") -> np.ndarray:
     """Indices (n,) int64 of `values` in `classes`. No values, a class named twice, an unknown value: `UserError`."""
     values = list(values)
     if len(values) == 0:
-        raise UserError(f"There is no {what} to score.")
+        raise UserError(f"There is no {noun} to score.")
     if len(classes) == 0 or len(set(classes)) < len(classes):
-        raise UserError(f"The classes {list(classes)} must be at least one name, and none twice.")
+        raise UserError(f"The classes {list(classes)} must have at least one name, each given once.")
     index = pd.Index(list(classes), dtype=object).get_indexer(pd.Index(values, dtype=object)).astype(np.int64)
     if (index < 0).any():
         unknown = values[int(np.argmax(index < 0))]
         raise UserError(
-            f"{int((index < 0).sum())} of {len(index)} {_plural(what)} are not among the classes {', '.join(classes)}; "
+            f"{int((index < 0).sum())} of {len(index)} {_plural(noun)} are not among the classes {', '.join(classes)}; "
             f"the first is {unknown!r}."
         )
     return index
 
 
-def predicted_index(predictions: Predictions, classes: Sequence[str], n: int) -> np.ndarray:
+def predicted_indices(predictions: Predictions, classes: Sequence[str], n: int) -> np.ndarray:
     """Indices (n,) int64 of the predicted classes: the highest score, of equal ones the first in `classes`."""
     if len(predictions) != n:
         raise UserError(f"There are {len(predictions)} predictions for {n} labels; give one prediction a label.")
     if not isinstance(predictions, np.ndarray) or predictions.ndim == 1:
-        return encode(list(predictions), classes, "prediction")
+        return encode_labels(list(predictions), classes, "prediction")
     if predictions.shape != (n, len(classes)):
         raise UserError(
             f"The scores have shape {predictions.shape}; {n} labels and {len(classes)} classes were expected."
@@ -51,10 +51,10 @@ def predicted_index(predictions: Predictions, classes: Sequence[str], n: int) ->
     return predictions.argmax(axis=1)
 
 
-def confusion(labels: Sequence[str], predicted: Predictions, classes: Sequence[str]) -> np.ndarray:
+def confusion_matrix(labels: Sequence[str], predicted: Predictions, classes: Sequence[str]) -> np.ndarray:
     """Counts (k, k) int64, a row the true class, a column the predicted one; `predicted` may be scores (n, k)."""
-    truth, k = encode(labels, classes), len(classes)
-    cells = truth * k + predicted_index(predicted, classes, len(truth))
+    truth, k = encode_labels(labels, classes), len(classes)
+    cells = truth * k + predicted_indices(predicted, classes, len(truth))
     return np.bincount(cells, minlength=k * k).reshape(k, k)
 
 
@@ -79,13 +79,13 @@ def confusion_rates(counts: np.ndarray, classes: Sequence[str]) -> dict[str, np.
         accuracy = (hits.sum(-1, keepdims=True) / total)[..., 0]
         chance = (support * predicted).sum(-1) / total[..., 0] ** 2
         kappa = np.where(chance < 1, (accuracy - chance) / (1 - chance), np.nan)
-    flat = {"accuracy": accuracy, "balanced_accuracy": mean_defined(rates["recall"]), "kappa": kappa}
-    flat |= {f"macro_{name}": mean_defined(values) for name, values in rates.items()}
+    flat = {"accuracy": accuracy, "balanced_accuracy": nan_mean(rates["recall"]), "kappa": kappa}
+    flat |= {f"macro_{name}": nan_mean(values) for name, values in rates.items()}
     flat |= {f"{name}/{c}": values[..., i] for name, values in rates.items() for i, c in enumerate(classes)}
     return flat
 
 
-def mean_defined(values: np.ndarray) -> np.ndarray:
+def nan_mean(values: np.ndarray) -> np.ndarray:
     """Means over the last axis of the values that are not NaN; NaN where there are none."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
@@ -106,8 +106,8 @@ def classification_metrics(
     Empty input, shapes that don't fit, NaN, a label that is not a class: `UserError`.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
-    truth = encode(labels, classes)
-    flat = _scalars(confusion_rates(confusion(labels, probabilities, classes), classes))
+    truth = encode_labels(labels, classes)
+    flat = _scalars(confusion_rates(confusion_matrix(labels, probabilities, classes), classes))
     flat |= _topk_metrics(_true_ranks(truth, probabilities), len(classes))
     from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import: see plots.roc_figure
 
@@ -124,8 +124,8 @@ def classification_metrics(
 
 
 def hard_label_metrics(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
-    """The metrics of `classification` that hard labels allow: no AUROC, AUPRC or ranks. Errors as there."""
-    return _scalars(confusion_rates(confusion(labels, predicted, classes), classes))
+    """The `classification_metrics` that hard labels allow: no AUROC, AUPRC or ranks. Raises the same errors."""
+    return _scalars(confusion_rates(confusion_matrix(labels, predicted, classes), classes))
 
 
 def ranking_metrics(
@@ -139,7 +139,7 @@ def ranking_metrics(
     if any(len(ranking) == 0 or len(set(ranking)) < len(ranking) for ranking in rankings):
         raise UserError("A ranking must list at least one class, and none twice.")
     flat = hard_label_metrics(labels, [ranking[0] for ranking in rankings], classes)
-    encode([name for ranking in rankings for name in ranking], classes, "ranked class")
+    encode_labels([name for ranking in rankings for name in ranking], classes, "ranked class")
     ranks = [
         list(ranking).index(label) + 1 if label in ranking else np.inf
         for label, ranking in zip(labels, rankings, strict=True)
@@ -149,14 +149,14 @@ def ranking_metrics(
 
 def similarity_metrics(labels: Sequence[str], similarities: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """`mean_true_similarity`: the mean of `similarities` (n, k), e.g. cosines in [-1, 1], at each row's true class."""
-    truth = encode(labels, classes)
-    predicted_index(np.asarray(similarities), classes, len(truth))  # checks shape and finiteness
+    truth = encode_labels(labels, classes)
+    predicted_indices(np.asarray(similarities), classes, len(truth))  # checks shape and finiteness
     return {
         "mean_true_similarity": float(np.asarray(similarities, dtype=np.float64)[np.arange(len(truth)), truth].mean())
     }
 
 
-def baselines(
+def baseline_scores(
     train_labels: Sequence[str] | None, labels: Sequence[str], classes: Sequence[str]
 ) -> dict[str, dict[str, float | str]]:
     """The scores of two predictors that see no image: what every number must be read against.
@@ -169,9 +169,9 @@ def baselines(
     the prevalence, which stand in both.
     """
     source = "scored labels" if train_labels is None else "train"
-    reference = encode(labels if train_labels is None else train_labels, classes, "train label")
+    reference = encode_labels(labels if train_labels is None else train_labels, classes, "train label")
     shares = np.bincount(reference, minlength=len(classes)) / len(reference)
-    truth = encode(labels, classes)
+    truth = encode_labels(labels, classes)
     majority = classification_metrics(labels, np.tile(shares, (len(truth), 1)), classes)
     expected = np.outer(np.bincount(truth, minlength=len(classes)), shares)
     prior = _scalars(confusion_rates(expected, classes))
@@ -193,10 +193,10 @@ def collapse_alarm(predictions: Predictions, labels: Sequence[str], classes: Seq
     prevalences sets it off in about 1 % of cases at most, a better model less often, and constant predictions set it
     off from about 9 (three equal classes) or 12 (two) rows on.
     """
-    truth = encode(labels, classes)
+    truth = encode_labels(labels, classes)
     n, k = len(truth), len(classes)
     true_counts = np.bincount(truth, minlength=k)
-    predicted = np.bincount(predicted_index(predictions, classes, n), minlength=k) / n
+    predicted = np.bincount(predicted_indices(predictions, classes, n), minlength=k) / n
     excess = predicted - true_counts / n
     worst = int(excess.argmax())
     distance = float(np.abs(excess).sum() / 2)
@@ -204,7 +204,7 @@ def collapse_alarm(predictions: Predictions, labels: Sequence[str], classes: Seq
         return None
     shares = (true_counts / n + predicted) / 2
     first, second = np.random.default_rng(0).multinomial(n, shares, size=(2, 10_000)) / n
-    if np.mean(np.abs(first - second).sum(axis=1) / 2 >= distance - 1e-9) >= ALARM_CHANCE:
+    if np.mean(np.abs(first - second).sum(axis=1) / 2 >= distance - 1e-9) >= ALARM_P_VALUE:
         return None
     return (
         f"The predictions lean to {classes[worst]!r}: {predicted[worst]:.0%} of the predictions, but "

@@ -5,20 +5,20 @@ from statistics import mean, stdev
 from typing import Any
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """`0.812`; nothing for None."""
     return "" if value is None else f"{round(value, 3) + 0.0:.3f}"  # + 0.0 makes -0.0 a plain zero
 
 
-def interval(bounds: Sequence[float] | None) -> str:
+def format_interval(bounds: Sequence[float] | None) -> str:
     """`0.700 – 0.850`, or nothing where there is no interval."""
-    return f"{number(bounds[0])} – {number(bounds[1])}" if bounds else ""
+    return f"{format_number(bounds[0])} – {format_number(bounds[1])}" if bounds else ""
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
+def format_mean_std(values: Sequence[float]) -> str:
     """`0.812 ± 0.020`; without the deviation for a single value, nothing for none."""
     deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{number(mean(values))}{deviation}" if values else ""
+    return f"{format_number(mean(values))}{deviation}" if values else ""
 
 
 def format_short(value: float, digits: int) -> str:
@@ -27,7 +27,7 @@ def format_short(value: float, digits: int) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
-def value_with_interval(value: float | None, bounds: Sequence[float] | None = None, digits: int = 2) -> str:
+def format_with_interval(value: float | None, bounds: Sequence[float] | None = None, digits: int = 2) -> str:
     """`.913 (.89–.93)`, or `-.021 (-.035 to -.008)` where there are negative numbers; nothing for None."""
     if value is None:
         return ""
@@ -37,9 +37,9 @@ def value_with_interval(value: float | None, bounds: Sequence[float] | None = No
     return f"{format_short(value, 3)} ({between.join(format_short(bound, digits) for bound in bounds)})"
 
 
-def p_value(p: float) -> str:
+def format_p_value(p_value: float) -> str:
     """`.034`, or `<.001`."""
-    return "<.001" if p < 0.001 else format_short(p, 3)
+    return "<.001" if p_value < 0.001 else format_short(p_value, 3)
 
 
 def describe_resampling(intervals: Any) -> str:

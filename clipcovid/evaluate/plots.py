@@ -15,15 +15,15 @@ from matplotlib.ticker import MaxNLocator
 
 from clipcovid.config import RESEARCH_ONLY
 from clipcovid.evaluate.fonts import save_figure, warn_missing_letters
-from clipcovid.evaluate.metrics import Predictions, confusion, encode, predicted_index
+from clipcovid.evaluate.metrics import Predictions, confusion_matrix, encode_labels, predicted_indices
 from clipcovid.io.files import atomic_write
 
-LONGEST_NAME = 40
+MAX_NAME_LENGTH = 40
 NOT_SCORES = ("logit_scale", "_threshold", "median_rank")  # of a training's line, and on no scale of theirs
 SLANTED_LABELS: dict[str, Any] = {"rotation": 45, "ha": "right", "va": "top", "rotation_mode": "anchor"}
 
 
-def figures(
+def classification_figures(
     labels: Sequence[str], predictions: Predictions, classes: Sequence[str], *, split: str
 ) -> dict[str, Figure]:
     """`confusion`, `classes`, and `roc` for probabilities (n, k) where the labels have two classes or more.
@@ -31,7 +31,7 @@ def figures(
     Errors as in `metrics.classification_metrics`.
     """
     drawn = {
-        "confusion": confusion_figure(confusion(labels, predictions, classes), classes, split=split),
+        "confusion": confusion_figure(confusion_matrix(labels, predictions, classes), classes, split=split),
         "classes": histogram_figure(labels, predictions, classes, split=split),
     }
     if isinstance(predictions, np.ndarray) and predictions.ndim == 2 and len(set(labels)) > 1:
@@ -41,7 +41,7 @@ def figures(
 
 def confusion_figure(counts: np.ndarray, classes: Sequence[str], *, split: str) -> Figure:
     """The confusion matrix `counts` (k, k), a row the true class: counts written, shaded by the share of the row."""
-    k, names = len(classes), axis_names(classes)
+    k, names = len(classes), axis_labels(classes)
     upright = k <= 4 and max(map(len, names)) <= 12
     room = 0.09 * max(map(text_width, "\n".join(names).split("\n")))  # inches that a name takes
     width, height = 3.6 + 0.55 * k + room, 3.0 + 0.45 * k + (0 if upright else 0.75 * room)
@@ -63,14 +63,14 @@ def roc_figure(labels: Sequence[str], probabilities: np.ndarray, classes: Sequen
     """One class against the rest: a curve and its AUROC for each class that some labels have and some have not."""
     from sklearn.metrics import auc, roc_curve  # a second's import that a training's first step does not wait for
 
-    truth = encode(labels, classes)
-    predicted_index(probabilities, classes, len(truth))  # checks shape and finiteness
+    truth = encode_labels(labels, classes)
+    predicted_indices(probabilities, classes, len(truth))  # checks shape and finiteness
     figure, axes = new_figure(
         f"ROC, one class against the rest, {sample_title(len(truth), split)}", 8.5, max(5.2, 0.31 * len(classes))
     )
     colours = matplotlib.colormaps["tab10" if len(classes) <= 10 else "tab20"]
     lines, names = [], []
-    for i, name in enumerate(axis_names(classes)):
+    for i, name in enumerate(axis_labels(classes)):
         positive = truth == i
         if positive.all() or not positive.any():
             continue
@@ -88,13 +88,13 @@ def roc_figure(labels: Sequence[str], probabilities: np.ndarray, classes: Sequen
 
 def histogram_figure(labels: Sequence[str], predictions: Predictions, classes: Sequence[str], *, split: str) -> Figure:
     """How many rows have each class, by the labels and by the predictions."""
-    truth, k = encode(labels, classes), len(classes)
-    predicted = predicted_index(predictions, classes, len(truth))
+    truth, k = encode_labels(labels, classes), len(classes)
+    predicted = predicted_indices(predictions, classes, len(truth))
     figure, axes = new_figure(f"True and predicted classes, {sample_title(len(truth), split)}", 8.5, 1.8 + 0.5 * k)
     for offset, index, name in ((-0.2, truth, "true"), (0.2, predicted, "predicted")):
         bars = axes.barh(np.arange(k) + offset, np.bincount(index, minlength=k), 0.38, label=name)
         axes.bar_label(bars, fontsize=8, padding=3)
-    axes.set_yticks(range(k), axis_names(classes), fontsize=9)
+    axes.set_yticks(range(k), axis_labels(classes), fontsize=9)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(xlabel="images")
@@ -125,7 +125,7 @@ def learning_curves_figure(history: Sequence[dict[str, float]]) -> Figure:
     return figure
 
 
-def overlays(
+def overlays_figure(
     images: np.ndarray,
     truths: Sequence[np.ndarray | None],
     predicted: Sequence[np.ndarray],
@@ -145,7 +145,7 @@ def overlays(
         for outline, colour in ((true, "lime"), (mask, "red")):
             if outline is not None and outline.any() and not outline.all():
                 axes.contour(outline > 0, levels=[0.5], colors=[colour], linewidths=1)
-        lines = [part for line in caption.split("\n") for part in _wrap(line, LONGEST_NAME)]
+        lines = [part for line in caption.split("\n") for part in _wrap(line, MAX_NAME_LENGTH)]
         axes.set_title(_escape_mathtext("\n".join(lines)), fontsize=8)
     return figure
 
@@ -179,13 +179,13 @@ def mask_outline_figure(image: np.ndarray, masks: dict[str, np.ndarray], *, titl
     return figure
 
 
-def score_distribution_figure(scores: np.ndarray, marks: dict[str, float], *, what: str) -> Figure:
+def score_distribution_figure(scores: np.ndarray, marked_scores: dict[str, float], *, score_name: str) -> Figure:
     """How the scores (n,) of many candidates are distributed, and where some that have names stand among them."""
     figure, axes = new_figure(f"{len(scores):,} candidates", 7, 4.5)
     axes.hist(scores[~np.isnan(scores)], bins=40, color="C0", alpha=0.6)
-    for number, (name, value) in enumerate(marks.items(), 1):
+    for number, (name, value) in enumerate(marked_scores.items(), 1):
         axes.axvline(value, color=f"C{number}", linewidth=2, label=f"{name}: {value:.3f}")
-    axes.set_xlabel(what)
+    axes.set_xlabel(score_name)
     axes.set_ylabel("candidates")
     axes.legend(fontsize=8)
     return figure
@@ -266,7 +266,7 @@ def few_shot_figure(scores: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def save(figures: dict[str, Figure], folder: str | Path) -> list[Path]:
+def save_figures(figures: dict[str, Figure], folder: str | Path) -> list[Path]:
     """Write each figure as `folder/<name>.png` at 120 dpi; the folder is made. Gives the paths."""
     paths = [Path(folder) / f"{name}.png" for name in figures]
     missing = ""
@@ -316,7 +316,7 @@ def _escape_mathtext(text: str) -> str:
     return text.replace("$", r"\$")  # matplotlib reads what stands between two dollars as mathematics
 
 
-def axis_names(classes: Sequence[str]) -> list[str]:
-    """Names fit for an axis: at most `LONGEST_NAME` characters, in lines of about half that."""
-    short = [name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…" for name in classes]
-    return [_escape_mathtext("\n".join(_wrap(name, LONGEST_NAME // 2 + 4))) for name in short]
+def axis_labels(classes: Sequence[str]) -> list[str]:
+    """Names fit for an axis: at most `MAX_NAME_LENGTH` characters, in lines of about half that."""
+    short = [name if len(name) <= MAX_NAME_LENGTH else name[: MAX_NAME_LENGTH - 1] + "…" for name in classes]
+    return [_escape_mathtext("\n".join(_wrap(name, MAX_NAME_LENGTH // 2 + 4))) for name in short]

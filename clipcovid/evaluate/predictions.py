@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.kinds.registry import kind_of
+from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.io.files import read_parquet, write_parquet
 
 TRAINED_ON = "trained_on"
@@ -30,7 +30,7 @@ def write_predictions(
 
     `task`: the name of its kind (`kinds.registry`), whose columns it must have; what the kind refuses is a `UserError`.
     """
-    kind_of(task).check(table, classes, path)
+    get_kind(task).check_table(table, classes, path)
     metadata = {"method": method, "task": task, "identity": identity, "manifest_hash": manifest_hash}
     metadata |= {"split_hash": split_hash, "split": split, "classes": list(classes)}
     write_parquet(Path(path), table, metadata)

@@ -8,19 +8,21 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.evaluate import metrics
 
-PROBABILITY = "prob_"
-SIMILARITY = "sim_"
+PROBABILITY_PREFIX = "prob_"
+SIMILARITY_PREFIX = "sim_"
 
 
 def probability_table(image_ids: pd.Series, outputs: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
     """image_id and prob_<class>, float64 rows that sum to 1, from a model's probabilities (n, k) of any precision."""
     values = outputs.astype(np.float64)
-    table = pd.DataFrame(values / values.sum(axis=1, keepdims=True), columns=[PROBABILITY + name for name in classes])
+    table = pd.DataFrame(
+        values / values.sum(axis=1, keepdims=True), columns=[PROBABILITY_PREFIX + name for name in classes]
+    )
     table.insert(0, "image_id", image_ids.to_numpy())
     return table
 
 
-def class_probabilities(table: pd.DataFrame, classes: Sequence[str], prefix: str = PROBABILITY) -> np.ndarray:
+def class_probabilities(table: pd.DataFrame, classes: Sequence[str], prefix: str = PROBABILITY_PREFIX) -> np.ndarray:
     """The columns prob_<class>, (n, k) float64 in the order of `classes`; a column too few or too many: `UserError`."""
     names = [name.removeprefix(prefix) for name in map(str, table.columns) if name.startswith(prefix)]
     if set(names) != set(classes):
@@ -33,14 +35,14 @@ def class_probabilities(table: pd.DataFrame, classes: Sequence[str], prefix: str
 
 def get_predictions(table: pd.DataFrame, classes: Sequence[str]) -> metrics.Predictions:
     """Probabilities (n, k) from prob_<class>; else n names: the best by sim_<class> or ranking, or those in predicted."""
-    if has_columns(table, PROBABILITY):
+    if has_columns(table, PROBABILITY_PREFIX):
         return class_probabilities(table, classes)
     ranked = rankings(table, classes)
     if ranked is not None:
         return [next(iter(ranking), "") for ranking in ranked]
     if "predicted" not in table:
         raise UserError(
-            f"The table predicts nothing: it has no {PROBABILITY}<class> columns, but {', '.join(map(str, table))}."
+            f"The table predicts nothing: it has no {PROBABILITY_PREFIX}<class> columns, but {', '.join(map(str, table))}."
         )
     return table["predicted"].tolist()
 
@@ -52,8 +54,8 @@ def has_columns(table: pd.DataFrame, prefix: str) -> bool:
 
 def rankings(table: pd.DataFrame, classes: Sequence[str]) -> list[Sequence[str]] | None:
     """The classes of each row, the best first, from sim_<class> (equal ones in the order of `classes`) or ranking."""
-    if has_columns(table, SIMILARITY):
-        similarities = class_probabilities(table, classes, SIMILARITY)
-        metrics.predicted_index(similarities, classes, len(table))  # checks finiteness
+    if has_columns(table, SIMILARITY_PREFIX):
+        similarities = class_probabilities(table, classes, SIMILARITY_PREFIX)
+        metrics.predicted_indices(similarities, classes, len(table))  # checks finiteness
         return [[classes[i] for i in row] for row in np.argsort(-similarities, axis=1, kind="stable")]
     return table["ranking"].tolist() if "ranking" in table else None

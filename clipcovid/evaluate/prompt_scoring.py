@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 
-from clipcovid.evaluate.metrics import confusion_rates, mean_defined
+from clipcovid.evaluate.metrics import confusion_rates, nan_mean
 
-Objective = Literal["macro_f1", "macro_auroc"]
+PromptObjective = Literal["macro_f1", "macro_auroc"]
 
 
 def score_candidates(
@@ -15,7 +15,7 @@ def score_candidates(
     texts: np.ndarray,
     labels: np.ndarray,
     classes: Sequence[str],
-    objective: Objective,
+    objective: PromptObjective,
     scale: float,
 ) -> np.ndarray:
     """The objective of each of b zero-shot classifiers, (b,) float64.
@@ -38,7 +38,7 @@ def score_candidates(
             aurocs[:, number] = [
                 _auroc(candidate[number][positive], candidate[number][~positive]) for candidate in shares
             ]
-    return np.asarray(mean_defined(aurocs))
+    return np.asarray(nan_mean(aurocs))
 
 
 def _auroc(positives: np.ndarray, negatives: np.ndarray) -> float:

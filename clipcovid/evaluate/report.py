@@ -9,12 +9,12 @@ import pandas as pd
 from clipcovid.config import TrainConfig
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.evaluate.kinds.registry import kind_of, scores_from_json
+from clipcovid.evaluate.kinds.registry import get_kind, scores_from_json
 from clipcovid.evaluate.predictions import TRAINED_ON, write_predictions
 from clipcovid.evaluate.scores import Scores
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import METHODS
-from clipcovid.runs import DONE, Run
+from clipcovid.runs import SUCCESS_MARKER, Run
 
 
 def stored_scores(run: Run) -> dict[str, Scores]:
@@ -45,14 +45,16 @@ def score_split(
     `trained_on`: ids of images that the model learned from. They are predicted and marked, but not scored; where there are
     no others, nothing is scored, and None is returned.
     """
-    (run.folder / DONE).unlink(missing_ok=True)
+    (run.folder / SUCCESS_MARKER).unlink(missing_ok=True)
     split_name = name or split
-    kind = kind_of("classification" if config is None else METHODS[config.task].kind)
+    kind = get_kind("classification" if config is None else METHODS[config.task].kind)
     required = ("label",) if config is None else config.required_columns
     eligible, left_out = manifest.rows_with(split, required)
     if set(table["image_id"]) != set(eligible["image_id"]):
         raise AssertionError(f"predictions for {len(table)} images, not for the {len(eligible)} that are eligible")
-    table = write_split(run, manifest, table, kind=kind.name, split=split_name, variant=variant, trained_on=trained_on)
+    table = write_split_predictions(
+        run, manifest, table, kind=kind.name, split=split_name, variant=variant, trained_on=trained_on
+    )
     notes = [f"{count} {reason}." for reason, count in left_out.items()]
     if TRAINED_ON in table:
         unseen = ~table.pop(TRAINED_ON).to_numpy(bool)
@@ -72,7 +74,7 @@ def score_split(
     return scores
 
 
-def write_split(
+def write_split_predictions(
     run: Run,
     manifest: Manifest,
     table: pd.DataFrame,
@@ -125,5 +127,5 @@ def _write_figures(
         assert config is not None, "a classification's figures need no images"
         return PackedImages(config.data, manifest)
 
-    figures = kind_of(scores.kind).figures(table, scores, manifest.classes, open_images, split=split)
-    plots.save({f"{split}_{name}": figure for name, figure in figures.items()}, run.folder / "figures")
+    figures = get_kind(scores.kind).figures(table, scores, manifest.classes, open_images, split=split)
+    plots.save_figures({f"{split}_{name}": figure for name, figure in figures.items()}, run.folder / "figures")

@@ -13,13 +13,13 @@ COUNTS = ("tp", "fp", "fn", "tn")
 NO_NEGATIVES_NOTE = "Every image here has an infection: what would be found in lungs without one is unknown."
 
 
-def count(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
+def count_pixels(predicted: np.ndarray, truth: np.ndarray) -> dict[str, int]:
     """Pixels of two masks, bool (h, w): tp, fp, fn, tn."""
     tp, positive, true = (int(np.count_nonzero(mask)) for mask in (predicted & truth, predicted, truth))
     return {"tp": tp, "fp": positive - tp, "fn": true - tp, "tn": truth.size - positive - true + tp}
 
 
-def distances(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+def surface_distances(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """`hd95` and `assd` in pixels of two masks, bool (h, w); NaN where either is empty.
 
     The 95th percentile of the symmetric Hausdorff distance and the average symmetric surface distance, by contours that are
@@ -36,7 +36,7 @@ def distances(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return {"hd95": float(surface_distance.compute_robust_hausdorff(surfaces, 95)), "assd": float(assd)}
 
 
-def per_image(table: pd.DataFrame) -> pd.DataFrame:
+def per_image_metrics(table: pd.DataFrame) -> pd.DataFrame:
     """`iou`, `dice`, `sensitivity`, `precision` of each row from its counts, NaN where the rule above leaves it undefined."""
     tp, fp, fn = (table[name].to_numpy(np.float64) for name in ("tp", "fp", "fn"))
     truth = tp + fn > 0

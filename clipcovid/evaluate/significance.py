@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 
 
-def mcnemar(first: int, second: int) -> float:
+def mcnemar(only_first_right: int, only_second_right: int) -> float:
     """Exact two-sided p-value of McNemar's test from the rows that only one, and only the other, has right.
 
     McNemar, Psychometrika 12 (1947), with the binomial distribution of the discordant rows in place of chi-squared.
     """
     from scipy.stats import binomtest  # half a second to import, which a training does not need
 
-    return float(binomtest(first, first + second, 0.5).pvalue) if first + second else 1.0
+    return (
+        float(binomtest(only_first_right, only_first_right + only_second_right, 0.5).pvalue)
+        if only_first_right + only_second_right
+        else 1.0
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

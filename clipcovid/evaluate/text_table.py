@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 Row = Sequence[str]
-BOXES = {"head": box.SIMPLE_HEAD, "plain": box.SIMPLE, "full": box.HEAVY_HEAD}
+BORDERS = {"head": box.SIMPLE_HEAD, "plain": box.SIMPLE, "full": box.HEAVY_HEAD}
 NARROW = 100  # characters of a terminal below which intervals stand beneath their values
 
 
@@ -17,15 +17,15 @@ NARROW = 100  # characters of a terminal below which intervals stand beneath the
 class TextTable:
     """A table whose first column names the rows, and whose other columns are numbers."""
 
-    heads: Row
+    headers: Row
     sections: Sequence[Sequence[Row]]
     """Rows, in groups that a gap parts."""
     title: str = ""
     caption: str = ""
-    box: Literal["head", "plain", "full"] = "head"
-    fold: bool = False
+    border: Literal["head", "plain", "full"] = "head"
+    wrap_cells: bool = False
     """Whether names that are too long break anywhere, and are not cut."""
-    unbroken: Literal["none", "names", "numbers"] = "none"
+    no_wrap: Literal["none", "names", "numbers"] = "none"
     """Which columns never break."""
     bold: int | None = None
     """The column of the values that matter most."""
@@ -33,23 +33,23 @@ class TextTable:
 
     def rich(self, width: int) -> Table:
         """The table for a terminal `width` characters wide."""
-        compact = self.box != "full"
+        compact = self.border != "full"
         table = Table(
             title=escape(self.title) or None,
             caption=escape(self.caption) or None,
             title_justify="left" if self.title_left else "center",
-            box=BOXES[self.box],
+            box=BORDERS[self.border],
             padding=0 if compact else (0, 1),
             pad_edge=not compact,
         )
         table.add_column(
-            escape(self.heads[0]), overflow="fold" if self.fold else "ellipsis", no_wrap=self.unbroken == "names"
+            escape(self.headers[0]), overflow="fold" if self.wrap_cells else "ellipsis", no_wrap=self.no_wrap == "names"
         )
-        for head in self.heads[1:]:
-            table.add_column(escape(head), justify="right", no_wrap=self.unbroken == "numbers")
+        for head in self.headers[1:]:
+            table.add_column(escape(head), justify="right", no_wrap=self.no_wrap == "numbers")
         for rows in self.sections:
             for name, *cells in rows:
-                if self.unbroken == "numbers" and width < NARROW:
+                if self.no_wrap == "numbers" and width < NARROW:
                     cells = _wrap_cells(cells)
                 texts = [escape(name), *map(escape, cells)]
                 if self.bold is not None:
@@ -61,8 +61,8 @@ class TextTable:
     def markdown(self) -> list[str]:
         """The table's lines in Markdown, the title as a heading."""
         rows = [
-            self.heads,
-            ["---", *["---:"] * (len(self.heads) - 1)],
+            self.headers,
+            ["---", *["---:"] * (len(self.headers) - 1)],
             *(row for rows in self.sections for row in rows),
         ]
         lines = [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]

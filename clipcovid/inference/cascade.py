@@ -10,11 +10,11 @@ import tyro
 
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.images import fit_image, fit_mask
-from clipcovid.data.masked import Keep, mask_image
+from clipcovid.data.masked import MaskMode, mask_image
 from clipcovid.methods.checkpoints import read_checkpoint
 from clipcovid.methods.registry import METHODS
 
-BATCH = 32
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class CascadeConfig:
     """Segmentation runs: one for both regions, or one for the lungs and maybe one for infections."""
     classify: Path
     """The run of an image classifier, best trained on a set of clipcovid apply-masks with the same --keep."""
-    keep: Keep = "lungs"
+    keep: MaskMode = "lungs"
     """What the classifier sees: lungs, infection, lungs-black, or crop, the box around the lungs."""
     out: Path = Path("outputs")
     """Where run folders are: the overlays, a PNG an image, go into one of their own."""
@@ -119,8 +119,8 @@ def _load(run: Path, kind: str) -> tuple[Any, Any]:
 
 
 def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(names), BATCH):
-        yield names[start : start + BATCH]
+    for start in range(0, len(names), BATCH_SIZE):
+        yield names[start : start + BATCH_SIZE]
 
 
 def _image_batch(images: Sequence[np.ndarray], size: ImagesConfig, module: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Image embeddings: a Ray Data pool of actors, each of which reads, decodes and uses_clip whole shards on its own.
+"""Image embeddings: a Ray Data pool of actors, each of which reads, decodes and encodes whole shards on its own.
 
 `<data>/embeddings/<encoder-hash>/`, or where `--embeddings` says: `NNNNN.parquet` with `image_id, embedding` (float16,
 L2-normalised), each written whole or not at all, `_encoder.json` (what makes them, written first) and `_SUCCESS` (written
@@ -22,24 +22,32 @@ import pyarrow.parquet as pq
 
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError, resolve_defaults
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.data.images import BadImage, decode, fit_image, read_bytes
+from clipcovid.data.images import BadImage, decode_pixels, fit_image, read_bytes
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
 from clipcovid.data.training_images import seen_in_training
 from clipcovid.identity import digest, encoder_identity
-from clipcovid.io.files import METADATA_KEY, atomic_write, lock_folder, unlock_folder, writable, write_json, write_text
-from clipcovid.models.published import check_clip
-from clipcovid.models.recognition import clip_defaults
+from clipcovid.io.files import (
+    METADATA_KEY,
+    atomic_write,
+    is_writable,
+    lock_folder,
+    unlock_folder,
+    write_json,
+    write_text,
+)
+from clipcovid.models.availability import check_clip_available
+from clipcovid.models.weight_detection import default_clip_model
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.map import prefetch
 from clipcovid.ray_backend.resources import ResourcePlan, plan_resources, resolve_precision
 from clipcovid.ray_backend.shards import sharded_map, split_rows
 
 ENCODER_FILE = "_encoder.json"  # readers of Parquet folders pass over names with an underscore
-DONE = "_SUCCESS"
-BATCH = 32  # images that are worth a worker
-PER_NODE = 8  # encoders on a node without GPUs: one-threaded ones are fastest together, but each holds a model
+SUCCESS_MARKER = "_SUCCESS"
+MIN_IMAGES_PER_WORKER = 32  # images that are worth a worker
+ENCODERS_PER_NODE = 8  # encoders on a node without GPUs: one-threaded ones are fastest together, but each holds a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +70,11 @@ class EmbedConfig(EmbeddingsConfig):
     @property
     def derived_defaults(self) -> dict[str, Any]:
         """The model is what a folder of weights says it is."""
-        return clip_defaults(self.clip)
+        return default_clip_model(self.clip)
 
     @classmethod
-    def of(cls, config: Any, **changes: Any) -> "EmbedConfig":
-        """What a config with these fields needs embedded, but for `changes`."""
+    def from_config(cls, config: Any, **changes: Any) -> "EmbedConfig":
+        """The `EmbedConfig` for the data and encoder of another config, with `changes` applied."""
         return cls(**({field.name: getattr(config, field.name) for field in fields(cls)} | changes))
 
 
@@ -89,13 +97,17 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print, *, manifest: 
     identity = embeddings_identity(config, manifest)
     folder, cache = embeddings_folder(config, digest(identity), log)
     encoder_path = folder / ENCODER_FILE
-    if (folder / DONE).exists():
+    if (folder / SUCCESS_MARKER).exists():
         return Embeddings(folder=folder, encoder=json.loads(encoder_path.read_bytes()), created=False, cache=cache)
-    check_clip(config.clip)
+    check_clip_available(config.clip)
     rows = len(manifest.table)
     connect(config.compute)
     resources = plan_resources(
-        config.compute, cluster_nodes(), gpu=True, per_node=PER_NODE, items=math.ceil(rows / BATCH)
+        config.compute,
+        cluster_nodes(),
+        gpu=True,
+        max_per_node=ENCODERS_PER_NODE,
+        items=math.ceil(rows / MIN_IMAGES_PER_WORKER),
     )
     lock_folder(folder)
     if encoder_path.exists():  # begun before, maybe on other machines: go on in its precision and with its shards
@@ -124,12 +136,12 @@ def embed(config: EmbedConfig, log: Callable[[str], None] = print, *, manifest: 
         resume_message="{images_done} of {images} images are embedded",
         log=log,
     )
-    write_text(folder / DONE, "")
+    write_text(folder / SUCCESS_MARKER, "")
     unlock_folder(folder)
     return Embeddings(folder=folder, encoder=encoder, created=True)
 
 
-def training_image_mask(clip: ClipConfig, manifest: Manifest) -> tuple[pd.Series, str]:
+def is_training_image(clip: ClipConfig, manifest: Manifest) -> tuple[pd.Series, str]:
     """Which images of a data set an encoder of ours learned from, and what had to be assumed: see `seen_in_training`."""
     path = Path(clip.pretrained)
     if clip.pretrained == "none" or not path.exists():
@@ -144,13 +156,13 @@ def embeddings_folder(config: EmbedConfig, name: str, log: Callable[[str], None]
     """
     folder = (config.embeddings or config.data / "embeddings") / name
     other = config.out / "embeddings" / name
-    if writable(folder):
+    if is_writable(folder):
         return folder, None
-    if (folder / DONE).exists():
+    if (folder / SUCCESS_MARKER).exists():
         return folder, other
     if config.embeddings:
         raise UserError(f"--embeddings {config.embeddings} can't be written: give a folder that can be.")
-    if not ((other / DONE).exists() or writable(other)):
+    if not ((other / SUCCESS_MARKER).exists() or is_writable(other)):
         raise UserError(
             f"Neither {config.data} nor {config.out} can be written: give --embeddings a folder that can be."
         )
@@ -159,7 +171,7 @@ def embeddings_folder(config: EmbedConfig, name: str, log: Callable[[str], None]
 
 
 class Embedder:
-    """An actor: one encoder, and the reading of what it uses_clip."""
+    """An actor that holds one encoder and reads the images that it encodes."""
 
     def __init__(self, *, config: EmbedConfig, manifest: Manifest, precision: str, resources: ResourcePlan) -> None:
         import torch
@@ -205,6 +217,6 @@ class Embedder:
 
     def _decode_one(self, path: str) -> np.ndarray:
         try:
-            return fit_image(decode(read_bytes(path), max_pixels=self.images.max_pixels), self.images)
+            return fit_image(decode_pixels(read_bytes(path), max_pixels=self.images.max_pixels), self.images)
         except BadImage as error:
             raise UserError(f"{path} can't be read any more ({error}): prepare the data set again.") from None

@@ -17,13 +17,13 @@ from clipcovid.config import ComputeConfig, UserError
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.identity import digest, generation_identity
-from clipcovid.io.files import atomic_write, lock_folder, remove_job_files, unlock_folder, writable
-from clipcovid.models.published import check_hub_model
+from clipcovid.io.files import atomic_write, is_writable, lock_folder, remove_job_files, unlock_folder
+from clipcovid.models.availability import check_hub_model_available
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.resources import ResourcePlan, plan_resources
 from clipcovid.ray_backend.shards import read_shards, sharded_map, split_rows
 
-SHARD = 64  # images that are captioned, and kept, at once
+ROWS_PER_SHARD = 64  # images that are captioned, and kept, at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +75,20 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
     path = folder / f"{config.split}-{digest(generation_identity(config, manifest), 8)}.parquet"
     if path.is_file():
         table = pd.read_parquet(path)
-        return GenerateResult(path=path, table=table, leaks=leaks(table, manifest), created=False)
-    if not writable(folder):
+        return GenerateResult(path=path, table=table, leaks=class_name_leaks(table, manifest), created=False)
+    if not is_writable(folder):
         raise UserError(f"{folder} can't be written: say with --folder where the captions go.")
-    check_hub_model(config.model, "--model")
+    check_hub_model_available(config.model, "--model")
     connect(config.compute)
     resources = plan_resources(
-        config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD)
+        config.compute, cluster_nodes(), gpu=True, max_per_node=1, items=math.ceil(len(rows) / ROWS_PER_SHARD)
     )
     state = path.with_suffix("").resolve()
     lock_folder(state)
     log(f"{config.model} on {resources.device}: {resources}.")
     settings = {"config": config, "data": config.data.resolve(), "manifest": manifest, "resources": resources}
-    items = split_rows(manifest.positions(rows["image_id"]), SHARD)
-    table = read_shards(
-        sharded_map(state, items, CaptioningActor, resources, label="CaptioningActor", settings=settings)
-    )
+    items = split_rows(manifest.positions(rows["image_id"]), ROWS_PER_SHARD)
+    table = read_shards(sharded_map(state, items, CaptioningActor, resources, label="Captioning", settings=settings))
     table["caption"] = table["generated"]
     if config.label == "append":
         labelled = rows["label"] != ""
@@ -99,10 +97,10 @@ def generate(config: GenerateConfig, log: Callable[[str], None] = print) -> Gene
         table.to_parquet(partial)
     unlock_folder(state)
     remove_job_files(path.parent, rf"{state.name}/\d{{5}}\.parquet")
-    return GenerateResult(path=path, table=table, leaks=leaks(table, manifest), created=True)
+    return GenerateResult(path=path, table=table, leaks=class_name_leaks(table, manifest), created=True)
 
 
-def leaks(table: pd.DataFrame, manifest: Manifest) -> dict[str, int]:
+def class_name_leaks(table: pd.DataFrame, manifest: Manifest) -> dict[str, int]:
     """Class → in how many of its images' generated captions its name stands, whatever its case."""
     labels = table["image_id"].map(manifest.table.set_index("image_id")["label"])
     return {
@@ -124,7 +122,7 @@ class CaptioningActor:
         import torch
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
-        from clipcovid.models.state_dicts import check_finite, reason
+        from clipcovid.models.state_dicts import check_finite, error_reason
 
         torch.set_num_threads(resources.threads)
         loader: Any = BlipForConditionalGeneration
@@ -133,10 +131,10 @@ class CaptioningActor:
             model, loading_info = loader.from_pretrained(config.model, dtype=torch.float32, output_loading_info=True)
         except Exception as error:  # the hub, JSON and torch each raise their own kinds
             raise UserError(
-                f"--model {config.model} can't be had ({reason(error)}): give a local folder of a BLIP."
+                f"--model {config.model} can't be had ({error_reason(error)}): give a local folder of a BLIP."
             ) from error
         if lacking := sorted(loading_info["missing_keys"]):
-            raise UserError(f"--model {config.model} holds not all weights of a BLIP: {lacking[0]} is missing.")
+            raise UserError(f"--model {config.model} lacks weights of a BLIP, {lacking[0]} first.")
         check_finite(model.state_dict(), f"--model {config.model}")
         self.model, self.config, self.resources = model.eval().to(resources.device), config, resources
         self.packed = PackedImages(data, manifest)

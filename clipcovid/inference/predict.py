@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from clipcovid.config import ComputeConfig, EmbeddingsConfig, TrainConfig, UserError, quoted
+from clipcovid.config import ComputeConfig, EmbeddingsConfig, TrainConfig, UserError, quote_names
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import seen_in_training
-from clipcovid.evaluate.kinds.registry import kind_of
-from clipcovid.evaluate.report import score_split, stored_scores, write_split
+from clipcovid.evaluate.kinds.registry import get_kind
+from clipcovid.evaluate.report import score_split, stored_scores, write_split_predictions
 from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import prediction_identity, weights_hash
 from clipcovid.inference.embed import EmbedConfig, embed
@@ -25,12 +25,12 @@ from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.resources import ResourcePlan, plan_resources, resolve_precision
 from clipcovid.ray_backend.shards import read_shards, sharded_map, split_rows
-from clipcovid.runs import Run, finish_run, finished_run, start_run
+from clipcovid.runs import Run, find_finished_run, finish_run, start_run
 
 if TYPE_CHECKING:
     from clipcovid.training.loop import DeviceContext
 
-SHARD = 256  # images that are predicted, and kept, at once
+ROWS_PER_SHARD = 256  # images that are predicted, and kept, at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,9 +82,9 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     identity = prediction_identity(checkpoint, task, metadata, manifest, config.split)
     trained = checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint
     stem = f"predict-{trained.resolve().name}-{config.data.resolve().name}"
-    finished = finished_run(config, method=task.title, identity=identity, stem=stem, job="predict")
+    finished = find_finished_run(config, method=task.title, identity=identity, stem=stem, job="predict")
     run = finished or start_run(config, method=task.title, identity=identity, stem=stem, job="predict")
-    rows, kind = manifest.rows(config.split), kind_of(METHODS[task.task].kind)
+    rows, kind = manifest.rows(config.split), get_kind(METHODS[task.task].kind)
     if labelled := bool((rows[list(task.required_columns)] != "").all(axis=1).any()):
         rows, _ = manifest.rows_with(config.split, task.required_columns)
         kind.check_images(rows)
@@ -106,7 +106,7 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
         predicted_task = dataclasses.replace(task, data=config.data)
         scores = score_split(run, manifest, table, predicted_task, split=split, trained_on=trained_on)
     else:
-        write_split(run, manifest, table, kind=kind.name, split=split, trained_on=trained_on)
+        write_split_predictions(run, manifest, table, kind=kind.name, split=split, trained_on=trained_on)
     finish_run(run)
     remove_job_files(run.folder, r"state/\d{5}\.(parquet|npy)")
     return dataclasses.replace(predicted, scores=scores, created=True)
@@ -133,14 +133,15 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
         pair = next((pair for pair in pairs if pair[1] in ("", *classes)), None)
         if pair is None:
             raise UserError(
-                f"--map {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {quoted(manifest.classes)}, the model "
-                f"{quoted(classes)}."
+                f"--map {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {quote_names(manifest.classes)}, the model "
+                f"{quote_names(classes)}."
             )
         mapped[pair[0]] = pair[1]
     named = {name: name for name in classes} | mapped | {"": ""}
     if unknown := [name for name in manifest.classes if name not in named]:
         raise UserError(
-            f"The model knows {quoted(classes)}, but not {quoted(unknown)} of {manifest.dataset}: say what each of them is "
+            f"The model knows {quote_names(classes)}, but not {quote_names(unknown)} of {manifest.dataset}: say what each "
+            "of them is "
             f"with --map {' '.join(shlex.quote(f'{name}=…') for name in unknown)} (nothing after the = leaves it out)."
         )
     return manifest.with_columns(classes, label=manifest.table["label"].map(named))
@@ -157,16 +158,16 @@ def _predict_images(
     """The predictions table of these rows by a method that reads images, from shards in the run's `state/`."""
     connect(config.compute)
     resources = plan_resources(
-        config.compute, cluster_nodes(), gpu=True, per_node=1, items=math.ceil(len(rows) / SHARD)
+        config.compute, cluster_nodes(), gpu=True, max_per_node=1, items=math.ceil(len(rows) / ROWS_PER_SHARD)
     )
-    pooled = kind_of(METHODS[task.task].kind).needs_whole_split  # so what is kept is the model's own output
-    log(f"PredictionActor {len(rows):,} images: {resources}.")
+    pooled = get_kind(METHODS[task.task].kind).needs_whole_split  # so what is kept is the model's own output
+    log(f"Predicting {len(rows):,} images: {resources}.")
     shards = sharded_map(
         run.folder / "state",
-        split_rows(manifest.positions(rows["image_id"]), SHARD),
+        split_rows(manifest.positions(rows["image_id"]), ROWS_PER_SHARD),
         PredictionActor,
         resources,
-        label="PredictionActor",
+        label="Predicting",
         settings={
             "run": config.run.resolve(),
             "data": config.data.resolve(),
@@ -181,7 +182,7 @@ def _predict_images(
 
     outputs = np.concatenate([np.load(shard) for shard in shards])
     trained, _, state = load_checkpoint(config.run)
-    return trained.table(Examples(rows=rows, read=lambda indices: {}), outputs, state)
+    return trained.predictions_table(Examples(rows=rows, read=lambda indices: {}), outputs, state)
 
 
 def _predict_embeddings(
@@ -203,7 +204,7 @@ def _predict_embeddings(
             "back the encoder as it was, or train the run anew."
         )
     changes = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
-    embeddings = embed(EmbedConfig.of(task, **changes), log, manifest=source)
+    embeddings = embed(EmbedConfig.from_config(task, **changes), log, manifest=source)
     values = embeddings.load(rows["image_id"]).astype(np.float32)
     from clipcovid.methods.task import Examples, load_checkpoint
     from clipcovid.models.clip_model import default_device
@@ -213,7 +214,7 @@ def _predict_embeddings(
     context = _device_context(default_device(), task.config.optim.precision)
     examples = Examples(rows=rows, read=lambda indices: {"embedding": values[indices]})
     predictor = task.test_predictor(module.to(context.device), state)
-    return task.table(examples, predict(predictor, examples, context), state)
+    return task.predictions_table(examples, predict(predictor, examples, context), state)
 
 
 def _device_context(device: str, precision: str, **settings: int) -> "DeviceContext":
@@ -254,5 +255,5 @@ class PredictionActor:
                 with partial.open("wb") as file:
                     np.save(file, outputs)
             else:
-                self.task.table(examples, outputs, self.state).to_parquet(partial)
+                self.task.predictions_table(examples, outputs, self.state).to_parquet(partial)
         return {"images": len(rows)}

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError
-from clipcovid.data.captions import TEMPLATE, captions_of
+from clipcovid.data.captions import TEMPLATE, make_captions
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.images import BadImage, fit_image, open_image, pixel_hash
 from clipcovid.data.manifest import Manifest, read_manifest
@@ -27,12 +27,12 @@ from clipcovid.io.files import atomic_write, write_json
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import Clip, default_device
 
-RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find
+MIN_RECALL = 0.95  # of the ten nearest, that an index which looks at a part of the vectors must find
 TIE_TOLERANCE = 1e-3  # what float16 may change of a similarity
 CALIBRATION_QUERIES = 200  # vectors that it is tried with
-DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-NEIGHBOURS = 32  # of each node of a graph
-Kind = Literal["exact", "ivf", "hnsw"]
+SEARCH_DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+GRAPH_NEIGHBOURS = 32  # of each node of a graph
+IndexKind = Literal["exact", "ivf", "hnsw"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class SearchConfig(EmbeddingsConfig):
     """The captions to find. dataset: its own. template: its fields in the caption template. both, or a table's."""
     caption_template: str = TEMPLATE
     """Each {field} stands for a column of the manifest."""
-    index: Kind = "exact"
+    index: IndexKind = "exact"
     """exact: every vector. ivf, hnsw: a part of them, for millions of rows; they miss more by words than by images."""
     input: Literal["packed", "raw"] = "packed"
     """packed: embeddings of the prepared pixels. raw: of the original files at the encoder's own size."""
@@ -92,22 +92,22 @@ def _faiss() -> Any:
     return faiss  # its stubs know half of it
 
 
-class Index:
+class VectorIndex:
     """Unit vectors (n, d) by position, searched by their inner product with a query."""
 
-    def __init__(self, index: Any, kind: Kind, depth: int = 0) -> None:
+    def __init__(self, index: Any, kind: IndexKind, depth: int = 0) -> None:
         """`index`: faiss's. `depth`: how much of it a search looks at, for ivf and hnsw."""
         self.index, self.kind, self.depth = index, kind, depth
 
-    def search(self, queries: np.ndarray, top: int, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, queries: np.ndarray, top: int, allowed: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The best (m, top) positions, -1 where there are no more, and their similarities, of queries (m, d).
 
-        `among`: the only positions (k,) to look at, which an index of a part of the vectors may find few of.
+        `allowed`: the only positions (k,) to look at, which an index of a part of the vectors may find few of.
         """
         faiss = _faiss()
         selection: dict[str, Any] = {}
-        if among is not None:
-            selection["sel"] = faiss.IDSelectorBatch(np.ascontiguousarray(among, np.int64))
+        if allowed is not None:
+            selection["sel"] = faiss.IDSelectorBatch(np.ascontiguousarray(allowed, np.int64))
         depth = self.depth * math.ceil(top / 10)  # `depth` is for ten
         if self.kind == "ivf":
             parameters: Any = faiss.SearchParametersIVF(nprobe=depth, **selection)
@@ -119,10 +119,10 @@ class Index:
         return positions, similarities
 
 
-def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int, kind: Kind) -> Index:
+def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int, kind: IndexKind) -> VectorIndex:
     """An index of `count` vectors that come in blocks (k, dim) of any float type, held one at a time.
 
-    An index that looks at a part of them is tried with some of them, jittered, and looks deep enough to find `RECALL` of
+    An index that looks at a part of them is tried with some of them, jittered, and looks deep enough to find `MIN_RECALL` of
     the ten nearest; where no depth does, it is a `UserError`.
     """
     faiss = _faiss()
@@ -131,14 +131,14 @@ def build_index(blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int
         index = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
         index.train(_sample(blocks(), count, 40 * lists))
     elif kind == "hnsw":
-        index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.IndexHNSWSQ(dim, faiss.ScalarQuantizer.QT_fp16, GRAPH_NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
         index.train(np.zeros((1, dim), np.float32))
     else:
         index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
         index.train(np.zeros((1, dim), np.float32))
     for block in blocks():
         index.add(np.ascontiguousarray(block, np.float32))
-    built = Index(index, kind)
+    built = VectorIndex(index, kind)
     if kind != "exact":
         built.depth = _calibrate_probes(built, blocks, dim, count)
     return built
@@ -153,7 +153,7 @@ def _sample(blocks: Iterator[np.ndarray], count: int, size: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _calibrate_probes(index: Index, blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int) -> int:
+def _calibrate_probes(index: VectorIndex, blocks: Callable[[], Iterator[np.ndarray]], dim: int, count: int) -> int:
     queries = _sample(blocks(), count, CALIBRATION_QUERIES)[:CALIBRATION_QUERIES]
     noise = np.random.default_rng(0).normal(size=queries.shape).astype(np.float32)
     queries = queries + 0.1 * noise / math.sqrt(dim)
@@ -163,16 +163,18 @@ def _calibrate_probes(index: Index, blocks: Callable[[], Iterator[np.ndarray]], 
         similarities = np.hstack([best, queries @ block.astype(np.float32).T])
         best = -np.partition(-similarities, min(top, similarities.shape[1]) - 1, axis=1)[:, :top]
     recall, tenth = 0.0, best.min(axis=1, keepdims=True)
-    for depth in DEPTHS:
+    for depth in SEARCH_DEPTHS:
         index.depth = depth
         _, similarities = index.search(queries, top)
         recall = float((similarities >= tenth - TIE_TOLERANCE).mean())  # of vectors that are the same any is right
-        if recall >= RECALL:
+        if recall >= MIN_RECALL:
             return depth
-    raise UserError(f"--index {index.kind} finds {recall:.0%} of the nearest at most here: use exact.")
+    raise UserError(
+        f"--index {index.kind} finds at most {recall:.0%} of the nearest neighbours in this data: use exact."
+    )
 
 
-def store_blocks(store: Embeddings) -> Callable[[], Iterator[np.ndarray]]:
+def iter_vector_blocks(store: Embeddings) -> Callable[[], Iterator[np.ndarray]]:
     """The vectors of a store, shard by shard, (k, d) float16, in the manifest's order."""
 
     def read() -> Iterator[np.ndarray]:
@@ -183,25 +185,25 @@ def store_blocks(store: Embeddings) -> Callable[[], Iterator[np.ndarray]]:
     return read
 
 
-def open_index(store: Embeddings, manifest: Manifest, kind: Kind) -> Index:
+def open_index(embeddings: Embeddings, manifest: Manifest, kind: IndexKind) -> VectorIndex:
     """The index of a store: exact ones are made at once, the others read, or built and kept beside the embeddings."""
     faiss = _faiss()
-    path, metadata_path = store.derived_path(f"_{kind}.faiss"), store.derived_path(f"_{kind}.json")
+    path, metadata_path = embeddings.derived_path(f"_{kind}.faiss"), embeddings.derived_path(f"_{kind}.json")
     if kind != "exact" and metadata_path.is_file() and path.is_file():
-        return Index(faiss.read_index(str(path)), kind, json.loads(metadata_path.read_bytes())["depth"])
+        return VectorIndex(faiss.read_index(str(path)), kind, json.loads(metadata_path.read_bytes())["depth"])
     start = 0
-    for shard in sorted(store.folder.glob("[0-9]*.parquet")):
+    for shard in sorted(embeddings.folder.glob("[0-9]*.parquet")):
         ids = pq.read_table(shard, columns=["image_id"])["image_id"].to_pylist()
         if ids != manifest.table["image_id"].iloc[start : start + len(ids)].tolist():
-            raise UserError(f"{shard} is not in the manifest's order: delete {store.folder} and embed again.")
+            raise UserError(f"{shard} is not in the manifest's order: delete {embeddings.folder} and embed again.")
         start += len(ids)
-    blocks = store_blocks(store)
+    blocks = iter_vector_blocks(embeddings)
     dim = next(blocks()).shape[1]
     built = build_index(blocks, dim, len(manifest.table), kind)
     if kind != "exact":
         with atomic_write(path) as partial:
             faiss.write_index(built.index, str(partial))
-        write_json(metadata_path, {"depth": built.depth, "recall_at_10": RECALL})
+        write_json(metadata_path, {"depth": built.depth, "recall_at_10": MIN_RECALL})
     return built
 
 
@@ -214,14 +216,14 @@ class SearchResult:
     """rank, score (the cosine), image_id, label, caption: of an image, or of the first image with the caption."""
 
 
-def search_identity_of(config: SearchConfig, manifest: Manifest | None = None) -> dict[str, Any]:
+def make_search_identity(config: SearchConfig, manifest: Manifest | None = None) -> dict[str, Any]:
     """The search's identity; an image to search by that can't be used is a `UserError`.
 
     `manifest`: the data's, where it has been read already.
     """
     manifest = manifest or read_manifest(config.data)
     images = [_read(path, ImagesConfig.max_pixels) for path in config.image]
-    encoder = embeddings_identity(EmbedConfig.of(config, clip=config.encoder), manifest)
+    encoder = embeddings_identity(EmbedConfig.from_config(config, clip=config.encoder), manifest)
     return search_identity(config, encoder, [pixel_hash(image) for image in images])
 
 
@@ -231,9 +233,9 @@ def search(config: SearchConfig, manifest: Manifest | None = None) -> tuple[list
     `manifest`: the data's, where it has been read already.
     """
     manifest = manifest or read_manifest(config.data)
-    captions = captions_of(manifest.table, config.captions, config.caption_template)
+    captions = make_captions(manifest.table, config.captions, config.caption_template)
     among = filter_rows(manifest, config.where)
-    store = embed(EmbedConfig.of(config, clip=config.encoder), manifest=manifest)
+    store = embed(EmbedConfig.from_config(config, clip=config.encoder), manifest=manifest)
     precision = store.encoder["precision"]
     clip = load_clip(config.encoder, seed=config.seed, device=default_device(), precision=precision)
     images_config = ImagesConfig(**manifest.info["images"])
@@ -249,7 +251,7 @@ def search(config: SearchConfig, manifest: Manifest | None = None) -> tuple[list
         if known.empty:
             raise UserError(f"None of these images of {manifest.dataset} has a caption: see --captions and --where.")
         unique = known.drop_duplicates()
-        vectors = text_vectors(store, clip, unique.tolist())
+        vectors = text_embeddings(store, clip, unique.tolist())
         built = build_index(lambda: iter([vectors]), vectors.shape[1], len(vectors), "exact")
         texts, similarities = built.search(queries, config.top)
         positions = np.where(texts >= 0, unique.index.to_numpy()[texts], -1)
@@ -310,7 +312,7 @@ def _read(path: str, max_pixels: int) -> np.ndarray:
         raise UserError(f"--image {path} can't be used: {error}.") from None
 
 
-def text_vectors(store: Embeddings, clip: Clip, texts: list[str]) -> np.ndarray:
+def text_embeddings(store: Embeddings, clip: Clip, texts: list[str]) -> np.ndarray:
     """Features (n, d) float16 of texts, made once and kept beside the images'."""
     path = store.derived_path(f"_texts/{digest(texts)}.parquet")
     if path.is_file():

@@ -14,7 +14,7 @@ from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate.report import score_split
 from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import zeroshot_identity
-from clipcovid.inference.embed import EmbedConfig, embed, training_image_mask
+from clipcovid.inference.embed import EmbedConfig, embed, is_training_image
 from clipcovid.io.files import write_json
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.runs import Run, finish_run, start_run
@@ -55,7 +55,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Zero
     no labelled image, or the prompts lack a class.
     """
     manifest = read_manifest(config.data)
-    learned, assumed = training_image_mask(config.clip, manifest)
+    learned, assumed = is_training_image(config.clip, manifest)
     if assumed:
         log(f"note: {assumed}")
     rows = manifest.rows(config.split)
@@ -65,7 +65,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Zero
             f"The split {config.split!r} of {config.data} has too few labels to score: it needs two classes."
         )
     prompts = build_prompts(config.prompts, manifest.classes)
-    embeddings = embed(EmbedConfig.of(config), log, manifest=manifest)
+    embeddings = embed(EmbedConfig.from_config(config), log, manifest=manifest)
     from clipcovid.models.clip import load_clip  # torch, which the driver does not need before
     from clipcovid.models.clip_model import class_embeddings
 

@@ -58,7 +58,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     return table.replace_schema_metadata(None).to_pandas(split_blocks=True)
 
 
-def index_in(values: Any, distinct: Any) -> np.ndarray:
+def positions_in(values: Any, distinct: Any) -> np.ndarray:
     """Positions (n,) int64 of texts among distinct texts; -1 for a text that is not there."""
     positions = pc.index_in(_texts(values), value_set=_texts(distinct)).fill_null(-1).to_numpy().astype(np.int64)
     pa.default_memory_pool().release_unused()  # the hash table, some 100 bytes a text

@@ -13,9 +13,9 @@ MISSING_WORDS = frozenset(
      "NULL", "NaN", "None", "n/a", "nan", "null")
 )  # fmt: skip
 """The words for a missing value: those that pandas knows."""
-KEY = "image_id"
+KEY_COLUMN = "image_id"
 """The column for the keys of a JSON object, and for an index of text without a name."""
-VALUE = "value"
+VALUE_COLUMN = "value"
 """The column for what stands alone: in a JSON list, or behind a key."""
 
 
@@ -43,9 +43,9 @@ def unique_columns(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def with_keys(table: pd.DataFrame, keys: Sequence[Any], *, numbers: bool = False) -> pd.DataFrame:
-    """The table with its rows' keys as the column `KEY`, unless it has one; `numbers`: those too that count."""
+    """The table with its rows' keys as the column `KEY_COLUMN`, unless it has one; `numbers`: those too that count."""
     text = [str(key) for key in keys]
-    if KEY in table or not text or (not numbers and all(map(str.isdecimal, text))):
+    if KEY_COLUMN in table or not text or (not numbers and all(map(str.isdecimal, text))):
         return table
-    table.insert(0, KEY, pd.Series(text, dtype=object))
+    table.insert(0, KEY_COLUMN, pd.Series(text, dtype=object))
     return table

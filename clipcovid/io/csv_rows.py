@@ -16,11 +16,11 @@ from clipcovid.io.cells import unique_columns
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
-def read_csv(text: str, name: str, notes: list[str], *, tabs: bool) -> pd.DataFrame:
-    """The rows of a file, see `tables.read_table`. `tabs`: whether its ending says that they divide it."""
+def read_csv(text: str, name: str, notes: list[str], *, tab_separated: bool) -> pd.DataFrame:
+    """The rows of a file, see `tables.read_table`. `tab_separated`: whether its ending says that they divide it."""
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    text, delimiter = _delimiter(text, tabs=tabs)
-    if delimiter != ("\t" if tabs else ","):
+    text, delimiter = _delimiter(text, tabs=tab_separated)
+    if delimiter != ("\t" if tab_separated else ","):
         notes.append(f"{name} is divided by {DELIMITERS[delimiter]}.")
     records = list(_tab_records(text, name, notes) if delimiter == "\t" else _csv_records(text, name, delimiter))
     header, rows = _header_and_rows(records, name, notes, delimiter)

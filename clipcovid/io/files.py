@@ -26,7 +26,7 @@ from clipcovid.config import UserError, summarize_error
 
 METADATA_KEY = b"clipcovid"
 DISK_ERRORS = r"No space left|Disk quota|\(os error \d+\)|inline_container|PytorchStreamWriter"
-LOCK = ".clipcovid.lock"  # in a folder, while a process writes to it
+LOCK_FILE = ".clipcovid.lock"  # in a folder, while a process writes to it
 _locks: dict[Path, TextIO] = {}  # that this process holds
 
 
@@ -57,7 +57,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def writable(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Whether files can be written into a folder, or the folder can be made; leaves nothing behind."""
     try:
         with tempfile.TemporaryFile(dir=_existing(folder)):
@@ -87,11 +87,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, indented; NaN, which is no JSON, raises ValueError, and what `plain` does not know TypeError."""
+    """Write JSON, indented; NaN raises ValueError, and a value that `to_json_value` does not know TypeError."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False, default=to_json_value) + "\n")
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; {} where there is no such file, or it holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -137,7 +137,7 @@ def lock_folder(folder: Path) -> None:
 
     A folder that another process holds is a `UserError` that says which. What this process holds already it goes on holding.
     """
-    path = folder.resolve() / LOCK
+    path = folder.resolve() / LOCK_FILE
     while path not in _locks:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def lock_folder(folder: Path) -> None:
 
 def unlock_folder(folder: Path) -> None:
     """Let go of a folder that this process holds."""
-    path = folder.resolve() / LOCK
+    path = folder.resolve() / LOCK_FILE
     if path in _locks:
         path.unlink(missing_ok=True)
         _locks.pop(path).close()

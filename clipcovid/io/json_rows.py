@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from clipcovid.config import UserError, summarize_error
-from clipcovid.io.cells import KEY, VALUE, unique_columns, with_keys
+from clipcovid.io.cells import KEY_COLUMN, VALUE_COLUMN, unique_columns, with_keys
 
 COLUMN_NAMES = frozenset(
     ("boxes", "caption", "class", "diagnosis", "file", "filename", "filepath", "finding", "findings", "groundtruth",
@@ -90,7 +90,7 @@ def json_records(content: Any, name: str) -> pd.DataFrame:
     if any(rows) and not all(rows):
         raise UserError(f"{name}: some entries are objects and others, as entry {rows.index(False) + 1}, are not.")
     if not any(rows):
-        return pd.DataFrame({VALUE: pd.Series(content, dtype=object)})
+        return pd.DataFrame({VALUE_COLUMN: pd.Series(content, dtype=object)})
     return unique_columns(pd.DataFrame(content, dtype=object), name)
 
 
@@ -158,7 +158,7 @@ def _keyed_table(content: dict[str, Any], name: str) -> pd.DataFrame:
     table = json_records(list(content.values()), name)
     if rows and all(rows):
         return with_keys(table, list(content), numbers=not _is_row_count(list(content)))
-    table.insert(0, KEY, pd.Series(list(content), dtype=object))
+    table.insert(0, KEY_COLUMN, pd.Series(list(content), dtype=object))
     return table
 
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.config import UserError, summarize_error
-from clipcovid.io.cells import KEY as KEY
+from clipcovid.io.cells import KEY_COLUMN as KEY_COLUMN
 from clipcovid.io.cells import MISSING_WORDS as MISSING_WORDS
-from clipcovid.io.cells import VALUE as VALUE
+from clipcovid.io.cells import VALUE_COLUMN as VALUE_COLUMN
 from clipcovid.io.cells import cell_text as cell_text
 from clipcovid.io.cells import is_missing as is_missing
 from clipcovid.io.cells import unique_columns, with_keys
@@ -62,7 +62,7 @@ def read_table(data: bytes, name: str, notes: list[str] | None = None) -> pd.Dat
 
     CSV: the delimiter (comma, semicolon, tab or bar) is the one that divides the rows evenly; all cells are text; rows
     without any content are no rows. Where tabs divide, quotes are text. JSON: a list of rows or of values (column
-    `VALUE`), the forms that pandas writes, {key: row or value} (keys in the column `KEY`), or {split: list of rows}
+    `VALUE_COLUMN`), the forms that pandas writes, {key: row or value} (keys in `KEY_COLUMN`), or {split: list of rows}
     (column split). JSON lines: a row or a value a line. Parquet: lists, structs and maps become lists and dicts, a named
     index columns. `.gz`, `.bz2` and `.xz` behind the ending are unpacked. A sentence for each assumption is appended to
     `notes`.
@@ -86,7 +86,7 @@ def read_table(data: bytes, name: str, notes: list[str] | None = None) -> pd.Dat
         return _parquet(data, name)
     text = decode_text(data, name)
     if path.suffix in (".csv", ".tsv"):
-        return read_csv(text, name, notes, tabs=path.suffix == ".tsv")
+        return read_csv(text, name, notes, tab_separated=path.suffix == ".tsv")
     if path.suffix == ".json":
         if is_json_lines(text):
             notes.append(f"{name} holds JSON lines.")

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clipcovid.config import ConfigT, UserError, override, restore
+from clipcovid.config import ConfigT, UserError, config_from_dict, override
 from clipcovid.data.captions import read_captions
-from clipcovid.identity import CAPTIONS
-from clipcovid.io.files import read_object, write_json, write_parquet
+from clipcovid.identity import CAPTION_SOURCES
+from clipcovid.io.files import read_json_object, write_json, write_parquet
 from clipcovid.methods.registry import METHODS
-from clipcovid.models.published import check_file
+from clipcovid.models.availability import check_file
 from clipcovid.prompts import PromptsConfig, build_prompts
 
 PROMPTS, CAPTION_TABLE = "prompts.json", "captions.parquet"
@@ -21,14 +21,18 @@ CHECKPOINT_FILES = (  # what is written into `checkpoint/`, as a regular express
 
 
 def read_checkpoint(run: Path) -> tuple[Any, dict[str, Any], Path]:
-    """A run's config, the rest of its checkpoint's `config.json`, and the checkpoint's folder; what is none: `UserError`."""
+    """A run's config, the rest of the checkpoint's `config.json`, and its folder; without a checkpoint: `UserError`."""
     folder = run / "checkpoint" if (run / "checkpoint").is_dir() else run
     path = folder / "config.json"
-    metadata = read_object(path)
+    metadata = read_json_object(path)
     if metadata.get("task") not in METHODS or not (folder / "model.safetensors").is_file():
         raise UserError(f"{run} holds no checkpoint: give the folder of a finished training run.")
     check_file(folder / "model.safetensors")
-    return with_saved_texts(restore(METHODS[metadata["task"]].config, metadata.pop("config")), folder), metadata, folder
+    return (
+        with_saved_texts(config_from_dict(METHODS[metadata["task"]].config, metadata.pop("config")), folder),
+        metadata,
+        folder,
+    )
 
 
 def save_texts(config: ConfigT, classes: Sequence[str], folder: Path) -> ConfigT:
@@ -40,7 +44,7 @@ def save_texts(config: ConfigT, classes: Sequence[str], folder: Path) -> ConfigT
     prompts, captions = getattr(config, "prompts", None), getattr(config, "captions", "labels")
     if isinstance(prompts, PromptsConfig):
         write_json(folder / PROMPTS, build_prompts(prompts, tuple(classes)))
-    if captions not in CAPTIONS:
+    if captions not in CAPTION_SOURCES:
         write_parquet(folder / CAPTION_TABLE, read_captions(captions), {})
     return with_saved_texts(config, folder)
 

@@ -9,10 +9,10 @@ from clipcovid.methods.configs import ClassifierConfig
 from clipcovid.methods.task import Batch, Predictor, StateT, Task
 from clipcovid.models.cnn import TimmClassifier, build_cnn
 
-ClassifyConfigT = TypeVar("ClassifyConfigT", bound=ClassifierConfig)
+ClassifierConfigT = TypeVar("ClassifierConfigT", bound=ClassifierConfig)
 
 
-class ClassificationTask(Task[ClassifyConfigT, StateT]):
+class ClassificationTask(Task[ClassifierConfigT, StateT]):
     """Cross entropy of the module's logits (n, k) for the batch's labels."""
 
     column = "image"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from clipcovid.config import AugmentConfig, ClipConfig, EmbeddingsConfig, TrainConfig, UserError
 from clipcovid.data.captions import TEMPLATE, with_captions
 from clipcovid.data.manifest import Manifest
-from clipcovid.models.published import check_clip
-from clipcovid.models.recognition import clip_defaults
+from clipcovid.models.availability import check_clip_available
+from clipcovid.models.weight_detection import default_clip_model
 
 NO_AUGMENT = AugmentConfig(rotate=0, shift=0, scale=0, intensity=0, noise=0)
 
@@ -36,11 +36,11 @@ class ClipTrainConfig(TrainConfig):
     @property
     def derived_defaults(self) -> dict[str, Any]:
         """The model is what a folder of weights says it is."""
-        return super().derived_defaults | clip_defaults(self.clip)
+        return super().derived_defaults | default_clip_model(self.clip)
 
     def check_initial_weights(self) -> None:
         """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
-        check_clip(self.clip)
+        check_clip_available(self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +107,6 @@ class ContrastiveConfig(ClipTrainConfig):
             )
 
     @property
-    def smallest_batch(self) -> int:
+    def min_batch_size(self) -> int:
         """Contrastive losses learn from the other images of the batch."""
         return 32

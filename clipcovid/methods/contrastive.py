@@ -14,11 +14,11 @@ from clipcovid.config import ClipConfig
 from clipcovid.data.packed import PackedImages
 from clipcovid.distributed import all_gather
 from clipcovid.methods.configs import ContrastiveConfig
-from clipcovid.methods.task import Batch, Examples, StateT, Task, get_targets
+from clipcovid.methods.task import Batch, Examples, StateT, Task, target_reader
 from clipcovid.models.clip import load_clip, save_clip
 from clipcovid.models.clip_model import Clip, checkpoint_activations, cosine_logits
 
-SAMPLE = 64  # training pairs from which SigLIP's bias is set
+BIAS_SAMPLE_SIZE = 64  # training pairs from which SigLIP's bias is set
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP was trained (Radford et al. 2021)
 
 
@@ -71,7 +71,7 @@ def contrastive_loss(
     scale: torch.Tensor,
     bias: torch.Tensor | None,
     keys: torch.Tensor,
-    kind: str,
+    loss: str,
 ) -> torch.Tensor:
     """The loss of the pairs of all processes together; `images`, `texts` (n, d) of L2 norm 1, `keys` as in `positive_matrix`.
 
@@ -81,12 +81,12 @@ def contrastive_loss(
     images, texts, keys = all_gather(images.float()), all_gather(texts.float()), all_gather(keys)
     with torch.autocast(images.device.type, enabled=False):
         scale = scale.float()
-        if kind == "soft":
+        if loss == "soft":
             return soft_loss(images, texts, scale)
         logits = cosine_logits(scale, images, texts)
-        if kind == "clip":
+        if loss == "clip":
             return clip_loss(logits)
-        if kind == "multi-positive":
+        if loss == "multi-positive":
             return multi_positive_loss(logits, positive_matrix(keys))
         assert bias is not None
         return siglip_loss(logits + bias, positive_matrix(keys))
@@ -122,7 +122,7 @@ class ContrastiveModule(torch.nn.Module):
 ContrastiveConfigT = TypeVar("ContrastiveConfigT", bound=ContrastiveConfig)
 
 
-class Contrastive(Task[ContrastiveConfigT, StateT]):
+class ContrastiveTask(Task[ContrastiveConfigT, StateT]):
     """Two towers trained on pairs. The towers, the part of them that is trained, and the validation are the methods'."""
 
     @abstractmethod
@@ -161,7 +161,7 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
         odds = -float(np.log(max(others, 1e-6)))
         if not len(train):
             return odds
-        batch = train.read(np.linspace(0, len(train) - 1, min(SAMPLE, len(train))).astype(int))
+        batch = train.read(np.linspace(0, len(train) - 1, min(BIAS_SAMPLE_SIZE, len(train))).astype(int))
         images, texts, scale = module.eval()(torch.from_numpy(batch["image"]), torch.from_numpy(batch["tokens"]))
         return odds - float(scale * images.mean(dim=0) @ texts[batch["text_index"]].mean(dim=0))
 
@@ -174,7 +174,7 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
         if self.config.positives == "none":
             return np.full(len(rows), -1)
         if self.config.positives == "label":
-            labels: np.ndarray = get_targets(rows, self.classes, "none")(np.arange(len(rows)))["label"]
+            labels: np.ndarray = target_reader(rows, self.classes, "none")(np.arange(len(rows)))["label"]
             return labels
         return np.unique(rows["caption"].to_numpy(str), return_inverse=True)[1].astype(np.int64)
 
@@ -183,9 +183,9 @@ class Contrastive(Task[ContrastiveConfigT, StateT]):
 
         `tokens` (u, context) are those of the batch's different captions, and `text_index` (n,) says which is each image's.
         """
-        positions, targets = packed.manifest.positions(rows["image_id"]), get_targets(rows, self.classes, "none")
+        positions, targets = packed.manifest.positions(rows["image_id"]), target_reader(rows, self.classes, "none")
         captions, caption_index = np.unique(rows["caption"].to_numpy(str), return_inverse=True)
-        tokens, keys = clip.tokens(list(captions)), self._keys(rows)
+        tokens, keys = clip.tokenize(list(captions)), self._keys(rows)
 
         def read(indices: np.ndarray) -> Batch:
             used, text_index = np.unique(caption_index[indices], return_inverse=True)

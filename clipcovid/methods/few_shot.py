@@ -10,12 +10,12 @@ from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.methods.configs import FewShotConfig
-from clipcovid.methods.task import Batch, Examples, Task, get_targets
+from clipcovid.methods.task import Batch, Examples, Task, target_reader
 
 FewShotConfigT = TypeVar("FewShotConfigT", bound=FewShotConfig)
 
 
-class FewShot(Task[FewShotConfigT, Embeddings]):
+class FewShotTask(Task[FewShotConfigT, Embeddings]):
     """A task whose examples are embeddings, which are its state too."""
 
     def __init__(self, config: FewShotConfigT, classes: Sequence[str], images: ImagesConfig) -> None:
@@ -43,7 +43,7 @@ class FewShot(Task[FewShotConfigT, Embeddings]):
             notes["labelled images are not among the shots"] = len(rows) - len(drawn)
             rows = drawn.sort_index().reset_index(drop=True)
         features = state.load(rows["image_id"]).astype(np.float32)
-        targets = get_targets(rows, self.classes, self.class_weighting if training else "none")
+        targets = target_reader(rows, self.classes, self.class_weighting if training else "none")
         return Examples(
             rows=rows, notes=notes, read=lambda indices: {"embedding": features[indices]} | targets(indices)
         )

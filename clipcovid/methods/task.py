@@ -111,7 +111,7 @@ class Task(ABC, Generic[ConfigT, StateT]):
     ) -> Callable[[np.ndarray], Batch]:
         """A reader of batches of these rows of the manifest, by their positions among them."""
         positions = packed.manifest.positions(rows["image_id"])
-        targets = get_targets(rows, self.classes, self.class_weighting if training else "none")
+        targets = target_reader(rows, self.classes, self.class_weighting if training else "none")
         return lambda indices: {"image": packed.images(positions[indices])} | targets(indices)
 
     @property
@@ -128,11 +128,11 @@ class Task(ABC, Generic[ConfigT, StateT]):
         monitored = {name: scores[name] for name in ("macro_f1", "accuracy", "macro_auroc") if name in scores}
         return monitored | {"loss": float(-np.log(likelihood).mean())}
 
-    def table(self, examples: Examples, outputs: np.ndarray, state: StateT) -> pd.DataFrame:
+    def predictions_table(self, examples: Examples, outputs: np.ndarray, state: StateT) -> pd.DataFrame:
         """The predictions table's columns of predictions (n, k)."""
         return probability_table(examples.rows["image_id"], outputs, self.classes)
 
-    def calibrate(
+    def select_on_validation(
         self, module: torch.nn.Module, train: Examples, state: StateT, validate: ValidateFn
     ) -> tuple[dict[str, Any], StateT]:
         """Last choices on the validation split, once trained, and the state to predict with.
@@ -163,12 +163,12 @@ class Task(ABC, Generic[ConfigT, StateT]):
         return module.eval()
 
 
-def get_targets(rows: pd.DataFrame, classes: Sequence[str], balance: str) -> Callable[[np.ndarray], Batch]:
+def target_reader(rows: pd.DataFrame, classes: Sequence[str], class_weighting: str) -> Callable[[np.ndarray], Batch]:
     """A reader of `label`, `weight` and `row`. Weights average to 1: their loss is a plain mean on any number of workers."""
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers.get(label, -1) for label in rows["label"]], np.int64)
     weights = np.ones(len(rows), np.float32)
-    if balance == "balanced":
+    if class_weighting == "balanced":
         counts = np.bincount(labels[labels >= 0], minlength=len(classes))
         weights = (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[labels].astype(np.float32)
     return lambda indices: {
@@ -205,7 +205,7 @@ def save_checkpoint(
 ) -> None:
     """Write the weights, and `config.json` with all that is needed to load and to judge them.
 
-    `choices`: those of `Task.calibrate`. `encoder`: the identity of the encoder whose embeddings the task reads.
+    `choices`: those of `Task.select_on_validation`. `encoder`: the identity of the encoder whose embeddings the task reads.
     """
     task.save(module, state, folder)
     metadata = {"task": task.config.task, "classes": list(task.classes), "images": asdict(task.images)}

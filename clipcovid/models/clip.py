@@ -8,15 +8,15 @@ import torch
 
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.io.files import atomic_write, write_json
-from clipcovid.models.clip_model import DTYPES, Clip, build_untrained_clip, silence_logging, text_tower
+from clipcovid.models.availability import check_clip_available
+from clipcovid.models.clip_model import DTYPES, Clip, build_untrained_clip, silence_logging, text_tower_cfg
 from clipcovid.models.dual_encoder import write_text_tower
-from clipcovid.models.formats import is_openais_clip
-from clipcovid.models.hugging_face import conversion_problem, from_hf, save_hf
-from clipcovid.models.published import check_clip
-from clipcovid.models.state_dicts import State, check_finite, load_fitting, print_note, reason
+from clipcovid.models.formats import is_openai_clip
+from clipcovid.models.hugging_face import conversion_problem, load_hf_clip, save_hf_clip
+from clipcovid.models.state_dicts import State, check_finite, error_reason, load_matching, print_note
 from clipcovid.models.weights import OPENCLIP_CONFIG, checkpoint_folder, is_hf, weights_file
 
-OWN_CONFIGS = Path(__file__).parent / "configs"
+CONFIG_FOLDER = Path(__file__).parent / "configs"
 
 
 def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precision: str = "fp32") -> Clip:
@@ -25,10 +25,10 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
     `precision` is a resolved one (`fp32`, `bf16`, `fp16`). In bf16 and fp16 the weights are stored so, but for LayerNorm's.
     Random weights (`none`) follow from `seed`.
     """
-    check_clip(config)
+    check_clip_available(config)
     import open_clip  # seconds of import, spared to whoever only asks for an identity
 
-    open_clip.add_model_config(OWN_CONFIGS)
+    open_clip.add_model_config(CONFIG_FOLDER)
     path, published = Path(config.pretrained), config.pretrained != "none"
     name, file, quick_gelu = config.model, None, False
     towers: dict[str, Any] = {}
@@ -36,9 +36,9 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
         folder = checkpoint_folder(path).resolve()
         if is_hf(folder):
             return _from_hf(folder, device=device, precision=precision)
-        name, file, published, towers = f"local-dir:{folder}", weights_file(folder), False, text_tower(folder)
+        name, file, published, towers = f"local-dir:{folder}", weights_file(folder), False, text_tower_cfg(folder)
     elif path.is_file():
-        file, published, quick_gelu = path, False, is_openais_clip(path)
+        file, published, quick_gelu = path, False, is_openai_clip(path)
         if quick_gelu and not open_clip.get_model_config(name).get("quick_gelu"):
             print_note(
                 f"{path} is CLIP as OpenAI published it: {name} gets QuickGELU, the activation that it was trained with."
@@ -79,13 +79,13 @@ def _load_file(model: Any, path: Path, name: str) -> None:
         return state if hasattr(model, "positional_embedding") else convert_to_custom_text_state_dict(state)
 
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    state = load_fitting(path, shapes, name, "--clip.pretrained", convert=convert)
+    state = load_matching(path, shapes, name, "--clip.pretrained", convert=convert)
     model.load_state_dict(model.state_dict() | state)
 
 
 def _from_hf(folder: Path, *, device: str, precision: str) -> Clip:
     """The model in a Hugging Face CLIPModel folder."""
-    model_cfg, state, preprocess_cfg = from_hf(folder)
+    model_cfg, state, preprocess_cfg = load_hf_clip(folder)
     try:
         with TemporaryDirectory() as empty:
             write_json(Path(empty) / OPENCLIP_CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg})
@@ -110,7 +110,7 @@ def save_clip(folder: Path, clip: Clip, hf: bool = True) -> None:
     write_open_clip_config(folder, clip)
     write_text_tower(folder, clip)
     if hf and not conversion_problem(_full_model_cfg(clip), cast(Any, clip.model.visual).preprocess_cfg):
-        save_hf(folder / "hf", clip)
+        save_hf_clip(folder / "hf", clip)
 
 
 def write_open_clip_config(folder: Path, clip: Clip) -> None:
@@ -127,8 +127,9 @@ def _full_model_cfg(clip: Clip) -> dict[str, Any]:
 def _load_error(config: ClipConfig, error: Exception) -> str:
     what = f"The weights {config.pretrained!r} for {config.model}" if config.pretrained != "none" else config.model
     if Path(config.pretrained).exists():
-        return f"{what} can't be loaded: {reason(error)}. Do they belong to that --clip.model?"
+        return f"{what} can't be loaded: {error_reason(error)}. Do they belong to that --clip.model?"
     return (
-        f"{what} can't be had ({reason(error)}): give --clip.pretrained a local .safetensors, .pt or checkpoint folder, or "
+        f"{what} can't be had ({error_reason(error)}): give --clip.pretrained a local .safetensors, .pt or checkpoint "
+        "folder, or "
         "none for random weights."
     )

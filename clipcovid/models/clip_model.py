@@ -44,7 +44,7 @@ class Clip:
         """The learned inverse temperature by which cosine similarities are multiplied (CLIP, Radford et al. 2021)."""
         return float(self.model.logit_scale.detach().exp())
 
-    def pixels(self, images: np.ndarray) -> torch.Tensor:
+    def preprocess(self, images: np.ndarray) -> torch.Tensor:
         """Normalised model input (n, 3, size, size) from uint8 images (n, h, w) or (n, h, w, 3) of any size."""
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
             raise UserError(f"Images must be uint8 (n, h, w) or (n, h, w, 3), not {images.dtype} {images.shape}.")
@@ -53,8 +53,8 @@ class Clip:
 
     @torch.no_grad()
     def encode_images(self, images: np.ndarray) -> torch.Tensor:
-        """Features (n, d) of uint8 images as `pixels` takes them, on the model's device."""
-        features = self.model.encode_image(self.pixels(images))
+        """Features (n, d) of uint8 images as `preprocess` takes them, on the model's device."""
+        features = self.model.encode_image(self.preprocess(images))
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
@@ -62,11 +62,11 @@ class Clip:
         """Features (n, d) of texts; what overflows the context is cut off (count it with `count_truncated`)."""
         parts = []
         for start in range(0, len(texts), batch_size):
-            tokens = self.tokens(texts[start : start + batch_size]).to(self.device)
+            tokens = self.tokenize(texts[start : start + batch_size]).to(self.device)
             parts.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1).cpu())
         return torch.cat(parts)
 
-    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
         """Token ids (n, t) int64 of texts: t is the context, or with a Hugging Face text encoder the longest of them."""
         return self.trim_padding(self.tokenizer(list(texts)))
 
@@ -78,7 +78,7 @@ class Clip:
         used = (tokens != encoder.pad_token_id).any(dim=0).nonzero()
         return tokens[:, : int(used.max()) + 1 if len(used) else 1]
 
-    def lengths(self, texts: Sequence[str]) -> list[int]:
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, start and end marks counted, before anything is cut off."""
         inner = getattr(self.tokenizer, "tokenizer", None)
         if inner is None:
@@ -87,7 +87,7 @@ class Clip:
 
     def count_truncated(self, texts: Sequence[str]) -> dict[str, int]:
         """How much of the texts the context cuts off: `texts` and `tokens`."""
-        cut = [length - self.tokenizer.context_length for length in self.lengths(texts)]
+        cut = [length - self.tokenizer.context_length for length in self.token_counts(texts)]
         return {"texts": sum(c > 0 for c in cut), "tokens": sum(c for c in cut if c > 0)}
 
 
@@ -143,14 +143,14 @@ def build_untrained_clip(
             require_pretrained=False,
             pretrained_image=timm_weights,
             pretrained_text=False,
-            **text_tower(folder),
+            **text_tower_cfg(folder),
         )
         tokenizer = open_clip.get_tokenizer(name)
     return Clip(model, tokenizer, dict(open_clip.get_model_config(name)), device=device, dtype=DTYPES[precision])
 
 
-def text_tower(folder: Path) -> dict[str, Any]:
-    """What tells open_clip where a checkpoint's Hugging Face text encoder is described, if it has one."""
+def text_tower_cfg(folder: Path) -> dict[str, Any]:
+    """The open_clip config entry that points to a checkpoint's Hugging Face text encoder; empty if it has none."""
     if not (folder / TEXT_TOWER).is_dir():
         return {}
     text_cfg = json.loads((folder / OPENCLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]

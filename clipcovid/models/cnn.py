@@ -7,17 +7,17 @@ from typing import Any
 import torch
 
 from clipcovid.config import UserError
-from clipcovid.models import published
+from clipcovid.models import availability
 from clipcovid.models.normalization import ImageNormalizer
-from clipcovid.models.state_dicts import State, check_finite, load_fitting, reason
+from clipcovid.models.state_dicts import State, check_finite, error_reason, load_matching
 
 
 class TimmClassifier(torch.nn.Module):
     """A timm model that takes images of 0–255, (n, h, w) or (n, h, w, 3), and gives its head's outputs (n, k)."""
 
-    def __init__(self, body: torch.nn.Module, pixels: ImageNormalizer) -> None:
+    def __init__(self, backbone: torch.nn.Module, normalizer: ImageNormalizer) -> None:
         super().__init__()
-        self.pixels, self.body = pixels, body
+        self.pixels, self.body = normalizer, backbone
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Outputs (n, k), without a softmax."""
@@ -35,7 +35,7 @@ def build_cnn(
     """
     import timm
 
-    published.check_timm(arch, weights)
+    availability.check_timm_available(arch, weights)
     defaults = timm_input_defaults(arch, weights)
     size = image_size or (defaults.input_size[1] if defaults and defaults.fixed_input_size else packed_size)
     settings: dict[str, Any] = {"in_chans": channels}
@@ -51,7 +51,7 @@ def build_cnn(
         raise
     except Exception as error:  # the hub, pickle and torch each raise their own kinds
         raise UserError(
-            f"The weights {weights!r} for {arch} can't be had ({reason(error)}): give --weights a local file of this "
+            f"The weights {weights!r} for {arch} can't be had ({error_reason(error)}): give --weights a local file of this "
             "architecture, or none for random weights."
         ) from error
     check_finite(body.state_dict(), f"--weights {weights}")
@@ -104,7 +104,7 @@ def _classifier_state(arch: str, path: Path, channels: int, rename: Any) -> Stat
         shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items() if not name.startswith(ends)}
         convert = (lambda state, plain=plain: rename(dict(state), plain)) if rename else None
         try:
-            return load_fitting(path, shapes, arch, "--weights", part=True, convert=convert)
+            return load_matching(path, shapes, arch, "--weights", allow_extra=True, convert=convert)
         except UserError as error:
             refused.append(error)
     raise refused[0]

@@ -7,24 +7,24 @@ from typing import Any
 import torch
 
 from clipcovid.config import UserError
+from clipcovid.models.availability import check_hub_model_available
 from clipcovid.models.presets import DECODERS
-from clipcovid.models.published import check_hub_model
-from clipcovid.models.state_dicts import check_finite, reason
+from clipcovid.models.state_dicts import check_finite, error_reason
 
-FOLDER = "decoder"  # of a checkpoint, as Hugging Face writes a config and a tokenizer
-END = "<|endoftext|>"
+DECODER_FOLDER = "decoder"  # of a checkpoint, as Hugging Face writes a config and a tokenizer
+END_TOKEN = "<|endoftext|>"
 
 
 class Decoder(torch.nn.Module):
     """Logits (n, t, vocabulary) of the next word, from embeddings (n, d) and words (n, t)."""
 
-    def __init__(self, body: Any, features: int, prefix: int) -> None:
+    def __init__(self, body: Any, feature_dim: int, prefix_length: int) -> None:
         super().__init__()
         self.body, self.width = body, int(body.config.n_embd)
         self.to_prefix = torch.nn.Sequential(
-            torch.nn.Linear(features, self.width * prefix // 2),
+            torch.nn.Linear(feature_dim, self.width * prefix_length // 2),
             torch.nn.Tanh(),
-            torch.nn.Linear(self.width * prefix // 2, self.width * prefix),
+            torch.nn.Linear(self.width * prefix_length // 2, self.width * prefix_length),
         )
 
     def forward(self, embeddings: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -39,7 +39,7 @@ class Decoder(torch.nn.Module):
         return found
 
     @torch.no_grad()
-    def write(self, embeddings: torch.Tensor, *, beams: int, length: int) -> torch.Tensor:
+    def generate(self, embeddings: torch.Tensor, *, beams: int, length: int) -> torch.Tensor:
         """Ids (n, at most length) of captions: greedy with 1 beam, else by beam search the likeliest a word."""
         first = self._first(embeddings)
         ones = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
@@ -50,8 +50,8 @@ class Decoder(torch.nn.Module):
 
     def save(self, folder: Path, tokenizer: Any) -> None:
         """Write what `build_untrained_decoder` reads."""
-        self.body.config.save_pretrained(folder / FOLDER)
-        tokenizer.save_pretrained(folder / FOLDER)
+        self.body.config.save_pretrained(folder / DECODER_FOLDER)
+        tokenizer.save_pretrained(folder / DECODER_FOLDER)
 
 
 def load_or_train_tokenizer(decoder: str, texts: Sequence[str], vocabulary: int) -> Any:
@@ -69,14 +69,14 @@ def load_or_train_tokenizer(decoder: str, texts: Sequence[str], vocabulary: int)
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
     letters = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=letters, show_progress=False
+        vocab_size=vocabulary, special_tokens=[END_TOKEN], initial_alphabet=letters, show_progress=False
     )
     made.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END, bos_token=END, pad_token=END)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END_TOKEN, bos_token=END_TOKEN, pad_token=END_TOKEN)
 
 
 def build_decoder(
-    decoder: str, tokenizer: Any, *, features: int, prefix: int, context: int, dropout: float, seed: int
+    decoder: str, tokenizer: Any, *, feature_dim: int, prefix: int, context: int, dropout: float, seed: int
 ) -> Decoder:
     """A decoder with a fresh prefix of `prefix` places; random numbers follow from `seed`.
 
@@ -100,23 +100,23 @@ def build_decoder(
         )
         body: Any = GPT2LMHeadModel(config)
     else:
-        check_hub_model(decoder, "--decoder")
+        check_hub_model_available(decoder, "--decoder")
         loader: Any = GPT2LMHeadModel
         try:
             body, about = loader.from_pretrained(decoder, dtype=torch.float32, output_loading_info=True, **rates)
         except Exception as error:  # the hub and torch each raise their own kinds
             raise UserError(
-                f"--decoder {decoder} can't be had ({reason(error)}): give mini, small, or a local folder of a GPT-2."
+                f"--decoder {decoder} can't be had ({error_reason(error)}): give mini, small, or a local folder of a GPT-2."
             ) from error
         if lacking := sorted(about["missing_keys"]):
-            raise UserError(f"--decoder {decoder} holds not all weights of a GPT-2: {lacking[0]} is missing.")
+            raise UserError(f"--decoder {decoder} lacks weights of a GPT-2, {lacking[0]} first.")
         check_finite(body.state_dict(), f"--decoder {decoder}")
         places = body.config.n_positions
         if places < prefix + context + 1:
             raise UserError(
                 f"--decoder {decoder} has {places} places, too few for --prefix {prefix} and --context {context}."
             )
-    return Decoder(_set_end_token(body, tokenizer), features, prefix)
+    return Decoder(_set_end_token(body, tokenizer), feature_dim, prefix)
 
 
 def _set_end_token(body: Any, tokenizer: Any) -> Any:
@@ -135,6 +135,6 @@ def build_untrained_decoder(folder: Path, *, prefix: int) -> tuple[Decoder, Any]
 
     with safe_open(folder / "model.safetensors", "pt") as file:
         features = file.get_slice("to_prefix.0.weight").get_shape()[1]
-    body: Any = GPT2LMHeadModel(GPT2Config.from_pretrained(folder / FOLDER))
-    tokenizer = AutoTokenizer.from_pretrained(folder / FOLDER)
+    body: Any = GPT2LMHeadModel(GPT2Config.from_pretrained(folder / DECODER_FOLDER))
+    tokenizer = AutoTokenizer.from_pretrained(folder / DECODER_FOLDER)
     return Decoder(_set_end_token(body, tokenizer), features, prefix), tokenizer

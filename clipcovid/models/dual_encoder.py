@@ -11,14 +11,14 @@ import torch
 
 from clipcovid.config import UserError
 from clipcovid.io.files import write_json
+from clipcovid.models.availability import check_hub_model_available, check_timm_available
 from clipcovid.models.clip_model import Clip, build_untrained_clip, silence_logging
 from clipcovid.models.cnn import load_backbone, timm_input_defaults
 from clipcovid.models.presets import TEXT_ENCODERS
-from clipcovid.models.published import check_hub_model, check_timm
-from clipcovid.models.state_dicts import check_finite, reason
+from clipcovid.models.state_dicts import check_finite, error_reason
 from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class DualEncoderSpec:
     """The most tokens that a tokenizer trained here knows."""
 
 
-def build_dual(towers: DualEncoderSpec, texts: Sequence[str], seed: int) -> Clip:
+def build_dual_encoder(towers: DualEncoderSpec, texts: Sequence[str], seed: int) -> Clip:
     """The two encoders with fresh projections; random numbers follow from `seed`.
 
     A preset's tokenizer is trained on `texts`. What can't be loaded, whole, is a `UserError`.
@@ -54,9 +54,9 @@ def build_dual(towers: DualEncoderSpec, texts: Sequence[str], seed: int) -> Clip
 
     if towers.text in TEXT_ENCODERS and towers.text_weights != "none":
         raise UserError(f"--text {towers.text} has no published weights: add --text-weights none.")
-    check_timm(towers.arch, towers.weights)
+    check_timm_available(towers.arch, towers.weights)
     if towers.text not in TEXT_ENCODERS:
-        check_hub_model(towers.text, "--text", weights=towers.text_weights != "none")
+        check_hub_model_available(towers.text, "--text", weights=towers.text_weights != "none")
     defaults = timm_input_defaults(towers.arch, towers.weights)
     torch.manual_seed(seed)
     with TemporaryDirectory() as temporary, silence_logging():
@@ -79,7 +79,7 @@ def build_dual(towers: DualEncoderSpec, texts: Sequence[str], seed: int) -> Clip
         except Exception as error:  # the hub, tokenizers, pickle and torch each raise their own kinds
             raise UserError(
                 f"{towers.arch} and {towers.text} with the weights {towers.weights!r} and {towers.text_weights!r} can't be "
-                f"had ({reason(error)}): give local files or folders, or --weights none."
+                f"had ({error_reason(error)}): give local files or folders, or --weights none."
             ) from error
     check_finite(clip.model.state_dict(), f"--weights {towers.weights} and --text {towers.text}")
     assert isinstance(clip.model, open_clip.CustomTextCLIP)
@@ -137,16 +137,16 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     trained.normalizer, trained.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     # The trainer numbers letters within words as a hash map has them, another way in each process: so they come numbered.
     letters = sorted({letter for text in texts for letter in trained.normalizer.normalize_str(text)} - {" "})
-    numbered = [*SPECIAL, *(f"##{letter}" for letter in letters)]
+    numbered = [*SPECIAL_TOKENS, *(f"##{letter}" for letter in letters)]
     trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=numbered, show_progress=False)
     trained.train_from_iterator(texts, trainer)
     tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
     tokenizer.decoder = decoders.WordPiece()
-    first, last = ((token, SPECIAL.index(token)) for token in ("[CLS]", "[SEP]"))
+    first, last = ((token, SPECIAL_TOKENS.index(token)) for token in ("[CLS]", "[SEP]"))
     tokenizer.post_processor = processors.BertProcessing(last, first)
     names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, SPECIAL, strict=True)))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, SPECIAL_TOKENS, strict=True)))
 
 
 def _load_text(encoder: torch.nn.Module, name: str) -> None:
@@ -159,7 +159,7 @@ def _load_text(encoder: torch.nn.Module, name: str) -> None:
     lacking = [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
     if lacking:
         raise UserError(
-            f"--text {name} holds not all weights of its encoder: {len(lacking)} are missing, {sorted(lacking)[0]} for one."
+            f"--text {name} lacks {len(lacking)} of its encoder's weights, for example {sorted(lacking)[0]}."
         )
     encoder.load_state_dict(loaded.state_dict())
 

@@ -88,7 +88,7 @@ def safetensors_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def is_openais_clip(path: Path) -> bool:
+def is_openai_clip(path: Path) -> bool:
     """Whether a file is CLIP as OpenAI published it: a TorchScript archive that also holds the sizes of its inputs."""
     if weights_format(path) != "torchscript":
         return False

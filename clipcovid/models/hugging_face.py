@@ -12,12 +12,12 @@ from clipcovid.config import UserError, summarize_error
 from clipcovid.io.files import atomic_write, write_json, write_text
 from clipcovid.models.clip_model import Clip
 from clipcovid.models.state_dicts import check_finite, largest_state_dict
-from clipcovid.models.weights import HF_CONFIG, HF_IMAGES, hf_weights
+from clipcovid.models.weights import HF_CONFIG, HF_IMAGE_CONFIGS, hf_weights
 
-VOCABULARY = 49408
+VOCABULARY_SIZE = 49408
 START, END = ("<|startoftext|>", 49406), ("<|endoftext|>", 49407)
-EPS = 1e-5  # PyTorch's and so open_clip's default for LayerNorm
-RESAMPLE = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
+LAYER_NORM_EPS = 1e-5  # PyTorch's and so open_clip's default for LayerNorm
+PIL_RESAMPLING = {"bilinear": 2, "bicubic": 3}  # Pillow's numbers
 # What CLIPModel can express of a tower, or what matters in training only; all else must be as open_clip has it by default.
 _TOWER_FIELDS = {"layers", "width", "mlp_ratio", "norm_kwargs"}
 _VISION = _TOWER_FIELDS | {"head_width", "patch_size", "image_size", "patch_dropout"}
@@ -42,7 +42,7 @@ def conversion_problem(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str
     if (
         text.get("hf_tokenizer_name")
         or text.get("tokenizer_kwargs")
-        or text.get("vocab_size", VOCABULARY) != VOCABULARY
+        or text.get("vocab_size", VOCABULARY_SIZE) != VOCABULARY_SIZE
     ):
         return "its tokenizer is not CLIP's"
     if model_cfg.get("custom_text") or model_cfg.get("multimodal_cfg"):
@@ -62,13 +62,13 @@ def conversion_problem(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str
     preprocess = preprocess_cfg or {}
     if (
         preprocess.get("resize_mode", "shortest") == "longest"
-        or preprocess.get("interpolation", "bicubic") not in RESAMPLE
+        or preprocess.get("interpolation", "bicubic") not in PIL_RESAMPLING
     ):
         return "its images are resized in another way"
     return ""
 
 
-def save_hf(folder: Path, clip: Clip) -> None:
+def save_hf_clip(folder: Path, clip: Clip) -> None:
     """Write a folder that transformers' CLIPModel, CLIPImageProcessor and CLIPTokenizer load: float32 safetensors.
 
     The tokenizer gives open_clip's ids, but for what ftfy repairs before open_clip tokenizes (curly quotes, ligatures, HTML
@@ -99,11 +99,11 @@ def save_hf(folder: Path, clip: Clip) -> None:
     with atomic_write(folder / "model.safetensors") as partial:
         save_file(converted, partial, metadata={"format": "pt"})
     write_json(folder / HF_CONFIG, _hf_config(clip.model_cfg))
-    write_json(folder / HF_IMAGES[0], _image_processor(preprocess))
+    write_json(folder / HF_IMAGE_CONFIGS[0], _image_processor(preprocess))
     _write_tokenizer(folder, clip.tokenizer)
 
 
-def from_hf(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
+def load_hf_clip(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], dict[str, Any]]:
     """A local CLIPModel folder as open_clip's model config, its state dict in float32, and how it normalises images.
 
     Without a preprocessor config the means are CLIP's own, as in transformers. A folder that open_clip can't express, that
@@ -184,7 +184,7 @@ def _hf_config(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
             "num_hidden_layers": cfg["layers"],
             "num_attention_heads": heads,
             "hidden_act": "quick_gelu" if model_cfg.get("quick_gelu") else "gelu",
-            "layer_norm_eps": (cfg["norm_kwargs"] or {}).get("eps", EPS),
+            "layer_norm_eps": (cfg["norm_kwargs"] or {}).get("eps", LAYER_NORM_EPS),
             "projection_dim": model_cfg["embed_dim"],
         }
 
@@ -229,7 +229,10 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
         ),
         (image is None or patch is None, "its images or patches are not square"),
         (vision.num_channels != 3, f"its images have {vision.num_channels} channels"),
-        (text.vocab_size != VOCABULARY, f"its vocabulary has {text.vocab_size} tokens, not CLIP's {VOCABULARY}"),
+        (
+            text.vocab_size != VOCABULARY_SIZE,
+            f"its vocabulary has {text.vocab_size} tokens, not CLIP's {VOCABULARY_SIZE}",
+        ),
         # 2 is how the first versions wrote it, which pool at the highest id
         (text.eos_token_id not in (2, END[1]), f"its texts end at {text.eos_token_id}, not at CLIP's {END[1]}"),
     ):
@@ -242,7 +245,7 @@ def _model_cfg(folder: Path) -> dict[str, Any]:
             "width": width,
             "layers": hf.num_hidden_layers,
             "mlp_ratio": inner / width if inner % width == 0 else (inner + 0.5) / width,  # open_clip rounds down
-        } | ({"norm_kwargs": {"eps": hf.layer_norm_eps}} if hf.layer_norm_eps != EPS else {})
+        } | ({"norm_kwargs": {"eps": hf.layer_norm_eps}} if hf.layer_norm_eps != LAYER_NORM_EPS else {})
 
     return {
         "embed_dim": config.projection_dim,
@@ -287,7 +290,7 @@ def _image_processor(preprocess: Mapping[str, Any]) -> dict[str, Any]:
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": side} if cropped else square,
-        "resample": RESAMPLE[preprocess["interpolation"]],
+        "resample": PIL_RESAMPLING[preprocess["interpolation"]],
         "do_center_crop": cropped,
         "crop_size": square,
         "do_rescale": True,
@@ -304,10 +307,10 @@ def _preprocess_cfg(folder: Path) -> dict[str, Any]:
 
     default, processor = dataclasses.asdict(PreprocessCfg()), None
     try:
-        for name in HF_IMAGES:
+        for name in HF_IMAGE_CONFIGS:
             if processor is None and (folder / name).is_file():
                 read = json.loads((folder / name).read_bytes())
-                processor = read if name == HF_IMAGES[0] else read.get("image_processor")
+                processor = read if name == HF_IMAGE_CONFIGS[0] else read.get("image_processor")
         if processor is None:
             return default
         if not processor.get("do_rescale", True) or abs(processor.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
@@ -315,12 +318,12 @@ def _preprocess_cfg(folder: Path) -> dict[str, Any]:
         normalised = processor.get("do_normalize", True)
         size = processor.get("size", {})
         squashed = isinstance(size, dict) and "height" in size
-        resample = processor.get("resample", RESAMPLE["bicubic"])
+        resample = processor.get("resample", PIL_RESAMPLING["bicubic"])
         preprocess = default | {
             "mean": tuple(processor.get("image_mean", default["mean"])) if normalised else (0.0, 0.0, 0.0),
             "std": tuple(processor.get("image_std", default["std"])) if normalised else (1.0, 1.0, 1.0),
             "resize_mode": "squash" if squashed else "shortest",
-            "interpolation": {number: name for name, number in RESAMPLE.items()}[resample],
+            "interpolation": {number: name for name, number in PIL_RESAMPLING.items()}[resample],
         }
         if len(preprocess["mean"]) != 3 or len(preprocess["std"]) != 3:
             raise ValueError("not three channels")

@@ -9,7 +9,7 @@ from clipcovid.config import UserError, summarize_error
 
 
 def add_adapters(model: torch.nn.Module, *, r: int, alpha: float, dropout: float, targets: Sequence[str]) -> Any:
-    """Put adapters into `model`, in place; only they stay trainable. Gives peft's handle, for `merge`.
+    """Put adapters into `model`, in place; only they stay trainable. Gives peft's handle, for `merge_adapters`.
 
     A target that no module is called is a `UserError`.
     """
@@ -30,7 +30,7 @@ def add_adapters(model: torch.nn.Module, *, r: int, alpha: float, dropout: float
         raise UserError(f"--lora.targets {', '.join(targets)}: {summarize_error(error)}") from error
 
 
-def merge(adapted: Any) -> torch.nn.Module:
+def merge_adapters(adapted: Any) -> torch.nn.Module:
     """The model with its adapters' updates added to its weights, and no trace of adapters."""
     merged: torch.nn.Module = adapted.merge_and_unload()
     return merged

@@ -12,7 +12,7 @@ import torch
 
 from clipcovid.config import UserError, summarize_error
 from clipcovid.models.formats import hugging_face_folder, weights_format
-from clipcovid.models.recognition import recognise
+from clipcovid.models.weight_detection import describe_weights
 
 State = dict[str, torch.Tensor]
 Convert = Callable[[State], State]
@@ -71,62 +71,63 @@ class StateDictMatch:
     """Names in the file that the model lacks."""
     extra_layers: list[str] = field(default_factory=list)
     """Those of them that are further members of a numbered row of the model's: layers of a larger model."""
-    outside: list[str] = field(default_factory=list)
+    without_prefix: list[str] = field(default_factory=list)
     """Names in the file that do not have the prefix."""
 
     @property
-    def faults(self) -> int:
+    def mismatch_count(self) -> int:
         """How many of the model's tensors are not there, and how many there are of a larger one."""
         return len(self.missing) + len(self.reshaped) + len(self.extra_layers)
 
 
-def load_weights(module: torch.nn.Module, path: Path, name: str, flag: str, *, part: bool = False) -> None:
-    """Load a file into a module, as `load_fitting` gives it; the shapes are the module's own."""
+def load_weights(module: torch.nn.Module, path: Path, name: str, flag: str, *, allow_extra: bool = False) -> None:
+    """Load a file into a module, as `load_matching` gives it; the shapes are the module's own."""
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    state = load_fitting(path, shapes, name, flag, part=part)
+    state = load_matching(path, shapes, name, flag, allow_extra=allow_extra)
     module.load_state_dict(module.state_dict() | state)
 
 
-def load_fitting(
+def load_matching(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     name: str,
     flag: str,
     *,
-    part: bool = False,
+    allow_extra: bool = False,
     convert: Convert | None = None,
 ) -> State:
     """A file's tensors under the names of `shapes`, each of its shape and finite; what does not fit is a `UserError`.
 
-    `name` is the model's and `flag` what the file was given with, for the sentence. `part`: the file may hold more, a head
-    for one. `convert`: renames the tensors of other programs, tried where they do not fit as they are.
+    `name` is the model's and `flag` what the file was given with, for the sentence. `allow_extra`: the file may have more,
+    such as a head. `convert`: renames the tensors of other programs, tried where they do not fit as they are.
     """
     candidates = list(read_state_dicts(path))
     fits = [match_state_dict(state, shapes, source) for source, state in candidates]
-    if convert is not None and not any(_is_match(match, part) for match in fits):
+    if convert is not None and not any(_is_match(match, allow_extra) for match in fits):
         fits += [match_state_dict(convert(state), shapes, source) for source, state in candidates]
-    best = min(fits, key=lambda match: (match.faults, 0 if part else len(match.unexpected)))
-    if not _is_match(best, part):
+    best = min(fits, key=lambda match: (match.mismatch_count, 0 if allow_extra else len(match.unexpected)))
+    if not _is_match(best, allow_extra):
         raise UserError(
-            _mismatch_message(path, best, shapes, name, flag, max((s for _, s in candidates), key=len), part)
+            _mismatch_message(path, best, shapes, name, flag, max((s for _, s in candidates), key=len), allow_extra)
         )
     check_finite(best.state, f"{flag} {path}")
-    others = [match.source for match in fits if _is_match(match, part) and match is not best]
+    others = [match.source for match in fits if _is_match(match, allow_extra) and match is not best]
     if others:
         print_note(
             f"{path} holds weights of {name} under {_join_words([best.source, *others])}: "
             f"{best.source or 'the first'} is taken."
         )
-    elif best.outside and not part:
+    elif best.without_prefix and not allow_extra:
         under = f" under {best.source}" if best.source else ""
         print_note(
-            f"{path}: {name} is read{under}; {len(best.outside)} other tensors ({best.outside[0]} first) are not."
+            f"{path}: {name} is read{under}; {len(best.without_prefix)} other tensors ({best.without_prefix[0]} first) "
+            "are not."
         )
     return best.state
 
 
 def _is_match(match: StateDictMatch, part: bool) -> bool:
-    return not match.faults and (part or not match.unexpected)
+    return not match.mismatch_count and (part or not match.unexpected)
 
 
 def read_state_dicts(path: Path) -> Iterator[tuple[str, State]]:
@@ -219,7 +220,7 @@ def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source
         reshaped=reshaped,
         unexpected=unexpected,
         extra_layers=[name for name in unexpected if not rows.isdisjoint(_rows(name))],
-        outside=[name for name in state if not name.startswith(prefix)],
+        without_prefix=[name for name in state if not name.startswith(prefix)],
     )
 
 
@@ -252,7 +253,7 @@ def _prefixes(state: State, names: Mapping[str, str], shapes: Mapping[str, tuple
     return max(matches, key=lambda both: (matches[both], any(word in both[0] for word in _AVERAGES), -len(both[0])))
 
 
-def reason(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """What an error of another library says first; torch's and timm's advice to read a file unsafely is not passed on."""
     text = summarize_error(error)
     if isinstance(error, pickle.UnpicklingError) or "weights_only" in text:
@@ -260,13 +261,13 @@ def reason(error: Exception) -> str:
     return text
 
 
-def check_finite(state: Mapping[str, torch.Tensor], what: str) -> None:
+def check_finite(state: Mapping[str, torch.Tensor], noun: str) -> None:
     """Weights with NaN or infinity are a `UserError`: whatever is computed from them would be neither."""
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
             raise UserError(
-                f"{what} holds {bad:,} numbers that are not finite in {name}: training diverged, or the file is damaged; "
+                f"{noun} holds {bad:,} numbers that are not finite in {name}: training diverged, or the file is damaged; "
                 "give other weights."
             )
 
@@ -290,7 +291,7 @@ def _mismatch_message(
         parts.append(f"{len(best.reshaped)} have another shape ({best.reshaped[0]})")
     if others := best.extra_layers if part else best.unexpected:
         parts.append(f"{len(others)} in the file are not the model's ({others[0]} first)")
-    seems = recognise({key: tuple(value.shape) for key, value in state.items()})
+    seems = describe_weights({key: tuple(value.shape) for key, value in state.items()})
     guess = f"; it looks like {seems}" if seems else ""
     way_out = "download it again" if name in seems else f"give weights of {name}, or name the model that they are of"
     return f"{flag} {path} does not fit {name}: {', '.join(parts)}{guess}: {way_out}."

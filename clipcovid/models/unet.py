@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from clipcovid.config import UserError
-from clipcovid.models import published
+from clipcovid.models import availability
 from clipcovid.models.normalization import ImageNormalizer
-from clipcovid.models.state_dicts import check_finite, load_fitting, reason
+from clipcovid.models.state_dicts import check_finite, error_reason, load_matching
 
 STRIDE = 32  # of the encoders' last features: other sides are padded at the right and below, and cut again
 
@@ -22,9 +22,9 @@ class Segmenter(torch.nn.Module):
 
     thresholds: torch.Tensor
 
-    def __init__(self, body: torch.nn.Module, pixels: ImageNormalizer, regions: int) -> None:
+    def __init__(self, network: torch.nn.Module, normalizer: ImageNormalizer, regions: int) -> None:
         super().__init__()
-        self.pixels, self.body = pixels, body
+        self.pixels, self.body = normalizer, network
         self.register_buffer("thresholds", torch.full((regions,), 0.5))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -49,12 +49,13 @@ def build_segmenter(
     from timm.data.constants import IMAGENET_DEFAULT_MEAN as MEAN
     from timm.data.constants import IMAGENET_DEFAULT_STD as STD
 
-    published.check_encoder(encoder, weights)
+    availability.check_smp_encoder_available(encoder, weights)
     timm_model = encoder.startswith("tu-")
     if not timm_model and encoder not in smp.encoders.encoders:
         close = ", ".join(sorted(name for name in smp.encoders.encoders if name[:4] == encoder[:4])[:4])
         raise UserError(
-            f"--encoder {encoder!r} is none of segmentation-models-pytorch's: use {close or 'resnet18, efficientnet-b0'}, …, "
+            f"--encoder {encoder!r} is not an encoder of segmentation-models-pytorch: use "
+            f"{close or 'resnet18, efficientnet-b0'}, …, "
             "or tu- and the name of a timm model."
         )
     own: Any = (timm_model or "imagenet") if weights == "imagenet" else None
@@ -68,7 +69,7 @@ def build_segmenter(
         raise
     except Exception as error:  # the hub, pickle, torch and the decoders each raise their own kinds
         raise UserError(
-            f"{arch} with the encoder {encoder} and the weights {weights!r} can't be had ({reason(error)}): give "
+            f"{arch} with the encoder {encoder} and the weights {weights!r} can't be had ({error_reason(error)}): give "
             "--weights a local file of this encoder or none, or another --encoder."
         ) from error
     check_finite(body.encoder.state_dict(), f"--weights {weights}")
@@ -84,7 +85,7 @@ def _encoder_state(arch: str, encoder: str, path: Path) -> dict[str, torch.Tenso
 
     colour: Any = smp.create_model(arch, encoder, None, in_channels=3, classes=1).encoder
     shapes = {name: tuple(value.shape) for name, value in colour.state_dict().items()}
-    return load_fitting(path, shapes, f"--encoder {encoder}", "--weights", part=True)
+    return load_matching(path, shapes, f"--encoder {encoder}", "--weights", allow_extra=True)
 
 
 def _load_encoder(encoder: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:

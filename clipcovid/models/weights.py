@@ -8,7 +8,10 @@ from clipcovid.config import ClipConfig, UserError
 OPENCLIP_CONFIG = "open_clip_config.json"
 TEXT_TOWER = "text"  # of a checkpoint's folder, where its text encoder is one of Hugging Face
 HF_CONFIG = "config.json"
-HF_IMAGES = ("preprocessor_config.json", "processor_config.json")  # the first as of old, the second of transformers 5
+HF_IMAGE_CONFIGS = (
+    "preprocessor_config.json",
+    "processor_config.json",
+)  # the first as of old, the second of transformers 5
 _OPENCLIP_WEIGHTS = (  # in the order in which open_clip looks for them
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
@@ -75,7 +78,7 @@ def is_hf(folder: Path) -> bool:
 
 def hf_files(folder: Path) -> list[Path]:
     """A Hugging Face folder's configs and weights: the same weights with another activation are another encoder."""
-    return [folder / name for name in (HF_CONFIG, *HF_IMAGES) if (folder / name).is_file()] + hf_weights(folder)
+    return [folder / name for name in (HF_CONFIG, *HF_IMAGE_CONFIGS) if (folder / name).is_file()] + hf_weights(folder)
 
 
 def hf_weights(folder: Path) -> list[Path]:

@@ -34,7 +34,7 @@ def connect(config: ComputeConfig) -> None:
     """
     if config.workers == 0:
         return
-    environment.set_defaults(environment.RAY)
+    environment.set_defaults(environment.RAY_DEFAULTS)
     if _is_connected():
         return
     address = find_cluster(config.address)
@@ -66,7 +66,7 @@ def _join(address: str) -> None:
 
 def _start() -> None:
     """Start a cluster on this machine: on loopback, and with a token where the user did not decide otherwise."""
-    environment.set_defaults(environment.OWN_CLUSTER | {MODE: "token", OWN_CLUSTER_VARIABLE: "1"})
+    environment.set_defaults(environment.OWN_CLUSTER_DEFAULTS | {MODE: "token", OWN_CLUSTER_VARIABLE: "1"})
     if not os.environ.get(TOKEN_PATH):
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
     import ray

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from clipcovid.errors import UserError
 
-NAMES = {  # module:name → what it is for
+PRIVATE_NAMES = {  # module:name → what it is for
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER": "keeps a cluster of this machine on loopback",
     "ray._private.worker:get_dashboard_url": "tells whether Ray Train can clean up behind a dead driver",
     "ray._raylet:Config.initialize": "lets a token be set after Ray was imported",
@@ -37,7 +37,7 @@ REPORT_LOGGER = "ray.train.v2._internal.execution.context"  # logs each worker's
 
 
 def load_private(name: str) -> Any:
-    """The object of an entry of `NAMES`; one that this Ray no longer has is a `UserError` that says what it was for."""
+    """The object of an entry of `PRIVATE_NAMES`; raises `UserError` where this Ray no longer has it."""
     module, _, path = name.partition(":")
     try:
         return functools.reduce(getattr, path.split("."), importlib.import_module(module))
@@ -45,7 +45,7 @@ def load_private(name: str) -> Any:
         import ray
 
         raise UserError(
-            f"Ray {ray.__version__} has no {module}.{path}, which {NAMES[name]}: install the version of Ray that "
+            f"Ray {ray.__version__} has no {module}.{path}, which {PRIVATE_NAMES[name]}: install the version of Ray that "
             "constraints.txt names, or use --compute.workers 0."
         ) from error
 

@@ -40,15 +40,15 @@ def plan_resources(
     *,
     gpu: bool,
     items: int | None = None,
-    per_node: int | None = None,
-    shared: bool = True,
+    max_per_node: int | None = None,
+    oversubscribe: bool = True,
 ) -> ResourcePlan:
     """Fill in what `config` leaves open from the nodes' (CPUs, GPUs), and check that it fits.
 
     `gpu`: whether the work can use one. `items`: pieces of work there are; more workers than that are not started.
-    `per_node`: how many workers without a GPU a node gets at most, default one a core. `shared`: whether more workers than
-    cores share them; those that wait for one another at every step would only be slower. Asking for more than there is,
-    which Ray would wait for without a word, is a `UserError`.
+    `max_per_node`: how many workers without a GPU a node gets at most, default one a core. `oversubscribe`: more workers
+    than cores share them; those that wait for one another at every step would only be slower. Asking for more than there
+    is, which Ray would wait for without a word, is a `UserError`.
     """
     if config.workers == 0:
         return _plan_local(config, gpu)
@@ -56,13 +56,13 @@ def plan_resources(
     per_gpu = config.gpus_per_worker if config.gpus_per_worker is not None else float(gpu and gpus >= 1)
     per_cpu = config.cpus_per_worker
     if per_cpu is None and not config.workers and not per_gpu:
-        per_cpu = float(max(1, max(cpu for cpu, _ in nodes) // per_node)) if per_node else 1.0
+        per_cpu = float(max(1, max(cpu for cpu, _ in nodes) // max_per_node)) if max_per_node else 1.0
     workers = config.workers or max(1, int(gpus / per_gpu) if per_gpu else _max_workers(nodes, per_cpu or 1, 0))
     if not config.workers and items is not None:
         workers = max(1, min(workers, items))
     if per_cpu is None:
         share = cpus / workers
-        per_cpu = float(int(share)) if share >= 1 else int(share * 100) / 100 if shared or per_gpu else 1.0
+        per_cpu = float(int(share)) if share >= 1 else int(share * 100) / 100 if oversubscribe or per_gpu else 1.0
         while per_cpu > 1 and _max_workers(nodes, per_cpu, per_gpu) < workers:  # uneven nodes
             per_cpu -= 1
     room = _max_workers(nodes, per_cpu, per_gpu)

@@ -16,9 +16,9 @@ from clipcovid.terminal import set_terminal_width, terminal_width
 
 Report = Callable[[dict[str, float]], None]
 RESTARTS = 3  # of all workers, after one of them died
-STARTS = 1  # tried again where the cluster has no room for all of them any more; each is waited for a minute
-FAILED = "failed.txt"
-PREFIX = "(RayTrainWorker pid=123456) "  # of a worker's lines on the driver's terminal
+START_RETRIES = 1  # tried again where the cluster has no room for all of them any more; each is waited for a minute
+FAILURE_FILE = "failed.txt"
+LOG_PREFIX = "(RayTrainWorker pid=123456) "  # of a worker's lines on the driver's terminal
 
 
 def train_on_workers(job: Any, train: Callable[..., None], report: Report | None) -> None:
@@ -31,12 +31,12 @@ def train_on_workers(job: Any, train: Callable[..., None], report: Report | None
     from ray.train import ControllerError, TrainingFailedError
 
     folder = job.run.folder.resolve()
-    failed = folder / "state" / FAILED
+    failed = folder / "state" / FAILURE_FILE
     failed.unlink(missing_ok=True)
     local = replace(
         job, run=replace(job.run, folder=folder), config=replace(job.config, data=job.config.data.resolve())
     )
-    settings = {"job": ray.put(local), "train": train, "cwd": Path.cwd(), "columns": terminal_width() - len(PREFIX)}
+    settings = {"job": ray.put(local), "train": train, "cwd": Path.cwd(), "columns": terminal_width() - len(LOG_PREFIX)}
     try:
         _trainer(settings, job.plan, folder / "state" / "ray", report).fit()
     except TrainingFailedError as error:
@@ -95,7 +95,7 @@ def _trainer(settings: dict[str, Any], plan: ResourcePlan, folder: Path, report:
             name=f"try-{time.time_ns()}",
             storage_path=str(folder),
             failure_config=cast(Any, FailureConfig)(
-                max_failures=RESTARTS, max_preemption_failures=RESTARTS, controller_failure_limit=STARTS
+                max_failures=RESTARTS, max_preemption_failures=RESTARTS, controller_failure_limit=START_RETRIES
             ),
             callbacks=cast(Any, [Reporter()]),
             logging_config=LoggingConfig(log_level="CRITICAL"),  # what ends the training is raised
@@ -111,7 +111,7 @@ def _worker(settings: dict[str, Any]) -> None:
     chdir_to_driver_cwd(settings["cwd"])
     set_terminal_width(settings["columns"])
     job = ray.get(settings["job"])
-    failed = job.run.folder / "state" / FAILED
+    failed = job.run.folder / "state" / FAILURE_FILE
     if failed.exists():  # this is another try, and there is no use in it
         return
     try:

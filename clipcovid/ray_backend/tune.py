@@ -20,7 +20,7 @@ from clipcovid.ray_backend.resources import ResourcePlan, plan_resources
 from clipcovid.search_space import Space
 from clipcovid.terminal import Countdown
 
-HEARTBEAT = 30.0  # seconds
+HEARTBEAT_S = 30.0  # seconds
 RETRIES = 1  # of a trial that raises, or whose process dies
 
 
@@ -43,12 +43,12 @@ Work = Callable[..., dict[str, float]]
 
 def run_trials(
     tasks: Sequence[dict[str, Any]],
-    work: Work,
+    run_trial: Work,
     *,
     settings: dict[str, Any],
     compute: ComputeConfig,
 ) -> list[Trial]:
-    """Do `work(task, **settings)` for each task, which has a `path` that the work writes; those that are there are kept.
+    """Run `work(task, **settings)` for each task and write its `path`; tasks whose file exists are not run again.
 
     With `--compute.workers 0` it is done in this process.
     """
@@ -59,10 +59,10 @@ def run_trials(
     if todo and compute.workers == 0:
         countdown = Countdown("trial", len(tasks))
         for done, task in enumerate(todo, before + 1):
-            _run_trial(task, work, settings)
+            _run_trial(task, run_trial, settings)
             print(countdown.line(done, before=before))
     elif todo:
-        _run_tune(todo, work, settings, compute)
+        _run_tune(todo, run_trial, settings, compute)
     return [_read_result(task) for task in tasks]
 
 
@@ -83,14 +83,14 @@ def _read_result(params: dict[str, Any]) -> Trial:
     return Trial(params=params, metrics=json.loads(path.read_text(encoding="utf-8")), state="finished")
 
 
-Objective = Callable[..., dict[str, float]]
+ObjectiveFn = Callable[..., dict[str, float]]
 Report = Callable[[dict[str, float], Path], None]
 """Takes a validation's `score` and `epoch`, and the folder that holds the state of the training then."""
-VALUES = "values.json"
+VALUES_FILE = "values.json"
 BRACKETS = 3  # of asynchronous HyperBand, which stop trials from early on, later, and hardly
 POPULATION_STATES = 4  # kept of each trial of a population
 GENERATIONS = 5  # of a population based training, in which trials that are behind begin anew from others
-GRACE = 1 / 4  # of its epochs, before which no trial is stopped for being worse than others
+GRACE_SHARE = 1 / 4  # of its epochs, before which no trial is stopped for being worse than others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class SearchOptions:
         return self.algorithm == "pbt"
 
 
-def search(objective: Objective, space: Space, options: SearchOptions, settings: dict[str, Any]) -> list[Trial]:
+def search(objective: ObjectiveFn, space: Space, options: SearchOptions, settings: dict[str, Any]) -> list[Trial]:
     """Try configurations of `space` (config key → distribution).
 
     `objective({"values": {key: value}, "name": …, "adopt": …}, report, **settings)` reports as its scores come, and returns
@@ -148,7 +148,7 @@ def search(objective: Objective, space: Space, options: SearchOptions, settings:
 
 
 def _trainable(
-    objective: Objective, settings: dict[str, Any], options: SearchOptions, resources: dict[str, float]
+    objective: ObjectiveFn, settings: dict[str, Any], options: SearchOptions, resources: dict[str, float]
 ) -> Any:
     """A trial as Tune runs it."""
     from ray import tune
@@ -165,7 +165,7 @@ def _trainable(
 
         folder, adopted = options.folder / "tune" / str(tune.get_context().get_trial_id()), tune.get_checkpoint()
         task = _trial_task(folder, config, adopts=bool(adopted))
-        write_json(folder / VALUES, task)  # of a trial that failed early, a restored sweep knows nothing else
+        write_json(folder / VALUES_FILE, task)  # of a trial that failed early, a restored sweep knows nothing else
         adopt = Path(adopted.path) if adopted and task["name"] != folder.name else None
         scores = shared["objective"](task | {"adopt": adopt}, report, **shared["settings"])
         tune.report(scores | {"ended": 1.0})
@@ -176,9 +176,9 @@ def _trainable(
 
 def _trial_task(folder: Path, config: dict[str, Any], *, adopts: bool) -> dict[str, Any]:
     """The values and the name of a trial; with other values than it began with, and another's state, it has a new name."""
-    if not (folder / VALUES).exists():
+    if not (folder / VALUES_FILE).exists():
         return {"values": config, "name": folder.name}
-    task: dict[str, Any] = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    task: dict[str, Any] = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))
     if adopts and task["values"] != config:
         return {"values": config, "name": f"{folder.name}-{int(task['name'].partition('-')[2] or 0) + 1}"}
     return task
@@ -244,7 +244,7 @@ def _scheduler(options: SearchOptions, space: Space) -> Any:
             custom_explore_fn=partial(_perturb, space, np.random.default_rng(options.seed)),
             log_config=False,
         )
-    grace = max(1, round(GRACE * options.epochs))
+    grace = max(1, round(GRACE_SHARE * options.epochs))
     if options.workers or not options.stop_early or options.epochs <= grace:
         return FIFOScheduler()
     bohb = options.algorithm == "bohb"
@@ -265,8 +265,8 @@ def _perturb(space: Space, rng: np.random.Generator, config: dict[str, Any]) -> 
 def _to_trial(result: Any) -> Trial:
     folder = Path(result.path)
     params = {"values": dict(result.config or {}), "name": folder.name}
-    if (folder / VALUES).exists():
-        params = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    if (folder / VALUES_FILE).exists():
+        params = json.loads((folder / VALUES_FILE).read_text(encoding="utf-8"))
     reported = result.metrics or {}
     metrics = {key: float(reported[key]) for key in ("score", "epoch", "time_total_s") if key in reported}
     if result.error is not None:
@@ -292,7 +292,7 @@ def silence_tune() -> None:
 
 
 def _progress_callback(count: int, mode: str) -> Any:
-    """A callback of Tune that says how each trial ended, and at least every `HEARTBEAT` seconds how far all are."""
+    """A callback of Tune that says how each trial ended, and at least every `HEARTBEAT_S` seconds how far all are."""
     from ray.tune import Callback
 
     better = max if mode == "max" else min
@@ -307,7 +307,7 @@ def _progress_callback(count: int, mode: str) -> Any:
                 print(f"Sweep of {count} trials" + f", of which {self.before} are there" * bool(self.before) + ".")
 
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            if time.monotonic() - self.reported > HEARTBEAT:
+            if time.monotonic() - self.reported > HEARTBEAT_S:
                 epochs = [f"{trial.last_result.get('epoch', 0):.0f}" for trial in trials if trial.status == "RUNNING"]
                 running = [f"{len(epochs)} running, after epochs {', '.join(epochs)}"] * bool(epochs)
                 self.tell(trials, *running)
@@ -330,7 +330,7 @@ def _progress_callback(count: int, mode: str) -> Any:
     return Announcer()
 
 
-def importance(trials: Sequence[Trial], space: Space, seed: int) -> dict[str, float]:
+def hyperparameter_importance(trials: Sequence[Trial], space: Space, seed: int) -> dict[str, float]:
     """Key → its share of the variance of the scores, by fANOVA (Hutter, Hoos and Leyton-Brown 2014), greatest first.
 
     Nothing where fewer than 4 trials have finished, or all scores are the same.

@@ -11,7 +11,7 @@ from clipcovid.io.files import atomic_write
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far a training is."""
 
     epoch: int = 0
@@ -57,7 +57,7 @@ class TrainingCheckpoint:
         module: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         average: dict[str, torch.Tensor],
-        progress: Progress,
+        progress: TrainingProgress,
     ) -> None:
         """Write the state, whole or not at all."""
         content = {
@@ -72,14 +72,14 @@ class TrainingCheckpoint:
 
     def restore(
         self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, torch.Tensor]
-    ) -> Progress:
+    ) -> TrainingProgress:
         """Load the state into what is given and say how far it is; a new one where there is none.
 
         A state of another run is a `UserError`.
         """
         path = self.folder / "state.pt"
         if not path.exists():
-            return Progress()
+            return TrainingProgress()
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["identity"] != self.identity:
             raise UserError(f"{path} is the state of another run: choose another --name, or delete {self.folder}.")
@@ -89,13 +89,13 @@ class TrainingCheckpoint:
         optimizer.load_state_dict(content["optimizer"])
         for group, settings in zip(optimizer.param_groups, groups, strict=True):  # an adopted state has another's
             group.update(settings)
-        names = {entry.name for entry in fields(Progress)}  # older versions kept more
-        return Progress(**{name: value for name, value in content["progress"].items() if name in names})
+        names = {entry.name for entry in fields(TrainingProgress)}  # older versions kept more
+        return TrainingProgress(**{name: value for name, value in content["progress"].items() if name in names})
 
     def fork_from(self, folder: Path) -> None:
         """Go on where the training whose `state/` is `folder` was, with another config; what was best counts anew."""
         content = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        progress = Progress(epoch=content["progress"]["epoch"])
+        progress = TrainingProgress(epoch=content["progress"]["epoch"])
         content |= {"identity": self.identity, "progress": asdict(progress)}
         with atomic_write(self.folder / "state.pt") as partial:
             torch.save(content, partial)

@@ -18,9 +18,9 @@ from clipcovid.distributed import all_gather_object, all_reduce_mean, broadcast,
 from clipcovid.errors import TrainingStopped
 from clipcovid.methods.task import Batch, Examples, Output, Predictor, Task
 from clipcovid.randomness import stream_seed
-from clipcovid.terminal import Countdown, clock, fitted_line
+from clipcovid.terminal import Countdown, fitted_line, format_duration
 from clipcovid.training.batches import epoch_batches, iter_batches, split_microbatches
-from clipcovid.training.checkpoint import Progress, TrainingCheckpoint, trainable_state
+from clipcovid.training.checkpoint import TrainingCheckpoint, TrainingProgress, trainable_state
 from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer, set_lr
 from clipcovid.training.threads import ThreadAdapter
 
@@ -54,8 +54,8 @@ def fit(
     checkpoint: TrainingCheckpoint,
     report: Report,
     log: Callable[[str], None] = print,
-) -> Progress:
-    """Train `module` (on the machine's device), going on where `checkpoint` says it was; it ends with the weights to keep.
+) -> TrainingProgress:
+    """Train `module`, on `device_context.device`, from where `checkpoint` left off; it ends with the weights to keep.
 
     At each validation the state is written and `report` gets its metrics, on all processes. A loss or gradient that is not
     finite stops before the weights change, with the batch's images named.
@@ -70,7 +70,7 @@ def fit(
     net = module
     if world_size() > 1:
         net = DistributedDataParallel(module, gradient_as_bucket_view=True, static_graph=optim.accumulate == 1)
-    loop = Loop(task, net, module, train, config, device_context, optimizer, average, say)
+    loop = TrainingLoop(task, net, module, train, config, device_context, optimizer, average, say)
     while progress.epoch < optim.epochs and not progress.stopped:
         metrics = loop.epoch(progress.epoch)
         progress.epoch += 1
@@ -102,7 +102,7 @@ def fit(
     return progress
 
 
-class Loop:
+class TrainingLoop:
     """What stays the same from epoch to epoch."""
 
     def __init__(
@@ -115,7 +115,7 @@ class Loop:
         device_context: DeviceContext,
         optimizer: torch.optim.Optimizer,
         average: ExponentialMovingAverage,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
         self.task, self.net, self.module, self.train = task, net, module, train
         self.config, self.device_context, self.optimizer, self.average, self.say = (
@@ -123,7 +123,7 @@ class Loop:
             device_context,
             optimizer,
             average,
-            say,
+            log,
         )
         self.augment = Augment(config.augment, config.seed)
         self.weights = [weight for weight in module.parameters() if weight.requires_grad]
@@ -168,7 +168,7 @@ class Loop:
         if "image" in batch:
             batch["image"] = self.augment(batch["image"], epoch, batch["row"])
         if "masks" in batch:
-            batch["masks"] = self.augment.masks(batch["masks"], epoch, batch["row"])
+            batch["masks"] = self.augment.transform_masks(batch["masks"], epoch, batch["row"])
         micro = split_microbatches(batch, optim.accumulate)
         totals: dict[str, torch.Tensor] = {}
         for number, part in enumerate(micro):
@@ -206,7 +206,11 @@ class Loop:
         seconds_left = ((epochs - epoch) * steps - step) * size / speed
         self.said = time.time()
         position = [f"epoch {epoch + 1}/{epochs}", f"step {step}/{steps}", f"loss {loss:.4f}"]
-        self.say(fitted_line(position, [f"{speed:.0f} img/s", f"lr {lr:.2e}"], last=[f"{clock(seconds_left)} left"]))
+        self.say(
+            fitted_line(
+                position, [f"{speed:.0f} img/s", f"lr {lr:.2e}"], last=[f"{format_duration(seconds_left)} left"]
+            )
+        )
 
 
 def predict(

@@ -10,8 +10,8 @@ import torch
 from clipcovid.config import OptimConfig, UserError
 from clipcovid.training.checkpoint import trainable_state
 
-BLOCK = re.compile(r"(?:resblocks|blocks|layers?|stages|features)\.?(?:[a-z]*)(\d+)")
-FIRST = re.compile(
+BLOCK_PATTERN = re.compile(r"(?:resblocks|blocks|layers?|stages|features)\.?(?:[a-z]*)(\d+)")
+STEM_PATTERN = re.compile(
     r"(?:^|\.)(?:conv1|bn1|stem|patch_embed|conv_stem|token_embedding|embeddings|class_embedding|cls_token|"
     r"positional_embedding|pos_embed|ln_pre|norm_pre)(?:\.|$)"
 )
@@ -19,9 +19,9 @@ FIRST = re.compile(
 
 def layer_of(name: str) -> int | None:
     """A parameter's layer: 0 for embeddings and stems, 1 and up for blocks, None for what comes after all blocks."""
-    if match := BLOCK.search(name):
+    if match := BLOCK_PATTERN.search(name):
         return int(match[1]) + 1
-    return 0 if FIRST.search(name) else None
+    return 0 if STEM_PATTERN.search(name) else None
 
 
 def build_optimizer(module: torch.nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -58,7 +58,7 @@ def _matches_prefix(name: str, start: str) -> bool:
 
 
 def _tower(name: str) -> str:
-    block = BLOCK.search(name) or FIRST.search(name)
+    block = BLOCK_PATTERN.search(name) or STEM_PATTERN.search(name)
     return name[: block.start()] if block else name.rpartition(".")[0].partition(".")[0]
 
 

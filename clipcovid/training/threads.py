@@ -20,10 +20,10 @@ class ThreadAdapter:
     core so spend most of their time waiting for threads that have no core; with one thread each is half as fast as alone.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = self.count = most
+    def __init__(self, max_threads: int) -> None:
+        self.most = self.count = max_threads
         self.roomy = 0
-        self.times = _cpu_times() if most > 1 else None
+        self.times = _cpu_times() if max_threads > 1 else None
 
     def adapt(self) -> None:
         """Look now and then at how long this thread waited for a core, and at how long cores were idle."""

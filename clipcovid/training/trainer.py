@@ -12,11 +12,11 @@ import pandas as pd
 
 from clipcovid.config import ImagesConfig, TrainConfig, UserError, override, resolve_defaults, resolve_schedule
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.data.folds import split_into_folds
+from clipcovid.data.folds import apply_fold
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import TrainingImages, read_run_identity, read_training_images
 from clipcovid.errors import TrainingStopped
-from clipcovid.evaluate.kinds.registry import kind_of
+from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.report import score_split, stored_scores
 from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import run_identity, weight_paths
@@ -26,13 +26,13 @@ from clipcovid.methods.registry import METHODS
 from clipcovid.ray_backend.cluster import cluster_nodes, connect
 from clipcovid.ray_backend.resources import ResourcePlan, plan_resources, resolve_precision
 from clipcovid.ray_backend.train import train_on_workers
-from clipcovid.runs import Run, finish_run, finished_run, start_run
+from clipcovid.runs import Run, find_finished_run, finish_run, start_run
 
 if TYPE_CHECKING:
     import torch
 
     from clipcovid.methods.task import Examples, Predictor, Task
-    from clipcovid.training.checkpoint import Progress
+    from clipcovid.training.checkpoint import TrainingProgress
     from clipcovid.training.loop import DeviceContext
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
@@ -78,11 +78,11 @@ def training_manifest(config: TrainConfig, manifest: Manifest | None = None) -> 
     """
     manifest = config.resolve_manifest(manifest or read_manifest(config.data))
     if config.fold:
-        manifest = split_into_folds(manifest, config.fold, config.seed, config.required_columns)
+        manifest = apply_fold(manifest, config.fold, config.seed, config.required_columns)
     for split in ("train", *SCORED_SPLITS):
         rows, _ = manifest.rows_with(split, config.train_columns if split == "train" else config.required_columns)
         if split in SCORED_SPLITS:
-            kind_of(METHODS[config.task].kind).check_images(rows)
+            get_kind(METHODS[config.task].kind).check_images(rows)
         if "label" in config.required_columns and split == "train" and rows["label"].nunique() < 2:
             raise UserError(
                 f"The train split of {config.data} has images of {rows['label'].nunique()} class: training needs labelled "
@@ -94,7 +94,7 @@ def training_manifest(config: TrainConfig, manifest: Manifest | None = None) -> 
 def check_initial_overlap(
     config: TrainConfig, manifest: Manifest, log: Callable[[str], None] = print
 ) -> TrainingImages | None:
-    """The images that the weights which a config starts from have learned from, together; None where no list is kept.
+    """The training images of all weights that the config starts from; None if no list was kept with them.
 
     Weights that know images by which this run chooses or is tested (but for those whose pixels it learns from itself) are
     a `UserError`. Lists are kept by our own runs; for those of older versions the split has to tell.
@@ -151,21 +151,21 @@ def train_model(
     *,
     manifest: Manifest | None = None,
     embeddings: Embeddings | None = None,
-    watch: Callable[[Run], OnEpoch] | None = None,
+    on_run: Callable[[Run], OnEpoch] | None = None,
     log: Callable[[str], None] = print,
-    adopt: Path | None = None,
+    fork_from: Path | None = None,
 ) -> TrainResult:
     """Train as the config says, going on where a killed run was; predict and score the val and test splits.
 
-    `watch` makes, for the run, what is told each validation's line as it comes; its failures are warnings. A finished run
-    is not done again. Errors of the user's, the workers' too, are `UserError`s. `adopt`: the `state/` of another training of
-    the same model, which a new run goes on from.
+    `on_run` makes, for the run, what is told each validation's line as it comes; its failures are warnings. A finished run
+    is not done again. Errors of the user's, the workers' too, are `UserError`s. `fork_from`: the `state/` of another
+    training of the same model, which a new run goes on from.
     """
     began, requested = time.time(), config.optim
     manifest = training_manifest(config, manifest)
     config = resolve_defaults(resolve_training_schedule(config, manifest))
     identity = run_identity(config, manifest)
-    if done := finished_run(config, method=config.title, identity=identity, job="train"):
+    if done := find_finished_run(config, method=config.title, identity=identity, job="train"):
         log(f"{done.finished_note} A new run needs another --name or config.")
         return TrainResult(run=done, manifest=manifest, scores=stored_scores(done)["test"], created=False)
     training_images = check_initial_overlap(config, manifest, log)
@@ -180,10 +180,10 @@ def train_model(
             f"note: {config.optim.epochs} epochs of batches of {config.optim.batch_size}, by the number of training images; "
             "--optim.epochs and --optim.batch-size set others."
         )
-    if adopt and not (run.folder / "state" / "state.pt").exists():
+    if fork_from and not (run.folder / "state" / "state.pt").exists():
         from clipcovid.training.checkpoint import TrainingCheckpoint
 
-        TrainingCheckpoint(run.folder / "state", run.identity).fork_from(adopt)
+        TrainingCheckpoint(run.folder / "state", run.identity).fork_from(fork_from)
     job = _Job(
         config=config,
         run=run,
@@ -193,7 +193,7 @@ def train_model(
         training_images=training_images,
         began=began,
     )
-    report = _warn_on_error(watch(run)) if watch else None
+    report = _warn_on_error(on_run(run)) if on_run else None
     if resources.workers:
         train_on_workers(job, _train, report)
     else:
@@ -206,7 +206,7 @@ def _start_cluster(config: TrainConfig) -> ResourcePlan:
     if config.compute.workers != 0:  # whoever waits for a cluster can import meanwhile: one to four seconds less
         threading.Thread(target=importlib.import_module, args=("torch",)).start()
     connect(config.compute)
-    resources = plan_resources(config.compute, cluster_nodes(), gpu=True, per_node=1, shared=False)
+    resources = plan_resources(config.compute, cluster_nodes(), gpu=True, max_per_node=1, oversubscribe=False)
     if resources.workers and config.optim.batch_size % resources.workers:
         raise UserError(
             f"--optim.batch-size {config.optim.batch_size} can't be shared evenly among {resources.workers} workers: make it "
@@ -275,7 +275,7 @@ def _train(job: _Job, *, report: OnEpoch, log: Callable[[str], None]) -> None:
     def validate(predictor: "Predictor") -> dict[str, float]:
         return task.validation_scores(examples["val"], predict(predictor, examples["val"], context, say))
 
-    choices, state = task.calibrate(module, train, state, validate)
+    choices, state = task.select_on_validation(module, train, state, validate)
     _predict(task, module, state, examples, context, folder / "state", say)
     if rank() == 0:
         _save(job, task, module, state, {"train": train.rows, "val": examples["val"].rows}, progress, choices)
@@ -303,7 +303,7 @@ def _predict(
             if log:
                 name = f"{split}-{variant}" if variant else split
                 with atomic_write(folder / f"{name}.parquet") as partial:
-                    task.table(examples[split], outputs, state).to_parquet(partial)
+                    task.predictions_table(examples[split], outputs, state).to_parquet(partial)
 
 
 def _save(
@@ -312,7 +312,7 @@ def _save(
     module: "torch.nn.Module",
     state: Any,
     rows: dict[str, pd.DataFrame],
-    progress: "Progress",
+    progress: "TrainingProgress",
     choices: dict[str, Any],
 ) -> None:
     """Write the checkpoint, the images that it learned from (the manifest's `rows` by split), and the history."""
@@ -343,7 +343,7 @@ def _score(config: TrainConfig, run: Run, manifest: Manifest) -> Scores:
     images = read_training_images(run.folder)
     test = manifest.table[manifest.table["split"] == "test"]
     learned = set(test.loc[images.contains(test), "image_id"]) if images else set()
-    plots.save({"curves": plots.learning_curves_figure(run.history())}, run.folder / "figures")
+    plots.save_figures({"curves": plots.learning_curves_figure(run.history())}, run.folder / "figures")
     for path in sorted((run.folder / "state").glob("*.parquet")):
         split, _, variant = path.stem.partition("-")
         if split in SCORED_SPLITS:

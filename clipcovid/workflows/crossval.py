@@ -16,7 +16,7 @@ from clipcovid.io.files import write_json
 from clipcovid.methods.checkpoints import save_texts
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.terminal import Countdown
-from clipcovid.tracking import live
+from clipcovid.tracking import live_tracker
 from clipcovid.training.trainer import TrainResult, resolve_training_schedule, train_model, training_manifest
 from clipcovid.workflows.report import ChildRun, data_tags, report
 from clipcovid.workflows.train import embeddings_for
@@ -44,7 +44,7 @@ def cross_validate(config: TrainConfig, folds: int) -> Run:
     run = start_run(config, method=config.title, identity=identity, stem=f"{CROSSVAL}-{config.title}", job=CROSSVAL)
     config = save_texts(config, manifest.classes, run.folder)
     embeddings = embeddings_for(config, source)
-    with live(config) as watch:
+    with live_tracker(config) as watch:
         watch(run)
         results, children = _train_folds(config, folds, run, source, embeddings)
     table, trained_on = _pooled_predictions(results)

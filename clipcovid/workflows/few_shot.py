@@ -12,12 +12,12 @@ from clipcovid.methods.checkpoints import save_texts
 from clipcovid.methods.configs import FewShotConfig
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.terminal import Countdown
-from clipcovid.tracking import live
+from clipcovid.tracking import live_tracker
 from clipcovid.training.trainer import train_model, training_manifest
 from clipcovid.workflows.report import ChildRun, data_tags, report
 from clipcovid.workflows.train import embeddings_for
 
-DRAWS = 3  # of the images of each number of shots
+DRAWS_PER_SHOT = 3  # of the images of each number of shots
 
 
 def few_shot(config: FewShotConfig) -> Run:
@@ -33,9 +33,9 @@ def few_shot(config: FewShotConfig) -> Run:
     config = save_texts(config, manifest.classes, run.folder)
     if config.compute.workers is None:
         config = override(config, {"compute.workers": 0})
-    draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS)]
+    draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS_PER_SHOT)]
     scores, children, countdown = dict[str, Scores](), list[ChildRun](), Countdown("training", len(draws))
-    with live(config) as watch:
+    with live_tracker(config) as watch:
         watch(run)
         for done, (shots, draw) in enumerate(draws, 1):
             single = override(config, {"shots": (shots,), "draw": draw, "name": ""})
@@ -46,7 +46,7 @@ def few_shot(config: FewShotConfig) -> Run:
             print(countdown.line(done, f"{shots} shots", f"accuracy {trained.scores.metrics['accuracy']:.3f}"))
     curve = [{"shots": name.partition("-")[0]} | entry.metrics for name, entry in scores.items()]
     write_json(run.folder / "metrics.json", {name: entry.to_json() for name, entry in scores.items()})
-    plots.save({"shots": plots.few_shot_figure(curve)}, run.folder / "figures")
+    plots.save_figures({"shots": plots.few_shot_figure(curve)}, run.folder / "figures")
     finish_run(run)
     print_shots(curve, Console())
     report(run, config, data_tags(manifest), children=children)

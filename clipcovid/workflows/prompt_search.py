@@ -9,13 +9,20 @@ from typing import Literal
 import numpy as np
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.prompt_scoring import Objective, score_candidates
+from clipcovid.evaluate.prompt_scoring import PromptObjective, score_candidates
 from clipcovid.io.mappings import read_mapping
 from clipcovid.prompts import PHRASES, texts_of
 
 OPENINGS = ("", "a ", "an image of a ", "findings of a ")
-KINDS = ("chest X-ray", "chest radiograph", "frontal chest X-ray", "PA chest radiograph", "X-ray of the lungs", "photo")
-LINKS = (" of ", " showing ", " with ", " of a patient with ", " consistent with ", " suggesting ", ": ")
+IMAGE_NOUNS = (
+    "chest X-ray",
+    "chest radiograph",
+    "frontal chest X-ray",
+    "PA chest radiograph",
+    "X-ray of the lungs",
+    "photo",
+)
+CONNECTORS = (" of ", " showing ", " with ", " of a patient with ", " consistent with ", " suggesting ", ": ")
 ENDINGS = ("", ".", ", radiology report")
 SYNONYMS = {
     "COVID-19": (
@@ -34,9 +41,9 @@ SYNONYMS = {
     ),
     "Normal": ("normal lungs", "no findings", "healthy lungs", "clear lungs", "no acute disease"),
 }
-ELITES = 0.2  # the share of a generation that the next one is bred from
+ELITE_SHARE = 0.2  # the share of a generation that the next one is bred from
 MAX_BATCH = 20_000_000  # similarities, which bounds the memory that scoring takes
-Search = Literal["random", "exhaustive", "optuna", "evolve"]
+SearchStrategy = Literal["random", "exhaustive", "optuna", "evolve"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Candidate:
 def read_space(path: Path | None, classes: Sequence[str]) -> PromptSpace:
     """The space of a file, or the default one; a class without phrases, or a template without {}, is a `UserError`."""
     if path is None:
-        parts = (OPENINGS, KINDS, LINKS, ENDINGS)
+        parts = (OPENINGS, IMAGE_NOUNS, CONNECTORS, ENDINGS)
         templates = tuple(f"{o}{k}{link}{{}}{end}" for o, k, link, end in itertools.product(*parts))
         phrases: dict[str, tuple[str, ...]] = {
             name: SYNONYMS.get(name) or PHRASES.get(name, (name,)) for name in classes
@@ -105,7 +112,7 @@ class CandidateScorer:
         text_features: np.ndarray,
         image_features: np.ndarray,
         labels: np.ndarray,
-        objective: Objective,
+        objective: PromptObjective,
         scale: float,
     ) -> None:
         """Keep the embeddings to score on, which have length 1.
@@ -161,7 +168,7 @@ class CandidateSampler:
         """A candidate with a random number of templates and phrases."""
         return Candidate(self.indices(len(self.space.templates)), tuple(self.indices(size) for size in self.sizes))
 
-    def child(self, parent: Candidate, other: Candidate) -> Candidate:
+    def breed(self, parent: Candidate, other: Candidate) -> Candidate:
         """Templates and phrases of either parent, with one part of a template or one class's phrases drawn anew."""
         choices = {parent.templates, other.templates, tuple({*parent.templates, *other.templates})}
         templates = list(sorted(choices)[int(self.rng.integers(len(choices)))])[: self.ensemble]
@@ -178,35 +185,35 @@ class CandidateSampler:
         return Candidate(tuple(sorted(set(templates))), tuple(phrases))
 
 
-Scored = Iterator[tuple[Candidate, float]]
+ScoredCandidates = Iterator[tuple[Candidate, float]]
 """Candidates with their scores."""
 
 
-def random_search(sampler: CandidateSampler, scorer: CandidateScorer, count: int) -> Scored:
+def random_search(sampler: CandidateSampler, scorer: CandidateScorer, count: int) -> ScoredCandidates:
     """`count` random candidates."""
     candidates = [sampler.candidate() for _ in range(count)]
     yield from zip(candidates, scorer(candidates).tolist(), strict=True)
 
 
-def evolve(sampler: CandidateSampler, scorer: CandidateScorer, count: int, generations: int = 10) -> Scored:
+def evolve(sampler: CandidateSampler, scorer: CandidateScorer, count: int, generations: int = 10) -> ScoredCandidates:
     """Generations, each bred from the best of all before."""
     size, scores = max(2, count // generations), dict[Candidate, float]()
     while count:
-        elite = sorted(scores, key=lambda candidate: scores[candidate], reverse=True)[: max(2, int(ELITES * size))]
+        elite = sorted(scores, key=lambda candidate: scores[candidate], reverse=True)[: max(2, int(ELITE_SHARE * size))]
         generation = []
         for _ in range(min(size, count)):
             if len(elite) < 2:
                 generation.append(sampler.candidate())
                 continue
             parent, other = sampler.rng.choice(len(elite), 2)
-            generation.append(sampler.child(elite[parent], elite[other]))
+            generation.append(sampler.breed(elite[parent], elite[other]))
         for candidate, score in zip(generation, scorer(generation).tolist(), strict=True):
             scores[candidate] = score
             yield candidate, score
         count -= len(generation)
 
 
-def tpe(sampler: CandidateSampler, scorer: CandidateScorer, count: int, batch_size: int = 20) -> Scored:
+def tpe(sampler: CandidateSampler, scorer: CandidateScorer, count: int, batch_size: int = 20) -> ScoredCandidates:
     """Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), asked for `batch_size` candidates at a time."""
     import optuna
 
@@ -237,7 +244,7 @@ def tpe(sampler: CandidateSampler, scorer: CandidateScorer, count: int, batch_si
         count -= len(trials)
 
 
-SEARCHES: dict[str, Callable[[CandidateSampler, CandidateScorer, int], Scored]] = {
+SEARCHES: dict[str, Callable[[CandidateSampler, CandidateScorer, int], ScoredCandidates]] = {
     "random": random_search,
     "optuna": tpe,
     "evolve": evolve,

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from clipcovid.config import TrainConfig, UserError, flatten, override
+from clipcovid.config import TrainConfig, UserError, flatten_resolved, override
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate import plots
@@ -23,9 +23,9 @@ from clipcovid.io.files import remove_job_files, unlock_folder, write_json
 from clipcovid.methods.checkpoints import CHECKPOINT_FILES, save_texts
 from clipcovid.methods.registry import METHODS, AnyMethod
 from clipcovid.ray_backend.cluster import connect
-from clipcovid.ray_backend.tune import Report, SearchOptions, Trial, importance, plan_trials, search
+from clipcovid.ray_backend.tune import Report, SearchOptions, Trial, hyperparameter_importance, plan_trials, search
 from clipcovid.runs import Run, finish_run, read_run_metadata, run_folder, start_run
-from clipcovid.search_space import ENCODER, MUTABLE, Space, read_space
+from clipcovid.search_space import EMBEDDING_KEYS, MUTABLE_KEYS, Space, read_space
 from clipcovid.training.trainer import STATE_FILES, resolve_training_schedule, train_model, training_manifest
 from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
@@ -77,20 +77,20 @@ def validate_space(config: SweepConfig) -> Space:
     task = config.task
     space = read_space(config.space) if config.space else METHODS[task.task].space
     if config.search == "pbt":
-        fixed = [key for key in space if key not in MUTABLE and not key.startswith("augment.")]
+        fixed = [key for key in space if key not in MUTABLE_KEYS and not key.startswith("augment.")]
         if fixed and (config.space or len(fixed) == len(space)):
             raise UserError(
-                f"--search pbt changes settings while a model is trained, which {fixed[0]} can't be; what can: "
-                f"{', '.join(MUTABLE)}, augment.…"
+                f"--search pbt changes settings during training, and {fixed[0]} can't change then: use only "
+                f"{', '.join(MUTABLE_KEYS)}, augment.…"
             )
         space = {key: distribution for key, distribution in space.items() if key not in fixed}
-    settings = flatten(task)
+    settings = flatten_resolved(task)
     for key, distribution in space.items():
         if key not in settings or key.split(".")[0] in UNSEARCHABLE_KEYS:
             close = ", ".join(difflib.get_close_matches(key, settings, n=3))
             near = f"; near it are {close}" if close else ""
             raise UserError(f"The space has {key!r}, which is no setting of {task.task} to search{near}.")
-        if METHODS[task.task].uses_embeddings and (key in ENCODER or key.startswith("clip.")):
+        if METHODS[task.task].uses_embeddings and (key in EMBEDDING_KEYS or key.startswith("clip.")):
             raise UserError(f"The space has {key!r}, but all trials read the same embeddings: make a sweep for each.")
         for value in distribution.values:
             override(task, {key: value})
@@ -105,7 +105,8 @@ def validate_metric(config: SweepConfig) -> tuple[str, str]:
         return monitor
     if config.metric not in task.validation_metrics:
         raise UserError(
-            f"--metric {config.metric}: {config.task.task} reports {', '.join(task.validation_metrics)}, but not that."
+            f"--metric {config.metric} is not reported by {config.task.task}: use one of "
+            f"{', '.join(task.validation_metrics)}."
         )
     return config.metric, task.validation_metrics[config.metric]
 
@@ -123,7 +124,7 @@ class TrialSettings:
 
     @property
     def select_best(self) -> Callable[..., Any]:
-        """max or min."""
+        """The function that picks the better of several scores: `max` or `min`, by `mode`."""
         return max if self.mode == "max" else min
 
 
@@ -142,7 +143,7 @@ def objective(params: dict[str, Any], report: Report, *, shared: TrialSettings) 
 
     try:
         result = train_model(
-            config, embeddings=shared.embeddings, watch=watch, log=lambda text: None, adopt=params["adopt"]
+            config, embeddings=shared.embeddings, on_run=watch, log=lambda text: None, fork_from=params["adopt"]
         )
     finally:
         unlock_folder(config.out / config.name)  # the next try may be another process's
@@ -159,7 +160,7 @@ def sweep(config: SweepConfig) -> None:
     manifest = training_manifest(config.task)
     config = replace(config, task=resolve_training_schedule(config.task, manifest))
     run = _start_sweep(config, sweep_identity(config, manifest, metric, space))
-    if run.done:
+    if run.is_done:
         print(run.finished_note)
         return
     shared = _shared_settings(config, manifest, run, metric, mode)
@@ -170,12 +171,14 @@ def sweep(config: SweepConfig) -> None:
     _remove_checkpoints(run, best)
     seeds = _confirm(shared, best, config.confirm_seeds)
     _write_best(run, best, metric, seeds)
-    shares = importance(trials, space, config.task.seed)
-    plots.save(plots.sweep_figures(records, metric=metric, mode=mode, importance=shares), run.folder / "figures")
+    shares = hyperparameter_importance(trials, space, config.task.seed)
+    plots.save_figures(
+        plots.sweep_figures(records, metric=metric, mode=mode, importance=shares), run.folder / "figures"
+    )
     finish_run(run)
     remove_job_files(run.folder, r"tune/[^/]+/checkpoint_\d+(/.*)?")  # Ray Tune's copies of the states
     _print_summary(trials, best, metric, seeds)
-    print(f"The best again: {command(config.task, best.params['values'])}")
+    print(f"The best again: {training_command(config.task, best.params['values'])}")
     tags = {"manifest": manifest.content_hash, "split": manifest.split_hash}
     report(run, config.task, tags, children=_trial_runs(run, config.task, trials))
 
@@ -187,8 +190,8 @@ def _start_sweep(config: SweepConfig, identity: dict[str, Any]) -> Run:
     if config.resume and not read_run_metadata(folder):
         raise UserError(f"--resume: there is no sweep in {folder}; leave --resume out to begin it.")
     run = start_run(config.task, method=method, identity=identity, job="sweep")
-    confirmed = run.done and json.loads((run.folder / "best.json").read_text(encoding="utf-8"))["seeds"]
-    if run.done and config.confirm_seeds and not confirmed:
+    confirmed = run.is_done and json.loads((run.folder / "best.json").read_text(encoding="utf-8"))["seeds"]
+    if run.is_done and config.confirm_seeds and not confirmed:
         raise UserError(f"{run.folder} is finished, without other seeds: give a new --name to try some.")
     return run
 
@@ -263,11 +266,11 @@ def _write_best(run: Run, best: Trial, metric: str, seeds: dict[str, list[float]
     write_json(run.folder / "metrics.json", {split: scores[split] for split in scores if split in ("val", "test")})
 
 
-def command(task: TrainConfig, values: dict[str, Any]) -> str:
+def training_command(task: TrainConfig, values: dict[str, Any]) -> str:
     """The command line that trains this configuration."""
-    default = flatten(type(task)(data=task.data))
+    default = flatten_resolved(type(task)(data=task.data))
     best = override(task, values | {"name": ""})
-    settings, tuples = flatten(best), _tuples(best)
+    settings, tuples = flatten_resolved(best), _tuples(best)
     flags = [f"--data {shlex.quote(str(task.data))}"]
     for key, value in settings.items():
         if key != "data" and value != default.get(key):

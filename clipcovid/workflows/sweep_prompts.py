@@ -16,7 +16,7 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.console import print_scores
-from clipcovid.evaluate.prompt_scoring import Objective, score_candidates
+from clipcovid.evaluate.prompt_scoring import PromptObjective, score_candidates
 from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, embed
@@ -25,13 +25,13 @@ from clipcovid.io.files import atomic_write, write_json
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.randomness import stream_seed
 from clipcovid.ray_backend.tune import Trial, run_trials
-from clipcovid.runs import Run, finish_run, finished_run, start_run
+from clipcovid.runs import Run, find_finished_run, finish_run, start_run
 from clipcovid.workflows.prompt_search import (
     SEARCHES,
     CandidateSampler,
     CandidateScorer,
     PromptSpace,
-    Search,
+    SearchStrategy,
     every_candidate,
     read_space,
 )
@@ -42,7 +42,7 @@ from clipcovid.workflows.report import ChildRun, data_tags, report
 class PromptSweepConfig(EmbedConfig):
     """The search: its encoder, its candidates, and its length."""
 
-    search: Search = "random"
+    search: SearchStrategy = "random"
     """random. exhaustive: every template with every choice of one phrase a class. optuna: TPE. evolve: the best candidates
     of a generation are crossed, and parts of their templates and their phrases changed."""
     candidates: int = 2000
@@ -51,7 +51,7 @@ class PromptSweepConfig(EmbedConfig):
     """Candidates a trial. optuna and evolve learn within a trial, so that trials are independent tries."""
     ensemble: int = 3
     """The most templates of a candidate, and the most phrases of a class."""
-    objective: Objective = "macro_f1"
+    objective: PromptObjective = "macro_f1"
     """What is best on the validation split."""
     space: Path | None = None
     """A YAML file of {templates: […], classes: {name: [phrase, …]}}. Default: templates composed of parts, and synonyms."""
@@ -71,16 +71,16 @@ class PromptSweepConfig(EmbedConfig):
 def sweep_prompts(config: PromptSweepConfig) -> None:
     """Search, keep the best candidate's prompts, score them once on the test split, and report all of it."""
     manifest = read_manifest(config.data)
-    embeddings = embed(EmbedConfig.of(config), manifest=manifest)
+    embeddings = embed(EmbedConfig.from_config(config), manifest=manifest)
     space = read_space(config.space, manifest.classes)
     identity = prompts_identity(config, manifest, space)
-    if done := finished_run(config, method="prompts", identity=identity):
+    if done := find_finished_run(config, method="prompts", identity=identity):
         print(done.finished_note)
         return
     run = start_run(config, method="prompts", identity=identity)
     scorer, standard_scores = _scorer(config, manifest, embeddings, space)
     trials = run_trials(
-        batches(config, space, run.folder.resolve()),
+        trial_tasks(config, space, run.folder.resolve()),
         score_batch,
         settings={"config": config, "space": space, "scorer": scorer},
         compute=config.compute,
@@ -91,8 +91,10 @@ def sweep_prompts(config: PromptSweepConfig) -> None:
     best = table.iloc[int(table["score"].argmax())]
     write_json(run.folder / "prompts.json", json.loads(best["prompts"]))
     marks = standard_scores | {"winner": float(best["score"])}
-    figure = plots.score_distribution_figure(table["score"].to_numpy(), marks, what=f"validation {config.objective}")
-    plots.save({"spread": figure}, run.folder / "figures")
+    figure = plots.score_distribution_figure(
+        table["score"].to_numpy(), marks, score_name=f"validation {config.objective}"
+    )
+    plots.save_figures({"spread": figure}, run.folder / "figures")
     scores = _test_scores(config, run, embeddings)
     origin = (
         f"The prompts are the best of {len(table):,} by {config.objective} on the validation split ({best['score']:.3f}; "
@@ -111,14 +113,14 @@ def _scorer(
     config: PromptSweepConfig, manifest: Manifest, embeddings: Embeddings, space: PromptSpace
 ) -> tuple[CandidateScorer, dict[str, float]]:
     """The scorer of candidates, and the scores of the standard prompts by their names: single and ensemble."""
-    from clipcovid.inference.search import text_vectors
+    from clipcovid.inference.search import text_embeddings
     from clipcovid.models.clip import load_clip
     from clipcovid.models.clip_model import class_embeddings
 
     rows, _ = manifest.rows_with("val", ("label",))
     labels = np.array([manifest.classes.index(label) for label in rows["label"]], np.int64)
     clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
-    texts = text_vectors(embeddings, clip, space.texts)
+    texts = text_embeddings(embeddings, clip, space.texts)
     texts = texts.reshape(len(space.templates), -1, texts.shape[1])
     scorer = CandidateScorer(
         space, texts, embeddings.load(rows["image_id"]), labels, config.objective, clip.logit_scale
@@ -135,7 +137,7 @@ def _scorer(
     return scorer, scores
 
 
-def batches(config: PromptSweepConfig, space: PromptSpace, folder: Path) -> list[dict[str, Any]]:
+def trial_tasks(config: PromptSweepConfig, space: PromptSpace, folder: Path) -> list[dict[str, Any]]:
     """The task of each trial: its share of the candidates, and the path of its table."""
     total = config.candidates
     if config.search == "exhaustive":

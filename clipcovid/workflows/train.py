@@ -5,7 +5,7 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.methods.registry import METHODS
-from clipcovid.tracking import live
+from clipcovid.tracking import live_tracker
 from clipcovid.training.trainer import TrainResult, train_model, training_manifest
 from clipcovid.workflows.report import data_tags, report
 
@@ -15,8 +15,8 @@ def train(config: TrainConfig) -> TrainResult:
     manifest = read_manifest(config.data)
     training_manifest(config, manifest)  # unusable training data is reported before anything is embedded
     embeddings = embeddings_for(config, manifest)
-    with live(config) as watch:
-        result = train_model(config, manifest=manifest, embeddings=embeddings, watch=watch)
+    with live_tracker(config) as watch:
+        result = train_model(config, manifest=manifest, embeddings=embeddings, on_run=watch)
         report(result.run, config, data_tags(result.manifest), scores=result.scores)
     return result
 
@@ -26,4 +26,4 @@ def embeddings_for(config: TrainConfig, manifest: Manifest | None = None) -> Emb
 
     `manifest`: the data's as it was read, where it has been read already.
     """
-    return embed(EmbedConfig.of(config), manifest=manifest) if METHODS[config.task].uses_embeddings else None
+    return embed(EmbedConfig.from_config(config), manifest=manifest) if METHODS[config.task].uses_embeddings else None

@@ -2,19 +2,19 @@
 
 A source gets a `DatasetRoot` (a folder or a table, local or any fsspec URI) and returns a table with the manifest's columns
 that it knows, paths relative to the root, plus any further columns worth keeping. To add one, write such a function under
-`@source("name")` in a file of this folder; splits, ids, missing columns, decoding and the rest are done for it.
+`@register_source("name")` in a file of this folder; splits, ids, missing columns, decoding and the rest are done for it.
 """
 
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.covidquex import merge_parts
 from clipcovid.data.sources.listing import Listing, PhantomConfig, list_source
-from clipcovid.data.sources.registry import PARTS, SOURCES, Source, import_sources, source
+from clipcovid.data.sources.registry import PART_COLUMN, SOURCES, Source, import_sources, register_source
 from clipcovid.data.sources.root import DatasetRoot
 
 import_sources(__name__, __path__)
 
 __all__ = [
-    "PARTS",
+    "PART_COLUMN",
     "SOURCES",
     "ColumnsConfig",
     "DatasetRoot",
@@ -23,5 +23,5 @@ __all__ = [
     "Source",
     "list_source",
     "merge_parts",
-    "source",
+    "register_source",
 ]

@@ -8,7 +8,7 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.manifest import COLUMNS
 
-OTHER_NAMES = {
+COLUMN_ALIASES = {
     "label": ("class", "labels", "target", "finding", "findings", "findinglabels", "diagnosis", "category"),
     "patient_id": ("patient", "subjectid", "subject", "pid", "personid"),
     "split": ("set", "subset", "partition", "fold"),
@@ -45,7 +45,9 @@ class ColumnsConfig:
     """Column of the boxes, as JSON text."""
 
 
-def rename(rows: pd.DataFrame, columns: ColumnsConfig, table: str, notes: list[str] | None = None) -> pd.DataFrame:
+def rename_columns(
+    rows: pd.DataFrame, columns: ColumnsConfig, table: str, notes: list[str] | None = None
+) -> pd.DataFrame:
     """The rows of a table with the columns that `--columns.*` names under the manifest's names.
 
     A column that differs from a manifest's in case, spaces and signs alone is taken for it, and `notes` say so; they name
@@ -85,7 +87,7 @@ def _similar_columns(rows: pd.DataFrame, named: set[str]) -> dict[str, str]:
 def _hints(rows: pd.DataFrame, table: str) -> list[str]:
     """A sentence for each manifest's column that is not there, while others may hold it."""
     sentences = []
-    for column, called in OTHER_NAMES.items():
+    for column, called in COLUMN_ALIASES.items():
         names = [name for name in map(str, rows) if _normalize_name(name) in called]
         if column not in rows and names:
             sentences.append(

@@ -7,37 +7,37 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import MASKS, SPLIT_NAMES
+from clipcovid.data.manifest import MASK_COLUMNS, SPLIT_ALIASES
 from clipcovid.data.sources.columns import ColumnsConfig
-from clipcovid.data.sources.matching import stem
-from clipcovid.data.sources.registry import PARTS, source
+from clipcovid.data.sources.matching import strip_image_endings
+from clipcovid.data.sources.registry import PART_COLUMN, register_source
 from clipcovid.data.sources.root import DatasetRoot
-from clipcovid.data.splits import max_split
+from clipcovid.data.splits import strictest_split
 from clipcovid.prompts import CLASSES
 
 
-@source("covidquex")
+@register_source("covidquex")
 def covidquex(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """COVID-QU-Ex (Tahir et al. 2021): `[part/[part/]]<Split>/<Class>/{images,lung masks,infection masks}/name.png`."""
-    files = root.folder().images()
+    files = root.require_folder().images()
     places: dict[str, list[str]] = defaultdict(list)
     for path in files:
-        places[stem(path)].append(path)
+        places[strip_image_endings(path)].append(path)
     known = {name.lower(): name for name in CLASSES}
     rows = []
     for path in files:
         parts = path.split("/")
-        if len(parts) < 4 or parts[-2].lower() != "images" or parts[-4].lower() not in SPLIT_NAMES:
+        if len(parts) < 4 or parts[-2].lower() != "images" or parts[-4].lower() not in SPLIT_ALIASES:
             continue
         row = {
             "path": path,
             "label": known.get(parts[-3].lower(), parts[-3]),
             "split": parts[-4],
-            PARTS: "/".join(parts[:-4]),
+            PART_COLUMN: "/".join(parts[:-4]),
         }
-        for kind in MASKS:
+        for kind in MASK_COLUMNS:
             beside = "/".join([*parts[:-2], kind.replace("_", " ") + "s", parts[-1]])
-            fitting = places.get(stem(beside), [])
+            fitting = places.get(strip_image_endings(beside), [])
             if len(fitting) > 1:
                 raise UserError(f"{root.given}: {' and '.join(fitting)} are both the {kind} of {path}: move one away.")
             row[kind] = "".join(fitting)
@@ -48,7 +48,7 @@ def covidquex(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
             f"`infection masks` beside images). {_suggestion(root, files)}"
         )
     table = pd.DataFrame(rows)
-    if apart := sorted(set(files) - set(table[["path", *MASKS]].to_numpy().ravel())):
+    if apart := sorted(set(files) - set(table[["path", *MASK_COLUMNS]].to_numpy().ravel())):
         root.notes.append(
             f"Images left out, which are neither in <Split>/<Class>/images nor masks of such: {len(apart)}, e.g. {apart[0]}."
         )
@@ -58,7 +58,7 @@ def covidquex(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
 def _suggestion(root: DatasetRoot, files: list[str]) -> str:
     """Where the layout may be, or which source reads this one."""
     here = posixpath.basename(root.path)
-    if any(path.lower().split("/")[1:2] == ["images"] for path in files) and here.lower() in SPLIT_NAMES:
+    if any(path.lower().split("/")[1:2] == ["images"] for path in files) and here.lower() in SPLIT_ALIASES:
         return f"{here} is one of its splits: give the folder that {here} is in."
     return "A folder per class, with or without masks beside the images, is --source imagefolder."
 
@@ -70,11 +70,11 @@ def merge_parts(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     Returns the table and counts: `merged` rows that went into another, `moved` images whose rows had different splits.
     """
     known = table[table["sha256"] != ""]
-    nth = known.groupby(["sha256", "label", PARTS]).cumcount()  # a part's own duplicates stay apart
+    nth = known.groupby(["sha256", "label", PART_COLUMN]).cumcount()  # a part's own duplicates stay apart
     key = known.groupby([known["sha256"], known["label"], nth]).ngroup().reindex(table.index)
     key = key.fillna(pd.Series(-1.0 - np.arange(len(table)), index=table.index))
     moved = int((table.groupby(key)["split"].nunique() > 1).sum())
-    masks = {kind: table[kind].where(table[kind] != "") for kind in MASKS}  # "first" passes over missing ones
-    merged = table.assign(**masks).groupby(key, sort=False).agg("first").fillna(dict.fromkeys(MASKS, ""))
-    merged["split"] = max_split(table["split"], key)
+    masks = {kind: table[kind].where(table[kind] != "") for kind in MASK_COLUMNS}  # "first" passes over missing ones
+    merged = table.assign(**masks).groupby(key, sort=False).agg("first").fillna(dict.fromkeys(MASK_COLUMNS, ""))
+    merged["split"] = strictest_split(table["split"], key)
     return merged.reset_index(drop=True), {"merged": len(table) - len(merged), "moved": moved}

@@ -6,11 +6,11 @@ import re
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import SPLIT_NAMES
+from clipcovid.data.manifest import SPLIT_ALIASES
 from clipcovid.data.sources.root import IMAGE_ENDINGS, DatasetRoot
 
-NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?![a-z]).*\.txt", re.IGNORECASE)  # train_COVIDx9A.txt, test.txt
-LINE = re.compile(
+LIST_NAME = re.compile(rf"({'|'.join(SPLIT_ALIASES)})(?![a-z]).*\.txt", re.IGNORECASE)  # train_COVIDx9A.txt, test.txt
+LIST_LINE = re.compile(
     rf"(?P<patient_id>\S+)\s+(?P<path>\S.*?(?:{'|'.join(map(re.escape, sorted(IMAGE_ENDINGS)))}))"
     r"\s+(?P<label>\S+)(?:\s+(?P<source>\S+))?",
     re.IGNORECASE,
@@ -19,8 +19,8 @@ LINE = re.compile(
 
 def split_of_list(path: str) -> str:
     """The split that a list is of, by its name; "" where its name is not a list's."""
-    name = NAME.fullmatch(posixpath.basename(path))
-    return SPLIT_NAMES[name[1].lower()] if name else ""
+    name = LIST_NAME.fullmatch(posixpath.basename(path))
+    return SPLIT_ALIASES[name[1].lower()] if name else ""
 
 
 def read_list(root: DatasetRoot, path: str, images: DatasetRoot) -> pd.DataFrame | None:
@@ -29,13 +29,13 @@ def read_list(root: DatasetRoot, path: str, images: DatasetRoot) -> pd.DataFrame
     None where the file's first line is not a list's; another line that isn't is a `UserError`.
     """
     lines = [(number, line.strip()) for number, line in enumerate(root.read_text(path).splitlines(), 1) if line.strip()]
-    if not lines or not LINE.fullmatch(lines[0][1]):
+    if not lines or not LIST_LINE.fullmatch(lines[0][1]):
         return None
     split, rows = split_of_list(path), []
     folders = {name.split("/")[0] for name in images.files() if "/" in name}
-    folder = next((name for name in sorted(folders) if SPLIT_NAMES.get(name.lower()) == split), "")
+    folder = next((name for name in sorted(folders) if SPLIT_ALIASES.get(name.lower()) == split), "")
     for number, line in lines:
-        if not (match := LINE.fullmatch(line)):
+        if not (match := LIST_LINE.fullmatch(line)):
             raise UserError(f"{path}, line {number}: not `patient file class source`, as the lines before it are.")
         row = {key: value or "" for key, value in match.groupdict().items()}
         inside = posixpath.join(folder, row["path"])

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipcovid.config import UserError, summarize_error
-from clipcovid.data.embedded import binary_columns, cell_uri
 from clipcovid.data.images import is_image
+from clipcovid.data.parquet_images import binary_columns, cell_uri
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.layout import split_of
 from clipcovid.data.sources.root import SNIFFED_BYTES, DatasetRoot
@@ -18,7 +18,7 @@ from clipcovid.io.tables import read_table
 
 
 def read_export(root: DatasetRoot, path: str, columns: ColumnsConfig) -> pd.DataFrame | None:
-    """The rows of a Parquet file, each column of images as paths (see `embedded.cell_uri`); None where it has no images.
+    """The rows of a Parquet file, each column of images as paths (`parquet_images.cell_uri`); None where it has no images.
 
     The only such column is `path`, unless `columns` name another; numbers of classes become their names, where the file
     has them.

@@ -5,41 +5,41 @@ import posixpath
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import MASKS
+from clipcovid.data.manifest import MASK_COLUMNS
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.layout import read_layout
-from clipcovid.data.sources.masks import split_off_masks
+from clipcovid.data.sources.masks import separate_masks
 from clipcovid.data.sources.matching import match_paths
 from clipcovid.data.sources.metadata import read_metadata
-from clipcovid.data.sources.registry import source
+from clipcovid.data.sources.registry import register_source
 from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.io.tables import ENDINGS as TABLE_ENDINGS
 from clipcovid.io.tables import is_missing
 
 
-@source("imagefolder")
+@register_source("imagefolder")
 def imagefolder(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
-    """A folder per class (`<Class>/…`, `<Split>/<Class>/…` or `<Class>/<Split>/…`), with masks that are called so.
+    """A folder per class (`<Class>/…`, `<Split>/<Class>/…` or `<Class>/<Split>/…`), and masks, recognised by their names.
 
     `metadata.csv`, `.jsonl` or `.parquet` with `file_name`, in the root or any folder, and the lists of COVIDx
     (`train….txt`) are joined: what they say goes before what the folders say.
     """
-    files = root.folder().images()
+    files = root.require_folder().images()
     described, tables = read_metadata(root, columns)
     described = _resolve_paths(root, described, files, tables)
-    named_masks = {mask for kind in MASKS if kind in described for mask in described[kind]}
-    files, masks = split_off_masks(root, [file for file in files if file not in named_masks])
+    named_masks = {mask for kind in MASK_COLUMNS if kind in described for mask in described[kind]}
+    files, masks = separate_masks(root, [file for file in files if file not in named_masks])
     layout = read_layout(
         root, files, classes=not _has_value(described, "label", files), splits=not _has_value(described, "split", files)
     )
-    for kind in MASKS:
+    for kind in MASK_COLUMNS:
         layout[kind] = [masks.get(file, {}).get(kind, "") for file in files]
     if not tables and not (layout["label"] != "").any():
         raise UserError(
             f"{root.given} has no class folders with images in them (<Class>/image.png). {_suggestion(root)}".rstrip()
         )
     both = layout.merge(described, on="path", how="outer", suffixes=("", " said"))  # what is not on disk is quarantined
-    for column in ("label", "split", *MASKS):
+    for column in ("label", "split", *MASK_COLUMNS):
         if f"{column} said" in both:
             said = both.pop(f"{column} said")
             both[column] = both[column].where(said.map(is_missing), said)
@@ -49,7 +49,7 @@ def imagefolder(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
 
 def _resolve_paths(root: DatasetRoot, described: pd.DataFrame, files: list[str], tables: list[str]) -> pd.DataFrame:
     """The rows of tables with their paths and masks at the files that are meant."""
-    columns = [column for column in ("path", *MASKS) if column in described]
+    columns = [column for column in ("path", *MASK_COLUMNS) if column in described]
     given = [path for path in pd.unique(described[columns].to_numpy().ravel()) if path]
     matches = match_paths(given, files)
     places = {path: fitting[0] for path, fitting in matches.items() if len(fitting) == 1 and fitting != [path]}

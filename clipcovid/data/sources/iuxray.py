@@ -8,19 +8,19 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate_names
-from clipcovid.data.sources.registry import source
+from clipcovid.data.sources.registry import register_source
 from clipcovid.data.sources.root import DatasetRoot
-from clipcovid.data.sources.rows import find_table, needed_rows
+from clipcovid.data.sources.rows import find_table, read_required_rows
 
 
-@source("iuxray")
+@register_source("iuxray")
 def iuxray(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """Indiana University chest X-rays (OpenI, Demner-Fushman et al. 2016): the XML reports, or Kaggle's two CSV files.
 
     The caption is the report's findings and impression. Reports indexed as `normal` alone are Normal, all others have no
     label; a report's images are of one patient. Images are found by their names, wherever they are.
     """
-    reports, images = _kaggle(root.folder()) or _openi_files(root)
+    reports, images = _kaggle(root.require_folder()) or _openi_files(root)
     if not images:
         raise UserError(
             f"{root.given} has neither OpenI's XML reports nor indiana_reports.csv and indiana_projections.csv."
@@ -52,13 +52,15 @@ def _kaggle(root: DatasetRoot) -> tuple[Reports, Images] | None:
     tables = [find_table(root, name) for name in (r"indiana_reports\.csv", r"indiana_projections\.csv")]
     if not all(tables):
         return None
-    said = needed_rows(root, tables[0], {"uid", "MeSH", "findings", "impression"}).drop_duplicates()
+    said = read_required_rows(root, tables[0], {"uid", "MeSH", "findings", "impression"}).drop_duplicates()
     if (again := said["uid"].duplicated()).any():
-        raise UserError(f"{root.given}/{tables[0]} has two reports {said.loc[again, 'uid'].iloc[0]}: leave one.")
+        raise UserError(
+            f"{root.given}/{tables[0]} has two reports with the uid {said.loc[again, 'uid'].iloc[0]}: keep one of them."
+        )
     reports = {
         row["uid"]: {name: row[name] for name in ("findings", "impression", "MeSH")} for row in said.to_dict("records")
     }
-    listed = needed_rows(root, tables[1], {"uid", "filename", "projection"}).to_dict("records")
+    listed = read_required_rows(root, tables[1], {"uid", "filename", "projection"}).to_dict("records")
     return reports, [(row["uid"], row["filename"], row["projection"]) for row in listed]
 
 

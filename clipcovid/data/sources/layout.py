@@ -7,20 +7,22 @@ from collections.abc import Sequence
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import SPLIT_NAMES
-from clipcovid.data.sources.masks import IMAGES, Parts
+from clipcovid.data.manifest import SPLIT_ALIASES
+from clipcovid.data.sources.masks import IMAGE_FOLDER, Parts
 from clipcovid.data.sources.root import DatasetRoot
 
 _GENERIC_WORDS = r"(?:data|dataset|images?|imgs?|sets?|splits?|files|folder|\d+)"
-SPLIT = re.compile(rf"(?:{_GENERIC_WORDS}[\W_]*)?({'|'.join(SPLIT_NAMES)})(?:[\W_]*{_GENERIC_WORDS})*", re.IGNORECASE)
-PROGRAMS = (".exe", ".dll", ".jar")
-TABLE = "a metadata.csv (file_name,label,split)"
+SPLIT_FOLDER = re.compile(
+    rf"(?:{_GENERIC_WORDS}[\W_]*)?({'|'.join(SPLIT_ALIASES)})(?:[\W_]*{_GENERIC_WORDS})*", re.IGNORECASE
+)
+EXECUTABLE_ENDINGS = (".exe", ".dll", ".jar")
+METADATA_HINT = "a metadata.csv (file_name,label,split)"
 
 
 def split_of(folder: str) -> str:
     """The split that a folder's name says (`Train`, `test_images`, `training-set`); "" where it says none."""
-    name = SPLIT.fullmatch(folder.strip())
-    return SPLIT_NAMES[name[1].lower()] if name else ""
+    name = SPLIT_FOLDER.fullmatch(folder.strip())
+    return SPLIT_ALIASES[name[1].lower()] if name else ""
 
 
 def read_layout(root: DatasetRoot, files: Sequence[str], *, classes: bool, splits: bool) -> pd.DataFrame:
@@ -29,7 +31,7 @@ def read_layout(root: DatasetRoot, files: Sequence[str], *, classes: bool, split
     Folders called `images` count for nothing. `classes`, `splits`: which of the two the folders are asked for; what is
     asked for and is not clear is a `UserError`.
     """
-    folders = [tuple(part for part in file.split("/")[:-1] if not IMAGES.fullmatch(part)) for file in files]
+    folders = [tuple(part for part in file.split("/")[:-1] if not IMAGE_FOLDER.fullmatch(part)) for file in files]
     inside = [parts for parts in folders if parts]
     split_at = _split_layer(root, inside, classes=classes) if splits or classes else None
     class_at = 1 if split_at == 0 else 0
@@ -43,7 +45,7 @@ def read_layout(root: DatasetRoot, files: Sequence[str], *, classes: bool, split
     given = [split_of(part(parts, split_at)) if splits else "" for parts in folders]
     renamed = sorted({parts[split_at] for parts in inside if split_at is not None and split_at < len(parts)})
     for name in renamed if splits else ():
-        if name.lower() not in SPLIT_NAMES:
+        if name.lower() not in SPLIT_ALIASES:
             root.notes.append(f"The folder {name} is read as the split {split_of(name)}.")
     return pd.DataFrame({"path": files, "label": labels, "split": given}, dtype=object)
 
@@ -59,17 +61,21 @@ def _split_layer(root: DatasetRoot, inside: Sequence[Parts], *, classes: bool) -
         if classes and (deep := [at for at, part in enumerate(parts) if at > 1 and split_of(part)]):
             raise UserError(
                 f"{root.given} has splits deep below it ({'/'.join(parts[: deep[0] + 1])}): give the folder that they are "
-                f"in, --root {'/'.join((root.given.rstrip('/'), *parts[: deep[0]]))}, or say what is what in {TABLE}."
+                f"in, --root {'/'.join((root.given.rstrip('/'), *parts[: deep[0]]))}, or say what is what in {METADATA_HINT}."
             )
     if not (named := sorted({parts[1] for parts in inside if len(parts) > 1 and split_of(parts[1])})):
         return None
     if others := sorted({"/".join(parts[:2]) for parts in inside if len(parts) < 2 or not split_of(parts[1])}):
         raise UserError(
             f"{root.given}: some class folders have splits in them ({', '.join(named)}), and {others[0]} is none: put all "
-            f"images into splits, or say what is what in {TABLE}."
+            f"images into splits, or say what is what in {METADATA_HINT}."
         )
     if classes and (deeper := [parts for parts in inside if len(parts) > 2]):
-        way_out = f"give --root {root.given.rstrip('/')}/{tops[0]}" if len(tops) == 1 else f"say which it is in {TABLE}"
+        way_out = (
+            f"give --root {root.given.rstrip('/')}/{tops[0]}"
+            if len(tops) == 1
+            else f"say which it is in {METADATA_HINT}"
+        )
         raise UserError(
             f"{root.given} has splits between two layers of folders ({'/'.join(deeper[0][:3])}), of which either may be "
             f"the classes: {way_out}."
@@ -84,7 +90,7 @@ def _refuse_partial_splits(
     way_out = f"give --root {root.given.rstrip('/')}/{nested[0]}, which has splits itself, or " if nested else ""
     raise UserError(
         f"{root.given} has folders called as splits ({', '.join(named)}) beside others that are not "
-        f"({', '.join(others)}): {way_out}move the others away, or say what is what in {TABLE}."
+        f"({', '.join(others)}): {way_out}move the others away, or say what is what in {METADATA_HINT}."
     )
 
 
@@ -93,9 +99,11 @@ def _check_classes(root: DatasetRoot, inside: Sequence[Parts], class_at: int, sp
     if "DICOMDIR" in map(str.upper, root.files()):
         raise UserError(
             f"{root.given} is a DICOM disc (it has a DICOMDIR), whose folders are no classes: put each disc's content into "
-            f"a folder of its class, or say the classes in {TABLE}."
+            f"a folder of its class, or say the classes in {METADATA_HINT}."
         )
-    for folder in sorted({posixpath.dirname(file) for file in root.files() if file.lower().endswith(PROGRAMS)} - {""}):
+    for folder in sorted(
+        {posixpath.dirname(file) for file in root.files() if file.lower().endswith(EXECUTABLE_ENDINGS)} - {""}
+    ):
         root.notes.append(f"{folder} has programs in it: if its pictures are a viewer's, move it away.")
     below = [parts[class_at:] for parts in inside if len(parts) > class_at]
     labels = sorted({parts[0] for parts in below})
@@ -107,10 +115,10 @@ def _check_classes(root: DatasetRoot, inside: Sequence[Parts], class_at: int, sp
             raise UserError(
                 f"{root.given} has one class folder, {labels[0]}, with further folders in it ({names}): if they are the "
                 f"classes, give --root {'/'.join((root.given.rstrip('/'), *common))}; if {labels[0]} is the class of all, "
-                f"say so in {TABLE}."
+                f"say so in {METADATA_HINT}."
             )
         root.notes.append(f"All images are of one class, {labels[0]}.")
     elif len(labels) > max(10, len(below) / 5):
         root.notes.append(
-            f"{len(labels)} class folders for {len(below)} images: if they are patients, say the classes in {TABLE}."
+            f"{len(labels)} class folders for {len(below)} images: if they are patients, say the classes in {METADATA_HINT}."
         )

@@ -8,12 +8,12 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.captions import PLACEHOLDER
-from clipcovid.data.manifest import MASKS, SPLIT_NAMES, normalize_columns
+from clipcovid.data.duplicates import merge_duplicate_rows
+from clipcovid.data.manifest import MASK_COLUMNS, SPLIT_ALIASES, normalize_columns
 from clipcovid.data.phantoms import write_phantoms
-from clipcovid.data.repeats import merge_repeats
 from clipcovid.data.sources.columns import ColumnsConfig
-from clipcovid.data.sources.locating import locate_images
-from clipcovid.data.sources.registry import PARTS, SOURCES, TABLES
+from clipcovid.data.sources.locating import resolve_image_paths
+from clipcovid.data.sources.registry import PART_COLUMN, SOURCES, TABULAR_SOURCES
 from clipcovid.data.sources.root import DatasetRoot, posix_path
 
 
@@ -48,27 +48,27 @@ class Listing:
 
 
 def list_source(
-    name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, drawn: Path, image_folder: str = ""
+    name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, phantom_folder: Path, image_folder: str = ""
 ) -> Listing:
-    """List a data set: every image with what its source knows of it. Phantoms are drawn into `drawn` first.
+    """List a data set: every image with what its source knows of it. Phantoms are drawn into `phantom_folder` first.
 
     `image_folder`: the folder that a table's paths are relative to. Default: the table's own.
     """
-    name, root, dataset = _check_source(name, root, columns, phantoms, drawn, image_folder)
+    name, root, dataset = _check_source(name, root, columns, phantoms, phantom_folder, image_folder)
     source_root = DatasetRoot(root, image_folder)
-    if dataset in TABLES:
+    if dataset in TABULAR_SOURCES:
         dataset = posixpath.splitext(source_root.file)[0] or posixpath.basename(source_root.path)
     rows = SOURCES[name](source_root, columns)
     if rows.empty:
         raise UserError(f"{root} lists no images.")
-    merge_equal_pixels = PARTS in rows and rows[PARTS].nunique() > 1
+    merge_equal_pixels = PART_COLUMN in rows and rows[PART_COLUMN].nunique() > 1
     rows = normalize_columns(
         rows.drop(columns=["width", "height", "sha256"], errors="ignore")
     )  # the files themselves say
     rows["split"] = _splits(rows["split"])
     rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
     if name == "table":
-        rows = locate_images(source_root, rows)
+        rows = resolve_image_paths(source_root, rows)
     rows, refused = _resolve(source_root.images_at, rows)
     rows = _rows_with_ids(source_root, rows)
     if source_root.is_folder and (skipped_files_note := source_root.skipped_files_note()):
@@ -101,7 +101,7 @@ def _check_source(
         raise UserError(f"--source {name!r} is unknown: use {', '.join([*SOURCES, 'phantom'])}.")
     elif not root:
         raise UserError(f"--source {name} needs --root, the data set's folder, table or URI.")
-    elif name not in TABLES and columns != ColumnsConfig():
+    elif name not in TABULAR_SOURCES and columns != ColumnsConfig():
         raise UserError(f"--columns.* name a table's columns, and --source {name} has none.")
     elif image_folder and name != "table":
         raise UserError(f"--images says where a table's images are, and --source {name} finds them in --root.")
@@ -112,7 +112,7 @@ def _check_source(
 
 def _rows_with_ids(source_root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame:
     """A row a file, each with an id of its own."""
-    rows, notes = merge_repeats(rows)
+    rows, notes = merge_duplicate_rows(rows)
     source_root.notes += notes
     if (same := rows["image_id"].duplicated()).any():
         first = rows.loc[same, "image_id"].iloc[0]
@@ -126,9 +126,9 @@ def _rows_with_ids(source_root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame
 
 def _splits(values: pd.Series) -> pd.Series:
     names = values.str.lower()
-    if unknown := set(names) - {"", *SPLIT_NAMES}:
+    if unknown := set(names) - {"", *SPLIT_ALIASES}:
         raise UserError(f"Unknown splits {sorted(unknown)}: use train, val or test, or leave the column out.")
-    return names.map(lambda name: SPLIT_NAMES.get(name, ""))
+    return names.map(lambda name: SPLIT_ALIASES.get(name, ""))
 
 
 def _resolve(images_root: DatasetRoot, rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -145,6 +145,6 @@ def _resolve(images_root: DatasetRoot, rows: pd.DataFrame) -> tuple[pd.DataFrame
     inside = rows["path"].map(lambda path: posix_path(path).removeprefix(f"{images_root.path}/") if path else "")
     rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", inside)
     refused += [{"path": f"row {i + 1}", "reason": "no image path"} for i in rows.index[rows["path"] == ""]]
-    for column in ("path", *MASKS):
+    for column in ("path", *MASK_COLUMNS):
         rows[column] = rows[column].map(openable)
     return rows[rows["path"] != ""].reset_index(drop=True), pd.DataFrame(refused, columns=["path", "reason"])

@@ -7,21 +7,21 @@ from pathlib import Path
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import MASKS
-from clipcovid.data.sources.matching import Matches, casefold_path, match_paths, nearest_path, stem
+from clipcovid.data.manifest import MASK_COLUMNS
+from clipcovid.data.sources.matching import Matches, casefold_path, match_paths, nearest_path, strip_image_endings
 from clipcovid.data.sources.root import DatasetRoot, posix_path
 
 
-def locate_images(root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a table, their `path` and masks at the files that are meant; `root.notes` say what was not to the letter.
+def resolve_image_paths(root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame:
+    """A table's rows with `path` and masks resolved to existing files; `root.notes` list each path that had to be corrected.
 
     The folder of the images is listed only where paths name no file. A table of which no image is there is a `UserError`.
     """
     images = root.images_at
-    columns = ["path", *MASKS]
+    columns = ["path", *MASK_COLUMNS]
     given = pd.unique(rows[columns].to_numpy().ravel())
     tidied = {path: posix_path(path) for path in given if path}
-    present = images.existing(tidied.values())
+    present = images.existing_files(tidied.values())
     missing = {path: name for path, name in tidied.items() if name not in present and name.split("/")[0] != ".."}
     if not missing:
         return rows
@@ -110,7 +110,7 @@ def _differences(places: dict[str, str]) -> str:
                 "case"
                 if casefold_path(name) == casefold_path(other)
                 else "ending"
-                if stem(name) == stem(other)
+                if strip_image_endings(name) == strip_image_endings(other)
                 else "name"
             )
         if posixpath.dirname(posix_path(path)) != posixpath.dirname(file):
@@ -123,7 +123,7 @@ def _describe_missing(images: DatasetRoot, path: str, name: str, fitting: list[s
     place = images.resolve(name)
     if len(fitting) > 1:
         return f"{path} may be {fitting[0]} or {fitting[1]} below {images.path}."
-    pictures = [file for file in images.files() if stem(file) != casefold_path(file)]
+    pictures = [file for file in images.files() if strip_image_endings(file) != casefold_path(file)]
     near = nearest_path(name, pictures)
     instead = f"the most similar file is {images.resolve(near)}" if near else f"there are no images below {images.path}"
     return f"the first was looked for at {place}, {instead}."

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 
 from clipcovid.data.sources.root import IMAGE_ENDINGS
 
-NEAR = 5000  # files among which the most similar name is looked for
+MAX_FUZZY_FILES = 5000  # files among which the most similar name is looked for
 Matches = dict[str, list[str]]
 """The files that fit each path: one where it is clear, several where it is not, none where there is none."""
 
 
 def match_paths(paths: Iterable[str], files: Sequence[str]) -> Matches:
-    """The files that fit each path: the very one; else one of the same spelling with folders before either; else the same
+    """The files that match each path: the equal one; else those with extra leading folders on either side; else the same
     in any case; else in any case and with any image ending. Time and memory grow with the number of paths and files."""
     file_set, paths = set(files), list(dict.fromkeys(paths))
     matches: Matches = {path: [path] if path in file_set else [] for path in paths}
-    for spelling in (str, casefold_path, stem):
+    for spelling in (str, casefold_path, strip_image_endings):
         missing = [path for path in paths if not matches[path]]
         if missing:
             matches |= _suffix_matches(missing, files, spelling)
@@ -58,8 +58,8 @@ def casefold_path(path: str) -> str:
     return unicodedata.normalize("NFC", path).casefold()
 
 
-def stem(path: str) -> str:
-    """A path as `fold` gives it, without the endings of images."""
+def strip_image_endings(path: str) -> str:
+    """A path as `casefold_path` gives it, without image endings."""
     path = casefold_path(path)
     while (parts := posixpath.splitext(path))[1] in IMAGE_ENDINGS:
         path = parts[0]
@@ -69,10 +69,13 @@ def stem(path: str) -> str:
 def nearest_path(path: str, files: Sequence[str]) -> str:
     """The file that is most like a path: of its name, with the most folders in common from the end; else of a similar
     name; "" where there are no files."""
-    parts = stem(path).split("/")
-    named = [file for file in files if stem(posixpath.basename(file)) == parts[-1]]
+    parts = strip_image_endings(path).split("/")
+    named = [file for file in files if strip_image_endings(posixpath.basename(file)) == parts[-1]]
     if named:
-        return max(named, key=lambda file: len(posixpath.commonprefix([stem(file).split("/")[::-1], parts[::-1]])))
-    names = {posixpath.basename(file): file for file in reversed(files[:NEAR])}
+        return max(
+            named,
+            key=lambda file: len(posixpath.commonprefix([strip_image_endings(file).split("/")[::-1], parts[::-1]])),
+        )
+    names = {posixpath.basename(file): file for file in reversed(files[:MAX_FUZZY_FILES])}
     close = difflib.get_close_matches(posixpath.basename(path), names, n=1, cutoff=0)
     return names[close[0]] if close else ""

@@ -10,22 +10,22 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate_names
-from clipcovid.data.sources.registry import source
+from clipcovid.data.sources.registry import register_source
 from clipcovid.data.sources.root import DatasetRoot
-from clipcovid.data.sources.rows import find_table, json_lines
+from clipcovid.data.sources.rows import find_table, read_json_lines
 
 
-@source("medpix2")
+@register_source("medpix2")
 def medpix2(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """MedPix 2.0 (Siragusa et al. 2024): `descriptions_<split>.jsonl`, `Case_topic.json` and `images/`."""
-    names = sorted({posixpath.basename(path) for path in root.folder().files()})
+    names = sorted({posixpath.basename(path) for path in root.require_folder().files()})
     parts = {name: match[1] for name in names if (match := re.fullmatch(r"descriptions_(\w+)\.jsonl", name))}
     if not parts:
         raise UserError(f"{root.given} has no descriptions_<split>.jsonl: is it the folder of MedPix 2.0?")
     listed = [
         (split, row)
         for name, split in parts.items()
-        for row in json_lines(root, find_table(root, re.escape(name)), needed=("U_id", "image", "Type"))
+        for row in read_json_lines(root, find_table(root, re.escape(name)), required=("U_id", "image", "Type"))
     ]
     places = locate_names(root, [row["image"] for _, row in listed], "descriptions_<split>.jsonl")
     topics = _topics(root)

@@ -6,15 +6,15 @@ from collections import defaultdict
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import MASKS
-from clipcovid.data.sources.columns import ColumnsConfig, rename
+from clipcovid.data.manifest import MASK_COLUMNS
+from clipcovid.data.sources.columns import ColumnsConfig, rename_columns
 from clipcovid.data.sources.covidx import read_list, split_of_list
 from clipcovid.data.sources.root import DatasetRoot, posix_path
 from clipcovid.data.sources.rows import read_rows
 from clipcovid.io.tables import is_missing
 
-NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as Hugging Face's image folders have them
-EMPTY = pd.DataFrame({"path": pd.Series([], dtype=object)})
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as Hugging Face's image folders have them
+EMPTY_TABLE = pd.DataFrame({"path": pd.Series([], dtype=object)})
 
 
 def read_metadata(root: DatasetRoot, columns: ColumnsConfig) -> tuple[pd.DataFrame, list[str]]:
@@ -26,14 +26,14 @@ def read_metadata(root: DatasetRoot, columns: ColumnsConfig) -> tuple[pd.DataFra
     parts = [_read(root, path, columns) for path in paths]
     for path in [path for path in root.files() if "/" not in path and split_of_list(path)]:
         if (rows := read_list(root, path, root)) is not None:
-            parts.append(rename(rows, columns, path))
+            parts.append(rename_columns(rows, columns, path))
             paths.append(path)
             root.notes.append(f"{path} is read as a list of COVIDx, for the split {split_of_list(path)}.")
     if not parts:
-        return EMPTY, []
+        return EMPTY_TABLE, []
     _refuse_lists_of_one_split(root, paths)
     rows = pd.concat(parts, ignore_index=True).astype(object)
-    for column in {"path", *MASKS} & set(rows):
+    for column in {"path", *MASK_COLUMNS} & set(rows):
         rows[column] = rows[column].where(rows[column].notna(), "")  # of tables without it
     rows = rows[~rows.astype(str).duplicated()].reset_index(drop=True)
     if (again := rows["path"].duplicated() & (rows["path"] != "")).any():
@@ -48,7 +48,7 @@ def _tables(root: DatasetRoot) -> list[str]:
     """The metadata tables below a root, one a folder."""
     folders: dict[str, list[str]] = defaultdict(list)
     for path in root.files():
-        if posixpath.basename(path).lower() in NAMES:
+        if posixpath.basename(path).lower() in METADATA_NAMES:
             folders[posixpath.dirname(path)].append(path)
     for paths in folders.values():
         if len(paths) > 1:
@@ -57,7 +57,7 @@ def _tables(root: DatasetRoot) -> list[str]:
 
 
 def _read(root: DatasetRoot, path: str, columns: ColumnsConfig) -> pd.DataFrame:
-    rows = rename(read_rows(root, path), columns, f"{root.given}/{path}", root.notes)
+    rows = rename_columns(read_rows(root, path), columns, f"{root.given}/{path}", root.notes)
     if not columns.path and "file_name" in rows:
         rows = rows.drop(columns="path", errors="ignore").rename(columns={"file_name": "path"})
     elif not columns.path:
@@ -66,7 +66,7 @@ def _read(root: DatasetRoot, path: str, columns: ColumnsConfig) -> pd.DataFrame:
             f"--columns.path ({', '.join(map(str, rows))})."
         )
     folder = posixpath.dirname(path)
-    for column in ("path", *MASKS):
+    for column in ("path", *MASK_COLUMNS):
         if column in rows:
             rows[column] = [
                 "" if is_missing(cell) else posix_path(posixpath.join(folder, str(cell).strip().replace("\\", "/")))

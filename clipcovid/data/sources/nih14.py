@@ -7,14 +7,14 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import locate_names
-from clipcovid.data.sources.registry import source
+from clipcovid.data.sources.registry import register_source
 from clipcovid.data.sources.root import DatasetRoot
-from clipcovid.data.sources.rows import find_table, needed_rows
+from clipcovid.data.sources.rows import find_table, read_required_rows
 
 NIH_LABELS = {"No Finding": "Normal"}
 
 
-@source("nih14")
+@register_source("nih14")
 def nih14(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """NIH ChestX-ray14 (Wang et al. 2017): `Data_Entry_2017*.csv`, `BBox_List_2017.csv`, `test_list.txt`, images anywhere.
 
@@ -22,10 +22,10 @@ def nih14(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     and all others have no label; `findings` keeps them as they are. Images of `test_list.txt` are test, the others are
     split by patient. Only what is on disk is listed: the archive comes in twelve parts.
     """
-    entries = find_table(root.folder(), r"Data_Entry_2017.*\.csv")
+    entries = find_table(root.require_folder(), r"Data_Entry_2017.*\.csv")
     if not entries:
         raise UserError(f"{root.given} has no Data_Entry_2017.csv: is it the folder of NIH ChestX-ray14?")
-    rows = needed_rows(root, entries, {"Image Index", "Finding Labels", "Patient ID", "View Position"})
+    rows = read_required_rows(root, entries, {"Image Index", "Finding Labels", "Patient ID", "View Position"})
     places = locate_names(root, rows["Image Index"], entries)
     rows = rows[rows["Image Index"].isin(list(places))]
     tests = find_table(root, r"test_list\.txt")
@@ -57,7 +57,7 @@ def _boxes(root: DatasetRoot) -> dict[str, list[dict[str, Any]]]:
     boxes: dict[str, list[dict[str, Any]]] = {}
     if table := find_table(root, r"BBox_List_2017\.csv"):
         columns = ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]
-        for image, finding, *sides in needed_rows(root, table, set(columns))[columns].to_numpy():
+        for image, finding, *sides in read_required_rows(root, table, set(columns))[columns].to_numpy():
             x, y, width, height = map(float, sides)
             boxes.setdefault(image, []).append({"label": finding, "x": x, "y": y, "width": width, "height": height})
     return boxes

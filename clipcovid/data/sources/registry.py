@@ -13,12 +13,12 @@ Source = Callable[[DatasetRoot, ColumnsConfig], pd.DataFrame]
 
 SOURCES: dict[str, Source] = {}
 
-TABLES = ("table", "imagefolder")  # sources whose data sets have names of their own, and columns
+TABULAR_SOURCES = ("table", "imagefolder")  # sources whose data sets have names of their own, and columns
 
-PARTS = "_part"  # a column of this name says which part of the data set a row is from, see `merge_parts`
+PART_COLUMN = "_part"  # a column of this name says which part of the data set a row is from, see `merge_parts`
 
 
-def source(name: str) -> Callable[[Source], Source]:
+def register_source(name: str) -> Callable[[Source], Source]:
     """Register a source under `name`."""
 
     def register(function: Source) -> Source:

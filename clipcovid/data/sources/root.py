@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import fsspec
 
-from clipcovid.config import UserError, check_names, summarize_error
+from clipcovid.config import UserError, check_encodable_names, summarize_error
 from clipcovid.data.images import is_image
 from clipcovid.identity import digest
 from clipcovid.io.tables import decode_text
@@ -18,12 +18,12 @@ from clipcovid.io.tables import decode_text
 IMAGE_ENDINGS = frozenset(
     ".png .jpg .jpeg .jpe .jfif .tif .tiff .bmp .webp .gif .dcm .dicom .dic .ima".split()  # noqa: SIM905 (readable)
 )
-OTHER_ENDINGS = frozenset(
+NON_IMAGE_ENDINGS = frozenset(
     ".csv .tsv .json .jsonl .txt .md .rst .parquet .xml .xls .xlsx .ods .doc .docx .pdf .ini .inf .db .yaml .yml .toml .log "  # noqa: SIM905
     ".exe .dll .jar .class .bat .cmd .sh .msi .chm .lnk .url .html .htm .xhtml .xsl .css .js .ico .svg .ttf .woff .swf "
     ".zip .gz .bz2 .xz .tar .tgz .7z .rar .py .ipynb .m .r .npy .npz .mat .h5 .hdf5 .pkl .pt .pth .nii .mha .nrrd".split()
 )
-OTHER_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini", "autorun.inf"})  # DICOMDIR is DICOM, but no image
+NON_IMAGE_NAMES = frozenset({"dicomdir", "thumbs.db", "desktop.ini", "autorun.inf"})  # DICOMDIR is DICOM, but no image
 HIDDEN = re.compile(r"(^|/)(\.|(__MACOSX|@eaDir|\$RECYCLE\.BIN|#recycle|System Volume Information)/)", re.IGNORECASE)
 UNDECODABLE = re.compile("[\ud800-\udfff]")  # what Python makes of bytes in a name that are no UTF-8
 SNIFFED_BYTES = 512  # bytes that tell what a file without a known ending holds
@@ -56,7 +56,7 @@ class DatasetRoot:
         self.holding: set[str] = set()  # tables with images in them
         self._read: set[str] = set()
 
-    def folder(self) -> "DatasetRoot":
+    def require_folder(self) -> "DatasetRoot":
         """This root, which must be a folder."""
         if not self.is_folder:
             raise UserError(f"--root {self.given} is a file; this source wants the data set's folder.")
@@ -73,7 +73,7 @@ class DatasetRoot:
                 elif (real := os.path.realpath(path)) not in seen:  # find does not follow links to folders
                     seen.add(real)
                     todo.append(path)
-        check_names(listed, "The file name")
+        check_encodable_names(listed, "The file name")
         names = {UNDECODABLE.sub("\ufffd", path): path for path in sorted(listed)}  # these end in the quarantine
         return {name: listed[path] for name, path in names.items()}
 
@@ -94,7 +94,7 @@ class DatasetRoot:
             ending = _ending(name)
             if ending in IMAGE_ENDINGS:
                 images.add(path)
-            elif ending not in OTHER_ENDINGS and name not in OTHER_NAMES:
+            elif ending not in NON_IMAGE_ENDINGS and name not in NON_IMAGE_NAMES:
                 unknown.append(path)
         places = [self.file_index[path]["name"] for path in unknown]
         starts = self.fs.cat_ranges(places, [0] * len(places), [SNIFFED_BYTES] * len(places), on_error="return")
@@ -110,7 +110,7 @@ class DatasetRoot:
     def skipped_files_note(self) -> str:
         """A sentence on the files below that are no images and were not read, by ending; "" where there are none."""
         names = [posixpath.basename(path).lower() for path in self.file_index.keys() - set(self._images) - self._read]
-        kinds = Counter(name if name in OTHER_NAMES else _ending(name) or "without ending" for name in names)
+        kinds = Counter(name if name in NON_IMAGE_NAMES else _ending(name) or "without ending" for name in names)
         if hidden := len(self._list_files) - len(self.file_index):
             kinds["hidden"] = hidden
         counts = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
@@ -119,7 +119,7 @@ class DatasetRoot:
             texts.append(f"{sum(count for _, count in counts[12:])} of other kinds")
         return f"Passed over as no images: {', '.join(texts)}." if texts else ""
 
-    def existing(self, paths: Iterable[str]) -> set[str]:
+    def existing_files(self, paths: Iterable[str]) -> set[str]:
         """Those of these paths, relative or absolute, that are files; URIs count as such. A folder is listed once at most."""
         folders: dict[str, set[str]] = {}
 
@@ -128,7 +128,7 @@ class DatasetRoot:
                 return True
             if not self.local and not posixpath.isabs(path):
                 return path in self._list_files
-            check_names([path], "The path")
+            check_encodable_names([path], "The path")
             folder, name = posixpath.split(posixpath.join(self.path, path))
             if folder not in folders:
                 folders[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()  # noqa: PTH208, PTH112 (speed)

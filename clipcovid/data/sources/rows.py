@@ -12,12 +12,12 @@ from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.io import tables
 
 
-def json_lines(root: DatasetRoot, path: str, needed: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+def read_json_lines(root: DatasetRoot, path: str, required: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file; a line that is no JSON object, or lacks what is needed, is a `UserError`."""
     for number, row in tables.json_lines(tables.decode_text(root.read(path), path), path):
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: not a JSON object.")
-        if missing := [key for key in needed if key not in row]:
+        if missing := [key for key in required if key not in row]:
             raise UserError(f"{path}, line {number}: has no {missing[0]}.")
         yield row
 
@@ -38,7 +38,7 @@ def find_table(root: DatasetRoot, pattern: str) -> str:
     return paths[0] if paths else ""
 
 
-def needed_rows(root: DatasetRoot, path: str, needed: set[str]) -> pd.DataFrame:
+def read_required_rows(root: DatasetRoot, path: str, needed: set[str]) -> pd.DataFrame:
     """A table file's rows; one without the columns that are needed is a `UserError`."""
     rows = read_rows(root, path)
     if missing := needed - set(rows):

@@ -3,22 +3,22 @@
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.sources.columns import ColumnsConfig, rename
+from clipcovid.data.sources.columns import ColumnsConfig, rename_columns
 from clipcovid.data.sources.covidx import read_list, split_of_list
 from clipcovid.data.sources.exports import read_export, read_exports
-from clipcovid.data.sources.registry import source
+from clipcovid.data.sources.image_lists import explode_image_lists
+from clipcovid.data.sources.registry import register_source
 from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.data.sources.rows import read_rows
-from clipcovid.data.sources.several import explode_image_lists
 
 
-@source("table")
+@register_source("table")
 def table(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """A CSV, JSON, JSONL or Parquet table, a list of COVIDx, or a folder of Parquet files with the images in them.
 
     Columns named as in the manifest are taken, others by `--columns.*`.
     """
-    rows = rename(_rows(root, columns), columns, root.given, root.notes)
+    rows = rename_columns(_rows(root, columns), columns, root.given, root.notes)
     if "path" not in rows and "file_name" in rows:
         rows = rows.rename(columns={"file_name": "path"})
     if "path" not in rows:

@@ -44,7 +44,7 @@ class Kind(ABC, Generic[ScoresT]):
         """The columns that a predictions table needs."""
         return ["image_id"]
 
-    def check(self, table: pd.DataFrame, classes: Sequence[str], path: object) -> None:
+    def check_table(self, table: pd.DataFrame, classes: Sequence[str], path: object) -> None:
         """Refuse a predictions table that `path` must not hold by a `UserError`."""
         if missing := [name for name in self.columns(classes) if name not in table]:
             raise UserError(f"The predictions for {path} lack the columns {', '.join(missing)}.")
@@ -99,7 +99,7 @@ class Kind(ABC, Generic[ScoresT]):
         """
         names = list(tables)
         resample = self.resampler(list(tables.values()), classes)
-        groups = bootstrap.patients(tables[names[0]].drop_duplicates("image_id"))
+        groups = bootstrap.patient_groups(tables[names[0]].drop_duplicates("image_id"))
 
         def minus_first(indices: np.ndarray) -> dict[str, float]:
             return {
@@ -128,8 +128,8 @@ class Kind(ABC, Generic[ScoresT]):
             return pd.Series(True, index=table.index)
         return table[self.truth_column].isna() | (table[self.truth_column] == "")
 
-    def truth_columns(self, table: pd.DataFrame) -> pd.DataFrame:
-        """What methods that are compared must agree on: a row an image, in the table's order, columns as a sentence says."""
+    def comparison_truth(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The truth that compared methods must share: a row an image, in the table's order; messages name the columns."""
         return pd.DataFrame({f"the {self.truth_column}": table[self.truth_column]})
 
     def scores_match(self, scores: ScoresT, table: pd.DataFrame, classes: Sequence[str]) -> bool:
@@ -154,7 +154,7 @@ class Kind(ABC, Generic[ScoresT]):
         """The title of the table of scores."""
         return f"{comparison.split}: {comparison.n:,} images"
 
-    def comparison_heads(self, comparison: Comparison) -> dict[str, str]:
+    def comparison_headers(self, comparison: Comparison) -> dict[str, str]:
         """Metric → head of the table of scores."""
         return self.fold_metrics([scores.metrics for scores in comparison.methods.values()])
 
@@ -166,7 +166,7 @@ class Kind(ABC, Generic[ScoresT]):
         """Notes on the information that each baseline uses, such as the train split's class shares."""
         return []
 
-    def significance_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    def significance_cells(self, difference: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
         """Head → cell of what a test says of a method's difference to the best."""
         return {}
 

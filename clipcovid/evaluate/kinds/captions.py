@@ -13,17 +13,17 @@ import pandas as pd
 from clipcovid.evaluate import bootstrap
 from clipcovid.evaluate.captions import (
     BASELINES,
-    HYPOTHESIS,
-    METEOR_WORDS,
+    HYPOTHESIS_COLUMN,
+    METEOR_MAX_WORDS,
     METRICS,
-    RANKS,
+    RANK_COLUMNS,
     CocoCaptionScores,
     caption_metrics,
     java_note,
     tokenize,
 )
 from clipcovid.evaluate.kinds.base import Kind, Resampler
-from clipcovid.evaluate.number_format import describe_resampling, interval, number
+from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number
 from clipcovid.evaluate.retrieval import retrieval_metrics
 from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from clipcovid.data.packed import PackedImages
 
-IN_FIGURE = 9  # images
+IMAGES_IN_FIGURE = 9  # images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class CaptionsScores(Scores):
 
 
 class Captions(Kind[CaptionsScores]):
-    """A row an image. Columns: reference, hypothesis; where known patient_id, the ranks of `RANKS`, and `BASELINES`."""
+    """A row an image. Columns: reference, hypothesis; where known patient_id, `RANK_COLUMNS` and `BASELINES`."""
 
     name = "captions"
     title = "captions"
@@ -70,7 +70,7 @@ class Captions(Kind[CaptionsScores]):
 
     def columns(self, classes: Sequence[str]) -> list[str]:
         """image_id and hypothesis; the reference is that of images that have a caption."""
-        return ["image_id", HYPOTHESIS]
+        return ["image_id", HYPOTHESIS_COLUMN]
 
     def score(
         self,
@@ -84,19 +84,19 @@ class Captions(Kind[CaptionsScores]):
         Baselines are scored by the same code. `differences` are of the hypothesis minus each of them, in paired resamples
         of patients.
         """
-        columns = [HYPOTHESIS, *(name for name in BASELINES if name in table)]
+        columns = [HYPOTHESIS_COLUMN, *(name for name in BASELINES if name in table)]
         scored = _score_columns(table, columns)
-        texts, ranks = scored[HYPOTHESIS], _ranks(table)
+        texts, ranks = scored[HYPOTHESIS_COLUMN], _ranks(table)
         metrics = {name: texts.overall[name] for name in METRICS if name in texts.overall} | _retrieval(ranks)
 
         def draw(indices: np.ndarray) -> dict[str, float]:
-            values = texts.of(indices) | _retrieval({way: rank[indices] for way, rank in ranks.items()})
+            values = texts.subset_metrics(indices) | _retrieval({way: rank[indices] for way, rank in ranks.items()})
             for column in columns[1:]:
-                other = scored[column].of(indices)
+                other = scored[column].subset_metrics(indices)
                 values |= {f"{column} {metric}": values[metric] - other[metric] for metric in other}
             return values
 
-        intervals = bootstrap.bootstrap(draw, bootstrap.patients(table))
+        intervals = bootstrap.bootstrap(draw, bootstrap.patient_groups(table))
         differences = {
             BASELINES[column]: {
                 metric: {
@@ -126,9 +126,9 @@ class Captions(Kind[CaptionsScores]):
         rows = [
             (
                 name.replace("_", " ").replace("/", ", "),
-                number(value),
-                interval(intervals["intervals"].get(name)),
-                *(number(values.get(name)) for values in baselines.values()),
+                format_number(value),
+                format_interval(intervals["intervals"].get(name)),
+                *(format_number(values.get(name)) for values in baselines.values()),
             )
             for name, value in scores.metrics.items()
         ]
@@ -139,7 +139,7 @@ class Captions(Kind[CaptionsScores]):
             *(name.replace(" ", "\n") for name in baselines),
         )
         caption = f"{describe_resampling(intervals)}; {origin}"
-        return [TextTable(title=f"{scores.n:,} images", caption=caption, heads=heads, sections=[rows], bold=1)]
+        return [TextTable(title=f"{scores.n:,} images", caption=caption, headers=heads, sections=[rows], bold=1)]
 
     def figures(
         self,
@@ -154,19 +154,19 @@ class Captions(Kind[CaptionsScores]):
         from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
 
         packed = open_images()
-        rows = table.iloc[np.unique(np.linspace(0, len(table) - 1, IN_FIGURE).round().astype(int))]
+        rows = table.iloc[np.unique(np.linspace(0, len(table) - 1, IMAGES_IN_FIGURE).round().astype(int))]
         texts = [f"{row.hypothesis}\n(true: {row.reference})" for row in rows.itertuples()]
         images = packed.images(packed.manifest.positions(rows["image_id"]))
         return {"captions": plots.contact_sheet_figure(images, texts, title="Captions")}
 
     def resampler(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Resampler:
         """The metrics of the texts, and those of retrieval where all tables have ranks."""
-        texts = [_score_columns(table, [HYPOTHESIS])[HYPOTHESIS] for table in tables]
+        texts = [_score_columns(table, [HYPOTHESIS_COLUMN])[HYPOTHESIS_COLUMN] for table in tables]
         ranks = [_ranks(table) for table in tables]
 
         def resample(indices: np.ndarray) -> dict[str, np.ndarray]:
             metrics = [
-                text.of(indices) | _retrieval({way: values[indices] for way, values in rank.items()})
+                text.subset_metrics(indices) | _retrieval({way: values[indices] for way, values in rank.items()})
                 for text, rank in zip(texts, ranks, strict=True)
             ]
             common = [name for name in metrics[0] if all(name in values for values in metrics)]
@@ -193,7 +193,7 @@ def _score_columns(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, Coc
 
 def _ranks(table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Direction of retrieval → ranks (n,), where the table has them."""
-    return {way: table[column].to_numpy() for column, way in RANKS.items() if column in table}
+    return {way: table[column].to_numpy() for column, way in RANK_COLUMNS.items() if column in table}
 
 
 def _retrieval(ranks: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -203,7 +203,7 @@ def _retrieval(ranks: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _alarms(table: pd.DataFrame) -> list[str]:
-    hypotheses = table[HYPOTHESIS].map(str.strip)
+    hypotheses = table[HYPOTHESIS_COLUMN].map(str.strip)
     if len(table) > 1 and hypotheses.nunique() == 1:
         return [f"All {len(table)} images get the same caption: {hypotheses.iloc[0][:80]!r}."]
     return []
@@ -213,9 +213,9 @@ def _notes(table: pd.DataFrame) -> list[str]:
     notes = [java_note()] if java_note() else []
     if foreign := int(table["reference"].map(lambda text: bool(re.search(r"[^\W\d_a-zA-ZÀ-ɏ]", text))).sum()):
         notes.append(f"{foreign} references have letters other than Latin ones: METEOR knows only English words.")
-    if long := int(table["reference"].map(lambda text: len(text.split()) > METEOR_WORDS).sum()):
-        notes.append(f"{long} references have over {METEOR_WORDS} words: METEOR looks at so many of each text.")
-    if empty := int((table[HYPOTHESIS].str.strip() == "").sum()):
+    if long := int(table["reference"].map(lambda text: len(text.split()) > METEOR_MAX_WORDS).sum()):
+        notes.append(f"{long} references have over {METEOR_MAX_WORDS} words: METEOR looks at so many of each text.")
+    if empty := int((table[HYPOTHESIS_COLUMN].str.strip() == "").sum()):
         notes.append(f"{empty} of {len(table)} captions are empty; they score nothing.")
     return notes
 

@@ -13,10 +13,10 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
 from clipcovid.evaluate.kinds.base import Kind, Resampler
-from clipcovid.evaluate.number_format import describe_resampling, interval, number, p_value
+from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number, format_p_value
 from clipcovid.evaluate.probabilities import (
-    PROBABILITY,
-    SIMILARITY,
+    PROBABILITY_PREFIX,
+    SIMILARITY_PREFIX,
     class_probabilities,
     get_predictions,
     has_columns,
@@ -65,15 +65,15 @@ class Classification(Kind[ClassificationScores]):
 
     def columns(self, classes: Sequence[str]) -> list[str]:
         """image_id, label, and prob_<class> of every class."""
-        return ["image_id", "label", *(PROBABILITY + name for name in classes)]
+        return ["image_id", "label", *(PROBABILITY_PREFIX + name for name in classes)]
 
-    def check(self, table: pd.DataFrame, classes: Sequence[str], path: object) -> None:
+    def check_table(self, table: pd.DataFrame, classes: Sequence[str], path: object) -> None:
         """Also refuse an image that stands twice, and probabilities that are no finite numbers."""
-        super().check(table, classes, path)
+        super().check_table(table, classes, path)
         if (twice := table["image_id"].duplicated()).any():
             image_id = table["image_id"][twice].iloc[0]
             raise UserError(f"The predictions for {path} have image {image_id!r} twice; an image is predicted once.")
-        values = table[[PROBABILITY + name for name in classes]].to_numpy(np.float64)
+        values = table[[PROBABILITY_PREFIX + name for name in classes]].to_numpy(np.float64)
         if bad := int((~np.isfinite(values)).any(axis=1).sum()):
             raise UserError(f"The predictions for {path} are not finite numbers for {bad} of {len(table)} images.")
 
@@ -92,19 +92,19 @@ class Classification(Kind[ClassificationScores]):
         labels, classes = table["label"].tolist(), list(classes)
         predictions = get_predictions(table, classes)
         values = _measure(table, labels, predictions, classes)
-        if similarities is None and has_columns(table, SIMILARITY):
-            similarities = class_probabilities(table, classes, SIMILARITY)
+        if similarities is None and has_columns(table, SIMILARITY_PREFIX):
+            similarities = class_probabilities(table, classes, SIMILARITY_PREFIX)
         if similarities is not None:
             values |= metrics.similarity_metrics(labels, similarities, classes)
-        patients = bootstrap.patients(table)
+        patients = bootstrap.patient_groups(table)
         alarm = metrics.collapse_alarm(predictions, labels, classes)
         return ClassificationScores(
             n=len(labels),
             classes=classes,
             metrics=values,
-            confusion=metrics.confusion(labels, predictions, classes).tolist(),
+            confusion=metrics.confusion_matrix(labels, predictions, classes).tolist(),
             intervals=bootstrap.classification_intervals(labels, predictions, classes, patients),
-            baselines=metrics.baselines(train_labels, labels, classes),
+            baselines=metrics.baseline_scores(train_labels, labels, classes),
             alarms=[alarm] if alarm else [],
             notes=_notes(patients, labels, classes),
         )
@@ -125,12 +125,14 @@ class Classification(Kind[ClassificationScores]):
         """`confusion`, `classes`, and `roc` where there are probabilities; the images are not needed."""
         from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
 
-        return plots.figures(table["label"].tolist(), get_predictions(table, classes), classes, split=split)
+        return plots.classification_figures(
+            table["label"].tolist(), get_predictions(table, classes), classes, split=split
+        )
 
     def resampler(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Resampler:
         """The key metrics, from the confusion matrices of all tables at once."""
         k = len(classes)
-        truth = metrics.encode(tables[0]["label"].tolist(), classes)
+        truth = metrics.encode_labels(tables[0]["label"].tolist(), classes)
         cells = [truth * k + class_probabilities(table, classes).argmax(axis=1) for table in tables]
 
         def resample(indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -146,7 +148,8 @@ class Classification(Kind[ClassificationScores]):
         """Also `mcnemar`: how often only the first and only this method is right, p, and p after Holm's correction."""
         paired = super().differences(tables, classes, samples=samples, seed=seed)
         first, *rest = [
-            class_probabilities(table, classes).argmax(axis=1) == metrics.encode(table["label"].tolist(), classes)
+            class_probabilities(table, classes).argmax(axis=1)
+            == metrics.encode_labels(table["label"].tolist(), classes)
             for table in tables.values()
         ]
         counts = [(int((first & ~right).sum()), int((right & ~first).sum())) for right in rest]
@@ -159,7 +162,7 @@ class Classification(Kind[ClassificationScores]):
         """Whether confusion matrix and metrics agree; resampling AUROCs is what takes long."""
         probabilities, labels = class_probabilities(table, classes), table["label"].tolist()
         metrics_now = metrics.classification_metrics(labels, probabilities, classes)
-        counts = metrics.confusion(labels, probabilities, classes).tolist()
+        counts = metrics.confusion_matrix(labels, probabilities, classes).tolist()
         return (scores.classes, scores.confusion) == (list(classes), counts) and all(
             math.isclose(scores.metrics.get(name, math.nan), value, abs_tol=1e-9) for name, value in metrics_now.items()
         )
@@ -174,7 +177,7 @@ class Classification(Kind[ClassificationScores]):
         """Also the number of classes."""
         return f"{super().comparison_title(comparison)}, {len(comparison.classes)} classes"
 
-    def comparison_heads(self, comparison: Comparison) -> dict[str, str]:
+    def comparison_headers(self, comparison: Comparison) -> dict[str, str]:
         """All of the metrics, defined or not."""
         return dict(self.table_metrics)
 
@@ -190,7 +193,7 @@ class Classification(Kind[ClassificationScores]):
         """McNemar's test: counts and p-values."""
         test = gap["mcnemar"]
         counts = {"only best\nright": f"{test['only_best']:,}", "only this\nright": f"{test['only_this']:,}"}
-        return counts | {"p": p_value(test["p"]), "p\n(Holm)": p_value(test["p_holm"])}
+        return counts | {"p": format_p_value(test["p"]), "p\n(Holm)": format_p_value(test["p_holm"])}
 
     def significance_notes(self, comparison: Comparison) -> list[str]:
         """McNemar's test, and that it takes images as independent."""
@@ -209,7 +212,7 @@ class Classification(Kind[ClassificationScores]):
 
         confusions = {name: cast(ClassificationScores, scores).confusion for name, scores in comparison.methods.items()}
         return super().comparison_figures(comparison) | {
-            "classes": comparison_plots.classes_figure(comparison),
+            "classes": comparison_plots.per_class_figure(comparison),
             "confusions": comparison_plots.confusions_figure(comparison, confusions),
         }
 
@@ -249,9 +252,9 @@ def _overview(scores: ClassificationScores) -> TextTable:
     rows = [
         (
             name,
-            number(value),
-            interval(intervals["intervals"].get(name)),
-            *map(number, (majority.get(name), prior.get(name))),
+            format_number(value),
+            format_interval(intervals["intervals"].get(name)),
+            *map(format_number, (majority.get(name), prior.get(name))),
         )
         for name, value in scores.metrics.items()
         if "/" not in name
@@ -260,9 +263,9 @@ def _overview(scores: ClassificationScores) -> TextTable:
         title=f"{scores.n:,} images, {len(scores.classes)} classes",
         caption=f"{describe_resampling(intervals)}; baselines see no image and know the class shares of the "
         f"{_shares(baselines)}",
-        heads=("metric", "value", f"{intervals['level']:.0%} interval", f"majority\n({majority['class']})", "prior"),
+        headers=("metric", "value", f"{intervals['level']:.0%} interval", f"majority\n({majority['class']})", "prior"),
         sections=[rows],
-        unbroken="names",
+        no_wrap="names",
         bold=1,
     )
 
@@ -272,9 +275,9 @@ def _classes(scores: ClassificationScores) -> TextTable:
     predicted_counts = [sum(column) for column in zip(*scores.confusion, strict=True)]
     rows = []
     for row, (class_name, counts) in enumerate(zip(scores.classes, scores.confusion, strict=True)):
-        values = (number(scores.metrics.get(f"{metric}/{class_name}")) for metric in names)
+        values = (format_number(scores.metrics.get(f"{metric}/{class_name}")) for metric in names)
         rows.append((class_name, f"{sum(counts):,}", f"{predicted_counts[row]:,}", *values))
-    return TextTable(heads=("class", "images", "predicted", *names), sections=[rows], box="plain", fold=True)
+    return TextTable(headers=("class", "images", "predicted", *names), sections=[rows], border="plain", wrap_cells=True)
 
 
 KIND = Classification()

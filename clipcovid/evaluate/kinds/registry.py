@@ -21,7 +21,7 @@ def kind_names() -> tuple[str, ...]:
     return tuple(sorted(module.name for module in modules if module.name not in NOT_KINDS))
 
 
-def kind_of(name: str) -> Kind[Any]:
+def get_kind(name: str) -> Kind[Any]:
     """The kind of this name; an unknown one is a `UserError`."""
     if name not in kind_names():
         raise UserError(f"There is no kind of predictions called {name!r}: use {', '.join(kind_names())}.")
@@ -31,7 +31,7 @@ def kind_of(name: str) -> Kind[Any]:
 
 def scores_from_json(content: Mapping[str, Any]) -> Scores:
     """The scores that an entry of a metrics.json holds; what no kind has written is a `UserError`."""
-    for kind in map(kind_of, kind_names()):
+    for kind in map(get_kind, kind_names()):
         if kind.scores_type.json_marker in content:
             return kind.scores_type.from_json(content)
     raise UserError(f"These are the scores of no kind ({', '.join(kind_names())}): they hold {', '.join(content)}.")

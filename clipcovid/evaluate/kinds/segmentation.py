@@ -13,12 +13,18 @@ import pandas as pd
 from clipcovid.config import ImagesConfig
 from clipcovid.data.images import fit_mask
 from clipcovid.data.masks import check_mask_files
-from clipcovid.data.rle import decode_mask
+from clipcovid.data.rle import decode_rle
 from clipcovid.evaluate import bootstrap
 from clipcovid.evaluate.kinds.base import Kind, Resampler
-from clipcovid.evaluate.number_format import describe_resampling, interval, number
+from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number
 from clipcovid.evaluate.scores import Scores
-from clipcovid.evaluate.segmentation import NO_NEGATIVES_NOTE, REGIONS, infected_share, per_image, pooled_metrics
+from clipcovid.evaluate.segmentation import (
+    NO_NEGATIVES_NOTE,
+    REGIONS,
+    infected_share,
+    per_image_metrics,
+    pooled_metrics,
+)
 from clipcovid.evaluate.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -26,8 +32,8 @@ if TYPE_CHECKING:
 
     from clipcovid.data.packed import PackedImages
 
-MEANS = ("iou", "dice", "sensitivity", "precision", "hd95", "assd")
-IN_FIGURES = 3  # images of each rank
+MEAN_METRICS = ("iou", "dice", "sensitivity", "precision", "hd95", "assd")
+IMAGES_PER_RANK = 3  # images of each rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +92,7 @@ class Segmentation(Kind[SegmentationScores]):
             if not (rows["tp"] + rows["fp"]).any():
                 alarms.append(f"No {region} was predicted in any of the {len(rows)} images.")
             resampled = functools.partial(_resampled, _numbers(rows))
-            per_region.append(bootstrap.bootstrap(resampled, bootstrap.patients(rows)))
+            per_region.append(bootstrap.bootstrap(resampled, bootstrap.patient_groups(rows)))
         bounds = {
             f"{region}/{name}": pair
             for region, intervals in zip(regions, per_region, strict=True)
@@ -108,8 +114,8 @@ class Segmentation(Kind[SegmentationScores]):
         rows = [
             (
                 name.replace("severity/", "infected share, ").replace("_", " ").replace("/", " "),
-                number(value),
-                interval(scores.intervals["intervals"].get(name)),
+                format_number(value),
+                format_interval(scores.intervals["intervals"].get(name)),
             )
             for name, value in scores.metrics.items()
         ]
@@ -118,9 +124,9 @@ class Segmentation(Kind[SegmentationScores]):
                 title=f"{scores.n:,} images",
                 caption=f"{describe_resampling(scores.intervals)}; distances in pixels of the masks; "
                 "the infected share is of the lungs",
-                heads=("metric", "value", f"{scores.intervals['level']:.0%} interval"),
+                headers=("metric", "value", f"{scores.intervals['level']:.0%} interval"),
                 sections=[rows],
-                box="full",
+                border="full",
                 bold=1,
             )
         ]
@@ -139,7 +145,7 @@ class Segmentation(Kind[SegmentationScores]):
         figures = {}
         for region in scores.regions:
             rows = table[table["region"] == region]
-            iou = per_image(rows)["iou"].dropna().sort_values(ascending=False)
+            iou = per_image_metrics(rows)["iou"].dropna().sort_values(ascending=False)
             if len(iou):
                 figures[f"overlays_{region}"] = _overlays(rows, iou, packed, region)
         return figures
@@ -169,7 +175,7 @@ class Segmentation(Kind[SegmentationScores]):
         """What the counted pixels are counted against."""
         return "true mask"
 
-    def truth_columns(self, table: pd.DataFrame) -> pd.DataFrame:
+    def comparison_truth(self, table: pd.DataFrame) -> pd.DataFrame:
         """The number of each region's true pixels."""
         pixels = (table["tp"] + table["fn"]).astype("Int64")
         regions = pd.DataFrame({"image_id": table["image_id"], "region": table["region"], "pixels": pixels})
@@ -179,8 +185,8 @@ class Segmentation(Kind[SegmentationScores]):
 
 def _region_metrics(rows: pd.DataFrame) -> dict[str, float]:
     """The metrics of a region's rows, and the share of images without any that were left clean."""
-    values = per_image(rows).join(rows[["hd95", "assd"]])
-    means = {name: float(values[name].mean()) for name in MEANS if values[name].notna().any()}
+    values = per_image_metrics(rows).join(rows[["hd95", "assd"]])
+    means = {name: float(values[name].mean()) for name in MEAN_METRICS if values[name].notna().any()}
     means |= {f"{name}_median": float(values[name].median()) for name in ("iou", "dice") if name in means}
     empty = rows["tp"] + rows["fn"] == 0
     clean = {"clean_share": int((empty & (rows["fp"] == 0)).sum()) / int(empty.sum())} if empty.any() else {}
@@ -210,7 +216,7 @@ def _severity_scores(table: pd.DataFrame) -> tuple[dict[str, float], dict[str, l
         return {}, {}
     pairs = shares[["predicted", "true"]].to_numpy()
     images = table.drop_duplicates("image_id").set_index("image_id").reindex(shares.index)
-    intervals = bootstrap.bootstrap(functools.partial(_severity, pairs), bootstrap.patients(images))
+    intervals = bootstrap.bootstrap(functools.partial(_severity, pairs), bootstrap.patient_groups(images))
     return _severity(pairs, np.arange(len(pairs))), intervals["intervals"]
 
 
@@ -225,7 +231,9 @@ def _severity(shares: np.ndarray, indices: np.ndarray) -> dict[str, float]:
 
 def _numbers(rows: pd.DataFrame) -> np.ndarray:
     """(n, 5): IoU and Dice of each image, NaN where undefined, and its tp, fp, fn."""
-    return np.column_stack([per_image(rows)[["iou", "dice"]].to_numpy(), rows[["tp", "fp", "fn"]].to_numpy(np.float64)])
+    return np.column_stack(
+        [per_image_metrics(rows)[["iou", "dice"]].to_numpy(), rows[["tp", "fp", "fn"]].to_numpy(np.float64)]
+    )
 
 
 def _resampled(numbers: np.ndarray, indices: np.ndarray) -> dict[str, float]:
@@ -245,13 +253,17 @@ def _overlays(rows: pd.DataFrame, iou: pd.Series, packed: PackedImages, region: 
     from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
 
     middle = max(0, len(iou) // 2 - 1)
-    ranks = {"best": iou[:IN_FIGURES], "median": iou[middle : middle + IN_FIGURES], "worst": iou[-IN_FIGURES:]}
+    ranks = {
+        "best": iou[:IMAGES_PER_RANK],
+        "median": iou[middle : middle + IMAGES_PER_RANK],
+        "worst": iou[-IMAGES_PER_RANK:],
+    }
     picked = rows.loc[[index for values in ranks.values() for index in values.index]]
     titles = [f"{rank}: IoU {value:.2f}" for rank, values in ranks.items() for value in values]
     positions = packed.manifest.positions(picked["image_id"])
-    masks = [decode_mask(text).astype(np.uint8) * 255 for text in picked["mask"]]
+    masks = [decode_rle(text).astype(np.uint8) * 255 for text in picked["mask"]]
     how = ImagesConfig(**packed.manifest.info["images"])
-    return plots.overlays(
+    return plots.overlays_figure(
         packed.images(positions),
         packed.masks(f"{region}_mask", positions),
         [fit_mask(mask, mask.shape, how) for mask in masks],

@@ -6,13 +6,13 @@ from typing import Any, ClassVar, Literal
 from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.methods.configs import CaptionedConfig, ContrastiveConfig
 from clipcovid.methods.method import Method
+from clipcovid.models.availability import check_clip_available, check_hub_model_available, check_timm_available
 from clipcovid.models.presets import TEXT_ENCODERS
-from clipcovid.models.published import check_clip, check_hub_model, check_timm
-from clipcovid.models.recognition import clip_defaults
+from clipcovid.models.weight_detection import default_clip_model
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionConfig(CaptionedConfig, ContrastiveConfig):
+class DualEncoderConfig(CaptionedConfig, ContrastiveConfig):
     """Two encoders, of images and of captions, trained to find the one by the other."""
 
     task: ClassVar[str] = "caption"
@@ -87,18 +87,18 @@ class CaptionConfig(CaptionedConfig, ContrastiveConfig):
         """What runs are named after."""
         if self.towers == "own":
             return f"caption-{self.image_encoder}"
-        return f"caption-{clip_defaults(self.clip).get('clip.model', self.clip.model)}"
+        return f"caption-{default_clip_model(self.clip).get('clip.model', self.clip.model)}"
 
     def check_initial_weights(self) -> None:
         """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
         if self.towers == "clip":
-            check_clip(self.clip)
+            check_clip_available(self.clip)
             return
-        check_timm(self.image_encoder, self.weights)
+        check_timm_available(self.image_encoder, self.weights)
         if self.text_encoder not in TEXT_ENCODERS:
-            check_hub_model(self.text_encoder, "--text", weights=self.text_tower_weights != "none")
+            check_hub_model_available(self.text_encoder, "--text", weights=self.text_tower_weights != "none")
         elif self.text_tower_weights != "none":
             raise UserError(f"--text {self.text_encoder} has no published weights: add --text-weights none.")
 
 
-METHOD = Method(CaptionConfig, task="DualEncoderTask", kind="captions")
+METHOD = Method(DualEncoderConfig, task="DualEncoderTask", kind="captions")

@@ -19,15 +19,17 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.evaluate import retrieval
 from clipcovid.evaluate.captions import retrieval_baselines
 from clipcovid.io.files import atomic_write, write_json
-from clipcovid.methods.caption.config import CaptionConfig
-from clipcovid.methods.contrastive import Contrastive, ContrastiveModule
+from clipcovid.methods.caption.config import DualEncoderConfig
+from clipcovid.methods.contrastive import ContrastiveModule, ContrastiveTask
 from clipcovid.methods.task import Batch, Examples, Predictor, ValidateFn
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import Clip
-from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual
+from clipcovid.models.dual_encoder import DualEncoderSpec, build_dual_encoder
 
-CHUNK = 64  # training pairs encoded at once for the gallery
-GALLERY = "gallery"  # .safetensors and .json in a checkpoint: the training captions, from which new images get theirs
+GALLERY_BATCH_SIZE = 64  # training pairs encoded at once for the gallery
+GALLERY_FILE = (
+    "gallery"  # .safetensors and .json in a checkpoint: the training captions, from which new images get theirs
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +47,14 @@ class Gallery:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptionState:
+class DualEncoderState:
     """The two encoders, and once they are trained the gallery."""
 
     clip: Clip
     gallery: Gallery | None = None
 
 
-class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
+class DualEncoderTask(ContrastiveTask[DualEncoderConfig, DualEncoderState]):
     """An image encoder and a text encoder, trained together."""
 
     monitor: ClassVar[tuple[str, str]] = ("image_to_text/mrr", "max")
@@ -62,13 +64,13 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
         for name in ("mrr", "recall_1", "recall_5", "recall_10", "median_rank")
     }
 
-    def setup(self, data: Path, manifest: Manifest, embeddings: Embeddings | None = None) -> CaptionState:
+    def setup(self, data: Path, manifest: Manifest, embeddings: Embeddings | None = None) -> DualEncoderState:
         """The two encoders; a preset's tokenizer is trained on the training captions."""
         config = self.config
         if config.towers == "clip":
-            return CaptionState(clip=load_clip(config.clip, seed=config.seed))
+            return DualEncoderState(clip=load_clip(config.clip, seed=config.seed))
         rows, _ = manifest.rows_with("train", config.required_columns)
-        clip = build_dual(
+        clip = build_dual_encoder(
             DualEncoderSpec(
                 arch=config.image_encoder,
                 weights=config.weights,
@@ -83,9 +85,9 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
             rows["caption"].tolist(),
             config.seed,
         )
-        return CaptionState(clip=clip)
+        return DualEncoderState(clip=clip)
 
-    def towers(self, state: CaptionState) -> Clip:
+    def towers(self, state: DualEncoderState) -> Clip:
         """The two encoders."""
         return state.clip
 
@@ -102,7 +104,7 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
                 trunk.requires_grad_(False)
 
     def examples(
-        self, data: Path, manifest: Manifest, split: str, state: CaptionState, *, training: bool = False
+        self, data: Path, manifest: Manifest, split: str, state: DualEncoderState, *, training: bool = False
     ) -> Examples:
         """The split's images that have a caption."""
         rows, notes = manifest.rows_with(split, self.config.required_columns)
@@ -112,7 +114,7 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
         return Examples(rows=rows, notes=notes, read=read)
 
     def reader(
-        self, packed: PackedImages, rows: pd.DataFrame, state: CaptionState, *, training: bool = False
+        self, packed: PackedImages, rows: pd.DataFrame, state: DualEncoderState, *, training: bool = False
     ) -> Callable[[np.ndarray], Batch]:
         """Also the captions' tokens, where all of these images have one."""
         if (rows["caption"] != "").all():
@@ -133,13 +135,13 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
 
     def validation_scores(self, examples: Examples, outputs: np.ndarray) -> dict[str, float]:
         """Retrieval both ways within the split."""
-        ranks = retrieval.ranks(outputs[:, 0], outputs[:, 1], examples.rows["caption"].tolist())
+        ranks = retrieval.retrieval_ranks(outputs[:, 0], outputs[:, 1], examples.rows["caption"].tolist())
         directions = zip(("image_to_text", "text_to_image"), map(retrieval.retrieval_metrics, ranks), strict=True)
         return {f"{direction}/{name}": value for direction, scores in directions for name, value in scores.items()}
 
-    def calibrate(
-        self, module: torch.nn.Module, train: Examples, state: CaptionState, validate: ValidateFn
-    ) -> tuple[dict[str, Any], CaptionState]:
+    def select_on_validation(
+        self, module: torch.nn.Module, train: Examples, state: DualEncoderState, validate: ValidateFn
+    ) -> tuple[dict[str, Any], DualEncoderState]:
         """Encode the training pairs: the gallery, from which new images get their captions."""
         return {}, replace(state, gallery=self._encode(module, train))
 
@@ -147,8 +149,8 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
         predict, device = self.predictor(module), next(module.parameters()).device
         images, texts = [], []
         with torch.no_grad():
-            for start in range(0, len(train), CHUNK):
-                arrays = train.read(np.arange(start, min(start + CHUNK, len(train))))
+            for start in range(0, len(train), GALLERY_BATCH_SIZE):
+                arrays = train.read(np.arange(start, min(start + GALLERY_BATCH_SIZE, len(train))))
                 batch = {
                     name: torch.from_numpy(values).to(device) if isinstance(values, np.ndarray) else values
                     for name, values in arrays.items()
@@ -166,14 +168,14 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
             which=caption_index.astype(np.int64),
         )
 
-    def table(self, examples: Examples, outputs: np.ndarray, state: CaptionState) -> pd.DataFrame:
+    def predictions_table(self, examples: Examples, outputs: np.ndarray, state: DualEncoderState) -> pd.DataFrame:
         """Each image's caption from the training captions, and where there is a true one the ranks among the split's own.
 
         `hypothesis`: the training caption most similar to the image. Beside it what else could be said:
         `hypothesis_nearest`, the caption of the most similar training image; `_frequent`, the most frequent one; `_random`,
         that of a training image at random; `_own`, the most similar caption of this very split, the truth among them.
         """
-        assert state.gallery is not None, "made by calibrate"
+        assert state.gallery is not None, "made by select_on_validation"
         gallery, images = state.gallery, outputs[:, 0]
         hypotheses = np.array(gallery.captions, object)[retrieval.nearest(images, gallery.texts)]
         columns = {"image_id": examples.rows["image_id"].to_numpy(), "hypothesis": hypotheses}
@@ -182,23 +184,23 @@ class DualEncoderTask(Contrastive[CaptionConfig, CaptionState]):
         if outputs.shape[1] == 1:
             return table
         references = examples.rows["caption"].to_numpy(object)
-        image_to_text, text_to_image = retrieval.ranks(images, outputs[:, 1], references.tolist())
+        image_to_text, text_to_image = retrieval.retrieval_ranks(images, outputs[:, 1], references.tolist())
         table["hypothesis_own"] = references[retrieval.nearest(images, outputs[:, 1])]
         return table.assign(reference=references, image_to_text_rank=image_to_text, text_to_image_rank=text_to_image)
 
-    def save(self, module: torch.nn.Module, state: CaptionState, folder: Path) -> None:
+    def save(self, module: torch.nn.Module, state: DualEncoderState, folder: Path) -> None:
         """The CLIP, and the gallery."""
         super().save(module, state, folder)
         gallery = state.gallery
-        assert gallery is not None, "made by calibrate"
+        assert gallery is not None, "made by select_on_validation"
         arrays = {name: getattr(gallery, name) for name in ("texts", "images", "which")}
-        with atomic_write(folder / f"{GALLERY}.safetensors") as partial:
+        with atomic_write(folder / f"{GALLERY_FILE}.safetensors") as partial:
             save_file(arrays, partial)
-        write_json(folder / f"{GALLERY}.json", gallery.captions)
+        write_json(folder / f"{GALLERY_FILE}.json", gallery.captions)
 
-    def load(self, folder: Path) -> tuple[torch.nn.Module, CaptionState]:
+    def load(self, folder: Path) -> tuple[torch.nn.Module, DualEncoderState]:
         """The CLIP that was saved, and its gallery."""
-        captions = json.loads((folder / f"{GALLERY}.json").read_text(encoding="utf-8"))
-        gallery = Gallery(captions=captions, **load_file(folder / f"{GALLERY}.safetensors"))
+        captions = json.loads((folder / f"{GALLERY_FILE}.json").read_text(encoding="utf-8"))
+        gallery = Gallery(captions=captions, **load_file(folder / f"{GALLERY_FILE}.safetensors"))
         clip = self.load_towers(folder)
-        return ContrastiveModule(clip).eval(), CaptionState(clip=clip, gallery=gallery)
+        return ContrastiveModule(clip).eval(), DualEncoderState(clip=clip, gallery=gallery)

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 from clipcovid.config import AugmentConfig, ClipConfig, EmbeddingsConfig, OptimConfig, UserError
 from clipcovid.methods.configs import NO_AUGMENT, CaptionedConfig, ClipTrainConfig
 from clipcovid.methods.method import Method
+from clipcovid.models.availability import check_clip_available, check_hub_model_available
 from clipcovid.models.presets import DECODERS
-from clipcovid.models.published import check_clip, check_hub_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class CaptionerConfig(EmbeddingsConfig, CaptionedConfig, ClipTrainConfig):
 
     def check_initial_weights(self) -> None:
         """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
-        check_clip(self.clip)
+        check_clip_available(self.clip)
         if self.decoder not in DECODERS:
-            check_hub_model(self.decoder, "--decoder")
+            check_hub_model_available(self.decoder, "--decoder")
 
 
-METHOD = Method(CaptionerConfig, task="ClipCap", kind="captions", uses_embeddings=True)
+METHOD = Method(CaptionerConfig, task="CaptionerTask", kind="captions", uses_embeddings=True)

@@ -23,7 +23,7 @@ from clipcovid.methods.captioner.config import CaptionerConfig
 from clipcovid.methods.task import Batch, Examples, Predictor, Task, ValidateFn
 from clipcovid.models.decoder import Decoder, build_decoder, build_untrained_decoder, load_or_train_tokenizer
 
-PAIRS = "known"  # .safetensors and .json in a checkpoint: the training images' embeddings and captions
+PAIRS_FILE = "known"  # .safetensors and .json in a checkpoint: the training images' embeddings and captions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class CaptionerState:
     """All images' embeddings; None in a checkpoint."""
 
 
-class ClipCap(Task[CaptionerConfig, CaptionerState]):
+class CaptionerTask(Task[CaptionerConfig, CaptionerState]):
     """A decoder on embeddings, judged by the likelihood of the true captions, and in the end by the captions it writes."""
 
     monitor: ClassVar[tuple[str, str]] = ("loss", "min")
@@ -92,7 +92,7 @@ class ClipCap(Task[CaptionerConfig, CaptionerState]):
         return build_decoder(
             self.config.decoder,
             state.tokenizer,
-            features=state.images.shape[1],
+            feature_dim=state.images.shape[1],
             prefix=self.config.prefix,
             context=self.config.context,
             dropout=self.config.dropout,
@@ -126,7 +126,7 @@ class ClipCap(Task[CaptionerConfig, CaptionerState]):
         """Captions and embeddings: an object array (n,) of (beam search's text, greedy search's text, embedding)."""
 
         def write(embeddings: torch.Tensor, beams: int) -> list[str]:
-            ids = module.write(embeddings, beams=beams, length=self.config.context)
+            ids = module.generate(embeddings, beams=beams, length=self.config.context)
             return [text.strip() for text in state.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
         def predict(batch: Batch) -> np.ndarray:
@@ -138,7 +138,7 @@ class ClipCap(Task[CaptionerConfig, CaptionerState]):
 
         return predict
 
-    def table(self, examples: Examples, outputs: np.ndarray, state: CaptionerState) -> pd.DataFrame:
+    def predictions_table(self, examples: Examples, outputs: np.ndarray, state: CaptionerState) -> pd.DataFrame:
         """image_id, hypothesis, the baselines' captions (see `retrieval_baselines`), and where it is known the reference."""
         best, greedy, images = zip(*outputs, strict=True)
         columns = {"image_id": examples.rows["image_id"].to_numpy(), "hypothesis": list(best)}
@@ -151,7 +151,7 @@ class ClipCap(Task[CaptionerConfig, CaptionerState]):
         references = examples.rows["caption"]
         return table.assign(reference=references.to_numpy()) if (references != "").all() else table
 
-    def calibrate(
+    def select_on_validation(
         self, module: torch.nn.Module, train: Examples, state: CaptionerState, validate: ValidateFn
     ) -> tuple[dict[str, Any], CaptionerState]:
         """Nothing is chosen; the number of different training captions is told."""
@@ -161,15 +161,15 @@ class ClipCap(Task[CaptionerConfig, CaptionerState]):
         """The weights, the decoder's config and tokenizer as Hugging Face writes them, and the training pairs."""
         super().save(module, state, folder)
         module.save(folder, state.tokenizer)
-        with atomic_write(folder / f"{PAIRS}.safetensors") as partial:
+        with atomic_write(folder / f"{PAIRS_FILE}.safetensors") as partial:
             save_file({"images": state.images, "which": state.caption_index}, partial)
-        write_json(folder / f"{PAIRS}.json", state.captions)
+        write_json(folder / f"{PAIRS_FILE}.json", state.captions)
 
     def load(self, folder: Path) -> tuple[torch.nn.Module, CaptionerState]:
         """The decoder, the tokenizer and the training pairs."""
         module, tokenizer = build_untrained_decoder(folder, prefix=self.config.prefix)
-        pairs = load_file(folder / f"{PAIRS}.safetensors")
-        captions = json.loads((folder / f"{PAIRS}.json").read_text(encoding="utf-8"))
+        pairs = load_file(folder / f"{PAIRS_FILE}.safetensors")
+        captions = json.loads((folder / f"{PAIRS_FILE}.json").read_text(encoding="utf-8"))
         state = CaptionerState(
             tokenizer=tokenizer, captions=captions, images=pairs["images"], caption_index=pairs["which"]
         )

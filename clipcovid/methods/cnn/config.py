@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from clipcovid.methods.configs import ClassifierConfig
 from clipcovid.methods.method import Method
-from clipcovid.models.published import check_timm
+from clipcovid.models.availability import check_timm_available
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class CnnConfig(ClassifierConfig):
 
     def check_initial_weights(self) -> None:
         """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
-        check_timm(self.arch, self.weights)
+        check_timm_available(self.arch, self.weights)
 
 
-METHOD = Method(CnnConfig, task="Cnn")
+METHOD = Method(CnnConfig, task="CnnTask")

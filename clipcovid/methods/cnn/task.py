@@ -10,7 +10,7 @@ from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.task import Examples, Predictor
 
 
-class Cnn(ClassificationTask[CnnConfig, None]):
+class CnnTask(ClassificationTask[CnnConfig, None]):
     """A timm classifier."""
 
     def build(self, train: Examples, state: None) -> torch.nn.Module:

@@ -33,4 +33,4 @@ class CoopConfig(FewShotConfig):
             raise UserError(f"--words {self.words} must be at least 1.")
 
 
-METHOD = Method(CoopConfig, task="Coop", uses_embeddings=True)
+METHOD = Method(CoopConfig, task="CoopTask", uses_embeddings=True)

@@ -1,9 +1,9 @@
 """CoOp, learned prompts: the hyperparameters to search."""
 
-from clipcovid.search_space import Choice, Log, Space
+from clipcovid.search_space import Choice, LogUniform, Space
 
 SPACE: Space = {
-    "optim.lr": Log(1e-4, 1e-1),
+    "optim.lr": LogUniform(1e-4, 1e-1),
     "words": Choice((1, 4, 8, 16)),
     "per_class": Choice((False, True)),
 }

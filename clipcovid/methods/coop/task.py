@@ -12,13 +12,13 @@ from clipcovid.config import UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.methods.classification import ClassificationTask
 from clipcovid.methods.coop.config import CoopConfig
-from clipcovid.methods.few_shot import FewShot
+from clipcovid.methods.few_shot import FewShotTask
 from clipcovid.methods.task import Examples, Predictor, save_weights
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import Clip, cosine_logits
 from clipcovid.prompts import build_prompts
 
-DEVIATION = 0.02  # of random vectors, as CLIP's own words are drawn
+INIT_STD = 0.02  # of random vectors, as CLIP's own words are drawn
 
 
 class PromptLearner(torch.nn.Module):
@@ -41,17 +41,17 @@ class PromptLearner(torch.nn.Module):
         self.register_buffer("logit_scale", torch.tensor(logit_scale))
         self.model: Any = None
 
-    def attach(self, clip: Clip, endings: Sequence[str]) -> None:
+    def attach(self, clip: Clip, suffixes: Sequence[str]) -> None:
         """Have the words followed by these texts, one a class, in this CLIP; where that is too long: `UserError`."""
         count = self.words.shape[1]
-        marked = [[" ".join([mark] * count + [text]) for text in endings] for mark in ("x", "y")]
+        marked = [[" ".join([mark] * count + [text]) for text in suffixes] for mark in ("x", "y")]
         if cut := clip.count_truncated(marked[0])["texts"]:
             raise UserError(
                 f"{count} learned words are too many: with them {cut} class text(s) do not fit into the "
                 f"{clip.tokenizer.context_length} tokens of {type(clip.model).__name__}. Give fewer --words."
             )
         self.model = clip.model.requires_grad_(False).eval()
-        tokens, others = map(clip.tokens, marked)
+        tokens, others = map(clip.tokenize, marked)
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("learned", (tokens != others)[0], persistent=False)
 
@@ -94,12 +94,12 @@ def word_embedding(model: Any) -> torch.nn.Embedding:
 
 def context_tokens(clip: Clip, text: str) -> torch.Tensor:
     """The vectors (m, w) of a text's tokens, without start and end marks, as CLIP's text tower reads them."""
-    first = int((clip.tokens(["x"]) != clip.tokens(["y"])).nonzero()[0, 1])
-    long, empty = clip.lengths([text, ""])
-    return word_embedding(clip.model).weight.detach().float()[clip.tokens([text])[0, first : first + long - empty]]
+    first = int((clip.tokenize(["x"]) != clip.tokenize(["y"])).nonzero()[0, 1])
+    long, empty = clip.token_counts([text, ""])
+    return word_embedding(clip.model).weight.detach().float()[clip.tokenize([text])[0, first : first + long - empty]]
 
 
-class Coop(ClassificationTask[CoopConfig, Embeddings], FewShot[CoopConfig]):
+class CoopTask(ClassificationTask[CoopConfig, Embeddings], FewShotTask[CoopConfig]):
     """Cross entropy of the images' embeddings against texts with learned words."""
 
     column = "embedding"
@@ -120,7 +120,7 @@ class Coop(ClassificationTask[CoopConfig, Embeddings], FewShot[CoopConfig]):
             return context_tokens(clip, config.init).expand(count, -1, -1).clone()
         generator = torch.Generator().manual_seed(config.seed)
         return (
-            torch.randn(count, config.words, word_embedding(clip.model).embedding_dim, generator=generator) * DEVIATION
+            torch.randn(count, config.words, word_embedding(clip.model).embedding_dim, generator=generator) * INIT_STD
         )
 
     def predictor(self, module: Any) -> Predictor:

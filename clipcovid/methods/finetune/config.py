@@ -84,4 +84,4 @@ class FinetuneConfig(ContrastiveConfig):
         return with_captions(manifest, self.captions, self.caption_template)
 
 
-METHOD = Method(FinetuneConfig, task="Finetune", compares_initial=True)
+METHOD = Method(FinetuneConfig, task="FinetuneTask", compares_initial=True)

@@ -11,18 +11,18 @@ from clipcovid.config import UserError
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
-from clipcovid.methods.contrastive import MAX_LOGIT_SCALE, Contrastive, ContrastiveModule
+from clipcovid.methods.contrastive import MAX_LOGIT_SCALE, ContrastiveModule, ContrastiveTask
 from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.task import Batch, Examples, Predictor, ValidateFn
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import Clip, class_embeddings, cosine_logits
-from clipcovid.models.lora import add_adapters, check_targets, merge
+from clipcovid.models.lora import add_adapters, check_targets, merge_adapters
 from clipcovid.prompts import build_prompts
 
-MIXTURES = tuple(step / 10 for step in range(11))
+WISE_FT_ALPHAS = tuple(step / 10 for step in range(11))
 
 
-class Finetune(Contrastive[FinetuneConfig, Clip]):
+class FinetuneTask(ContrastiveTask[FinetuneConfig, Clip]):
     """A CLIP trained further, which is the state too: its tokenizer reads the captions."""
 
     def setup(self, data: Path, manifest: Manifest, embeddings: Embeddings | None = None) -> Clip:
@@ -55,7 +55,7 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
         module = super().build(train, state)
         if module.adapters:
             side = state.image_size
-            images, texts, *_ = module(torch.rand(2, side, side) * 255, state.tokens(["a b", "c"]))
+            images, texts, *_ = module(torch.rand(2, side, side) * 255, state.tokenize(["a b", "c"]))
             check_targets(module, (images * texts).sum())
         return module
 
@@ -98,10 +98,12 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
 
         return predict
 
-    def calibrate(self, module: Any, train: Examples, state: Clip, validate: ValidateFn) -> tuple[dict[str, Any], Clip]:
-        """Merge the adapters; where asked, mix the weights before and after, of equal scores the most of after."""
+    def select_on_validation(
+        self, module: Any, train: Examples, state: Clip, validate: ValidateFn
+    ) -> tuple[dict[str, Any], Clip]:
+        """Merge the adapters; for `wise_ft`, mix initial and tuned weights by validation score, ties to the tuned."""
         if module.adapters:
-            merge(*module.adapters)
+            merge_adapters(*module.adapters)
             module.adapters = ()
         if not self.config.wise_ft:
             return {}, state
@@ -114,10 +116,10 @@ class Finetune(Contrastive[FinetuneConfig, Clip]):
                 if value.is_floating_point():
                     value.copy_(torch.lerp(before.get(name, after[name]).to(value), after[name], share))
 
-        for share in MIXTURES:
+        for share in WISE_FT_ALPHAS:
             mix(share)
             scores[share] = validate(self.predictor(module))[self.monitor[0]]
-        best = max(MIXTURES, key=lambda share: (scores[share], share))
+        best = max(WISE_FT_ALPHAS, key=lambda share: (scores[share], share))
         mix(best)
         return {"wise_ft": best, "wise_ft_scores": {f"{share:g}": score for share, score in scores.items()}}, state
 

@@ -8,7 +8,7 @@ import tyro
 from clipcovid.config import ClipConfig
 from clipcovid.methods.configs import ClassifierConfig, ClipTrainConfig
 from clipcovid.methods.method import Method
-from clipcovid.models.published import check_clip, check_timm
+from clipcovid.models.availability import check_clip_available, check_timm_available
 from clipcovid.prompts import PromptsConfig
 
 
@@ -35,8 +35,8 @@ class HybridConfig(ClassifierConfig, ClipTrainConfig):
 
     def check_initial_weights(self) -> None:
         """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
-        check_clip(self.clip)
-        check_timm(self.arch, self.weights)
+        check_clip_available(self.clip)
+        check_timm_available(self.arch, self.weights)
 
 
 METHOD = Method(HybridConfig, task="HybridTask")

@@ -1,6 +1,6 @@
 """A CNN joined with a frozen CLIP: the hyperparameters to search."""
 
-from clipcovid.methods.spaces import AUGMENT, OPTIM
+from clipcovid.methods.spaces import AUGMENT_SPACE, OPTIM_SPACE
 from clipcovid.search_space import Choice, Space, Uniform
 
-SPACE: Space = OPTIM | AUGMENT | {"join": Choice(("add", "concat")), "label_smoothing": Uniform(0, 0.2)}
+SPACE: Space = OPTIM_SPACE | AUGMENT_SPACE | {"join": Choice(("add", "concat")), "label_smoothing": Uniform(0, 0.2)}

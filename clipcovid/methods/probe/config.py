@@ -35,4 +35,4 @@ class ProbeConfig(FewShotConfig):
         return super().title.replace(self.task, f"probe-{self.head}", 1)
 
 
-METHOD = Method(ProbeConfig, task="Probe", uses_embeddings=True)
+METHOD = Method(ProbeConfig, task="ProbeTask", uses_embeddings=True)

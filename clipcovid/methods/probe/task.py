@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 
 from clipcovid.config import ImagesConfig
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.methods.few_shot import FewShot, read_all
+from clipcovid.methods.few_shot import FewShotTask, read_all
 from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.methods.task import Batch, Examples, Predictor, ValidateFn
 
 
-class Heads(torch.nn.Module):
+class ProbeHeads(torch.nn.Module):
     """As many heads as penalties, trained side by side. Features are standardised as on the training split."""
 
     mean: torch.Tensor
@@ -47,14 +47,14 @@ class Heads(torch.nn.Module):
         return values
 
 
-class Probe(FewShot[ProbeConfig]):
+class ProbeTask(FewShotTask[ProbeConfig]):
     """Heads on embeddings; the validation split chooses the penalty."""
 
     def __init__(self, config: ProbeConfig, classes: Sequence[str], images: ImagesConfig) -> None:
         super().__init__(config, classes, images)
         self.penalties = torch.tensor(config.penalties).view(-1, 1)
 
-    def build(self, train: Examples, state: Embeddings) -> Heads:
+    def build(self, train: Examples, state: Embeddings) -> ProbeHeads:
         """Heads whose features are standardised by the training examples."""
         features = read_all(train)["embedding"]
         module = self._heads(features.shape[1])
@@ -66,9 +66,9 @@ class Probe(FewShot[ProbeConfig]):
         """Heads as wide as the checkpoint's."""
         return self._heads(len(load_file(folder / "model.safetensors")["mean"]))
 
-    def _heads(self, features: int) -> Heads:
+    def _heads(self, features: int) -> ProbeHeads:
         hidden = self.config.hidden if self.config.head == "mlp" else 0
-        return Heads(len(self.config.penalties), features, len(self.classes), hidden, self.config.seed)
+        return ProbeHeads(len(self.config.penalties), features, len(self.classes), hidden, self.config.seed)
 
     def loss(self, module: torch.nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """The sum over heads of cross entropy + penalty / 2 · ‖W‖², as in logistic regression with C = 1 / (n · penalty)."""
@@ -93,7 +93,7 @@ class Probe(FewShot[ProbeConfig]):
 
         return predict
 
-    def calibrate(
+    def select_on_validation(
         self, module: Any, train: Examples, state: Embeddings, validate: ValidateFn
     ) -> tuple[dict[str, Any], Embeddings]:
         """Choose the penalty by the validation split; of equal ones the strongest."""

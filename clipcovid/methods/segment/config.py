@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from clipcovid.config import OptimConfig, TrainConfig, UserError
 from clipcovid.methods.method import Method
-from clipcovid.models.published import check_encoder
+from clipcovid.models.availability import check_smp_encoder_available
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class SegmentConfig(TrainConfig):
 
     def check_initial_weights(self) -> None:
         """Raise `UserError` if the initial weights are missing or unreadable, without loading them."""
-        check_encoder(self.encoder, self.weights)
+        check_smp_encoder_available(self.encoder, self.weights)
 
 
 METHOD = Method(SegmentConfig, task="SegmentationTask", kind="segmentation")

@@ -20,17 +20,17 @@ from clipcovid.data.images import fit_mask, read_bytes, resize_geometry
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.packed import PackedImages
-from clipcovid.data.rle import encode_mask
+from clipcovid.data.rle import encode_rle
 from clipcovid.evaluate import segmentation
 from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.task import Batch, Examples, Predictor, Task, ValidateFn
 from clipcovid.models.normalization import undo_fit
 from clipcovid.models.unet import Segmenter, build_segmenter
 
-BINS = 20  # of probabilities: thresholds are chosen from 0.05, 0.10, …, 0.95
+THRESHOLD_BINS = 20  # of probabilities: thresholds are chosen from 0.05, 0.10, …, 0.95
 ATLAS_IMAGES = 1000  # training masks that the atlas is the mean of
 MIN_COMPONENT = 5e-4  # of an image's pixels: smaller parts of a mask get no box
-ZOOMS = (1.0, 0.9, 1.1)
+TTA_SCALES = (1.0, 0.9, 1.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class SegmentationTask(Task[SegmentConfig, Atlas | None]):
         """The atlas of at most `ATLAS_IMAGES` training masks."""
         train = super().examples(data, manifest, "train", None, training=True)
         masks = torch.from_numpy(train.read(np.arange(len(train))[:: max(1, len(train) // ATLAS_IMAGES)])["masks"])
-        if self.by_boxes:
+        if self.learns_from_boxes:
             masks = masks.amax(dim=1, keepdim=True)
         maps = masks.float().mean(dim=0) / 255
         best = self.validation_scores(train, _histograms(maps.expand(masks.shape), masks).numpy())
@@ -80,7 +80,7 @@ class SegmentationTask(Task[SegmentConfig, Atlas | None]):
         )
 
     @property
-    def by_boxes(self) -> bool:
+    def learns_from_boxes(self) -> bool:
         """Whether it learns from boxes."""
         return self.config.supervision != "masks"
 
@@ -104,7 +104,7 @@ class SegmentationTask(Task[SegmentConfig, Atlas | None]):
         def read(indices: np.ndarray) -> Batch:
             metadata: list[Any] = [row | packing for row in rows.iloc[indices].to_dict("records")]
             batch = read_images(indices) | {"metadata": metadata}
-            if training and self.by_boxes:
+            if training and self.learns_from_boxes:
                 batch["masks"] = self._boxes(packed, positions[indices], metadata)
             elif have_masks:
                 masks = [np.array(packed.masks(column, positions[indices])) for column in columns]
@@ -117,7 +117,7 @@ class SegmentationTask(Task[SegmentConfig, Atlas | None]):
         """The loss of the config's kind, a mean over images and regions: the same on any number of workers."""
         logits = module(batch["image"]).float()
         truth = batch["masks"].float() / 255
-        if self.by_boxes:
+        if self.learns_from_boxes:
             if truth.shape[-1] != logits.shape[-1]:
                 truth = F.interpolate(truth, size=logits.shape[-1], mode="area").round()
             return {"loss": box_loss(logits, truth, self.config.box_fill)}
@@ -162,7 +162,7 @@ class SegmentationTask(Task[SegmentConfig, Atlas | None]):
         if not self.config.tta:
             return self._one_pass(module, images)
         passes = []
-        for zoom in ZOOMS:
+        for zoom in TTA_SCALES:
             for mirror in (False, True):
                 view = _zoom(images, zoom).flip(dims=(2,)) if mirror else _zoom(images, zoom)
                 maps = self._one_pass(module, view)
@@ -188,10 +188,10 @@ class SegmentationTask(Task[SegmentConfig, Atlas | None]):
                 raise UserError(f"No image of a split has any {region}: there is nothing to choose a threshold by.")
             iou = (tp[present, index] / (true[present, index] + fp[present, index])).mean(axis=0)
             best = int(iou[1:].argmax()) + 1
-            scores |= {f"{region}_iou": float(iou[best]), f"{region}_threshold": best / BINS}
+            scores |= {f"{region}_iou": float(iou[best]), f"{region}_threshold": best / THRESHOLD_BINS}
         return {"iou": float(np.mean([scores[f"{region}_iou"] for region in self.config.regions]))} | scores
 
-    def calibrate(
+    def select_on_validation(
         self, module: Any, train: Examples, state: Atlas | None, validate: ValidateFn
     ) -> tuple[dict[str, Any], Atlas | None]:
         """Keep the thresholds that validate best, with the weights; with as many passes as predictions have."""
@@ -252,11 +252,11 @@ class SegmentationTask(Task[SegmentConfig, Atlas | None]):
         shape = next((truths[region].shape for region in self.config.regions if region in truths), file_shape)
         lungs, rows = truths.get("lung"), []
         for region, mask in self.masks(maps, thresholds, shape, packing.fit).items():
-            row = {"image_id": metadata["image_id"], "region": region, "mask": encode_mask(mask)}
+            row = {"image_id": metadata["image_id"], "region": region, "mask": encode_rle(mask)}
             if (truth := truths.get(region)) is not None:
                 if truth.shape != mask.shape:
                     truth = _resize(truth, mask.shape)
-                row |= segmentation.count(mask, truth) | segmentation.distances(mask, truth)
+                row |= segmentation.count_pixels(mask, truth) | segmentation.surface_distances(mask, truth)
             row["lung_area"] = float(lungs.mean() * mask.size) if lungs is not None else float("nan")
             rows.append(row)
         return rows
@@ -276,7 +276,7 @@ class SegmentationTask(Task[SegmentConfig, Atlas | None]):
             masks["infection"] &= masks["lung"]
         return {region: keep_largest_components(mask, self.config.components) for region, mask in masks.items()}
 
-    def table(self, examples: Examples, outputs: np.ndarray, state: Atlas | None) -> pd.DataFrame:
+    def predictions_table(self, examples: Examples, outputs: np.ndarray, state: Atlas | None) -> pd.DataFrame:
         """A row an image and region: image_id, region, tp, fp, fn, tn, hd95, assd, lung_area, mask."""
         table = pd.DataFrame([row for rows in outputs for row in rows])
         return table.reindex(columns=["image_id", "region", *segmentation.COUNTS, "hd95", "assd", "lung_area", "mask"])
@@ -336,7 +336,7 @@ def _bounding_boxes(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def boundary_loss(probabilities: torch.Tensor, truth: torch.Tensor, reach: int = 2) -> torch.Tensor:
-    """1 − F1 of the boundaries, of which those within `reach` pixels of another count as met; both (n, r, h, w)."""
+    """1 − F1 of the boundaries, whose pixels match within `reach` pixels of the other boundary; both (n, r, h, w)."""
 
     def edge(values: torch.Tensor) -> torch.Tensor:
         return F.max_pool2d(1 - values, 3, stride=1, padding=1) - (1 - values)
@@ -373,10 +373,10 @@ def _histograms(probabilities: torch.Tensor, masks: torch.Tensor) -> torch.Tenso
     size = masks.shape[-2:]
     if probabilities.shape[-2:] != size:
         probabilities = F.interpolate(probabilities, size=size, mode="bilinear", align_corners=False)
-    bins = (probabilities * BINS).long().clamp_(0, BINS - 1)
+    bins = (probabilities * THRESHOLD_BINS).long().clamp_(0, THRESHOLD_BINS - 1)
     cells = torch.arange(n * regions, device=masks.device).view(n, regions, 1, 1) * 2 + (masks > 127).long()
-    counts = torch.bincount((cells * BINS + bins).flatten(), minlength=n * regions * 2 * BINS)
-    return counts.view(n, regions, 2, BINS).float()
+    counts = torch.bincount((cells * THRESHOLD_BINS + bins).flatten(), minlength=n * regions * 2 * THRESHOLD_BINS)
+    return counts.view(n, regions, 2, THRESHOLD_BINS).float()
 
 
 def _zoom_maps(maps: torch.Tensor, zoom: float) -> torch.Tensor:

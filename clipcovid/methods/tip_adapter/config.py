@@ -22,4 +22,4 @@ class TipAdapterConfig(FewShotConfig):
     """How the memory is trained; what it does untrained is shown beside."""
 
 
-METHOD = Method(TipAdapterConfig, task="TipAdapter", uses_embeddings=True)
+METHOD = Method(TipAdapterConfig, task="TipAdapterTask", uses_embeddings=True)

@@ -1,5 +1,5 @@
 """Tip-Adapter-F: the hyperparameters to search."""
 
-from clipcovid.search_space import Choice, Log, Space
+from clipcovid.search_space import Choice, LogUniform, Space
 
-SPACE: Space = {"optim.lr": Log(1e-5, 1e-2), "optim.epochs": Choice((5, 20, 50))}
+SPACE: Space = {"optim.lr": LogUniform(1e-5, 1e-2), "optim.epochs": Choice((5, 20, 50))}

@@ -10,16 +10,16 @@ from safetensors.torch import load_file
 
 from clipcovid.data.embeddings import Embeddings
 from clipcovid.methods.classification import ClassificationTask
-from clipcovid.methods.few_shot import FewShot, read_all
+from clipcovid.methods.few_shot import FewShotTask, read_all
 from clipcovid.methods.task import Batch, Examples, Predictor, ValidateFn
 from clipcovid.methods.tip_adapter.config import TipAdapterConfig
 from clipcovid.models.clip import load_clip
 from clipcovid.models.clip_model import class_embeddings
 from clipcovid.prompts import build_prompts
 
-WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+CACHE_WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 SHARPNESSES = (1.0, 2.0, 5.5, 10.0, 20.0, 50.0)
-START = 1.0, 5.5  # the paper's
+INITIAL_WEIGHT_AND_SHARPNESS = 1.0, 5.5  # the paper's
 
 
 class CacheModel(torch.nn.Module):
@@ -46,7 +46,7 @@ class CacheModel(torch.nn.Module):
         self.register_buffer("values", values)
         self.register_buffer("texts", texts)
         self.register_buffer("logit_scale", torch.tensor(logit_scale))
-        for name, value in zip(("weight", "sharpness"), START, strict=True):
+        for name, value in zip(("weight", "sharpness"), INITIAL_WEIGHT_AND_SHARPNESS, strict=True):
             self.register_buffer(name, torch.tensor([value, value]))
 
     def forward(self, features: torch.Tensor, plain: bool = False) -> torch.Tensor:
@@ -57,7 +57,7 @@ class CacheModel(torch.nn.Module):
             return self.logit_scale * images @ self.texts.T + self.weight[row] * near @ self.values
 
 
-class TipAdapter(ClassificationTask[TipAdapterConfig, Embeddings], FewShot[TipAdapterConfig]):
+class TipAdapterTask(ClassificationTask[TipAdapterConfig, Embeddings], FewShotTask[TipAdapterConfig]):
     """Cross entropy of CLIP with a memory, whose keys are learned."""
 
     column = "embedding"
@@ -88,14 +88,14 @@ class TipAdapter(ClassificationTask[TipAdapterConfig, Embeddings], FewShot[TipAd
 
         return predict
 
-    def calibrate(
+    def select_on_validation(
         self, module: Any, train: Examples, state: Embeddings, validate: ValidateFn
     ) -> tuple[dict[str, Any], Embeddings]:
         """Choose weight and sharpness, before and after training, by the validation split; of equal ones the least."""
         choices = {}
         for plain, name in ((True, "training-free"), (False, "trained")):
             predictor, scores = self.predictor(module, plain), {}
-            for pair in itertools.product(WEIGHTS, SHARPNESSES):
+            for pair in itertools.product(CACHE_WEIGHTS, SHARPNESSES):
                 module.weight[int(plain)], module.sharpness[int(plain)] = pair
                 scores[pair] = validate(predictor)[self.monitor[0]]
             best = max(scores, key=lambda pair: (scores[pair], -pair[0], -pair[1]))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-FIELDS = ("patient_id", "view", "study_date")
+HEADER_FIELDS = ("patient_id", "view", "study_date")
 
 
 def fill_from_headers(table: pd.DataFrame, headers: Mapping[str, Mapping[str, str]]) -> tuple[pd.DataFrame, list[str]]:
@@ -16,7 +16,7 @@ def fill_from_headers(table: pd.DataFrame, headers: Mapping[str, Mapping[str, st
     """
     if not headers:
         return table, []
-    header_fields = pd.DataFrame(list(headers.values()), index=list(headers), columns=list(FIELDS), dtype=object)
+    header_fields = pd.DataFrame(list(headers.values()), index=list(headers), columns=list(HEADER_FIELDS), dtype=object)
     header_fields = header_fields.reindex(table["image_id"]).fillna("").set_axis(table.index)
     patients, notes = _patients(table["patient_id"], header_fields["patient_id"])
     views = table["view"].mask(table["view"] == "", header_fields["view"])

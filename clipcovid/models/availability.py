@@ -19,16 +19,16 @@ from typing import Any
 from clipcovid.config import ClipConfig, UserError, summarize_error
 from clipcovid.models import weights as places
 from clipcovid.models.formats import hugging_face_folder, safetensors_shapes, weights_format
-from clipcovid.models.recognition import open_clip_configs
+from clipcovid.models.weight_detection import open_clip_configs
 
-PATIENCE = 4.0  # seconds that the hub has to answer
+HUB_TIMEOUT_S = 4.0  # seconds that the hub has to answer
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 _FILES = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 _FOLDER = "--clip.pretrained a local file or folder, or none for random weights"
 _FILE = "--weights a local file, or none for random weights"
 
 
-def check_clip(config: ClipConfig) -> None:
+def check_clip_available(config: ClipConfig) -> None:
     """A CLIP whose weights are not there, not readable, or not to be had is a `UserError`."""
     location = places.locate_weights(config)
     if isinstance(location, list):
@@ -44,8 +44,8 @@ def check_clip(config: ClipConfig) -> None:
         _check_tag(config.model, location)
 
 
-def check_timm(arch: str, weights: str) -> None:
-    """The same of a timm architecture and its `weights`: pretrained, a file, or none."""
+def check_timm_available(arch: str, weights: str) -> None:
+    """`check_clip_available` for a timm architecture and its `weights`: pretrained, a file, or none."""
     name, _, tag = arch.partition(".")
     sources = _timm_sources()
     if not re.search(rf"\bdef {re.escape(name)}\(|['\"]{re.escape(name)}['\"]", sources):
@@ -59,18 +59,18 @@ def check_timm(arch: str, weights: str) -> None:
         _check_weights_file(weights, "pretrained or none")
 
 
-def check_encoder(encoder: str, weights: str) -> None:
-    """The same of an encoder of segmentation-models-pytorch and its `weights`: imagenet, a file, or none."""
+def check_smp_encoder_available(encoder: str, weights: str) -> None:
+    """`check_timm_available` for an encoder of segmentation-models-pytorch and its `weights`: imagenet, a file, or none."""
     if encoder.startswith("tu-"):
-        check_timm(encoder.removeprefix("tu-"), "pretrained" if weights == "imagenet" else weights)
+        check_timm_available(encoder.removeprefix("tu-"), "pretrained" if weights == "imagenet" else weights)
     elif weights == "imagenet":
         _check_hub(f"smp-hub/{encoder}.imagenet", _FILES, encoder, _FILE, others=f"smp-hub/{encoder}.*")
     elif weights != "none":
         _check_weights_file(weights, "imagenet or none")
 
 
-def check_hub_model(name: str, flag: str, weights: bool = True) -> None:
-    """The same of a folder of Hugging Face's, or a model of its hub; without `weights` its config is enough."""
+def check_hub_model_available(name: str, flag: str, weights: bool = True) -> None:
+    """`check_clip_available` for a Hugging Face folder or hub model; with `weights` false, its config is enough."""
     if Path(name).is_dir():
         for file in places.hf_weights(Path(name)) if weights else ():
             check_file(file)
@@ -139,7 +139,7 @@ _NOT_ON_HUB = "the hub has no such model, or only for those who are logged in"
 
 @cache
 def _hub_problem(repo: str, file: str) -> str:
-    """Why the hub will not give a repository's files; empty where it will. It is asked once, and has `PATIENCE` seconds."""
+    """Why the hub will not give a repository's files; empty where it will. It is asked once, for `HUB_TIMEOUT_S`."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
@@ -149,7 +149,7 @@ def _hub_problem(repo: str, file: str) -> str:
 
     def ask() -> None:
         try:
-            get_hf_file_metadata(hf_hub_url(repo, file), timeout=PATIENCE)
+            get_hf_file_metadata(hf_hub_url(repo, file), timeout=HUB_TIMEOUT_S)
             answers.append("")
         except EntryNotFoundError:
             answers.append("")
@@ -160,8 +160,8 @@ def _hub_problem(repo: str, file: str) -> str:
 
     thread = threading.Thread(target=ask, daemon=True)  # a name that does not resolve can take longer than any timeout
     thread.start()
-    thread.join(PATIENCE)
-    return answers[0] if answers else f"the hub does not answer within {PATIENCE:g} s"
+    thread.join(HUB_TIMEOUT_S)
+    return answers[0] if answers else f"the hub does not answer within {HUB_TIMEOUT_S:g} s"
 
 
 @cache

@@ -9,26 +9,26 @@ from pathlib import Path
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import MASKS
+from clipcovid.data.manifest import MASK_COLUMNS
 
 CONFLICT_REMEDIES = {
     "label": "give it one class (of several readers or findings, say, the one that most name), or prepare the set without",
     "patient_id": "correct the table",
     "split": "list it in one split",
-    **dict.fromkeys(MASKS, "join its masks in one file"),
+    **dict.fromkeys(MASK_COLUMNS, "join its masks in one file"),
 }
 """What an image has one of, and what to do where rows of the same file give several."""
 MAX_NAMED_COLUMNS = 6  # columns that a note names
 
 
-def merge_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def merge_duplicate_rows(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """A row a file: rows that name the same file become its first row; and what was assumed, a sentence each.
 
     A cell that the first row lacks is taken from the others, and boxes (JSON lists) are joined; of other columns the
     first value stays. Rows that give a file two labels, patients, splits or masks are a `UserError`. `table`: text cells,
     "" where unknown, `path` absolute or a URI.
     """
-    files = file_names(table["path"])
+    files = canonical_paths(table["path"])
     repeated = files.duplicated(keep=False)
     if not repeated.any():
         return table, []
@@ -50,7 +50,7 @@ def merge_repeats(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return single.astype(table.dtypes), [f"{note}{differences}."]
 
 
-def file_names(paths: pd.Series) -> pd.Series:
+def canonical_paths(paths: pd.Series) -> pd.Series:
     """A name a file, by which paths of the same file are equal: without `./`, links and the like. URIs stay as they are."""
     folders: dict[str, str] = {}
     links: set[str] = set()

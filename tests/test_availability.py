@@ -10,15 +10,15 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from clipcovid.config import ClipConfig, UserError
-from clipcovid.models import published
+from clipcovid.models import availability
 
 CHECKS = {
-    "openai": lambda: published.check_clip(ClipConfig()),
-    "hub": lambda: published.check_clip(ClipConfig(model="hf-hub:org/clip")),
-    "timm": lambda: published.check_timm("resnet18", "pretrained"),
-    "smp": lambda: published.check_encoder("resnet34", "imagenet"),
-    "smp with timm": lambda: published.check_encoder("tu-resnet18", "imagenet"),
-    "text": lambda: published.check_hub_model("org/bert", "--text"),
+    "openai": lambda: availability.check_clip_available(ClipConfig()),
+    "hub": lambda: availability.check_clip_available(ClipConfig(model="hf-hub:org/clip")),
+    "timm": lambda: availability.check_timm_available("resnet18", "pretrained"),
+    "smp": lambda: availability.check_smp_encoder_available("resnet34", "imagenet"),
+    "smp with timm": lambda: availability.check_smp_encoder_available("tu-resnet18", "imagenet"),
+    "text": lambda: availability.check_hub_model_available("org/bert", "--text"),
 }
 REPOSITORIES = {
     "openai": "timm/vit_base_patch32_clip_224.openai",
@@ -33,7 +33,7 @@ REPOSITORIES = {
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache, and a hub that gives or raises what is put in here."""
-    published._hub_problem.cache_clear()
+    availability._hub_problem.cache_clear()
     asked, answer = [], {"error": None}
 
     def metadata(url, **_):
@@ -45,7 +45,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
     yield asked, answer
-    published._hub_problem.cache_clear()
+    availability._hub_problem.cache_clear()
 
 
 def error_of(kind):
@@ -89,7 +89,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(which, hub):
 
 
 def test_a_hub_that_hangs_is_not_waited_for(hub, monkeypatch):
-    monkeypatch.setattr(published, "PATIENCE", 0.1)
+    monkeypatch.setattr(availability, "HUB_TIMEOUT_S", 0.1)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: time.sleep(2))
     began = time.time()
     with pytest.raises(UserError, match=r"does not answer within 0\.1 s"):
@@ -107,15 +107,24 @@ def test_a_model_that_the_hub_does_not_have(hub):
 @pytest.mark.parametrize(
     ("check", "says"),
     [
-        (lambda: published.check_clip(ClipConfig(pretrained="opanai")), "is no weights tag of ViT-B-32: use openai"),
-        (lambda: published.check_clip(ClipConfig(model="ViT-B-31")), "is unknown: use ViT-B-32"),
-        (lambda: published.check_timm("resnet_18", "none"), "is not a timm architecture: use resnet18"),
-        (lambda: published.check_timm("resnet18", "gone.pt"), "gone.pt: no such file; or use pretrained or none"),
         (
-            lambda: published.check_hub_model("/data/bert", "--text"),
+            lambda: availability.check_clip_available(ClipConfig(pretrained="opanai")),
+            "is no weights tag of ViT-B-32: use openai",
+        ),
+        (lambda: availability.check_clip_available(ClipConfig(model="ViT-B-31")), "is unknown: use ViT-B-32"),
+        (lambda: availability.check_timm_available("resnet_18", "none"), "is not a timm architecture: use resnet18"),
+        (
+            lambda: availability.check_timm_available("resnet18", "gone.pt"),
+            "gone.pt: no such file; or use pretrained or none",
+        ),
+        (
+            lambda: availability.check_hub_model_available("/data/bert", "--text"),
             "--text /data/bert can't be had: there is no such folder",
         ),
-        (lambda: published.check_encoder("resnet18", "gone.pt"), "gone.pt: no such file; or use imagenet or none"),
+        (
+            lambda: availability.check_smp_encoder_available("resnet18", "gone.pt"),
+            "gone.pt: no such file; or use imagenet or none",
+        ),
     ],
 )
 def test_names_that_cannot_be_meant(check, says, hub):
@@ -125,9 +134,9 @@ def test_names_that_cannot_be_meant(check, says, hub):
 
 
 def test_random_weights_need_nothing(hub):
-    published.check_clip(ClipConfig(model="tiny", pretrained="none"))
-    published.check_timm("resnet18", "none")
-    published.check_encoder("resnet18", "none")
+    availability.check_clip_available(ClipConfig(model="tiny", pretrained="none"))
+    availability.check_timm_available("resnet18", "none")
+    availability.check_smp_encoder_available("resnet18", "none")
     assert hub[0] == []
 
 
@@ -136,23 +145,24 @@ def test_files_and_folders_are_looked_into(tmp_path, hub):
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     for check in (
-        lambda: published.check_clip(ClipConfig(pretrained=str(tmp_path / "weights.pt"))),
-        lambda: published.check_timm("resnet18", str(tmp_path / "weights.pt")),
-        lambda: published.check_encoder("resnet18", str(tmp_path / "weights.pt")),
+        lambda: availability.check_clip_available(ClipConfig(pretrained=str(tmp_path / "weights.pt"))),
+        lambda: availability.check_timm_available("resnet18", str(tmp_path / "weights.pt")),
+        lambda: availability.check_smp_encoder_available("resnet18", str(tmp_path / "weights.pt")),
     ):
         with pytest.raises(UserError, match="is a Git LFS pointer"):
             check()
     with pytest.raises(UserError, match="is empty"):
-        published.check_clip(ClipConfig(pretrained=str(tmp_path)))
+        availability.check_clip_available(ClipConfig(pretrained=str(tmp_path)))
     with pytest.raises(UserError, match="is empty"):
-        published.check_hub_model(str(tmp_path), "--decoder")
+        availability.check_hub_model_available(str(tmp_path), "--decoder")
 
 
 def test_a_driver_knows_without_torch():
     code = (
-        "import sys; from clipcovid.config import ClipConfig; from clipcovid.models import published as p\n"
+        "import sys; from clipcovid.config import ClipConfig; from clipcovid.models import availability as p\n"
         "p._hub_problem = lambda *_: ''\n"
-        "p.check_clip(ClipConfig()); p.check_timm('resnet18', 'pretrained'); p.check_encoder('tu-resnet18', 'imagenet')\n"
+        "p.check_clip_available(ClipConfig()); p.check_timm_available('resnet18', 'pretrained')\n"
+        "p.check_smp_encoder_available('tu-resnet18', 'imagenet')\n"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

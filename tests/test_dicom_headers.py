@@ -1,8 +1,8 @@
-"""clipcovid.data.headers: what DICOM headers add to a table, and what of theirs gives way."""
+"""clipcovid.data.dicom_headers: what DICOM headers add to a table, and what of theirs gives way."""
 
 import pandas as pd
 
-from clipcovid.data.headers import fill_from_headers
+from clipcovid.data.dicom_headers import fill_from_headers
 from clipcovid.data.manifest import normalize_columns
 
 

@@ -38,7 +38,7 @@ _FAMILIES = (  # the end of a tensor's name, and what has one; the first that fi
 )
 
 
-def recognise(shapes: Shapes) -> str:
+def describe_weights(shapes: Shapes) -> str:
     """A noun with its article, e.g. "a resnet50 of timm or torchvision"; empty where nothing is known."""
     names = list(shapes)
     first = {name.partition(".")[0] for name in names}
@@ -142,18 +142,18 @@ def open_clip_configs() -> dict[str, Any]:
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
-def clip_defaults(config: ClipConfig) -> dict[str, str]:
-    """The `clip.model` where `--clip.pretrained` is a folder, which says what it holds; another one is a `UserError`."""
+def default_clip_model(config: ClipConfig) -> dict[str, str]:
+    """The `clip.model` that a folder `--clip.pretrained` holds; a different `--clip.model` is a `UserError`."""
     place = Path(config.pretrained)
     if config.model.startswith("hf-hub:") or not place.is_dir():
         return {}
-    found = architecture(checkpoint_folder(place))
+    found = architecture_name(checkpoint_folder(place))
     if config.model not in (ClipConfig.model, found):
         raise UserError(f"{place} holds a model {found}, not --clip.model {config.model}: leave --clip.model out.")
     return {"clip.model": found}
 
 
-def architecture(folder: Path) -> str:
+def architecture_name(folder: Path) -> str:
     """The name of the model in an open_clip or Hugging Face folder: as open_clip calls it, else what its towers are."""
     if is_hf(folder):
         about = json.loads((folder / HF_CONFIG).read_text(encoding="utf-8"))

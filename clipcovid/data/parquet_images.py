@@ -29,8 +29,8 @@ def binary_columns(file: pq.ParquetFile) -> Iterator[tuple[str, bool]]:
             yield field.name, False
 
 
-def read_embedded(path: str) -> bytes:
-    """The bytes of the image at an `address`; "" where the cell is empty. Rows that are read in order are read once."""
+def read_parquet_image(path: str) -> bytes:
+    """The bytes of the image at a `cell_uri`; no bytes for an empty cell. Rows that are read in order are read once."""
     uri, _, cell = path.removeprefix(SCHEME).rpartition("#")
     column, _, row = cell.rpartition("/")
     at = int(row)
