@@ -209,6 +209,39 @@ def test_a_table_with_labels_needs_no_class_folders(tmp_path):
     assert rows_of(tmp_path / "captions", "caption", "label") == [("clear", ""), ("dense", "")]
 
 
+def swapped(root, values, column="label", rows=16):
+    """A table whose labels, or splits, are those of the other folder in its first `rows` of 16 rows."""
+    names = [f"{values[at % 2]}/{at}.png" if column == "label" else f"{values[at % 2]}/A/{at}.png" for at in range(16)]
+    pictures(root, *names)
+    lines = [f"{name},{values[1 - at % 2]}" for at, name in enumerate(names[:rows])]
+    (root / "metadata.csv").write_text("\n".join([f"file_name,{column}", *lines]))
+    return listed("imagefolder", root)
+
+
+@pytest.mark.parametrize("rows", [16, 4])
+def test_labels_and_splits_of_a_table_that_differ_from_the_folders_are_taken_and_counted(tmp_path, rows):
+    for column, values, first in (
+        ("label", ("A", "B"), "A/0.png is B"),
+        ("split", ("train", "test"), "test/A/1.png is train"),
+    ):
+        listing = swapped(tmp_path / column, values, column, rows)
+        assert (
+            f"{rows} of {rows} images have another {column} in metadata.csv than their folder (first: {first}): the "
+            "table's is taken." in listing.notes
+        )
+        assert cells(listing, "image_id", column)[0][1] == first.split()[-1]
+
+
+def test_tables_that_agree_with_the_folders_or_speak_of_others_are_not_in_conflict(tmp_path):
+    pictures(tmp_path / "splits", "train/covid/1.png", "Dev/covid/2.png", "test/normal/3.png")
+    rows = "train/covid/1.png,COVID,training\nDev/covid/2.png,COVID,val\ntest/normal/3.png,Normal,\n"
+    (tmp_path / "splits/metadata.csv").write_text(f"file_name,label,split\n{rows}")
+    pictures(tmp_path / "sites", "site1/1.png", "site2/2.png")
+    (tmp_path / "sites/metadata.csv").write_text("file_name,label\nsite1/1.png,COVID\nsite2/2.png,Normal\n")
+    for name in ("splits", "sites"):
+        assert listed("imagefolder", tmp_path / name).notes == ()
+
+
 def test_the_lists_of_covidx_are_joined(tmp_path):
     covidx(tmp_path)
     (tmp_path / "README.txt").write_text("hello")

@@ -96,7 +96,7 @@ def _is_list(label: str, names: set[str]) -> bool:
 
 
 def _refuse_similar_names(counts: pd.Series, wanted: Sequence[str], where: str) -> None:
-    twins = [names for names in counts.groupby(_normalize_name).groups.values() if len(set(names) - set(wanted)) > 0]
+    twins = [names for names in counts.groupby(normalize_name).groups.values() if len(set(names) - set(wanted)) > 0]
     twins = [names for names in twins if len(names) > 1]
     if not twins:
         return
@@ -111,7 +111,7 @@ def _refuse_similar_names(counts: pd.Series, wanted: Sequence[str], where: str) 
     )
 
 
-def _normalize_name(name: str) -> str:
+def normalize_name(name: str) -> str:
     """A class name without what people write differently: case, spaces, hyphens, quotes, marks at its ends.
 
     Numbers stay apart (1-2 is not 12, -1 is not 1), and so do signs at the end (COVID+ and COVID-).
@@ -119,7 +119,7 @@ def _normalize_name(name: str) -> str:
     text = DASHES.sub("-", unicodedata.normalize("NFKC", name)).casefold()
     text = re.sub(rf"[\s_{QUOTES}]+", " ", text).strip(" .,;:")
     try:
-        return f"{float(text):g}"
+        return str(float(text))
     except ValueError:
         return re.sub(r"(?<=\w) ?[-,]? ?(?=\w)| ", _separator, text)
 

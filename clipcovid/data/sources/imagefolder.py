@@ -5,16 +5,17 @@ import posixpath
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.manifest import MASK_COLUMNS
+from clipcovid.data.classes import normalize_name
+from clipcovid.data.manifest import MASK_COLUMNS, SPLIT_ALIASES
 from clipcovid.data.sources.columns import ColumnsConfig
-from clipcovid.data.sources.layout import read_layout
+from clipcovid.data.sources.layout import folder_parts, read_layout, split_of
 from clipcovid.data.sources.masks import separate_masks
 from clipcovid.data.sources.matching import match_paths
 from clipcovid.data.sources.metadata import read_metadata
 from clipcovid.data.sources.registry import register_source
 from clipcovid.data.sources.root import DatasetRoot
 from clipcovid.io.tables import ENDINGS as TABLE_ENDINGS
-from clipcovid.io.tables import is_missing
+from clipcovid.io.tables import cell_text, is_missing
 
 
 @register_source("imagefolder")
@@ -41,8 +42,10 @@ def imagefolder(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     both = layout.merge(described, on="path", how="outer", suffixes=("", " said"))  # what is not on disk is quarantined
     for column in ("label", "split", *MASK_COLUMNS):
         if f"{column} said" in both:
-            said = both.pop(f"{column} said")
-            both[column] = both[column].where(said.map(is_missing), said)
+            from_table = both.pop(f"{column} said")
+            if column not in MASK_COLUMNS:
+                _note_conflicts(root, column, both.assign(table=from_table), files, tables)
+            both[column] = both[column].where(from_table.map(is_missing), from_table)
     _note_gaps(root, both, described, files, tables)
     return both
 
@@ -65,6 +68,40 @@ def _resolve_paths(root: DatasetRoot, described: pd.DataFrame, files: list[str],
 def _has_value(described: pd.DataFrame, column: str, files: list[str]) -> bool:
     """Whether tables say this of each of these files."""
     return column in described and set(files) <= set(described.loc[~described[column].map(is_missing), "path"])
+
+
+def _note_conflicts(root: DatasetRoot, column: str, rows: pd.DataFrame, files: list[str], tables: list[str]) -> None:
+    """Note images whose `label` or `split` (`column`) differs between tables (the column `table`) and folders.
+
+    `rows`: of `column` "" where the folders were not asked. Their names count then where one of a layer is a value in the
+    tables, too, for they may be anything else.
+    """
+    rows = rows[rows["path"].isin(files) & ~rows["table"].map(is_missing)]
+    values = rows["table"].map(lambda cell: _normalize_value(column, cell_text(cell)))
+    folders = rows[column].map(lambda name: _normalize_value(column, name))
+    if (rows[column] == "").all():
+        folders = _folders_like(column, rows["path"], set(values))
+    differs = (folders != "") & (values != "") & (folders != values)
+    if differs.any():
+        path, value = rows.loc[differs, ["path", "table"]].iloc[0]
+        root.notes.append(
+            f"{differs.sum():,} of {len(rows):,} images have another {column} in {', '.join(tables)} than their folder "
+            f"(first: {path} is {cell_text(value)}): the table's is taken."
+        )
+
+
+def _normalize_value(column: str, name: str) -> str:
+    """A label or a split in the form in which equal ones are equal; "" for what is no split."""
+    return normalize_name(name) if column == "label" else SPLIT_ALIASES.get(name.lower(), "")
+
+
+def _folders_like(column: str, paths: pd.Series, values: set[str]) -> pd.Series:
+    """The folder of each path in the first layer of folders in which a name is one of `values`; "" where there is none."""
+    if column == "split":
+        return paths.map(lambda path: next(filter(None, map(split_of, folder_parts(path)[:2])), ""))
+    names = paths.map(lambda path: [normalize_name(part) for part in folder_parts(path)])
+    layers = [at for parts in names for at, part in enumerate(parts) if part in values]
+    return names.map(lambda parts: parts[min(layers)] if layers and len(parts) > min(layers) else "")
 
 
 def _note_gaps(

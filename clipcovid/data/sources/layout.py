@@ -25,13 +25,18 @@ def split_of(folder: str) -> str:
     return SPLIT_ALIASES[name[1].lower()] if name else ""
 
 
+def folder_parts(file: str) -> Parts:
+    """The folders that a file is in, without those called `images`."""
+    return tuple(part for part in file.split("/")[:-1] if not IMAGE_FOLDER.fullmatch(part))
+
+
 def read_layout(root: DatasetRoot, files: Sequence[str], *, classes: bool, splits: bool) -> pd.DataFrame:
     """`path, label, split` of each file: `<Class>/…`, `<Split>/<Class>/…` or `<Class>/<Split>/…`, "" where none is said.
 
     Folders called `images` count for nothing. `classes`, `splits`: which of the two the folders are asked for; what is
     asked for and is not clear is a `UserError`.
     """
-    folders = [tuple(part for part in file.split("/")[:-1] if not IMAGE_FOLDER.fullmatch(part)) for file in files]
+    folders = [folder_parts(file) for file in files]
     inside = [parts for parts in folders if parts]
     split_at = _split_layer(root, inside, classes=classes) if splits or classes else None
     class_at = 1 if split_at == 0 else 0
