@@ -1,9 +1,9 @@
-"""Training speed, as ratios measured in one run: our loop against a bare PyTorch loop, workers, LoRA, probes, start-up.
+"""Training speed, as ratios measured in one run: our loop against a bare PyTorch loop, workers, probes.
 
     python benchmarks/train.py
-    python benchmarks/train.py --models tiny resnet18 --rounds 7 --no-startup
+    python benchmarks/train.py --models tiny resnet18 --rounds 7
     python benchmarks/train.py --models ViT-B-32 --batch-size 128 --steps 20
-    python benchmarks/train.py --models unet --batch-size 8 --no-startup --no-workers --no-memory --no-probe
+    python benchmarks/train.py --models unet --batch-size 8 --no-workers --no-probe
 
 `ours` is `train.loop` on packed-like images in memory: read, moved, stepped, averaged and watched as in every training,
 without augmentation and with it; `bare` is forward, backward and step on tensors that are there already: same model,
@@ -15,8 +15,6 @@ unknown, and where each mask is scored against it.
 import dataclasses
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -52,7 +50,6 @@ from clipcovid.training.loop import DeviceContext, TrainingLoop
 from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
-ROOT = Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,14 +64,10 @@ class Config:
     """Steps in a turn."""
     rounds: int = 5
     """How often each contender takes its turn."""
-    startup: bool = True
-    """Also measure the seconds from command to first step, and Ray Train's own."""
     workers: bool = True
     """Also measure two processes against one."""
     beside: bool = False
     """Also measure what two trainings at once leave one another, and what sharing cores costs one that is alone."""
-    memory: bool = True
-    """Also measure the peak memory of LoRA and of full fine-tuning of the largest model."""
     probe: bool = True
     """Also measure a probe on cached embeddings against a head trained through the encoder."""
     out: Path | None = None
@@ -307,39 +300,6 @@ def measure_side_by_side(config: Config, seconds: float = 8.0) -> dict[str, dict
     return found
 
 
-def _peak(model: str, method: Literal["full", "lora"], batch_size: int, folder: str) -> None:
-    task, size = make_contender_task(model, batch_size, method)
-    state = make_state(task)
-    some = random_examples(task, state, size, batch_size)
-    module = task.build(some, state).train()
-    optimizer = build_optimizer(module, task.config.optim)
-    batch = {name: to_device(value, torch.device("cpu")) for name, value in some.read(np.arange(batch_size)).items()}
-    for _ in range(2):
-        task.loss(module, batch)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    status = Path("/proc/self/status").read_text()  # getrusage counts what the parent had before it became this process
-    peak = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
-    trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
-    write_json(Path(folder, method), {"peak_gb": peak, "trained": trained})
-
-
-def lora_memory(config: Config) -> dict[str, Any]:
-    """Peak memory and trained weights of LoRA and of full fine-tuning, each in a process of its own."""
-    import json
-
-    model = max(config.models, key=lambda name: name == "ViT-B-32")
-    with tempfile.TemporaryDirectory() as folder:
-        for method in ("full", "lora"):
-            process = torch.multiprocessing.get_context("spawn").Process(
-                target=_peak, args=(model, method, config.batch_size, folder)
-            )
-            process.start()
-            process.join()
-        found = {method: json.loads(Path(folder, method).read_text()) for method in ("full", "lora")}
-    return found | {"model": model, "ratio": found["lora"]["peak_gb"] / found["full"]["peak_gb"]}
-
-
 def probe_speed(config: Config, device_context: DeviceContext, images: int = 300) -> dict[str, float]:
     """Seconds of a linear probe on cached embeddings, and of the same head trained through the encoder for as many epochs
     as the cached one needs to come within one image of its final training accuracy."""
@@ -377,60 +337,6 @@ def probe_speed(config: Config, device_context: DeviceContext, images: int = 300
     }
 
 
-EMPTY_TRAINER_SCRIPT = """
-import os, sys, tempfile
-os.environ.update(RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2", RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0")
-import ray
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-ray.init(address="local", include_dashboard=False, logging_level="ERROR")
-workers = int(sys.argv[1])
-scaling = ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1})
-run = RunConfig(storage_path=tempfile.mkdtemp())
-TorchTrainer(lambda: print("FIRST", flush=True), scaling_config=scaling, run_config=run).fit()
-"""
-
-
-def _seconds_until(command: list[str], mark: str) -> float:
-    """Seconds until a command prints `mark`; it is then let run to its end."""
-    began, first = time.perf_counter(), 0.0
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if mark in line and not first:
-            first = time.perf_counter() - began
-    if process.wait() or not first:
-        raise RuntimeError(f"{' '.join(command)} failed")
-    return first
-
-
-def startup_times(config: Config) -> dict[str, list[float]]:
-    """Seconds from command to first step, by workers: ours, and those of an empty `TorchTrainer.fit`'s first line."""
-    found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        data = f"{folder}/data"
-        prepare = [sys.executable, "jobs/prepare.py", "--source", "phantom", "--phantom.images", "60", "--size", "64"]
-        subprocess.run([*prepare, "--out", data, "--compute.workers", "0"], cwd=ROOT, check=True, capture_output=True)
-        for turn in range(config.rounds):
-            for workers in (0, 1, 2):
-                job = [
-                    sys.executable,
-                    "jobs/cnn.py",
-                    "--data",
-                    data,
-                    "--out",
-                    f"{folder}/{turn}-{workers}",
-                    "--weights",
-                    "none",
-                ]
-                asked = ["--compute.address", "local", "--compute.workers", str(workers), "--optim.epochs", "1"]
-                found.setdefault(f"ours, {workers} workers", []).append(_seconds_until([*job, *asked], "step 1/"))
-                if workers:
-                    empty = _seconds_until([sys.executable, "-c", EMPTY_TRAINER_SCRIPT, str(workers)], "FIRST")
-                    found.setdefault(f"empty, {workers} workers", []).append(empty)
-    return found
-
-
 def main(config: Config) -> None:
     """Measure, and print."""
     console, found = Console(), dict[str, Any]()
@@ -462,16 +368,9 @@ def main(config: Config) -> None:
         ours, fixed = (found["beside"][name]["alone"] for name in ("ours", "fixed"))
         shares = [one / other for one, other in zip(ours, fixed, strict=True)]
         console.print(f"alone, ours ÷ fixed threads: {statistics.median(shares):.3f} ({shares})")
-    if config.memory:
-        found["memory"] = lora_memory(config)
-        console.print(f"LoRA ÷ full, peak memory: {found['memory']}")
     if config.probe:
         found["probe"] = probe_speed(config, device_context)
         console.print(f"probe: {found['probe']}")
-    if config.startup:
-        found["startup"] = startup_times(config)
-        for name, seconds in found["startup"].items():
-            console.print(f"command to first step, {name}: {statistics.median(seconds):.1f} s ({seconds})")
     if config.out:
         write_json(config.out, found)
 
