@@ -76,6 +76,8 @@ def test_lists_of_findings_are_refused_with_the_way_out(label):
 
 
 def test_words_for_a_missing_value_are_no_class_but_where_they_are_named():
+    assert clean(["-", "?", "A"])[0].tolist() == ["", "", "A"]
+    assert clean(["-", "?", "A"])[1][0].startswith("2 images have no label, for '-', '?' in the labels means missing")
     labels = ["None", "nan", "A", "NA", ""]
     cleaned, notes = clean(labels)
     assert cleaned.tolist() == ["", "", "A", "", ""]

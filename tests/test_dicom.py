@@ -42,18 +42,29 @@ from pydicom.uid import (
 from clipcovid.data.dicom import read_header
 from clipcovid.data.images import decode_image, open_image
 
-BLANK = {"patient_id": "", "view": "", "study_date": ""}
+BLANK = {"patient_id": "", "patient_key": "", "view": "", "study_date": ""}
 
 
 def test_a_header_tells_patients_apart_by_a_hash_of_issuer_and_id():
     header = read_header(dicom(ViewPosition="PA", StudyDate="20200314"))
     digest = hashlib.sha256(b"\x004711").hexdigest()[:16]
-    assert header == {"patient_id": digest, "view": "PA", "study_date": "20200314"}
+    assert header == {"patient_id": digest, "patient_key": digest, "view": "PA", "study_date": "20200314"}
     assert read_header(dicom(syntax=ImplicitVRLittleEndian, PatientID=" 4711 "))["patient_id"] == digest
     ids = {read_header(dicom(**tags))["patient_id"] for tags in ({}, {"PatientID": "4712"}, {"IssuerOfPatientID": "A"})}
     assert len(ids) == 3
     for secret in (PATIENT, "Doe", "Jane", "4711"):
         assert secret not in str(read_header(dicom(PatientName=PATIENT)))
+
+
+def test_a_patient_id_that_says_unknown_is_none_and_ids_that_differ_in_writing_share_a_key():
+    notes = []
+    for word in ("ANONYMOUS", "Unknown", "N/A", "-"):
+        assert read_header(dicom(PatientID=word), notes) == BLANK
+    assert set(notes) == {"DICOM whose patient id is a word for an unknown one: its patient is not known"}
+    assert len(notes) == 4
+    first, second, other = (read_header(dicom(PatientID=name)) for name in ("p003", "P3", "P4"))
+    assert first["patient_key"] == second["patient_key"] != other["patient_key"]
+    assert first["patient_id"] != second["patient_id"]
 
 
 @pytest.mark.parametrize(

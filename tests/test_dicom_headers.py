@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from clipcovid.data.dicom_headers import fill_from_headers
+from clipcovid.data.dicom_headers import fill_from_headers, similar_patients
 from clipcovid.data.manifest import normalize_columns
 
 
@@ -57,3 +57,12 @@ def test_without_headers_or_with_empty_ones_nothing_changes():
     filled, notes = fill_from_headers(rows, {"a": header(), "b": header("", "", "20200101")})
     pd.testing.assert_frame_equal(filled, rows)
     assert notes == []
+
+
+def test_headers_patients_that_differ_in_writing_alone_are_warned_of():
+    headers = {name: header(f"hash of {name}") | {"patient_key": name[0]} for name in ("a1", "a2", "b1", "b2", "c")}
+    assert similar_patients(headers | {"d": header()}) == [
+        "4 patient ids of DICOM headers are 2 if case, blanks, `.0` and leading zeros are ignored: if these are the same "
+        "patients, their images may be in several splits; write them alike."
+    ]
+    assert similar_patients({"c": headers["c"]}) == []

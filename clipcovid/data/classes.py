@@ -40,11 +40,11 @@ def clean_labels(
     """
     new_names, notes = parse_renames(renames), list[str]()
     if absent := [old for old in new_names if old not in set(labels)]:
-        raise UserError(f"--rename {absent[0]!r} labels no image; found: {_join_names(sorted(set(labels) - {''}))}.")
+        raise UserError(f"--rename {absent[0]!r} labels no image; found: {join_names(sorted(set(labels) - {''}))}.")
     words = labels.isin(MISSING_WORDS - {"", *wanted, *new_names})
     if words.any():
         notes.append(
-            f"{words.sum():,} images have no label, for {_join_names(labels[words].unique().tolist())} in {where} means "
+            f"{words.sum():,} images have no label, for {join_names(labels[words].unique().tolist())} in {where} means "
             "missing; "
             "--classes or --rename can make a class of it."
         )
@@ -111,13 +111,17 @@ def _refuse_similar_names(counts: pd.Series, wanted: Sequence[str], where: str) 
     )
 
 
+def fold_text(text: str) -> str:
+    """Text in small letters, one form of each letter and dash, single blanks between words and none around them."""
+    return " ".join(DASHES.sub("-", unicodedata.normalize("NFKC", text)).casefold().split())
+
+
 def normalize_name(name: str) -> str:
     """A class name without what people write differently: case, spaces, hyphens, quotes, marks at its ends.
 
     Numbers stay apart (1-2 is not 12, -1 is not 1), and so do signs at the end (COVID+ and COVID-).
     """
-    text = DASHES.sub("-", unicodedata.normalize("NFKC", name)).casefold()
-    text = re.sub(rf"[\s_{QUOTES}]+", " ", text).strip(" .,;:")
+    text = re.sub(rf"[\s_{QUOTES}]+", " ", fold_text(name)).strip(" .,;:")
     try:
         return str(float(text))
     except ValueError:
@@ -129,6 +133,7 @@ def _separator(match: re.Match[str]) -> str:
     return "-" if match.group() and before.isdigit() and after.isdigit() else ""
 
 
-def _join_names(names: Sequence[str]) -> str:
+def join_names(names: Sequence[str]) -> str:
+    """Names in quotes, the first `MAX_NAMED_LABELS`, and how many more."""
     shown = ", ".join(repr(name) for name in names[:MAX_NAMED_LABELS])
     return f"{shown} and {len(names) - MAX_NAMED_LABELS:,} more" if len(names) > MAX_NAMED_LABELS else shown

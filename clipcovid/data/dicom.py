@@ -16,6 +16,7 @@ from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from clipcovid.data.patients import is_placeholder_id, normalize_id
 from clipcovid.data.pixels import BadImage, check_size, to_uint8
 
 FRAME_SIZES = re.compile(
@@ -30,20 +31,30 @@ MIN_WINDOW_SHADES = 4  # that a window must leave of a picture to be followed
 HEADER_TAGS = ("PatientID", "IssuerOfPatientID", "ViewPosition", "StudyDate")
 
 
-def read_header(data: bytes) -> dict[str, str]:
+def read_header(data: bytes, notes: list[str] | None = None) -> dict[str, str]:
     """Fields of a DICOM's header, each "" where the file lacks it or it can't be read; never raises.
 
     `patient_id`: the first 16 hex digits of the SHA-256 of the id's issuer and the id, so that images of one patient can
-    be told without the id itself. `view`: ViewPosition in capitals (PA, AP, LL). `study_date`: YYYYMMDD.
+    be told without the id itself; a placeholder (see `patients`) is none, and `notes` say so. `patient_key`: the same of
+    the normalized id. `view`: ViewPosition in capitals (PA, AP, LL). `study_date`: YYYYMMDD.
     """
     values = _header(data)
-    key = f"{values['IssuerOfPatientID']}\0{values['PatientID']}"
+    patient, issuer = values["PatientID"], values["IssuerOfPatientID"]
+    if patient and is_placeholder_id(patient):
+        if notes is not None:
+            notes.append("DICOM whose patient id is a word for an unknown one: its patient is not known")
+        patient = ""
     date = re.fullmatch(r"(\d{4})[.-]?(\d{2})[.-]?(\d{2})", values["StudyDate"])
     return {
-        "patient_id": hashlib.sha256(key.encode()).hexdigest()[:16] if values["PatientID"] else "",
+        "patient_id": _patient_hash(issuer, patient),
+        "patient_key": _patient_hash(issuer, normalize_id(patient)),
         "view": values["ViewPosition"].upper(),
         "study_date": "".join(date.groups()) if date else "",
     }
+
+
+def _patient_hash(issuer: str, patient_id: str) -> str:
+    return hashlib.sha256(f"{issuer}\0{patient_id}".encode()).hexdigest()[:16] if patient_id else ""
 
 
 def _header(data: bytes) -> dict[str, str]:

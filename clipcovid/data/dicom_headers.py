@@ -1,8 +1,11 @@
 """What DICOM headers say of images: the patient (hashed), the view, and the order of a patient's studies."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import pandas as pd
+
+from clipcovid.data.patients import similar_ids_warning
 
 HEADER_FIELDS = ("patient_id", "view", "study_date")
 
@@ -33,6 +36,14 @@ def fill_from_headers(table: pd.DataFrame, headers: Mapping[str, Mapping[str, st
     if sources := [f"{what} of {count:,}" for what, count in counts.items() if count]:
         notes.insert(0, f"from the DICOM headers come {', '.join(sources)} images.")
     return table, notes
+
+
+def similar_patients(headers: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A warning where patient ids of DICOM headers, which are told by their hashes alone, differ in their writing only."""
+    pairs = {(header["patient_key"], header["patient_id"]) for header in headers.values() if header["patient_id"]}
+    ids = Counter(key for key, _ in pairs)
+    twins = [count for count in ids.values() if count > 1]
+    return [similar_ids_warning(sum(twins), len(twins), of=" of DICOM headers")] if twins else []
 
 
 def _patients(table_ids: pd.Series, header_ids: pd.Series) -> tuple[pd.Series, list[str]]:

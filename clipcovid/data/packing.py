@@ -33,7 +33,7 @@ def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
         if images.detect_format(data) == "DICOM":
             from clipcovid.data.dicom import read_header  # pydicom is slow to import, and most sets have none
 
-            packed["header"] = read_header(data)
+            packed["header"] = read_header(data, notes)
         for kind in MASK_COLUMNS:
             if row[kind]:
                 try:

@@ -14,7 +14,7 @@ import tyro
 from clipcovid.config import ComputeConfig, ImagesConfig, UserError, flatten_resolved
 from clipcovid.data import images
 from clipcovid.data.classes import clean_labels, keep_classes
-from clipcovid.data.dicom_headers import fill_from_headers
+from clipcovid.data.dicom_headers import fill_from_headers, similar_patients
 from clipcovid.data.folder import (
     DICOM_HEADERS,
     LISTING,
@@ -36,7 +36,7 @@ from clipcovid.ray_backend.resources import ResourcePlan, plan_resources
 from clipcovid.ray_backend.shards import sharded_map
 
 DECODER_VERSION = 1  # to be raised when the same file would give other pixels
-RULES_VERSION = 2  # to be raised when the same files would give other rows, columns or splits
+RULES_VERSION = 3  # to be raised when the same files would give other rows, columns or splits
 MAX_PRINTED_NOTES = 8  # different things assumed of single files that are printed
 SOURCE_HELP = f"How the data set is laid out: {', '.join(SOURCES)}, phantom (synthetic)."
 ROWS_PER_SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
@@ -153,7 +153,7 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
         "masks_hash": mask_hashes(config.out),
         "duplicates": count_duplicates(table),
         "patients_across_splits": count_leaking_patients(table),
-        "warnings": warnings,
+        "warnings": [*warnings, *similar_patients(headers)],
     }
     manifest = Manifest(table=table, classes=tuple(info.pop("classes")), dataset=listing.dataset, info=info)
     write_manifest(config.out, manifest)

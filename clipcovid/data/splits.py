@@ -8,6 +8,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import SPLITS
+from clipcovid.data.patients import patient_folder_hint, patient_warnings
 
 
 def split_units(table: pd.DataFrame) -> pd.Series:
@@ -103,12 +104,13 @@ def _warnings(table: pd.DataFrame, original: pd.Series, shares: Mapping[str, flo
     if not has_patient.any():
         warnings.append(
             "no patient ids are known: splits and intervals are by image, so images of one patient may stand in several "
-            "splits; --columns.patient_id names the column of a table that has them."
+            f"splits; --columns.patient-id names the column of a table that has them.{patient_folder_hint(table)}"
         )
     elif not has_patient.all():
         warnings.append(
             f"{(~has_patient).sum():,} of {len(table):,} images have no patient id: each counts as a patient."
         )
+    warnings += patient_warnings(table["patient_id"])
     way_out = "scores will flatter; --resplit makes splits that keep them together."
     if people := count_leaking_patients(table):
         warnings.append(f"{people:,} patients stand in more than one of the data set's own splits: {way_out}")

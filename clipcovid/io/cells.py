@@ -10,9 +10,9 @@ from clipcovid.config import UserError
 
 MISSING_WORDS = frozenset(
     ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
-     "NULL", "NaN", "None", "n/a", "nan", "null")
+     "NULL", "NaN", "None", "n/a", "nan", "null", "-", "?")
 )  # fmt: skip
-"""The words for a missing value: those that pandas knows."""
+"""The words for a missing value: those that pandas knows, and signs in their place."""
 KEY_COLUMN = "image_id"
 """The column for the keys of a JSON object, and for an index of text without a name."""
 VALUE_COLUMN = "value"

@@ -10,6 +10,7 @@ from clipcovid.config import UserError
 from clipcovid.data.captions import PLACEHOLDER
 from clipcovid.data.duplicates import merge_duplicate_rows
 from clipcovid.data.manifest import MASK_COLUMNS, SPLIT_ALIASES, normalize_columns
+from clipcovid.data.patients import drop_placeholder_ids
 from clipcovid.data.phantoms import write_phantoms
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import resolve_image_paths
@@ -62,6 +63,9 @@ def list_source(
     if rows.empty:
         raise UserError(f"{root} lists no images.")
     merge_equal_pixels = PART_COLUMN in rows and rows[PART_COLUMN].nunique() > 1
+    if "patient_id" in rows:
+        rows["patient_id"], notes = drop_placeholder_ids(rows["patient_id"])
+        source_root.notes += notes
     rows = normalize_columns(
         rows.drop(columns=["width", "height", "sha256"], errors="ignore")
     )  # the files themselves say
