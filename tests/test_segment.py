@@ -330,13 +330,15 @@ def test_only_images_with_the_masks_are_used_and_the_others_counted(phantoms, tm
         train_model(segment(data, tmp_path, target="infection", name="none"), log=quiet)
 
 
-def test_folds_pool_every_image_once(phantoms, tmp_path):
+def test_folds_pool_every_image_once(phantoms, tmp_path, monkeypatch):
     config = segment(phantoms, tmp_path, target="lung", optim=OptimConfig(epochs=1, batch_size=12))
     run = cross_validate(config, 2)
     table, _ = read_predictions(run.folder / "predictions" / "crossval.parquet")
     assert sorted(table["image_id"]) == sorted(read_manifest(phantoms).table["image_id"])
     assert len(run.metrics()["crossval"]["folds"]) == 2
     assert shown_below(tmp_path) == {run.name: ["fold-1", "fold-2"]}
+    monkeypatch.setattr(SegmentConfig, "check_initial_weights", lambda config: pytest.fail("weights were looked for"))
+    assert cross_validate(config, 2).metrics() == run.metrics()  # finished: nothing is trained again
 
 
 def test_masks_of_any_make_are_scored_alike(tmp_path):

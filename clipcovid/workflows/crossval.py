@@ -14,7 +14,7 @@ from clipcovid.evaluate.report import score_split
 from clipcovid.identity import crossval_identity
 from clipcovid.io.files import write_json
 from clipcovid.methods.checkpoints import save_texts
-from clipcovid.runs import Run, finish_run, start_run
+from clipcovid.runs import Run, find_finished_run, finish_run, start_run
 from clipcovid.terminal import Countdown
 from clipcovid.tracking import live_tracker
 from clipcovid.training.trainer import TrainResult, resolve_training_schedule, train_model, training_manifest
@@ -39,9 +39,11 @@ def cross_validate(config: TrainConfig, folds: int) -> Run:
     config = override(
         resolve_training_schedule(first, training_manifest(first, source)), {"fold": ""}
     )  # all folds alike
-    config.check_initial_weights()
     identity = crossval_identity(config, everything, folds)
-    run = start_run(config, method=config.title, identity=identity, stem=f"{CROSSVAL}-{config.title}", job=CROSSVAL)
+    names = {"method": config.title, "stem": f"{CROSSVAL}-{config.title}", "job": CROSSVAL}
+    if not find_finished_run(config, identity=identity, **names):
+        config.check_initial_weights()
+    run = start_run(config, identity=identity, **names)
     config = save_texts(config, manifest.classes, run.folder)
     embeddings = embeddings_for(config, source)
     with live_tracker(config) as watch:
