@@ -101,6 +101,15 @@ def test_patients_are_read_whatever_their_column_is_called(tmp_path):
         assert any("Patients are those in" in note for note in notes) == (name != "patient_id")
 
 
+def test_patients_that_contradict_the_truth_are_said(tmp_path):
+    truth = TRUTH.assign(patient_id=["7", "7", "8", "8", "", "9", "9", "9"])
+    given = TRUTH.rename(columns={"label": "pred"}).assign(patient=["7", "8", "8", "", "1", "9", "9", "7"])
+    _, notes, table = evaluated(tmp_path, given, truth)
+    assert table["patient_id"].tolist() == truth["patient_id"].tolist()
+    assert any(note.startswith("patient of ") and "in 2 of 8 rows" in note for note in notes)
+    assert len(evaluated(tmp_path, given.drop(columns="patient"), truth)[1]) == len(notes) - 1
+
+
 def test_an_id_that_says_nothing_is_no_id(tmp_path):
     given = TRUTH.rename(columns={"label": "pred"}).assign(image_id=["nan", *NAMES[1:]])
     with pytest.raises(UserError, match=r"1 rows of .* have no image_id"):
@@ -152,13 +161,44 @@ def test_of_two_columns_of_predictions_none_is_taken(tmp_path):
     assert accuracy(tmp_path, given, prediction_column="pred") == 3 / 8
 
 
+def scores_of(prefix, names):
+    return pd.DataFrame(np.eye(3)[[CLASSES.index(name) for name in names]], columns=[prefix + c for c in CLASSES])
+
+
+@pytest.mark.parametrize(
+    ("other", "columns"),
+    [
+        (pd.DataFrame({"y_pred": TRUE}), "y_pred"),
+        (pd.DataFrame({"y_pred": [CLASSES.index(name) for name in TRUE]}), "y_pred"),
+        (pd.DataFrame({"ranking": [json.dumps([name]) for name in TRUE]}), "ranking"),
+        (scores_of("sim_", TRUE), "sim_COVID-19, sim_Non-COVID, sim_Normal"),
+        (scores_of("", TRUE), "COVID-19, Non-COVID, Normal"),
+    ],
+    ids=["names", "numbers", "ranking", "similarities", "columns of classes"],
+)
+def test_two_kinds_of_predictions_that_differ_are_refused(tmp_path, other, columns):
+    given = pd.concat([pd.DataFrame({"image_id": NAMES}), scores_of("prob_", GUESS), other], axis=1)
+    with pytest.raises(UserError, match=f"by prob_COVID-19, .* and by {columns} differ in 5 of 8 rows .*: remove the"):
+        evaluated(tmp_path, given)
+    if len(other.columns) == 1:
+        assert accuracy(tmp_path, given, prediction_column=columns, classes=CLASSES) == 1
+    agreeing = pd.concat([given[["image_id"]], scores_of("prob_", TRUE), other], axis=1)
+    metrics, notes, _ = evaluated(tmp_path, agreeing)
+    assert metrics["accuracy"] == 1
+    assert any(f"by {columns} are the same" in note or f"and by {columns} are the same" in note for note in notes)
+
+
+def test_of_equal_probabilities_either_class_may_be_predicted(tmp_path):
+    given = pd.DataFrame({"image_id": NAMES, "prob_A": 0.5, "prob_B": 0.5, "pred": ["A", "B"] * 4})
+    _, notes, _ = evaluated(tmp_path, given, TRUTH.assign(label=["A", "B"] * 4))
+    assert any("by pred are the same" in note for note in notes)
+
+
 def test_what_is_not_read_beside_probabilities_is_said(tmp_path):
-    given = pd.DataFrame({"image_id": NAMES, "y_pred": TRUE})
-    given[[f"prob_{name}" for name in CLASSES]] = np.eye(3)[[CLASSES.index(name) for name in GUESS]]
+    given = pd.concat([pd.DataFrame({"image_id": NAMES, "pred": [1.0, *[0.8] * 7]}), scores_of("prob_", GUESS)], axis=1)
     metrics, notes, _ = evaluated(tmp_path, given)
     assert metrics["accuracy"] == 3 / 8
-    assert any("not read: y_pred" in note for note in notes)
-    assert accuracy(tmp_path, given, prediction_column="y_pred") == 1
+    assert any("not read: pred" in note for note in notes)
 
 
 def test_columns_named_as_the_classes_are_probabilities(tmp_path):
@@ -240,12 +280,24 @@ def test_names_that_are_nearly_alike_are_named(tmp_path, twin, classes):
     ):
         evaluated(tmp_path, given, classes=classes)
     wide = pd.DataFrame({"image_id": NAMES, f"prob_{twin}": 0.5, "prob_Normal": 0.25, "prob_Non-COVID": 0.25})
-    if not classes and not twin.endswith(" "):  # spaces around a column's name are no part of it
+    if not twin.endswith(" "):  # spaces around a column's name are no part of it
         with pytest.raises(UserError, match="write both alike"):
-            evaluated(tmp_path, wide)
+            evaluated(tmp_path, wide, classes=classes)
     truth = TRUTH.assign(label=[twin, *TRUE[1:]])
     with pytest.raises(UserError, match="write both alike"):
         evaluated(tmp_path, pd.DataFrame({"image_id": NAMES, "pred": GUESS}), truth, classes=classes)
+
+
+def test_one_name_in_two_unicode_forms_is_refused(tmp_path):
+    composed, decomposed = "K\u00f6", "Ko\u0308"
+    truth = TRUTH.assign(label=[composed, "B"] * 4)
+    for given in (
+        pd.DataFrame({"image_id": NAMES, "pred": [decomposed, "B"] * 4}),
+        pd.DataFrame({"image_id": NAMES, f"prob_{decomposed}": 0.5, "prob_B": 0.5}),
+    ):
+        for classes in ((), (composed, "B")):
+            with pytest.raises(UserError, match=r"in .*preds\.csv and .* two Unicode forms, .* write both in one form"):
+                evaluated(tmp_path, given, truth, classes=classes)
 
 
 def test_files_without_a_class_in_common_are_refused_with_both_lists(tmp_path):
@@ -265,5 +317,14 @@ def test_numbers_are_indices_of_the_classes_that_are_named(tmp_path):
         assert accuracy(tmp_path, given, classes=CLASSES) == 1
         truth = TRUTH.assign(label=numbers)
         assert accuracy(tmp_path, given, truth) == accuracy(tmp_path, given, truth, classes=CLASSES) == 1
+    for column in ("prob_{}", "sim_{}", "prob_LABEL_{}"):
+        given = pd.concat(
+            [TRUTH[["image_id"]], scores_of("", TRUE).set_axis(map(column.format, range(3)), axis=1)], axis=1
+        )
+        with pytest.raises(UserError, match="say with --classes which names the numbers"):
+            evaluated(tmp_path, given)
+        metrics, notes, _ = evaluated(tmp_path, given, classes=CLASSES)
+        assert metrics["accuracy"] == 1
+        assert any("are numbered: " in note and "1 is Non-COVID" in note for note in notes)
     signs = TRUTH.assign(label=["-1", "1"] * 4)
     assert accuracy(tmp_path, signs.rename(columns={"label": "pred"}), signs) == 1

@@ -11,8 +11,14 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.probabilities import PROBABILITY_PREFIX, SIMILARITY_PREFIX
-from clipcovid.io.tables import VALUE_COLUMN, is_missing
+from clipcovid.evaluate.class_names import class_name, refuse_similar_names, resolve_class_names
+from clipcovid.evaluate.probabilities import (
+    PROBABILITY_PREFIX,
+    PROBABILITY_SUM_TOLERANCE,
+    SIMILARITY_PREFIX,
+    check_probabilities,
+)
+from clipcovid.io.tables import VALUE_COLUMN
 
 TRUTH_COLUMNS = ("ytrue", "truelabel", "trueclass", "groundtruth", "gt", "truth", "true", "target", "actual")
 """What columns of true classes are called, in small letters and without signs, as those below."""
@@ -31,18 +37,23 @@ PREDICTED_LABEL_COLUMNS = (
 )
 LIST_COLUMNS = ("predictions", "scores", "output")
 """What columns of lists are called, beside ranking."""
-PROBABILITY_SUM_TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
+_PREFIXES = {"probabilities": PROBABILITY_PREFIX, "similarities": SIMILARITY_PREFIX}
+
+
+Layout = Literal["prefixed", "classes", "cells"]
 
 
 class PredictionColumns(NamedTuple):
     """Where a table's predictions stand."""
 
-    layout: Literal["prefixed", "classes", "cells"]
+    layout: Layout
     """prefixed: prob_<class>, sim_<class>, probabilities or similarities. classes: columns named so. cells: one column."""
     columns: list[str]
     notes: list[str]
     is_ambiguous: bool = False
     """Whether the column is called as those of true classes are, too."""
+    alternatives: Sequence[tuple[Layout, list[str]]] = ()
+    """Layouts and columns of the other predictions in the table, which are not scored."""
 
 
 def columns_matching(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
@@ -71,7 +82,7 @@ def single_consistent_column(table: pd.DataFrame, columns: list[str], file: str,
 def detect_prediction_columns(
     table: pd.DataFrame, prediction_column: str, vocabulary: Sequence[str], file: str
 ) -> PredictionColumns:
-    """The predictions of a table: of several forms the one that says most, and the others are named in the notes.
+    """The predictions of a table: of several forms the one that says most, and the others as `alternatives`.
 
     `vocabulary`: the classes, or the true labels. None, or two columns of one form that differ: `UserError`.
     """
@@ -85,7 +96,7 @@ def detect_prediction_columns(
         for column in columns_matching(table, LIST_COLUMNS)
         if isinstance(_decode_cell(table[column].iloc[0]), list | dict)
     ]
-    forms: list[tuple[Literal["prefixed", "classes", "cells"], list[str]]] = [
+    forms: list[tuple[Layout, list[str]]] = [
         ("prefixed", prefixed + [column for column in ("probabilities", "similarities") if column in columns]),
         ("classes", as_classes if len(as_classes) > 1 else []),
         ("cells", [column for column in ("ranking",) if column in columns]),
@@ -112,9 +123,10 @@ def detect_prediction_columns(
     kind, members = forms[0]
     if kind == "cells":
         members = [single_consistent_column(table, members, file, "the predictions", "--prediction-column")]
-    rest = ", ".join(column for _, members in forms[1:] for column in members)
-    note = f"Scored: {', '.join(members)} of {file}; not read: {rest} (see --prediction-column)."
-    return PredictionColumns(kind, members, [note] if rest else [])
+    alternatives: list[tuple[Layout, list[str]]] = []
+    for layout, columns in forms[1:]:
+        alternatives += [(layout, [column]) for column in columns] if layout == "cells" else [(layout, columns)]
+    return PredictionColumns(kind, members, [], alternatives=alternatives)
 
 
 def extract_predictions(
@@ -124,12 +136,10 @@ def extract_predictions(
     result = pd.DataFrame(index=table.index)
     if choice.layout == "classes":
         cells = _cells_by_class(table, choice.columns)
-        classes = classes or choice.columns
-        result[[PROBABILITY_PREFIX + c for c in classes]] = _score_matrix(cells, classes, file, "probabilities")
-        return result, classes
+        return result, _add_scores(result, cells, classes or choice.columns, choice, "probabilities", file)
     if choice.layout == "cells":
         return _from_cells([_decode_cell(cell) for cell in table[choice.columns[0]]], choice, result, classes, file)
-    for prefix, column in ((PROBABILITY_PREFIX, "probabilities"), (SIMILARITY_PREFIX, "similarities")):
+    for column, prefix in _PREFIXES.items():
         wide = [name for name in choice.columns if name.startswith(prefix)]
         if wide:
             cells = [
@@ -138,26 +148,23 @@ def extract_predictions(
         else:
             cells = [_decode_cell(cell) for cell in table[column]] if column in choice.columns else []
         if cells:
-            classes = classes or _class_keys(cells[0], file, column)
-            result[[prefix + c for c in classes]] = _score_matrix(cells, classes, file, column)
+            classes = _add_scores(result, cells, classes, choice, column, file)
     return result, classes
 
 
-def resolve_class_names(values: Sequence[Any] | pd.Series, classes: Sequence[str], file: str) -> list[str]:
-    """Names, and with `classes` whole numbers that are no name as indices into them; a missing one is a `UserError`."""
-    texts = [str(value) for value in values]
-    names = {text: _class_name(text, classes) for text in set(texts)}
-    if missing := [text for text in names if is_missing(text) and text not in classes]:
-        raise UserError(f"A row of {file} has no class ({missing[0]!r}); give every image one or leave it out.")
-    return [names[text] for text in texts]
-
-
-def _class_name(text: str, classes: Sequence[str]) -> str:
-    if text in classes:
-        return text
-    text = re.sub(r"^(\d+)\.0+$", r"\1", text)
-    index = text.removeprefix("LABEL_")  # LABEL_0 is what Hugging Face calls a class without a name
-    return classes[int(index)] if index.isdecimal() and int(index) < len(classes) else text
+def _add_scores(
+    result: pd.DataFrame, cells: list[Any], classes: list[str], choice: PredictionColumns, column: str, file: str
+) -> list[str]:
+    """Write the prob_<class> or sim_<class> columns of `cells`, and give the classes, which the cells name if none are."""
+    classes = classes or _class_keys(cells[0], file, column)
+    names = list(cells[0]) if isinstance(cells[0], dict) else []
+    result[[_PREFIXES[column] + c for c in classes]] = _score_matrix(cells, classes, file, column)
+    if not set(names) <= set(classes):
+        choice.notes.append(
+            f"The {column} of {file} are numbered: {', '.join(f'{n} is {class_name(n, classes)}' for n in names)}, by "
+            "--classes."
+        )
+    return classes
 
 
 def _from_cells(
@@ -178,9 +185,7 @@ def _from_cells(
     elif lists:
         column = "ranking"
     if column == "probabilities":
-        classes = classes or _class_keys(cells[0], file, column)
-        result[[PROBABILITY_PREFIX + c for c in classes]] = _score_matrix(cells, classes, file, column)
-        return result, classes
+        return result, _add_scores(result, cells, classes, choice, column, file)
     if column == "ranking":
         rankings = [resolve_class_names(cell if isinstance(cell, list) else [cell], classes, file) for cell in cells]
         return result.assign(ranking=pd.Series(rankings, index=result.index, dtype=object)), classes
@@ -237,24 +242,23 @@ def _score_matrix(cells: list[Any], classes: list[str], file: str, column: str) 
     """(n, k) float64 from objects {class: number} or lists; probabilities must be such."""
     rows = []
     for number, cell in enumerate(cells, 1):
-        keys = cell if isinstance(cell, dict) else classes
-        if not isinstance(cell, dict | list) or len(cell) != len(classes) or set(keys) != set(classes):
+        names = [class_name(str(key), classes) for key in cell] if isinstance(cell, dict) else classes
+        if not isinstance(cell, dict | list) or len(cell) != len(classes) or set(names) != set(classes):
+            refuse_similar_names({file: names}, classes)
             got = f"of {', '.join(cell)}" if isinstance(cell, dict) else repr(cell)
             raise UserError(f"Row {number} of {file}: {column} of {', '.join(classes)} were expected, not {got}.")
-        rows.append([cell[c] for c in classes] if isinstance(cell, dict) else cell)
+        by_class = dict(zip(names, cell.values() if isinstance(cell, dict) else cell, strict=True))
+        rows.append([by_class[name] for name in classes])
     try:
         matrix = np.array(rows, dtype=np.float64)
     except (TypeError, ValueError):
         other = next((cell for row in rows for cell in row if not _is_number(cell)), rows[0])
         raise UserError(f"The {column} in {file} are not all numbers: {other!r} is none.") from None
-    if column == "probabilities" and not np.isnan(matrix).any():
-        wrong = (matrix < 0).any(axis=1) | (np.abs(matrix.sum(axis=1) - 1) > PROBABILITY_SUM_TOLERANCE)
-        if wrong.any():
-            first = int(wrong.argmax())
-            raise UserError(
-                f"{int(wrong.sum())} of {len(matrix)} rows of {file} are no probabilities of {', '.join(classes)}: row "
-                f"{first + 1} sums to {matrix[first].sum():.4g} with a lowest of {matrix[first].min():.4g}, where 1 and no "
-                f"negative were expected; scores that are no probabilities go in {SIMILARITY_PREFIX}<class> columns, and "
-                "--classes names all classes."
-            )
+    if column == "probabilities":
+        check_probabilities(
+            matrix,
+            classes,
+            file,
+            f"scores that are no probabilities go in {SIMILARITY_PREFIX}<class> columns, and --classes names all classes",
+        )
     return matrix

@@ -1,6 +1,5 @@
 """Predictions and ground truth that other programs wrote: JSON, JSON lines, CSV or Parquet, recognised by shape."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -8,6 +7,8 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from clipcovid.config import UserError
+from clipcovid.evaluate.agreement import agreement_notes
+from clipcovid.evaluate.class_names import check_class_names, resolve_class_names
 from clipcovid.evaluate.columns import (
     AMBIGUOUS_LABEL_COLUMNS,
     LIST_COLUMNS,
@@ -17,7 +18,6 @@ from clipcovid.evaluate.columns import (
     detect_prediction_columns,
     extract_predictions,
     require_column,
-    resolve_class_names,
     single_consistent_column,
 )
 from clipcovid.evaluate.matching import JoinTable, match_rows
@@ -25,6 +25,7 @@ from clipcovid.io.tables import VALUE_COLUMN, cell_text, is_missing, read_table_
 
 PATIENT_COLUMNS = ("patientid", "patient", "subjectid")
 """What columns of patients are called, in small letters and without signs."""
+_ROLE_COLUMNS = (*TRUTH_COLUMNS, *AMBIGUOUS_LABEL_COLUMNS, *PREDICTED_LABEL_COLUMNS, *LIST_COLUMNS)
 
 
 class ExternalPredictions(NamedTuple):
@@ -55,8 +56,8 @@ def read_external_predictions(
     `AMBIGUOUS_LABEL_COLUMNS`. A label may be an index into `classes`. `missing` "drop" scores the images that both have;
     "error" refuses.
 
-    What does not fit, two columns that could be meant and differ, files without a class in common, and classes that
-    differ in case or spaces alone, are a `UserError`.
+    What does not fit, two columns or kinds of predictions that could be meant and differ, files without a class in common,
+    and classes that differ in case, spaces or Unicode form alone, are a `UserError`.
     """
     notes: list[str] = []
     predicted = _read(predictions, notes)
@@ -69,13 +70,7 @@ def read_external_predictions(
         predicted.drop(columns=label) if one_file else predicted, prediction_column, vocabulary, files[0]
     )
     if not one_file:
-        roles = [
-            column
-            for table in (predicted, truths)
-            for column in columns_matching(
-                table, (*TRUTH_COLUMNS, *AMBIGUOUS_LABEL_COLUMNS, *PREDICTED_LABEL_COLUMNS, *LIST_COLUMNS)
-            )
-        ]
+        roles = [column for table in (predicted, truths) for column in columns_matching(table, _ROLE_COLUMNS)]
         no_ids = {label, *choice.columns, *vocabulary, VALUE_COLUMN, *roles}
         sides = JoinTable(predicted, files[0], no_ids), JoinTable(truths, files[1], no_ids)
         predicted, truths, matched = match_rows(*sides, match_column=match, missing=missing)
@@ -89,12 +84,36 @@ def read_external_predictions(
     if not names:
         names = sorted({*labels, *spoken})
         notes.append(f"The classes are those that the files name ({', '.join(names)}); --classes sets all, in order.")
+    notes += agreement_notes(predicted, choice, table, names, files[0])
     table.insert(0, "image_id", _ids(truths) if one_file else table.index.map(str))
     table.insert(1, "label", labels)
-    if patients := sorted(columns_matching(truths, PATIENT_COLUMNS), key=lambda column: column != "patient_id"):
-        table["patient_id"] = truths[patients[0]].map(cell_text).tolist()
-        notes += [f"Patients are those in {patients[0]} of {files[1]}."] if patients[0] != "patient_id" else []
+    if column := _patient_column(truths):
+        table["patient_id"] = truths[column].map(cell_text).tolist()
+        notes += [f"Patients are those in {column} of {files[1]}."] if column != "patient_id" else []
+        notes += _patient_notes(predicted, table["patient_id"].tolist(), files)
     return ExternalPredictions(table.reset_index(drop=True), names, notes)
+
+
+def _patient_column(table: pd.DataFrame) -> str:
+    """The column of patients, "" where there is none."""
+    columns = sorted(columns_matching(table, PATIENT_COLUMNS), key=lambda column: column != "patient_id")
+    return columns[0] if columns else ""
+
+
+def _patient_notes(predicted: pd.DataFrame, patients: Sequence[str], files: Sequence[str]) -> list[str]:
+    """A note where the predictions name other `patients` (n,) than the truth does."""
+    if not (column := _patient_column(predicted)):
+        return []
+    pairs = zip(predicted[column].map(cell_text), patients, strict=True)
+    differ = sum(ours != theirs for ours, theirs in pairs if ours and theirs)
+    return (
+        [
+            f"{column} of {files[0]} differs from the patients of {files[1]} in {differ} of {len(patients)} rows: "
+            f"those of {files[1]} are used."
+        ]
+        if differ
+        else []
+    )
 
 
 def _predicted_class_names(table: pd.DataFrame, names: list[str]) -> list[str]:
@@ -175,26 +194,3 @@ def _suspicion_notes(
             "say which holds the predictions with --prediction-column."
         )
     return [f"{column} of {files[0]} is the truth's in every row: does it hold predictions?"] if same else []
-
-
-def check_class_names(
-    predicted: Sequence[str], labels: Sequence[str], classes: Sequence[str], files: Sequence[str]
-) -> None:
-    """Refuse names of classes that differ in case, spaces or hyphens only, and files that have no class in common."""
-    predicted_names, true_names = set(predicted), set(labels)
-    alike: dict[str, str] = {}
-    for name in [*classes, *sorted(true_names), *sorted(predicted_names - true_names)]:
-        other = alike.setdefault(re.sub(r"[\s_-]+", "", name).casefold() or name, name)
-        if other != name and not (name in classes and other in classes) and not re.fullmatch(r"-?[\d.]+", name):
-            holders = " and ".join(
-                f for f, names in zip(files, (predicted_names, true_names), strict=True) if name in names
-            )
-            raise UserError(
-                f"The class {name!r} in {holders} differs from {other!r} in case, spaces or hyphens alone: write both alike."
-            )
-    if not predicted_names & true_names and not classes:
-        ours_text, theirs_text = (", ".join(sorted(names)[:8]) for names in (predicted_names, true_names))
-        raise UserError(
-            f"{files[0]} predicts {ours_text}, and in {files[1]} the classes are {theirs_text}: they have none in common. "
-            "Write both alike, or say with --classes which names the numbers 0, 1, … stand for."
-        )

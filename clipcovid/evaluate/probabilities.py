@@ -10,6 +10,7 @@ from clipcovid.evaluate import metrics
 
 PROBABILITY_PREFIX = "prob_"
 SIMILARITY_PREFIX = "sim_"
+PROBABILITY_SUM_TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
 
 
 def probability_table(image_ids: pd.Series, outputs: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
@@ -31,6 +32,18 @@ def class_probabilities(table: pd.DataFrame, classes: Sequence[str], prefix: str
             f"the classes are {', '.join(classes)}."
         )
     return table[[prefix + name for name in classes]].to_numpy(dtype=np.float64)
+
+
+def check_probabilities(matrix: np.ndarray, classes: Sequence[str], source: object, way_out: str) -> None:
+    """Refuse rows of `matrix` (n, k) that are negative or do not sum to 1 by a `UserError`; rows with NaN are passed over."""
+    wrong = (matrix < 0).any(axis=1) | (np.abs(matrix.sum(axis=1) - 1) > PROBABILITY_SUM_TOLERANCE)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise UserError(
+            f"{int(wrong.sum())} of {len(matrix)} rows of {source} are no probabilities of {', '.join(classes)}: row "
+            f"{first + 1} sums to {matrix[first].sum():.4g} with a lowest of {matrix[first].min():.4g}, where 1 and no "
+            f"negative were expected; {way_out}."
+        )
 
 
 def get_predictions(table: pd.DataFrame, classes: Sequence[str]) -> metrics.Predictions:
