@@ -139,11 +139,37 @@ def test_folders_are_classes_and_splits(tmp_path, names, rows):
         (["x/A/1.png", "x/B/1.png"], r"one class folder, x, with further folders in it \(A, B\).*give --root .*/x;"),
         (["x/y/A/1.png", "x/y/B/1.png"], r"give --root .*/x/y;"),
         (["DICOMDIR", "PA0/1.png", "PA1/1.png"], "is a DICOM disc"),
+        (
+            ["site1/COVID/1.png", "site1/Normal/2.png", "site2/COVID/3.png", "site2/Normal/4.png"],
+            r"same folders \(COVID, Normal\) in its folders site1, site2, .* COVID, Normal are, move them a level up, "
+            r"COVID/site1; if site1, site2 are, move the images up into them; or say what is what in a metadata\.csv",
+        ),
+        ([f"train/fold{at}/{name}/images/1.png" for at in range(5) for name in "AB"], r"\(A, B\) in its folders fold0"),
+        (
+            [f"s{at}/{name}/1.png" for at in range(6) for name in "ABC"[: 3 - at % 2]],
+            r"\(A, B\) in its folders s0, s1, s2, s3, …,",
+        ),
     ],
 )
 def test_folders_that_are_half_understood_are_refused(tmp_path, names, match):
     pictures(tmp_path, *names, format="PNG")
     refused(tmp_path, match)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{label}/p{at}{label}/{image}.png" for label in "AB" for at in range(6) for image in range(2)],
+        [
+            f"{label}/p{at}/1.png" for label, ids in (("A", range(9)), ("B", range(7, 20))) for at in ids
+        ],  # two have both
+        ["A/PA/1.png", "B/PA/2.png", "B/AP/3.png"],
+        ["A/1.png", "B/2.png", "C/old/3.png", "C/new/4.png"],
+    ],
+)
+def test_class_folders_with_folders_of_their_own_are_classes(tmp_path, names):
+    pictures(tmp_path, *names)
+    assert {row[0] for row in rows_of(tmp_path, "label")} == {name[0] for name in names}
 
 
 def test_what_is_unlikely_of_classes_is_said(tmp_path):

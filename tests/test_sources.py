@@ -403,6 +403,10 @@ def test_medpix2_joins_cases_and_knows_placeholders(tmp_path):
     table = listing.table
     assert table["split"].value_counts().to_dict() == {"train": 8, "val": 1}
     assert sorted(table["caption"])[-2:] == ["pelvis", "x"]
+    assert listing.notes == (
+        "The class of an image is its Type (CT), not the diagnosis, which is a column of its own.",
+        "5 captions are placeholders (N/A and the like), and are left out.",
+    )
     assert (table["caption"] == "").sum() == len(placeholders)
     row = table[table["patient_id"] == "MPX1"].iloc[0]
     assert (row["label"], row["view"], row["age"], row["sex"]) == ("CT", "Axial", "27", "male")
@@ -488,7 +492,11 @@ def test_nih14_has_patients_boxes_the_official_test_split_and_our_classes_by_rul
 def test_nih14_says_what_is_not_there_and_refuses_what_is_there_twice(tmp_path):
     listing = listed("nih14", nih(tmp_path))
     missing = "Images named in Data_Entry_2017.csv that are not there: 1 of 5, e.g. 00000004_000.png."
-    assert listing.notes == (missing, "Passed over as no images: 1 .txt.")
+    classes = (
+        "Findings are read as classes: No Finding alone as Normal (1 images), Pneumonia with whatever else as Non-COVID (1); "
+        "2 images with other findings have no label."
+    )
+    assert listing.notes == (missing, classes, "Passed over as no images: 1 .txt.")
     twice = tmp_path / "copies/00000001_000.png"
     twice.parent.mkdir()
     twice.write_bytes((tmp_path / "images_001/images/00000001_000.png").read_bytes())

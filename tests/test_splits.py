@@ -229,6 +229,21 @@ def test_one_patient_is_in_one_split_and_said_to_be_indivisible():
         ]
 
 
+def test_an_empty_split_is_explained_by_how_it_is_drawn():
+    table = made(10, patient_id=[f"p{i}" for i in range(10)], label=list("AB") * 5)
+    warnings = [make_splits(table, val=0.1, test=0.2, seed=seed)[2] for seed in range(6)]
+    sentence = (
+        "the split val is empty: each class's patients are drawn by themselves and stay whole, and 10% of so few (at most 5 "
+        "of a class) can come to none; raise --val, or draw with another --seed."
+    )
+    assert sorted(warnings) == [[]] * 3 + [[sentence]] * 3
+    twice = table.assign(split=["train"] * 5 + ["test"] * 5, patient_id=list("abcde") * 2)
+    assert make_splits(twice, val=0.1, test=0.2, seed=0)[2][1] == (
+        "the split val is empty: all patients of train are in other splits of the data set, too, and stay there; --resplit "
+        "makes splits anew."
+    )
+
+
 def test_equal_pixels_under_several_labels_are_warned_of():
     table = people(200).assign(sha256=lambda table: table["image_id"])
     table.loc[:5, "sha256"] = ["1", "1", "2", "2", "3", "3"]

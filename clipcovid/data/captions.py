@@ -79,7 +79,7 @@ def read_captions(path: str) -> pd.DataFrame:
         raise UserError(f"{unknown} rows of --captions {path} have no image_id.")
     if (twice := ids[ids.duplicated()]).size:
         raise UserError(f"--captions {path} has {twice.iloc[0]} twice: give each image one caption.")
-    return pd.DataFrame({"image_id": ids, "caption": table["caption"].map(_known_text)})
+    return pd.DataFrame({"image_id": ids, "caption": table["caption"].map(known_text)})
 
 
 @functools.cache
@@ -88,7 +88,8 @@ def _print_note(note: str) -> None:
     print(f"note: {note}")
 
 
-def _known_text(caption: object) -> str:
+def known_text(caption: object) -> str:
+    """A caption's text, "" for a placeholder or a missing value."""
     text = cell_text(caption)
     return "" if PLACEHOLDER.fullmatch(text) else text
 

@@ -135,7 +135,7 @@ def _warnings(table: pd.DataFrame, original: pd.Series, shares: Mapping[str, flo
 
 def _empty_split_note(name: str, share: float, table: pd.DataFrame, original: pd.Series) -> str:
     """Why a split has no images, and the way out: what follows on "is empty"."""
-    names, units = [split for split in SPLITS if split in original.unique()], split_units(table).nunique()
+    names, units = [split for split in SPLITS if split in original.unique()], split_units(table)
     if names and "train" not in names:
         return (
             f": the data set gives {' and '.join(names)} alone, which can be predicted and scored, not trained on; --resplit "
@@ -143,10 +143,17 @@ def _empty_split_note(name: str, share: float, table: pd.DataFrame, original: pd
         )
     if share == 0:
         return f", as --{name} 0 asks."
-    if units == 1:
+    if units.nunique() == 1:
         return ": all images are of one patient or have equal pixels, and can't be divided."
     unit = "patients" if (table["patient_id"] != "").any() else "different images"
-    return f": there are {units:,} {unit}, and {share:.0%} of them are none; raise --{name}."
+    pool = ~units.isin(units[~original.isin(["", "train"])])  # whoever is in another split stays there
+    if not pool.any():
+        return f": all {unit} of train are in other splits of the data set, too, and stay there; --resplit makes splits anew."
+    most = int(units[pool].groupby(table["label"]).nunique().max())
+    return (
+        f": each class's {unit} are drawn by themselves and stay whole, and {share:.0%} of so few (at most {most:,} of a "
+        f"class) can come to none; raise --{name}, or draw with another --seed."
+    )
 
 
 def assign_splits(table: pd.DataFrame, *, val: float, test: float, seed: int) -> pd.Series:

@@ -2,6 +2,7 @@
 
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -123,7 +124,25 @@ def _check_classes(root: DatasetRoot, inside: Sequence[Parts], class_at: int, sp
                 f"say so in {METADATA_HINT}."
             )
         root.notes.append(f"All images are of one class, {labels[0]}.")
-    elif len(labels) > max(10, len(below) / 5):
+        return
+    if split_at != 1:
+        _refuse_repeated_folders(root, below)
+    if len(labels) > max(10, len(below) / 5):
         root.notes.append(
             f"{len(labels)} class folders for {len(below)} images: if they are patients, say the classes in {METADATA_HINT}."
         )
+
+
+def _refuse_repeated_folders(root: DatasetRoot, below: Sequence[Parts]) -> None:
+    """Refuse class folders of which (nearly) all have the same folders in them, which may be the classes themselves."""
+    outer = sorted({parts[0] for parts in below})
+    counts = Counter(name for _, name in {parts[:2] for parts in below if len(parts) > 1})
+    inner = sorted(name for name, count in counts.items() if count >= max(2, 2 / 3 * len(outer)))
+    if len(inner) < max(2, len(counts) / 2):
+        return
+    outer_names, inner_names = (", ".join([*names[:4], *["…"] * (len(names) > 4)]) for names in (outer, inner))
+    raise UserError(
+        f"{root.given} has the same folders ({inner_names}) in its folders {outer_names}, so either may be the classes: if "
+        f"{inner_names} are, move them a level up, {inner[0]}/{outer[0]}; if {outer_names} are, move the images up into "
+        f"them; or say what is what in {METADATA_HINT}."
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.data.captions import PLACEHOLDER
+from clipcovid.data.captions import known_text
 from clipcovid.data.duplicates import merge_duplicate_rows
 from clipcovid.data.manifest import MASK_COLUMNS, SPLIT_ALIASES, normalize_columns
 from clipcovid.data.patients import drop_placeholder_ids
@@ -63,14 +63,9 @@ def list_source(
     if rows.empty:
         raise UserError(f"{root} lists no images.")
     merge_equal_pixels = PART_COLUMN in rows and rows[PART_COLUMN].nunique() > 1
-    if "patient_id" in rows:
-        rows["patient_id"], notes = drop_placeholder_ids(rows["patient_id"])
-        source_root.notes += notes
-    rows = normalize_columns(
-        rows.drop(columns=["width", "height", "sha256"], errors="ignore")
-    )  # the files themselves say
+    rows = rows.drop(columns=["width", "height", "sha256"], errors="ignore")  # the files themselves say
+    rows = normalize_columns(_drop_placeholders(rows, source_root.notes))
     rows["split"] = _splits(rows["split"])
-    rows.loc[rows["caption"].str.fullmatch(PLACEHOLDER), "caption"] = ""
     if name == "table":
         rows = resolve_image_paths(source_root, rows)
     rows, refused = _resolve(source_root.images_at, rows)
@@ -112,6 +107,22 @@ def _check_source(
     else:
         dataset = name
     return name, root, dataset
+
+
+def _drop_placeholders(rows: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The rows without patient ids and captions that stand for missing ones, which `notes` count."""
+    if "patient_id" in rows:
+        patients, id_notes = drop_placeholder_ids(rows["patient_id"])
+        rows = rows.assign(patient_id=patients)
+        notes += id_notes
+    if "caption" in rows:
+        placeholder = rows["caption"].map(
+            lambda cell: isinstance(cell, str) and cell.strip() != "" and not known_text(cell)
+        )
+        rows = rows.assign(caption=rows["caption"].mask(placeholder, ""))
+        if placeholder.any():
+            notes.append(f"{placeholder.sum():,} captions are placeholders (N/A and the like), and are left out.")
+    return rows
 
 
 def _rows_with_ids(source_root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame:

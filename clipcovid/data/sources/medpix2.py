@@ -49,6 +49,8 @@ def medpix2(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
                 "diagnosis": case.get("Case Diagnosis"),
             }
         )
+    types = ", ".join(sorted({str(row["Type"]) for _, row in listed}))
+    root.notes.append(f"The class of an image is its Type ({types}), not the diagnosis, which is a column of its own.")
     return pd.DataFrame(rows, dtype=object)
 
 

@@ -34,12 +34,17 @@ def nih14(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
         root.notes.append("There is no test_list.txt: the official test split is not used.")
     boxes = _boxes(root)
     findings = rows["Finding Labels"].str.split("|")
+    labels = findings.map(lambda names: "Non-COVID" if "Pneumonia" in names else NIH_LABELS.get("|".join(names), ""))
+    counts = labels.value_counts()
+    root.notes.append(
+        f"Findings are read as classes: No Finding alone as Normal ({counts.get('Normal', 0):,} images), Pneumonia with "
+        f"whatever else as Non-COVID ({counts.get('Non-COVID', 0):,}); {counts.get('', 0):,} images with other findings "
+        "have no label."
+    )
     return pd.DataFrame(
         {
             "path": rows["Image Index"].map(places),
-            "label": findings.map(
-                lambda names: "Non-COVID" if "Pneumonia" in names else NIH_LABELS.get("|".join(names), "")
-            ),
+            "label": labels,
             "patient_id": rows["Patient ID"],
             "split": ["test" if image in tested else "" for image in rows["Image Index"]],
             "view": rows["View Position"],
