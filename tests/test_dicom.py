@@ -41,6 +41,7 @@ from pydicom.uid import (
 
 from clipcovid.data.dicom import read_header
 from clipcovid.data.images import decode_image, open_image
+from clipcovid.data.pixels import STRETCHED
 
 BLANK = {"patient_id": "", "patient_key": "", "view": "", "study_date": ""}
 
@@ -152,6 +153,14 @@ def test_dicom_window_agrees_with_pydicom():
     made = pydicom.dcmread(io.BytesIO(dicom(WindowCenter="1800", WindowWidth="900")))
     expected = scaled(pydicom.pixels.apply_voi_lut(made.pixel_array, made), 0, 4095)
     assert np.abs(read(save(made)).astype(int) - expected).max() <= 1
+
+
+def test_dicom_without_a_window_is_said_to_be_scaled_from_its_own_range(capsys, tmp_path):
+    assert notes_of(dicom())[1] == [STRETCHED]
+    assert notes_of(dicom(WindowCenter="2000", WindowWidth="4000"))[1] == []
+    (tmp_path / "a.dcm").write_bytes(dicom())
+    open_image(str(tmp_path / "a.dcm"), max_pixels=LIMIT)
+    assert capsys.readouterr().err == ""  # of a single image it says nothing
 
 
 def notes_of(data):

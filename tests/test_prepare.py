@@ -640,6 +640,19 @@ def test_renamed_classes_are_prepared_and_part_of_what_tells_preparations_apart(
         run("imagefolder", root, out, compute=HERE, rename=("flu=Grippe",))
 
 
+@pytest.mark.parametrize("deep", [0, 5, 12])
+def test_a_set_of_several_depths_says_how_many_are_scaled_from_their_own_range(tmp_path, deep):
+    root = folder(tmp_path / "set")
+    for path in sorted(root.rglob("*.png"))[:deep]:
+        Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 9).save(path)
+    notes = run("imagefolder", root, tmp_path / "out", compute=HERE)[0].manifest.info["notes"]
+    sentence = (
+        "5 of 12 images have more than 8 bits, and are scaled from their own darkest to their brightest value; the others "
+        "are taken as they are."
+    )
+    assert notes == [sentence] * (deep == 5)
+
+
 def test_a_set_prepared_by_other_rules_opens_but_is_not_taken_for_this_preparation(tmp_path):
     root, out = folder(tmp_path / "set", 12), tmp_path / "out"
     done, _ = run("imagefolder", root, out, compute=HERE)

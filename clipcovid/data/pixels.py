@@ -2,6 +2,9 @@
 
 import numpy as np
 
+STRETCHED = "is scaled from its own darkest to its brightest value"
+"""The note on an image of more than 8 bits, or a DICOM, whose file names no range of values."""
+
 
 class BadImage(Exception):
     """A file that can't be used. Its text is the reason, one short sentence without anything of a DICOM's tags."""

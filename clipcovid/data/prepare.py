@@ -25,6 +25,7 @@ from clipcovid.data.folder import (
 )
 from clipcovid.data.manifest import MASK_COLUMNS, SPLITS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packing import check_disk_space, pack_row
+from clipcovid.data.readings import read_readings
 from clipcovid.data.shards import mask_hashes, read_shard, write_shard
 from clipcovid.data.sources import PART_COLUMN, SOURCES, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import count_duplicates, count_leaking_patients, make_splits
@@ -37,7 +38,6 @@ from clipcovid.ray_backend.shards import sharded_map
 
 DECODER_VERSION = 1  # to be raised when the same file would give other pixels
 RULES_VERSION = 3  # to be raised when the same files would give other rows, columns or splits
-MAX_PRINTED_NOTES = 8  # different things assumed of single files that are printed
 SOURCE_HELP = f"How the data set is laid out: {', '.join(SOURCES)}, phantom (synthetic)."
 ROWS_PER_SHARD = 256  # images a packed file: 13 MB at 224 px, small enough to redo, large enough to map
 
@@ -139,7 +139,7 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
     table, info["parts"] = _final_listing(config, table, recipe, parts=listing.merge_equal_pixels)
     _pack(config, log)
     table, quarantine = _readable_rows(config, table, listing.refused)
-    headers, assumed = _read_readings(config.out)
+    headers, assumed = read_readings(config.out, len(table))
     table, notes = fill_from_headers(table, headers)
     splits, more, warnings = make_splits(
         table, val=config.val, test=config.test, seed=config.seed, resplit=config.resplit
@@ -324,20 +324,6 @@ def _pack_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dic
         write_json(out / DICOM_HEADERS / f"{item['number']:05}.json", {"headers": headers, "notes": notes})
     write_shard(Path(item["path"]), rows)
     return item | {"images": len(rows)}
-
-
-def _read_readings(out: Path) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """image_id → what the header of its DICOM file says; and what was assumed of how many files, the most frequent first."""
-    headers: dict[str, dict[str, str]] = {}
-    notes = Counter[str]()
-    for path in sorted((out / DICOM_HEADERS).glob("[0-9]*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        headers |= content["headers"]
-        notes.update(content["notes"])
-    common = notes.most_common(MAX_PRINTED_NOTES)
-    rest = notes.total() - sum(count for _, count in common)
-    told = [f"{count:,} × {note}." for note, count in common]
-    return headers, told + [f"{rest:,} × other things were assumed of an image or mask."] * bool(rest)
 
 
 def _hash_shard(item: dict[str, Any], *, out: Path, config: ImagesConfig) -> dict[str, Any]:
