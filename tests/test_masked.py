@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from conftest import HERE
 from PIL import Image
 
+from clipcovid.commands.apply_masks import main
 from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest, write_manifest
-from clipcovid.data.masked import ApplyMasksConfig, apply_masks, lung_box, mask_image
+from clipcovid.data.masked import ApplyMasksConfig, apply_masks, lost_classes, lung_box, mask_image
 from clipcovid.data.packed import PackedImages
+from clipcovid.data.shards import read_shard, write_shard
 from clipcovid.evaluate.segmentation import NO_NEGATIVES_NOTE
 from clipcovid.inference.cascade import CascadeConfig, cascade
 from clipcovid.inference.embed import EmbedConfig, embed
@@ -81,28 +84,57 @@ def test_colour_is_masked_in_all_channels():
     assert (mask_image(pixels, mask, "lungs") == 9 * np.eye(4, dtype=np.uint8)[..., None]).all()
 
 
-def test_images_without_the_mask_are_left_out_and_named(phantoms, tmp_path):
-    data = tmp_path / "data"
+def with_lung_masks(phantoms, data, change):
+    """A prepared folder with the phantoms whose lung masks are `change(image_id, mask)`."""
     (data / "images").mkdir(parents=True)
-    manifest = read_manifest(phantoms)
-    import pyarrow as pa
-
-    from clipcovid.data.shards import read_shard, write_shard
-
     for path in (phantoms / "images").glob("*.arrow"):
         rows = pa.Table.from_batches([read_shard(path)]).to_pylist()
-        for row in rows:
-            if row["image_id"] == manifest.table["image_id"][0]:
-                row["lung_mask"] = b""
-            if row["image_id"] == manifest.table["image_id"][1]:
-                row["lung_mask"] = bytes(len(row["lung_mask"]))
-        write_shard(data / "images" / path.name, rows)
-    write_manifest(data, manifest)
+        write_shard(
+            data / "images" / path.name,
+            [row | {"lung_mask": change(row["image_id"], row["lung_mask"])} for row in rows],
+        )
+    write_manifest(data, read_manifest(phantoms))
+    return data
+
+
+def test_images_without_the_mask_are_left_out_and_named(phantoms, tmp_path):
+    table = read_manifest(phantoms).table
+    first, second = table["image_id"][:2]
+    without = {first: lambda mask: b"", second: lambda mask: bytes(len(mask))}
+    data = with_lung_masks(phantoms, tmp_path / "data", lambda name, mask: without.get(name, bytes)(mask))
     made = masked(data, tmp_path / "out")
-    assert len(made.table) == len(manifest.table) - 2
+    assert len(made.table) == len(table) - 2
     bad = pd.read_parquet(tmp_path / "out" / "quarantine.parquet").set_index("path")["reason"]
-    assert bad[manifest.table["path"][0]] == "no lung mask"
-    assert bad[manifest.table["path"][1]] == "the lung mask is empty"
+    assert bad[table["path"][0]] == "no lung mask"
+    assert bad[table["path"][1]] == "the lung mask is empty"
+    assert lost_classes(read_manifest(data), made) == []
+
+
+def test_classes_that_lose_nearly_all_images_are_said(phantoms, tmp_path, capsys):
+    table = read_manifest(phantoms).table
+    ids = {
+        label: table.loc[table["label"] == label, "image_id"].tolist() for label in ("COVID-19", "Normal", "Non-COVID")
+    }
+    lost = {*ids["COVID-19"], *ids["Normal"][1:], *ids["Non-COVID"][: len(ids["Non-COVID"]) // 2]}
+    data = with_lung_masks(phantoms, tmp_path / "data", lambda name, mask: b"" if name in lost else mask)
+    main(ApplyMasksConfig(data=data, out=tmp_path / "out"))
+    covid, normal = len(ids["COVID-19"]), len(ids["Normal"])
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")] == [
+        f"warning: {covid} of the {covid} images of COVID-19 are left out (left: 0).",
+        f"warning: {normal - 1} of the {normal} images of Normal are left out (left: 1).",
+    ]
+
+
+@pytest.mark.parametrize("mask", [b"", bytes(64 * 64)])
+def test_a_set_without_masks_is_refused_before_anything_is_written_or_removed(phantoms, tmp_path, mask):
+    data = with_lung_masks(phantoms, tmp_path / "data", lambda name, old: mask)
+    with pytest.raises(UserError, match=r"No image of .*data has a usable lung mask: --keep lungs needs one"):
+        masked(data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    masked(phantoms, tmp_path / "out")
+    with pytest.raises(UserError, match="No image of"):
+        masked(data, tmp_path / "out", overwrite=True)
+    assert len(read_manifest(tmp_path / "out").table) == 90
 
 
 def test_it_is_not_done_twice_nor_written_over_another(phantoms, tmp_path):

@@ -9,7 +9,7 @@ What a method scores on blacked-out lungs, it did not learn from the lungs.
 """
 
 from clipcovid.data.manifest import read_manifest
-from clipcovid.data.masked import ApplyMasksConfig, apply_masks
+from clipcovid.data.masked import ApplyMasksConfig, apply_masks, lost_classes
 
 
 def main(config: ApplyMasksConfig) -> None:
@@ -18,5 +18,7 @@ def main(config: ApplyMasksConfig) -> None:
     print(f"{masked.dataset}: {len(masked.table)} images in {config.out}.")
     if left_out := len(source.table) - len(masked.table):
         print(f"{left_out} images are left out: {config.out / 'quarantine.parquet'} says why.")
+    for sentence in lost_classes(source, masked):
+        print(f"warning: {sentence}")
     if config.keep == "infection" and config.masks is None:
         print("note: with true masks, images without an infection are black: their class can be read off that alone.")

@@ -22,6 +22,7 @@ from clipcovid.io.files import read_parquet, refuse_overlap, unlock_folder, writ
 
 MaskMode = Literal["lungs", "lungs-black", "infection", "crop"]
 ROWS_PER_SHARD = 1024
+MIN_LOST_SHARE = 0.9  # of a class's images, from which on it is said
 CROP_MARGIN = 0.05  # of the box around the lungs, on each side
 
 
@@ -93,10 +94,9 @@ def apply_masks(config: ApplyMasksConfig, log: Callable[[str], None] = print) ->
         raise UserError(f"{config.out} holds another data set: choose another --out, or --overwrite.")
     if table is not None:
         table = _predicted_masks(config, source, table, metadata or {})
+    _check_masks(config, source, table)
     reset_prepared_folder(config.out)
     positions, quarantine = _write(config, source, table)
-    if not positions:
-        raise UserError(f"No image of {config.data} has a {config.region} mask: {config.keep} needs one.")
     write_parquet(config.out / "quarantine.parquet", pd.DataFrame(quarantine, columns=["path", "reason"]), {})
     rows = source.table.iloc[positions].reset_index(drop=True)
     if config.keep == "crop":
@@ -121,14 +121,38 @@ def _predicted_masks(
     return table[table["region"] == config.region].set_index("image_id")
 
 
+def lost_classes(source: Manifest, masked: Manifest) -> list[str]:
+    """A sentence on each class of which a masked set of `source` lacks `MIN_LOST_SHARE` of the images, or more."""
+    left, sentences = masked.table["label"].value_counts(), []
+    for label, count in source.table["label"].value_counts().reindex(list(source.classes), fill_value=0).items():
+        lost = count - left.get(label, 0)
+        if count and lost >= MIN_LOST_SHARE * count:
+            sentences.append(f"{lost:,} of the {count:,} images of {label} are left out (left: {count - lost:,}).")
+    return sentences
+
+
+def _check_masks(config: ApplyMasksConfig, source: Manifest, table: pd.DataFrame | None) -> None:
+    """Raise `UserError` where no image has a mask that can be applied, before anything is written or removed."""
+    packed = PackedImages(config.data, source)
+    for positions in _batches(source):
+        if any(not reason for _, _, reason in _region_masks(config, packed, positions, table)):
+            return
+    raise UserError(f"No image of {config.data} has a usable {config.region} mask: --keep {config.keep} needs one.")
+
+
+def _batches(source: Manifest) -> Iterator[np.ndarray]:
+    """The positions of the images of each packed file to write."""
+    for start in range(0, len(source.table), ROWS_PER_SHARD):
+        yield np.arange(start, min(start + ROWS_PER_SHARD, len(source.table)))
+
+
 def _write(
     config: ApplyMasksConfig, source: Manifest, table: pd.DataFrame | None
 ) -> tuple[list[int], list[dict[str, str]]]:
     packed, positions = PackedImages(config.data, source), list[int]()
     quarantine: list[dict[str, str]] = []
     with tqdm(total=len(source.table), desc=f"Masking: {config.keep}", unit="img") as bar:
-        for number, start in enumerate(range(0, len(source.table), ROWS_PER_SHARD)):
-            at = np.arange(start, min(start + ROWS_PER_SHARD, len(source.table)))
+        for number, at in enumerate(_batches(source)):
             rows = []
             for position, row, reason in _masked_rows(config, packed, at, table):
                 if reason:
@@ -142,26 +166,42 @@ def _write(
     return positions, quarantine
 
 
+def _region_masks(
+    config: ApplyMasksConfig, packed: PackedImages, positions: np.ndarray, table: pd.DataFrame | None
+) -> Iterator[tuple[int, np.ndarray | None, str]]:
+    """Position, the mask (s, s) that is applied, and why it can't be, of each image."""
+    images = ImagesConfig(**packed.manifest.info["images"])
+    image_ids = packed.manifest.table["image_id"].iloc[positions]
+    packed_masks = packed.masks(f"{config.region}_mask", positions) if table is None else []
+    for number, (position, image_id) in enumerate(zip(positions, image_ids, strict=True)):
+        if table is None:
+            mask = packed_masks[number]
+        else:
+            text = table["mask"].get(image_id)
+            predicted = decode_rle(text).astype(np.uint8) * 255 if isinstance(text, str) else None
+            mask = fit_mask(predicted, predicted.shape, images) if predicted is not None else None
+        if mask is None:
+            yield position, None, f"no {config.region} mask"
+        elif config.region == "lung" and not mask.any():
+            yield position, mask, "the lung mask is empty"
+        else:
+            yield position, mask, ""
+
+
 def _masked_rows(
     config: ApplyMasksConfig, packed: PackedImages, positions: np.ndarray, table: pd.DataFrame | None
 ) -> Iterator[tuple[int, dict[str, Any], str]]:
     """Position, row of the packed file, and why there is none, of each image."""
-    images = ImagesConfig(**packed.manifest.info["images"])
     rows = packed.manifest.table.iloc[positions].to_dict("records")
     packed_masks = {kind: packed.masks(kind, positions) for kind in MASK_COLUMNS}
-    for number, (position, pixels, row) in enumerate(zip(positions, packed.images(positions), rows, strict=True)):
-        masks = {kind: predicted[number] for kind, predicted in packed_masks.items()}
-        mask = masks[f"{config.region}_mask"]
-        if table is not None:
-            text = table["mask"].get(row["image_id"])
-            predicted = decode_rle(text).astype(np.uint8) * 255 if isinstance(text, str) else None
-            mask = fit_mask(predicted, predicted.shape, images) if predicted is not None else None
-        if mask is None:
-            yield position, {}, f"no {config.region} mask"
+    region_masks = _region_masks(config, packed, positions, table)
+    for number, ((position, mask, reason), pixels, row) in enumerate(
+        zip(region_masks, packed.images(positions), rows, strict=True)
+    ):
+        if mask is None or reason:
+            yield position, {}, reason
             continue
-        if config.region == "lung" and not mask.any():
-            yield position, {}, "the lung mask is empty"
-            continue
+        masks = {kind: of_kind[number] for kind, of_kind in packed_masks.items()}
         if config.keep == "crop":
             box = lung_box(mask)
             masks = {
