@@ -49,6 +49,14 @@ def test_a_colour_files_stem_is_summed_for_gray_and_the_rest_is_loaded_as_it_is(
     assert ours["fc.weight"].shape == (3, 512)
 
 
+def test_a_gray_files_stem_is_loaded_without_a_word_of_timms(tmp_path, caplog):
+    theirs = timm.create_model("resnet18", num_classes=10, in_chans=1)
+    torch.save(theirs.state_dict(), tmp_path / "weights.pt")
+    ours = build(weights=str(tmp_path / "weights.pt")).body
+    assert ours.conv1.weight.equal(theirs.conv1.weight)
+    assert caplog.text == ""
+
+
 def test_a_file_that_lacks_weights_or_has_others_is_refused(tmp_path):
     state = timm.create_model("resnet18", num_classes=10).state_dict()
     for name, broken, says in (
@@ -56,6 +64,11 @@ def test_a_file_that_lacks_weights_or_has_others_is_refused(tmp_path):
             "short",
             {key: value for key, value in state.items() if key != "layer2.0.conv1.weight"},
             "layer2.0.conv1.weight",
+        ),
+        (
+            "incomplete",
+            {key: value for key, value in state.items() if "running" not in key},
+            r"bn1.running_mean first.*: give a complete state dict of resnet18, as torch\.save",
         ),
         (
             "other",

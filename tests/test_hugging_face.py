@@ -321,7 +321,8 @@ def test_preprocessing_that_is_said_in_other_ways(tmp_path, theirs):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ("missing", "lacks 1 weights of a CLIPModel, text_model"),
+        ("missing", "lacks 1 weights of a CLIPModel, text_model.*: give the whole model"),
+        ("quantized", "holds visual_projection.weight as whole numbers .int8."),
         ("unexpected", "has 1 weights that no CLIPModel has, classifier.weight"),
         ("shape", "can't be loaded: .*size mismatch"),
         ("garbage", "is text .'not weights at all'"),
@@ -343,6 +344,8 @@ def test_a_wrong_or_damaged_folder_is_one_sentence(damage, says, tmp_path, their
         state.pop("text_model.encoder.layers.1.self_attn.k_proj.bias")
     elif damage == "unexpected":
         state["classifier.weight"] = torch.zeros(2, 2)
+    elif damage == "quantized":
+        state["visual_projection.weight"] = state["visual_projection.weight"].to(torch.int8)
     elif damage == "shape":
         state["visual_projection.weight"] = torch.zeros(20, 47)
     elif damage in ("activation", "end", "vocabulary"):

@@ -15,7 +15,7 @@ from torchscript_files import scripted
 from clipcovid.config import UserError
 from clipcovid.models import state_dicts
 from clipcovid.models.state_dicts import (
-    check_finite,
+    check_weights,
     largest_state_dict,
     load_weights,
     match_state_dict,
@@ -139,13 +139,54 @@ def test_a_running_average_is_taken_and_said(tmp_path, content, capsys):
     assert "ema" in said or "teacher" in said
 
 
+@pytest.mark.parametrize("first", ["frontal.", "module.encoder_q.", "", "net."])
+@pytest.mark.parametrize("allow_extra", [False, True])
+def test_of_two_sets_of_weights_the_one_that_is_taken_is_said(tmp_path, first, allow_extra, capsys):
+    state_dicts.print_note.cache_clear()
+    second = {"frontal.": "lateral.", "module.encoder_q.": "module.encoder_k."}.get(first, "module.")
+    path = written(tmp_path / "weights.pt", prefixed(first, state(1)) | prefixed(second, state(2)))
+    settings = {"allow_extra": allow_extra}
+    taken = state(1) if first or allow_extra else state(2)  # at the top, those of the copy belong to no model
+    assert_same(loaded(path, **settings), taken | {"layers.0.norm.num_batches_tracked": torch.tensor(0)})
+    note = capsys.readouterr().err
+    assert note.count("\n") == 1
+    assert second.removesuffix(".") in note
+    assert "taken" in note or "17 other tensors (" in note
+    same = written(tmp_path / "same.pt", prefixed(first, state(1)) | prefixed(second, state(1)))
+    assert_same(loaded(same, allow_extra=True), state(1))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32, torch.bool])
+def test_whole_numbers_are_no_weights(tmp_path, dtype):
+    quantized = {k: (100 * v).to(dtype) if v.ndim > 1 else v for k, v in state().items()}
+    with pytest.raises(
+        UserError, match=r"layers\.0\.conv\.weight as whole numbers .*quantized.*: give the weights that"
+    ):
+        loaded(written(tmp_path / "weights.pt", quantized))
+
+
+def test_weights_of_zeros_alone_are_refused(tmp_path):
+    zeros = {k: torch.zeros_like(v) for k, v in state().items()}
+    with pytest.raises(UserError, match="nothing but zeros in its 3 matrices"):
+        loaded(written(tmp_path / "weights.pt", zeros))
+    path = written(tmp_path / "weights.pt", zeros | {"head.weight": state()["head.weight"]})
+    assert not loaded(path)["layers.0.conv.weight"].any()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_a_file_of_torch_that_is_called_safetensors_is_read(tmp_path, legacy):
+    torch.save(state(), tmp_path / "weights.safetensors", _use_new_zipfile_serialization=not legacy)
+    assert_same(loaded(tmp_path / "weights.safetensors"), state())
+
+
 def test_of_a_student_and_a_larger_teacher_the_one_that_fits_is_taken(tmp_path):
     path = written(tmp_path / "weights.pt", {"student": state(1), "teacher": state(2, layers=3)})
     assert_same(loaded(path), state(1))
 
 
 def test_a_head_may_differ_where_a_part_is_wanted_but_not_the_depth(tmp_path):
-    encoder = {name: tuple(value.shape) for name, value in state().items() if not name.startswith("head")}
+    encoder = {name: value for name, value in state().items() if not name.startswith("head")}
     fine = written(tmp_path / "fine.pt", state() | {"head.weight": torch.ones(9, 4), "head.bias": torch.ones(9)})
     found = state_dicts.load_matching(fine, encoder, "net", "--weights", allow_extra=True)
     assert_same(found, {name: value for name, value in state().items() if name in encoder})
@@ -162,7 +203,7 @@ def test_extractors_that_write_a_dot_as_an_underscore_get_the_plain_names():
         "head.fc.weight": torch.ones(5, 2),
     }
     for names in (plain, prefixed("model.", plain), prefixed("encoder.model.", plain)):
-        found = match_state_dict(names, shapes)
+        found = match_state_dict(names, shapes)[0]
         assert found.state.keys() == shapes.keys()
         assert not found.missing
         assert not found.extra_layers
@@ -204,7 +245,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value, ending):
 def test_numbers_that_are_not_read_may_be_anything(tmp_path):
     path = written(tmp_path / "weights.pt", {"model": state(), "best": torch.tensor(float("nan"))})
     assert_same(loaded(path), state())
-    check_finite({"ids": torch.tensor([1, 2])}, "whole numbers")
+    check_weights({"ids": torch.tensor([1, 2])}, "whole numbers")
 
 
 @pytest.mark.parametrize("place", ["beside the weights", "in their place", "as the file"])

@@ -122,7 +122,7 @@ class CaptioningActor:
         import torch
         from transformers import BlipForConditionalGeneration, BlipProcessor
 
-        from clipcovid.models.state_dicts import check_finite, error_reason
+        from clipcovid.models.state_dicts import check_weights, error_reason
 
         torch.set_num_threads(resources.threads)
         loader: Any = BlipForConditionalGeneration
@@ -135,7 +135,7 @@ class CaptioningActor:
             ) from error
         if lacking := sorted(loading_info["missing_keys"]):
             raise UserError(f"--model {config.model} lacks weights of a BLIP, {lacking[0]} first.")
-        check_finite(model.state_dict(), f"--model {config.model}")
+        check_weights(model.state_dict(), f"--model {config.model}")
         self.model, self.config, self.resources = model.eval().to(resources.device), config, resources
         self.packed = PackedImages(data, manifest)
 

@@ -13,7 +13,7 @@ from clipcovid.models.clip_model import DTYPES, Clip, build_untrained_clip, sile
 from clipcovid.models.dual_encoder import write_text_tower
 from clipcovid.models.formats import is_openai_clip
 from clipcovid.models.hugging_face import conversion_problem, load_hf_clip, save_hf_clip
-from clipcovid.models.state_dicts import State, check_finite, error_reason, load_matching, print_note
+from clipcovid.models.state_dicts import State, check_weights, error_reason, load_matching, print_note
 from clipcovid.models.weights import OPENCLIP_CONFIG, checkpoint_folder, is_hf, weights_file
 
 CONFIG_FOLDER = Path(__file__).parent / "configs"
@@ -64,7 +64,7 @@ def load_clip(config: ClipConfig, *, seed: int = 0, device: str = "cpu", precisi
             raise UserError(_load_error(config, error)) from error
     if file is not None:
         _load_file(model, file, config.model if path.is_file() else "the model of its config")
-    check_finite(model.state_dict(), f"--clip.pretrained {config.pretrained}")
+    check_weights(model.state_dict(), f"--clip.pretrained {config.pretrained}")
     model_cfg = dict(open_clip.get_model_config(name)) | ({"quick_gelu": True} if quick_gelu else {})
     return Clip(model, tokenizer, model_cfg, device=device, dtype=DTYPES[precision])
 
@@ -78,8 +78,7 @@ def _load_file(model: Any, path: Path, name: str) -> None:
         state = convert_state_dict(model, dict(state))
         return state if hasattr(model, "positional_embedding") else convert_to_custom_text_state_dict(state)
 
-    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    state = load_matching(path, shapes, name, "--clip.pretrained", convert=convert)
+    state = load_matching(path, model.state_dict(), name, "--clip.pretrained", convert=convert)
     model.load_state_dict(model.state_dict() | state)
 
 

@@ -9,7 +9,7 @@ import torch
 from clipcovid.config import UserError
 from clipcovid.models import availability
 from clipcovid.models.normalization import ImageNormalizer
-from clipcovid.models.state_dicts import State, check_finite, error_reason, load_matching
+from clipcovid.models.state_dicts import State, check_weights, error_reason, load_matching
 
 
 class TimmClassifier(torch.nn.Module):
@@ -54,7 +54,7 @@ def build_cnn(
             f"The weights {weights!r} for {arch} can't be had ({error_reason(error)}): give --weights a local file of this "
             "architecture, or none for random weights."
         ) from error
-    check_finite(body.state_dict(), f"--weights {weights}")
+    check_weights(body.state_dict(), f"--weights {weights}")
     mean, std = body.pretrained_cfg["mean"], body.pretrained_cfg["std"]
     if channels == 1:
         mean, std = [sum(mean) / len(mean)], [sum(std) / len(std)]
@@ -85,13 +85,14 @@ def load_backbone(body: Any, arch: str, path: str, *, channels: int = 3) -> None
     from timm.models import load_pretrained
 
     rename = getattr(sys.modules[type(_build_timm(arch)).__module__], "checkpoint_filter_fn", None)
-    state = _classifier_state(arch, Path(path), channels, rename)
-    about = body.pretrained_cfg | {"state_dict": state, "num_classes": -1}  # no head: the model's own stays
-    load_pretrained(body, about, in_chans=channels, filter_fn=rename, strict=False)
+    state, stem = _classifier_state(arch, Path(path), channels, rename)
+    pretrained_cfg = body.pretrained_cfg | {"state_dict": state, "num_classes": -1}  # no head: the model's own stays
+    pretrained_cfg["input_size"] = (stem, *body.pretrained_cfg["input_size"][1:])  # else timm warns of a gray stem
+    load_pretrained(body, pretrained_cfg, in_chans=channels, filter_fn=rename, strict=False)
 
 
-def _classifier_state(arch: str, path: Path, channels: int, rename: Any) -> State:
-    """The file's tensors but for its head: of a colour model, or of one of as many channels as are asked for."""
+def _classifier_state(arch: str, path: Path, channels: int, rename: Any) -> tuple[State, int]:
+    """The file's tensors but for its head, and the channels of its stem: 3, or as many as are asked for."""
     refused: list[UserError] = []
     for stem in dict.fromkeys((3, channels)):
         plain = _build_timm(arch, in_chans=stem)
@@ -101,10 +102,10 @@ def _classifier_state(arch: str, path: Path, channels: int, rename: Any) -> Stat
         ends = tuple(
             f"{name}." for name, inner in plain.named_modules() if name and any(inner is head for head in heads)
         )
-        shapes = {name: tuple(value.shape) for name, value in plain.state_dict().items() if not name.startswith(ends)}
+        model_state = {name: value for name, value in plain.state_dict().items() if not name.startswith(ends)}
         convert = (lambda state, plain=plain: rename(dict(state), plain)) if rename else None
         try:
-            return load_matching(path, shapes, arch, "--weights", allow_extra=True, convert=convert)
+            return load_matching(path, model_state, arch, "--weights", allow_extra=True, convert=convert), stem
         except UserError as error:
             refused.append(error)
     raise refused[0]

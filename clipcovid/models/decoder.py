@@ -9,7 +9,7 @@ import torch
 from clipcovid.config import UserError
 from clipcovid.models.availability import check_hub_model_available
 from clipcovid.models.presets import DECODERS
-from clipcovid.models.state_dicts import check_finite, error_reason
+from clipcovid.models.state_dicts import check_weights, error_reason
 
 DECODER_FOLDER = "decoder"  # of a checkpoint, as Hugging Face writes a config and a tokenizer
 END_TOKEN = "<|endoftext|>"
@@ -110,7 +110,7 @@ def build_decoder(
             ) from error
         if lacking := sorted(about["missing_keys"]):
             raise UserError(f"--decoder {decoder} lacks weights of a GPT-2, {lacking[0]} first.")
-        check_finite(body.state_dict(), f"--decoder {decoder}")
+        check_weights(body.state_dict(), f"--decoder {decoder}")
         places = body.config.n_positions
         if places < prefix + context + 1:
             raise UserError(

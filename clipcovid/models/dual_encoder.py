@@ -15,7 +15,7 @@ from clipcovid.models.availability import check_hub_model_available, check_timm_
 from clipcovid.models.clip_model import Clip, build_untrained_clip, silence_logging
 from clipcovid.models.cnn import load_backbone, timm_input_defaults
 from clipcovid.models.presets import TEXT_ENCODERS
-from clipcovid.models.state_dicts import check_finite, error_reason
+from clipcovid.models.state_dicts import check_weights, error_reason
 from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -81,7 +81,7 @@ def build_dual_encoder(towers: DualEncoderSpec, texts: Sequence[str], seed: int)
                 f"{towers.arch} and {towers.text} with the weights {towers.weights!r} and {towers.text_weights!r} can't be "
                 f"had ({error_reason(error)}): give local files or folders, or --weights none."
             ) from error
-    check_finite(clip.model.state_dict(), f"--weights {towers.weights} and --text {towers.text}")
+    check_weights(clip.model.state_dict(), f"--weights {towers.weights} and --text {towers.text}")
     assert isinstance(clip.model, open_clip.CustomTextCLIP)
     return clip
 

@@ -11,7 +11,7 @@ import torch
 from clipcovid.config import UserError, summarize_error
 from clipcovid.io.files import atomic_write, write_json, write_text
 from clipcovid.models.clip_model import Clip
-from clipcovid.models.state_dicts import check_finite, largest_state_dict
+from clipcovid.models.state_dicts import check_not_quantized, check_weights, largest_state_dict
 from clipcovid.models.weights import HF_CONFIG, HF_IMAGE_CONFIGS, hf_weights
 
 VOCABULARY_SIZE = 49408
@@ -115,7 +115,11 @@ def load_hf_clip(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor],
     state = {}
     missing = [at for _, parts, _ in _names(model_cfg) for at in parts if at not in theirs]
     if missing:
-        raise UserError(f"{folder} lacks {len(missing)} weights of a CLIPModel, {missing[0]} first: download it again.")
+        raise UserError(
+            f"{folder} lacks {len(missing)} weights of a CLIPModel, {missing[0]} first: give the whole model, as "
+            "CLIPModel.save_pretrained writes it."
+        )
+    check_not_quantized({at: theirs[at] for _, parts, _ in _names(model_cfg) for at in parts}, str(folder))
     for name, parts, transposed in _names(model_cfg):
         tensors = [theirs.pop(at).float() for at in parts]
         state[name] = (
@@ -276,7 +280,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for path in hf_weights(folder):
         tensors |= largest_state_dict(path)
-    check_finite(tensors, str(folder))
+    check_weights(tensors, str(folder))
     return tensors
 
 

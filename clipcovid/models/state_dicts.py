@@ -81,37 +81,44 @@ class StateDictMatch:
 
 
 def load_weights(module: torch.nn.Module, path: Path, name: str, flag: str, *, allow_extra: bool = False) -> None:
-    """Load a file into a module, as `load_matching` gives it; the shapes are the module's own."""
-    shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
-    state = load_matching(path, shapes, name, flag, allow_extra=allow_extra)
+    """Load a file into a module, as `load_matching` gives it."""
+    state = load_matching(path, module.state_dict(), name, flag, allow_extra=allow_extra)
     module.load_state_dict(module.state_dict() | state)
 
 
 def load_matching(
     path: Path,
-    shapes: Mapping[str, tuple[int, ...]],
+    model_state: Mapping[str, torch.Tensor],
     name: str,
     flag: str,
     *,
     allow_extra: bool = False,
     convert: Convert | None = None,
 ) -> State:
-    """A file's tensors under the names of `shapes`, each of its shape and finite; what does not fit is a `UserError`.
+    """A file's tensors under the names of `model_state`, each of its shape, and numbers that `check_weights` passes.
 
+    What does not fit, and whole numbers where the model has fractions, are a `UserError`.
     `name` is the model's and `flag` what the file was given with, for the sentence. `allow_extra`: the file may have more,
     such as a head. `convert`: renames the tensors of other programs, tried where they do not fit as they are.
     """
+    shapes = {key: tuple(value.shape) for key, value in model_state.items()}
     candidates = list(read_state_dicts(path))
-    fits = [match_state_dict(state, shapes, source) for source, state in candidates]
+    fits = [match for source, state in candidates for match in match_state_dict(state, shapes, source)]
     if convert is not None and not any(_is_match(match, allow_extra) for match in fits):
-        fits += [match_state_dict(convert(state), shapes, source) for source, state in candidates]
+        fits += [match for source, state in candidates for match in match_state_dict(convert(state), shapes, source)]
     best = min(fits, key=lambda match: (match.mismatch_count, 0 if allow_extra else len(match.unexpected)))
     if not _is_match(best, allow_extra):
         raise UserError(
             _mismatch_message(path, best, shapes, name, flag, max((s for _, s in candidates), key=len), allow_extra)
         )
-    check_finite(best.state, f"{flag} {path}")
-    others = [match.source for match in fits if _is_match(match, allow_extra) and match is not best]
+    fractions = {key: value for key, value in best.state.items() if model_state[key].is_floating_point()}
+    check_not_quantized(fractions, f"{flag} {path}")
+    check_weights(best.state, f"{flag} {path}")
+    others = [
+        match.source
+        for match in fits
+        if _is_match(match, allow_extra) and match.source != best.source and not _same_tensors(match.state, best.state)
+    ]
     if others:
         print_note(
             f"{path} holds weights of {name} under {_join_words([best.source, *others])}: "
@@ -128,6 +135,13 @@ def load_matching(
 
 def _is_match(match: StateDictMatch, part: bool) -> bool:
     return not match.mismatch_count and (part or not match.unexpected)
+
+
+def _same_tensors(first: State, second: State) -> bool:
+    return all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name])
+        for name in first.keys() & second.keys()
+    )
 
 
 def read_state_dicts(path: Path) -> Iterator[tuple[str, State]]:
@@ -159,8 +173,9 @@ def _content(path: Path) -> Any:
 
             return read_torchscript(path)
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path) if kind == "torch" else _SAFE_GLOBALS
-        with torch.serialization.safe_globals([(_Ignored, name) for name in names]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        safe_globals = torch.serialization.safe_globals([(_Ignored, name) for name in names])
+        with path.open("rb") as file, safe_globals:  # of a path, torch goes by the ending: a .safetensors is none here
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} holds objects that could run code when they are read, so it is not read: save the weights alone where "
@@ -189,13 +204,19 @@ def _describe_content(content: Any) -> str:
     return ", but a whole model as an object" if isinstance(content, _Ignored) else f", but a {type(content).__name__}"
 
 
-def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source: str = "") -> StateDictMatch:
-    """A state dict under the names of `shapes`: with the common prefix taken off, or put before, by which most of them match.
+def match_state_dict(state: State, shapes: Mapping[str, tuple[int, ...]], source: str = "") -> list[StateDictMatch]:
+    """A state dict under the names of `shapes`, for each prefix that can be taken off or put before; the best match first.
 
     A dot and an underscore count as the same, for timm's feature extractors write stages.0 as stages_0.
     """
     names = {_underscored(name): name for name in shapes} | {name: name for name in shapes}
-    prefix, before = _prefixes(state, names, shapes)
+    return [_match_prefix(state, names, shapes, source, *pair) for pair in _prefixes(state, names, shapes)]
+
+
+def _match_prefix(
+    state: State, names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], source: str, prefix: str, before: str
+) -> StateDictMatch:
+    """A state dict's tensors under `prefix`, which is taken off their names, with `before` put before them."""
     renamed = {}
     for key, value in state.items():
         if key.startswith(prefix):
@@ -234,8 +255,8 @@ def _rows(name: str) -> list[str]:
     return [".".join(parts[:at]) for at, part in enumerate(parts) if part.isdigit()]
 
 
-def _prefixes(state: State, names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, str]:
-    """The prefix to take off the file's names, and the one to put before them."""
+def _prefixes(state: State, names: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, str]]:
+    """Prefixes to take off the names of a file and put before them: that by which most match, then others by which all do."""
     befores = [""]
     first = next(iter(shapes), "").split(".")[:-1]
     for at in range(1, len(first) + 1):
@@ -250,7 +271,11 @@ def _prefixes(state: State, names: Mapping[str, str], shapes: Mapping[str, tuple
                 if wanted := names.get(plain) or names.get(_underscored(plain)):
                     same = 2 if tuple(value.shape) == shapes[wanted] else 1
                     matches[name[:cut], before] = matches.get((name[:cut], before), 0) + same
-    return max(matches, key=lambda both: (matches[both], any(word in both[0] for word in _AVERAGES), -len(both[0])))
+    ordered = sorted(
+        matches, key=lambda both: (-matches[both], not any(word in both[0] for word in _AVERAGES), len(both[0]))
+    )
+    required = sum(not name.endswith(_OPTIONAL_KEYS) for name in shapes)
+    return ordered[:1] + [both for both in ordered[1:] if matches[both] >= max(1, required)]
 
 
 def error_reason(error: Exception) -> str:
@@ -261,14 +286,30 @@ def error_reason(error: Exception) -> str:
     return text
 
 
-def check_finite(state: Mapping[str, torch.Tensor], noun: str) -> None:
-    """Weights with NaN or infinity are a `UserError`: whatever is computed from them would be neither."""
+def check_weights(state: Mapping[str, torch.Tensor], noun: str) -> None:
+    """Weights with NaN or infinity, or whose matrices are zero throughout, are a `UserError`: they were never trained."""
     for name, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             bad = int((~torch.isfinite(value)).sum())
             raise UserError(
                 f"{noun} holds {bad:,} numbers that are not finite in {name}: training diverged, or the file is damaged; "
                 "give other weights."
+            )
+    matrices = [value for value in state.values() if value.is_floating_point() and value.ndim > 1]
+    if matrices and not any(value.any() for value in matrices):
+        raise UserError(
+            f"{noun} holds nothing but zeros in its {len(matrices)} matrices, as a file that was never filled: give other "
+            "weights."
+        )
+
+
+def check_not_quantized(state: Mapping[str, torch.Tensor], noun: str) -> None:
+    """Whole numbers among tensors that are fractions in the model are a `UserError`."""
+    for name, value in state.items():
+        if not value.is_floating_point():
+            raise UserError(
+                f"{noun} holds {name} as whole numbers ({str(value.dtype).removeprefix('torch.')}), as quantized models do, "
+                "which can't be loaded: give the weights that they were made from, in float32, float16 or bfloat16."
             )
 
 
@@ -293,7 +334,9 @@ def _mismatch_message(
         parts.append(f"{len(others)} in the file are not the model's ({others[0]} first)")
     seems = describe_weights({key: tuple(value.shape) for key, value in state.items()})
     guess = f"; it looks like {seems}" if seems else ""
-    way_out = "download it again" if name in seems else f"give weights of {name}, or name the model that they are of"
+    way_out = f"give weights of {name}, or name the model that they are of"
+    if name in seems:
+        way_out = f"give a complete state dict of {name}, as torch.save(model.state_dict(), …) writes it"
     return f"{flag} {path} does not fit {name}: {', '.join(parts)}{guess}: {way_out}."
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from clipcovid.config import UserError
 from clipcovid.models import availability
 from clipcovid.models.normalization import ImageNormalizer
-from clipcovid.models.state_dicts import check_finite, error_reason, load_matching
+from clipcovid.models.state_dicts import check_weights, error_reason, load_matching
 
 STRIDE = 32  # of the encoders' last features: other sides are padded at the right and below, and cut again
 
@@ -72,7 +72,7 @@ def build_segmenter(
             f"{arch} with the encoder {encoder} and the weights {weights!r} can't be had ({error_reason(error)}): give "
             "--weights a local file of this encoder or none, or another --encoder."
         ) from error
-    check_finite(body.encoder.state_dict(), f"--weights {weights}")
+    check_weights(body.encoder.state_dict(), f"--weights {weights}")
     mean, std = (list(MEAN), list(STD)) if channels == 3 else ([sum(MEAN) / 3], [sum(STD) / 3])
     return Segmenter(
         body.to(memory_format=torch.channels_last), ImageNormalizer(mean, std, size, torch.float32), regions
@@ -84,8 +84,7 @@ def _encoder_state(arch: str, encoder: str, path: Path) -> dict[str, torch.Tenso
     import segmentation_models_pytorch as smp
 
     colour: Any = smp.create_model(arch, encoder, None, in_channels=3, classes=1).encoder
-    shapes = {name: tuple(value.shape) for name, value in colour.state_dict().items()}
-    return load_matching(path, shapes, f"--encoder {encoder}", "--weights", allow_extra=True)
+    return load_matching(path, colour.state_dict(), f"--encoder {encoder}", "--weights", allow_extra=True)
 
 
 def _load_encoder(encoder: torch.nn.Module, state: dict[str, torch.Tensor]) -> None:
