@@ -302,6 +302,21 @@ def test_columns_that_may_be_those_that_lack_are_named(tmp_path):
     assert listing.notes == ()
 
 
+def test_classes_that_are_columns_of_0_and_1_are_hinted_at(tmp_path):
+    pictures(tmp_path, "a.png", "b.png")
+    table = tmp_path / "t.csv"
+    for one in ("1", "1.0"):
+        table.write_text(f"path,COVID,Normal,age,flag\na.png,{one},0,1,0\nb.png,0,{one},60,0\n")
+        assert listed("table", table).notes == (
+            f"{table} has no column label, and COVID, Normal hold 0 and 1 alone: if they are the classes, write the name of "
+            "each image's one into a column label.",
+        )
+    table.write_text("path,label,COVID,Normal\na.png,x,1,0\nb.png,y,0,1\n")
+    assert listed("table", table).notes == ()
+    table.write_text("path,sex\na.png,1\nb.png,0\n")
+    assert listed("table", table).notes == ()
+
+
 def test_a_row_of_several_images_is_a_row_for_each(tmp_path):
     """As R2Gen's annotation.json names the views of a study."""
     pictures(tmp_path, "r1/0.png", "r1/1.png", "r2/0.png")

@@ -7,6 +7,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.data.manifest import COLUMNS
+from clipcovid.io.tables import cell_text
 
 COLUMN_ALIASES = {
     "label": ("class", "labels", "target", "finding", "findings", "findinglabels", "diagnosis", "category"),
@@ -15,6 +16,8 @@ COLUMN_ALIASES = {
     "caption": ("report", "text", "impression", "description"),
 }
 """What else columns are called that may be the manifest's, in small letters and without signs."""
+
+INDICATOR_VALUES = ("0", "1", "0.0", "1.0", "")  # of a column that says whether an image has a class
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,4 +96,17 @@ def _hints(rows: pd.DataFrame, table: str) -> list[str]:
             sentences.append(
                 f"{table} has no column {column}: is it {' or '.join(names)}? --columns.{column.replace('_', '-')} says so."
             )
+    if "label" not in rows and len(names := _indicator_columns(rows)) > 1:
+        shown = ", ".join([*names[:4], *[f"and {len(names) - 4} more"] * (len(names) > 4)])
+        sentences.append(
+            f"{table} has no column label, and {shown} hold 0 and 1 alone: if they are the classes, write the name of each "
+            "image's one into a column label."
+        )
     return sentences
+
+
+def _indicator_columns(rows: pd.DataFrame) -> list[str]:
+    """The further columns in which 0 and 1, and nothing else, stand."""
+    names = [name for name in map(str, rows) if name not in COLUMNS]
+    names = [name for name in names if all(cell_text(cell) in INDICATOR_VALUES for cell in rows[name])]
+    return [name for name in names if {cell_text(cell)[:1] for cell in rows[name]} >= {"0", "1"}]
