@@ -251,9 +251,22 @@ def test_rows_of_a_split():
 
 
 def test_cells_become_text():
-    cells = [float("nan"), None, 50.0, 50, 50.5, " a ", True, pd.NaT, [1, "ü"], {"x": None}, np.array([1, 2]), "\ud83d"]
+    cells = [
+        float("nan"),
+        None,
+        50.0,
+        50,
+        50.5,
+        " a ",
+        True,
+        pd.NaT,
+        [1, "ü"],
+        {"x": None},
+        np.array([1, 2]),
+        "\ud83dx",
+    ]
     table = normalize_columns(pd.DataFrame({"image_id": range(len(cells)), "view": cells}))
-    asked = ["", "", "50", "50", "50.5", "a", "True", "", '[1, "\\u00fc"]', '{"x": null}', "[1, 2]", "?"]
+    asked = ["", "", "50", "50", "50.5", "a", "True", "", '[1, "\\u00fc"]', '{"x": null}', "[1, 2]", "?x"]
     assert table["view"].tolist() == asked
     ages = normalize_columns(pd.DataFrame({"image_id": ["a", "b"], "age": [50, None], "patient_id": [7.0, None]}))
     assert ages["age"].tolist() == ["50", ""]

@@ -150,12 +150,12 @@ class Manifest:
         """
         rows, notes = self.rows(split), {}
         for column in columns:
-            known, noun = rows[column] != "", f"{'an' if column[0] in 'aeiou' else 'a'} {column.replace('_', ' ')}"
-            if not known.any():
+            has_value, noun = rows[column] != "", f"{'an' if column[0] in 'aeiou' else 'a'} {column.replace('_', ' ')}"
+            if not has_value.any():
                 raise UserError(f"No image of the {split} split of {self.dataset} has {noun}.")
-            if not known.all():
-                notes[f"images without {noun} are left out"] = int((~known).sum())
-                rows = rows[known]
+            if not has_value.all():
+                notes[f"images without {noun} are left out"] = int((~has_value).sum())
+                rows = rows[has_value]
         return rows.reset_index(drop=True), notes
 
     def rows(self, split: str) -> pd.DataFrame:
@@ -251,8 +251,8 @@ def _read_parquet(path: Path) -> Manifest:
     """The manifest in memory, every cell checked against the hash that was written with it."""
     table, meta = read_parquet(path)
     meta = meta or {}
-    known = {"classes", "dataset", "content_hash", "split_hash"}
-    if missing := known - set(meta):
+    required_keys = {"classes", "dataset", "content_hash", "split_hash"}
+    if missing := required_keys - set(meta):
         raise UserError(
             f"{path} lacks {', '.join(sorted(missing))} in its metadata: prepare the data set again, with --overwrite."
         )
@@ -260,7 +260,7 @@ def _read_parquet(path: Path) -> Manifest:
         table=table,
         classes=tuple(meta["classes"]),
         dataset=meta["dataset"],
-        info={key: value for key, value in meta.items() if key not in known},
+        info={key: value for key, value in meta.items() if key not in required_keys},
     )
     if manifest.content_hash != meta["content_hash"]:
         raise UserError(f"{path} was changed after it was written: prepare the data set again, with --overwrite.")

@@ -216,14 +216,14 @@ def _options(config: PrepareConfig) -> dict[str, str]:
 
 def _check_out(config: PrepareConfig) -> None:
     """Refuse to write where the data set's own files are; a table's folder may hold prepared sets beside it."""
-    for given in {config.root, config.image_folder} - {""} if config.source != "phantom" else ():
-        if "://" in given.removeprefix("file://"):
+    for location in {config.root, config.image_folder} - {""} if config.source != "phantom" else ():
+        if "://" in location.removeprefix("file://"):
             continue
-        place, flag = Path(given.removeprefix("file://")), "--root" if given == config.root else "--images"
-        if place.is_dir() or config.out.resolve() not in place.resolve().parents:
-            refuse_overlap(config.out, flag, place)
+        path, flag = Path(location.removeprefix("file://")), "--root" if location == config.root else "--images"
+        if path.is_dir() or config.out.resolve() not in path.resolve().parents:
+            refuse_overlap(config.out, flag, path)
         else:
-            refuse_overlap(config.out, f"the folder of {flag}", place.parent)
+            refuse_overlap(config.out, f"the folder of {flag}", path.parent)
 
 
 def _is_started(out: Path) -> bool:
@@ -236,17 +236,17 @@ def _is_done(out: Path, recipe: dict[str, str]) -> bool:
     Only what `recipe` says is compared.
     """
     if done := (out / "manifest.parquet").exists():
-        there = read_manifest(out).info.get("recipe", {})
+        earlier = read_manifest(out).info.get("recipe", {})
     elif (out / LISTING).exists():
-        there = (read_parquet(out / LISTING)[1] or {}).get("recipe", {})
+        earlier = (read_parquet(out / LISTING)[1] or {}).get("recipe", {})
     else:
         return False
-    if there.get("rules") != recipe["rules"]:
+    if earlier.get("rules") != recipe["rules"]:
         raise UserError(
             f"{out} was prepared by another version of clipcovid, which made other rows and splits of the same files: "
             "choose another --out, or --overwrite it."
         )
-    if differs := sorted(key for key in recipe if there.get(key, "") != recipe[key]):
+    if differs := sorted(key for key in recipe if earlier.get(key, "") != recipe[key]):
         what = "the data set's files or table" if set(differs) <= {"listing", "files"} else ", ".join(differs)
         raise UserError(f"{out} holds another preparation ({what} differ): choose another --out, or --overwrite it.")
     return done
@@ -256,11 +256,11 @@ def _final_listing(
     config: PrepareConfig, table: pd.DataFrame, recipe: dict[str, str], *, parts: bool
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """Write what is to be packed, a shard a row group, its parts merged; or read it where an earlier start wrote it."""
-    path, found = config.out / LISTING, {"merged": 0, "moved": 0}
+    path, counts = config.out / LISTING, {"merged": 0, "moved": 0}
     if path.exists():
-        there, meta = read_parquet(path)
+        earlier, meta = read_parquet(path)
         if meta and "parts" in meta:
-            return there, meta["parts"]
+            return earlier, meta["parts"]
     if parts:
         write_parquet(path, table, {"recipe": recipe}, row_group_size=ROWS_PER_SHARD)
         items = _shard_items(config.out)
@@ -274,10 +274,10 @@ def _final_listing(
         )
         hashes = {item["number"]: item["hashes"] for item in results}
         table["sha256"] = [text for item in items for text in hashes[item["number"]]]
-        table, found = merge_parts(table)
+        table, counts = merge_parts(table)
     table = table.drop(columns=PART_COLUMN, errors="ignore")
-    write_parquet(path, table, {"recipe": recipe, "parts": found}, row_group_size=ROWS_PER_SHARD)
-    return table, found
+    write_parquet(path, table, {"recipe": recipe, "parts": counts}, row_group_size=ROWS_PER_SHARD)
+    return table, counts
 
 
 def _pack(config: PrepareConfig, log: Callable[[str], None]) -> None:
@@ -364,8 +364,8 @@ def _read_quarantine(out: Path) -> pd.DataFrame:
 def summarize_reasons(quarantine: pd.DataFrame, limit: int = 3) -> str:
     """The most frequent reasons of a quarantine table, counted, in a line; shares in them differ from file to file."""
     counts = quarantine["reason"].str.replace(r" \(\d+%\)", "", regex=True).value_counts()
-    told = [f"{count} × {reason}" for reason, count in counts.head(limit).items()]
-    return "; ".join(told + [f"{len(counts) - limit} more reasons"] * (len(counts) > limit))
+    reasons = [f"{count} × {reason}" for reason, count in counts.head(limit).items()]
+    return "; ".join(reasons + [f"{len(counts) - limit} more reasons"] * (len(counts) > limit))
 
 
 def count_by_split(manifest: Manifest) -> pd.DataFrame:

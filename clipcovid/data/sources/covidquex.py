@@ -20,10 +20,10 @@ from clipcovid.prompts import CLASSES
 def covidquex(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     """COVID-QU-Ex (Tahir et al. 2021): `[part/[part/]]<Split>/<Class>/{images,lung masks,infection masks}/name.png`."""
     files = root.require_folder().images()
-    places: dict[str, list[str]] = defaultdict(list)
+    paths_by_stem: dict[str, list[str]] = defaultdict(list)
     for path in files:
-        places[strip_image_endings(path)].append(path)
-    known = {name.lower(): name for name in CLASSES}
+        paths_by_stem[strip_image_endings(path)].append(path)
+    class_names = {name.lower(): name for name in CLASSES}
     rows = []
     for path in files:
         parts = path.split("/")
@@ -31,13 +31,13 @@ def covidquex(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
             continue
         row = {
             "path": path,
-            "label": known.get(parts[-3].lower(), parts[-3]),
+            "label": class_names.get(parts[-3].lower(), parts[-3]),
             "split": parts[-4],
             PART_COLUMN: "/".join(parts[:-4]),
         }
         for kind in MASK_COLUMNS:
             beside = "/".join([*parts[:-2], kind.replace("_", " ") + "s", parts[-1]])
-            fitting = places.get(strip_image_endings(beside), [])
+            fitting = paths_by_stem.get(strip_image_endings(beside), [])
             if len(fitting) > 1:
                 raise UserError(f"{root.given}: {' and '.join(fitting)} are both the {kind} of {path}: move one away.")
             row[kind] = "".join(fitting)
@@ -57,9 +57,9 @@ def covidquex(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
 
 def _suggestion(root: DatasetRoot, files: list[str]) -> str:
     """Where the layout may be, or which source reads this one."""
-    here = posixpath.basename(root.path)
-    if any(path.lower().split("/")[1:2] == ["images"] for path in files) and here.lower() in SPLIT_ALIASES:
-        return f"{here} is one of its splits: give the folder that {here} is in."
+    folder = posixpath.basename(root.path)
+    if any(path.lower().split("/")[1:2] == ["images"] for path in files) and folder.lower() in SPLIT_ALIASES:
+        return f"{folder} is one of its splits: give the folder that {folder} is in."
     return "A folder per class, with or without masks beside the images, is --source imagefolder."
 
 
@@ -69,9 +69,9 @@ def merge_parts(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     The first part's row stays, takes the masks that it lacks from the others, and the strictest of their splits.
     Returns the table and counts: `merged` rows that went into another, `moved` images whose rows had different splits.
     """
-    known = table[table["sha256"] != ""]
-    nth = known.groupby(["sha256", "label", PART_COLUMN]).cumcount()  # a part's own duplicates stay apart
-    key = known.groupby([known["sha256"], known["label"], nth]).ngroup().reindex(table.index)
+    hashed = table[table["sha256"] != ""]
+    nth = hashed.groupby(["sha256", "label", PART_COLUMN]).cumcount()  # a part's own duplicates stay apart
+    key = hashed.groupby([hashed["sha256"], hashed["label"], nth]).ngroup().reindex(table.index)
     key = key.fillna(pd.Series(-1.0 - np.arange(len(table)), index=table.index))
     moved = int((table.groupby(key)["split"].nunique() > 1).sum())
     masks = {kind: table[kind].where(table[kind] != "") for kind in MASK_COLUMNS}  # "first" passes over missing ones

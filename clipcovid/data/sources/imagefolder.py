@@ -53,16 +53,16 @@ def imagefolder(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
 def _resolve_paths(root: DatasetRoot, described: pd.DataFrame, files: list[str], tables: list[str]) -> pd.DataFrame:
     """The rows of tables with their paths and masks at the files that are meant."""
     columns = [column for column in ("path", *MASK_COLUMNS) if column in described]
-    given = [path for path in pd.unique(described[columns].to_numpy().ravel()) if path]
-    matches = match_paths(given, files)
-    places = {path: fitting[0] for path, fitting in matches.items() if len(fitting) == 1 and fitting != [path]}
-    if places:
-        example = next(iter(places))
+    names = [path for path in pd.unique(described[columns].to_numpy().ravel()) if path]
+    matches = match_paths(names, files)
+    corrections = {path: fitting[0] for path, fitting in matches.items() if len(fitting) == 1 and fitting != [path]}
+    if corrections:
+        example = next(iter(corrections))
         root.notes.append(
-            f"{len(places)} of the {len(given)} paths in {', '.join(tables)} name no file to the letter and are read as the "
-            f"only file that fits: {example} as {places[example]}."
+            f"{len(corrections)} of the {len(names)} paths in {', '.join(tables)} name no file to the letter and are read as "
+            f"the only file that fits: {example} as {corrections[example]}."
         )
-    return described.assign(**{c: described[c].map(lambda path: places.get(path, path)) for c in columns})
+    return described.assign(**{c: described[c].map(lambda path: corrections.get(path, path)) for c in columns})
 
 
 def _has_value(described: pd.DataFrame, column: str, files: list[str]) -> bool:

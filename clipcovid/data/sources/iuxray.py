@@ -25,20 +25,20 @@ def iuxray(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
         raise UserError(
             f"{root.given} has neither OpenI's XML reports nor indiana_reports.csv and indiana_projections.csv."
         )
-    places = locate_names(root, [name for _, name, _ in images], "the reports")
+    paths = locate_names(root, [name for _, name, _ in images], "the reports")
     if unknown := sum(uid not in reports for uid, _, _ in images):
         root.notes.append(f"Images without a report, and so without a caption and a label: {unknown}.")
     rows = []
     for uid, name, view in images:
         report = reports.get(uid, {})
         text = [part.strip() for part in (report.get("findings", ""), report.get("impression", "")) if part.strip()]
-        about = {"findings": report.get("findings", ""), "impression": report.get("impression", "")}
+        texts = {"findings": report.get("findings", ""), "impression": report.get("impression", "")}
         label = "Normal" if report.get("MeSH", "").strip().lower() == "normal" else ""
-        place = places.get(name, name if posixpath.splitext(name)[1] else f"{name}.png")  # missing: quarantined
+        path = paths.get(name, name if posixpath.splitext(name)[1] else f"{name}.png")  # missing: quarantined
         rows.append(
-            {"path": place, "label": label, "patient_id": posixpath.splitext(posixpath.basename(uid))[0], "view": view}
+            {"path": path, "label": label, "patient_id": posixpath.splitext(posixpath.basename(uid))[0], "view": view}
             | {"caption": " ".join(text), "mesh": report.get("MeSH", "")}
-            | about
+            | texts
         )
     return pd.DataFrame(rows, dtype=object)
 
@@ -52,13 +52,15 @@ def _kaggle(root: DatasetRoot) -> tuple[Reports, Images] | None:
     tables = [find_table(root, name) for name in (r"indiana_reports\.csv", r"indiana_projections\.csv")]
     if not all(tables):
         return None
-    said = read_required_rows(root, tables[0], {"uid", "MeSH", "findings", "impression"}).drop_duplicates()
-    if (again := said["uid"].duplicated()).any():
+    report_rows = read_required_rows(root, tables[0], {"uid", "MeSH", "findings", "impression"}).drop_duplicates()
+    if (again := report_rows["uid"].duplicated()).any():
         raise UserError(
-            f"{root.given}/{tables[0]} has two reports with the uid {said.loc[again, 'uid'].iloc[0]}: keep one of them."
+            f"{root.given}/{tables[0]} has two reports with the uid {report_rows.loc[again, 'uid'].iloc[0]}: keep one of "
+            "them."
         )
     reports = {
-        row["uid"]: {name: row[name] for name in ("findings", "impression", "MeSH")} for row in said.to_dict("records")
+        row["uid"]: {name: row[name] for name in ("findings", "impression", "MeSH")}
+        for row in report_rows.to_dict("records")
     }
     listed = read_required_rows(root, tables[1], {"uid", "filename", "projection"}).to_dict("records")
     return reports, [(row["uid"], row["filename"], row["projection"]) for row in listed]

@@ -48,12 +48,12 @@ def read_layout(root: DatasetRoot, files: Sequence[str], *, classes: bool, split
         return parts[at] if at is not None and at < len(parts) else ""
 
     labels = [part(parts, class_at) if classes else "" for parts in folders]
-    given = [split_of(part(parts, split_at)) if splits else "" for parts in folders]
+    split_names = [split_of(part(parts, split_at)) if splits else "" for parts in folders]
     renamed = sorted({parts[split_at] for parts in inside if split_at is not None and split_at < len(parts)})
     for name in renamed if splits else ():
         if name.lower() not in SPLIT_ALIASES:
             root.notes.append(f"The folder {name} is read as the split {split_of(name)}.")
-    return pd.DataFrame({"path": files, "label": labels, "split": given}, dtype=object)
+    return pd.DataFrame({"path": files, "label": labels, "split": split_names}, dtype=object)
 
 
 def _split_layer(root: DatasetRoot, inside: Sequence[Parts], *, classes: bool) -> int | None:

@@ -19,21 +19,21 @@ def resolve_image_paths(root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame:
     """
     images = root.images_at
     columns = ["path", *MASK_COLUMNS]
-    given = pd.unique(rows[columns].to_numpy().ravel())
-    tidied = {path: posix_path(path) for path in given if path}
+    names = pd.unique(rows[columns].to_numpy().ravel())
+    tidied = {path: posix_path(path) for path in names if path}
     present = images.existing_files(tidied.values())
     missing = {path: name for path, name in tidied.items() if name not in present and name.split("/")[0] != ".."}
     if not missing:
         return rows
     matches = _matches(images, tidied, present, missing)
-    places = {path: fitting[0] for path, fitting in matches.items() if len(fitting) == 1}
-    if places:
-        example = next(iter(places))
+    corrections = {path: fitting[0] for path, fitting in matches.items() if len(fitting) == 1}
+    if corrections:
+        example = next(iter(corrections))
         root.notes.append(
-            f"{len(places)} of the {len(tidied)} paths in {root.file} name no file to the letter and are read as the "
-            f"only file that fits ({_differences(places)}): {example} as {places[example]}."
+            f"{len(corrections)} of the {len(tidied)} paths in {root.file} name no file to the letter and are read as the "
+            f"only file that fits ({_differences(corrections)}): {example} as {corrections[example]}."
         )
-    lost = [path for path in matches if path not in places]
+    lost = [path for path in matches if path not in corrections]
     lost_images = rows["path"].isin(lost)
     if lost:
         where = f"{len(lost)} of the {len(tidied)} files that {root.file} names are not there"
@@ -41,7 +41,7 @@ def resolve_image_paths(root: DatasetRoot, rows: pd.DataFrame) -> pd.DataFrame:
         if lost_images.all():
             raise UserError(f"{where}: {sentence} Say with --images which folder the paths are relative to.")
         root.notes.append(f"{where}: {sentence}")
-    return rows.assign(**{column: rows[column].map(lambda path: places.get(path, path)) for column in columns})
+    return rows.assign(**{column: rows[column].map(lambda path: corrections.get(path, path)) for column in columns})
 
 
 def locate_names(root: DatasetRoot, names: Iterable[str], table: str) -> dict[str, str]:
@@ -72,13 +72,13 @@ def locate_names(root: DatasetRoot, names: Iterable[str], table: str) -> dict[st
         root.notes.append(
             f"Images named in {table} that are not there: {len(names) - len(matches)} of {len(names)}, e.g. {lost}."
         )
-    places = {name: fitting[0] for name, fitting in matches.items()}
-    if other := [name for name, file in places.items() if not posixpath.basename(file).startswith(name)]:
+    paths = {name: fitting[0] for name, fitting in matches.items()}
+    if other := [name for name, file in paths.items() if not posixpath.basename(file).startswith(name)]:
         root.notes.append(
             f"Names in {table} that their files spell in another way: {len(other)}, e.g. {other[0]} is read as "
-            f"{places[other[0]]}."
+            f"{paths[other[0]]}."
         )
-    return places
+    return paths
 
 
 def _matches(images: DatasetRoot, tidied: dict[str, str], present: set[str], missing: dict[str, str]) -> Matches:
@@ -100,10 +100,10 @@ def _expand_home(path: str) -> str:
     return str(home) if path.startswith("~/") and home.is_file() else ""
 
 
-def _differences(places: dict[str, str]) -> str:
+def _differences(corrections: dict[str, str]) -> str:
     """In what the paths differ from the files that they are read as."""
     differences = set()
-    for path, file in places.items():
+    for path, file in corrections.items():
         name, other = (posixpath.basename(posix_path(text)) for text in (path, file))
         if name != other:
             differences.add(
@@ -120,10 +120,10 @@ def _differences(places: dict[str, str]) -> str:
 
 def _describe_missing(images: DatasetRoot, path: str, name: str, fitting: list[str]) -> str:
     """What was looked for, and what there is instead."""
-    place = images.resolve(name)
+    expected = images.resolve(name)
     if len(fitting) > 1:
         return f"{path} may be {fitting[0]} or {fitting[1]} below {images.path}."
     pictures = [file for file in images.files() if strip_image_endings(file) != casefold_path(file)]
     near = nearest_path(name, pictures)
     instead = f"the most similar file is {images.resolve(near)}" if near else f"there are no images below {images.path}"
-    return f"the first was looked for at {place}, {instead}."
+    return f"the first was looked for at {expected}, {instead}."

@@ -153,8 +153,8 @@ def _refuse_equal_names(root: DatasetRoot, images: Sequence[str]) -> None:
         for name in filter(IMAGE_FOLDER.fullmatch, inside):
             for other in inside.keys() - {name}:
                 if 2 * len(inside[other] & inside[name]) >= len(inside[other]):
-                    here = "/".join((*parent, other))
+                    folder = "/".join((*parent, other))
                     raise UserError(
-                        f"{root.given}: {here} has files of the same names as {'/'.join((*parent, name))}. If they are "
+                        f"{root.given}: {folder} has files of the same names as {'/'.join((*parent, name))}. If they are "
                         f"masks, {RENAME_HINT}; if not, move one of the folders away."
                     )

@@ -27,14 +27,14 @@ def medpix2(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
         for name, split in parts.items()
         for row in read_json_lines(root, find_table(root, re.escape(name)), required=("U_id", "image", "Type"))
     ]
-    places = locate_names(root, [row["image"] for _, row in listed], "descriptions_<split>.jsonl")
+    paths = locate_names(root, [row["image"] for _, row in listed], "descriptions_<split>.jsonl")
     topics = _topics(root)
     rows = []
     for split, row in listed:
         what, case = row.get("Description") or {}, topics.get(row["U_id"], {})
         rows.append(
             {
-                "path": places.get(row["image"], f"images/{row['image']}.png"),  # missing: quarantined
+                "path": paths.get(row["image"], f"images/{row['image']}.png"),  # missing: quarantined
                 "label": row["Type"],
                 "patient_id": row["U_id"],
                 "split": split,

@@ -26,8 +26,8 @@ def nih14(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     if not entries:
         raise UserError(f"{root.given} has no Data_Entry_2017.csv: is it the folder of NIH ChestX-ray14?")
     rows = read_required_rows(root, entries, {"Image Index", "Finding Labels", "Patient ID", "View Position"})
-    places = locate_names(root, rows["Image Index"], entries)
-    rows = rows[rows["Image Index"].isin(list(places))]
+    paths = locate_names(root, rows["Image Index"], entries)
+    rows = rows[rows["Image Index"].isin(list(paths))]
     tests = find_table(root, r"test_list\.txt")
     tested = set(root.read_text(tests).split()) if tests else set()
     if not tests:
@@ -43,7 +43,7 @@ def nih14(root: DatasetRoot, columns: ColumnsConfig) -> pd.DataFrame:
     )
     return pd.DataFrame(
         {
-            "path": rows["Image Index"].map(places),
+            "path": rows["Image Index"].map(paths),
             "label": labels,
             "patient_id": rows["Patient ID"],
             "split": ["test" if image in tested else "" for image in rows["Image Index"]],

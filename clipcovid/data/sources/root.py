@@ -65,13 +65,13 @@ class DatasetRoot:
     @cached_property
     def _list_files(self) -> dict[str, dict[str, Any]]:
         """What fsspec knows of every file below, hidden ones too: relative path → size, time and so on."""
-        todo, seen, listed = [self.path], {os.path.realpath(self.path)}, {}
+        todo, visited, listed = [self.path], {os.path.realpath(self.path)}, {}
         while todo:
-            for path, about in self.fs.find(todo.pop(), detail=True).items():
-                if not (about.get("islink") and self.fs.isdir(path)):
-                    listed[path[len(self.path) :].lstrip("/")] = about
-                elif (real := os.path.realpath(path)) not in seen:  # find does not follow links to folders
-                    seen.add(real)
+            for path, info in self.fs.find(todo.pop(), detail=True).items():
+                if not (info.get("islink") and self.fs.isdir(path)):
+                    listed[path[len(self.path) :].lstrip("/")] = info
+                elif (real := os.path.realpath(path)) not in visited:  # find does not follow links to folders
+                    visited.add(real)
                     todo.append(path)
         check_encodable_names(listed, "The file name")
         names = {UNDECODABLE.sub("\ufffd", path): path for path in sorted(listed)}  # these end in the quarantine
@@ -80,7 +80,7 @@ class DatasetRoot:
     @cached_property
     def file_index(self) -> dict[str, dict[str, Any]]:
         """What fsspec knows of every file below: relative path → size, time and so on; hidden files are left out."""
-        return {path: about for path, about in self._list_files.items() if not HIDDEN.search(path)}
+        return {path: info for path, info in self._list_files.items() if not HIDDEN.search(path)}
 
     def files(self) -> list[str]:
         """Every file below, relative and sorted, hidden ones left out."""
@@ -96,8 +96,10 @@ class DatasetRoot:
                 images.add(path)
             elif ending not in NON_IMAGE_ENDINGS and name not in NON_IMAGE_NAMES:
                 unknown.append(path)
-        places = [self.file_index[path]["name"] for path in unknown]
-        starts = self.fs.cat_ranges(places, [0] * len(places), [SNIFFED_BYTES] * len(places), on_error="return")
+        locations = [self.file_index[path]["name"] for path in unknown]
+        starts = self.fs.cat_ranges(
+            locations, [0] * len(locations), [SNIFFED_BYTES] * len(locations), on_error="return"
+        )
         for path, start in zip(unknown, starts, strict=True):
             if not isinstance(start, bytes) or is_image(start):  # what can't be read is named in the quarantine
                 images.add(path)
@@ -141,10 +143,10 @@ class DatasetRoot:
         been replaced. "" where a table has none in it, whose images may be anywhere."""
         files = {path: self.file_index[path] for path in self.images()} if self.is_folder else {}
         files |= {path: self.fs.info(posixpath.join(self.path, path)) for path in sorted(self.holding)}
-        known = [
-            (path, [str(about.get(key)) for key in ("size", "mtime", "ETag", "CRC")]) for path, about in files.items()
+        states = [
+            (path, [str(info.get(key)) for key in ("size", "mtime", "ETag", "CRC")]) for path, info in files.items()
         ]
-        return digest(known) if self.is_folder or known else ""
+        return digest(states) if self.is_folder or states else ""
 
     def open(self, relative: str) -> IO[bytes]:
         """A file, to be read."""
