@@ -4,18 +4,22 @@ One rule holds everywhere: macro averages, and entries per class, run over the c
 class without a label has no recall and no AUROC; a metric that is undefined is left out, never reported as 0 or NaN.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
+from clipcovid.evaluate.calibration import calibration_metrics
 
 Predictions = np.ndarray | Sequence[str]
 """Probabilities or scores (n, k), higher = more likely, or n predicted class names."""
 
 ALARM_DISTANCE = 0.25
 ALARM_P_VALUE = 0.01
+
+SCORE_METRICS = re.compile("(macro_)?(auroc|auprc)|brier|(classwise_)?ece")  # that hard labels do not have
 
 
 def encode_labels(values: Sequence[str], classes: Sequence[str], noun: str = "label") -> np.ndarray:
@@ -97,18 +101,19 @@ def classification_metrics(
 ) -> dict[str, float]:
     """Every metric that probabilities allow, as flat scalars.
 
-    `labels`: n class names. `probabilities`: (n, k) float, columns in the order of `classes`; only order matters, so
-    any finite score does. Gives accuracy, balanced_accuracy, macro_{precision,recall,specificity,f1,auroc,auprc}, the
-    same per class as `recall/<class>`, kappa, top2_accuracy … top5_accuracy (below k), mean_reciprocal_rank. All lie in
-    [0, 1] but kappa in [-1, 1]. AUROC (ties count half) and AUPRC (average precision) are one class against the rest,
-    defined for a class that some labels have and some have not. Equal scores rank in the order of `classes`.
+    `labels`: n class names. `probabilities`: (n, k) float, columns in the order of `classes`. Gives accuracy,
+    balanced_accuracy, macro_{precision,recall,specificity,f1,auroc,auprc}, the same per class as `recall/<class>`, kappa,
+    top2_accuracy … top5_accuracy (below k), mean_reciprocal_rank. All lie in [0, 1] but kappa in [-1, 1]. AUROC (ties count
+    half) and AUPRC (average precision) are one class against the rest, defined for a class that some labels have and some
+    have not. Equal scores rank in the order of `classes`. For all of these only order matters, so any finite score does;
+    what `calibration_draws` gives is added for rows that are probabilities.
 
     Empty input, shapes that don't fit, NaN, a label that is not a class: `UserError`.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
     truth = encode_labels(labels, classes)
     flat = _scalars(confusion_rates(confusion_matrix(labels, probabilities, classes), classes))
-    flat |= _topk_metrics(_true_ranks(truth, probabilities), len(classes))
+    flat |= _topk_metrics(_true_ranks(truth, probabilities), len(classes)) | calibration_metrics(truth, probabilities)
     from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import: see plots.roc_figure
 
     for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
@@ -166,7 +171,7 @@ def baseline_scores(
     the most frequent class (named in `class`). `prior` draws a class at random by these shares: its values are those of
     the expected confusion matrix, exact in expectation for accuracy (sum of p_train * p_scored), recall and
     specificity, a ratio of expectations for precision, F1 and kappa. Constant scores have AUROC 0.5 and AUPRC equal to
-    the prevalence, which stand in both.
+    the prevalence, which stand in both, as does their calibration.
     """
     source = "scored labels" if train_labels is None else "train"
     reference = encode_labels(labels if train_labels is None else train_labels, classes, "train label")
@@ -175,9 +180,7 @@ def baseline_scores(
     majority = classification_metrics(labels, np.tile(shares, (len(truth), 1)), classes)
     expected = np.outer(np.bincount(truth, minlength=len(classes)), shares)
     prior = _scalars(confusion_rates(expected, classes))
-    prior |= {
-        key: value for key, value in majority.items() if "auroc" in key.split("/")[0] or "auprc" in key.split("/")[0]
-    }
+    prior |= {key: value for key, value in majority.items() if SCORE_METRICS.match(key)}
     return {
         "majority": {"from": source, "class": classes[int(shares.argmax())], **majority},
         "prior": {"from": source, **prior},
