@@ -31,6 +31,7 @@ from clipcovid.evaluate.probabilities import class_probabilities
 from clipcovid.evaluate.report import score_split
 from clipcovid.evaluate.significance import holm, mcnemar
 from clipcovid.identity import comparison_identity
+from clipcovid.io.files import write_parquet
 from clipcovid.runs import SUCCESS_MARKER, finish_run, start_run
 from clipcovid.workflows.compare import compare_runs
 
@@ -298,6 +299,30 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, why):
         compared(files_of(tmp_path, (GOOD, {}), (table, about), (GOOD, {})))
     assert "\n" not in str(error.value)
     assert "c.parquet" not in str(error.value)
+
+
+PERCENT = GOOD.assign(**{f"prob_{name}": GOOD[f"prob_{name}"] * 100 for name in CLASSES})
+REGIONS = pd.DataFrame({"image_id": ["i", "i"], "region": ["lung", "infection"], "tp": 1, "fp": 0, "fn": 0, "tn": 3})
+
+
+@pytest.mark.parametrize(
+    ("table", "task", "says"),
+    [
+        (pd.concat([GOOD, GOOD[:1]]), "classification", r"Image '000\.png' stands twice in .*a\.parquet;"),
+        (PERCENT, "classification", r"90 of 90 rows of .*a\.parquet are no probabilities .* sums to 100 .*write them"),
+        (GOOD.assign(**{"prob_Normal": 1.2}), "classification", r"90 of 90 rows of .*a\.parquet are no probabilities"),
+        (
+            pd.concat([REGIONS, REGIONS[1:]]),
+            "segmentation",
+            r"Image 'i' stands twice in .*a\.parquet for the region infection",
+        ),
+    ],
+    ids=["image twice", "percent", "no sum of 1", "region twice"],
+)
+def test_tables_that_were_changed_are_read_as_strictly_as_they_are_written(tmp_path, table, task, says):
+    write_parquet(tmp_path / "a.parquet", table, {**ENCODER_FILE, "task": task})
+    with pytest.raises(UserError, match=says):
+        load_method_predictions([tmp_path / "a.parquet"], "test")
 
 
 def test_files_of_another_make_are_refused(tmp_path):

@@ -68,7 +68,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 def test_tables_that_break_the_contract_are_refused(tmp_path):
     with pytest.raises(UserError, match="lack the columns prob_Normal"):
         write_predictions(tmp_path / "x.parquet", table_of().drop(columns="prob_Normal"), **ENCODER_FILE)
-    with pytest.raises(UserError, match=r"image '000\.png' twice"):
+    with pytest.raises(UserError, match=r"Image '000\.png' stands twice in .*x\.parquet;"):
         write_predictions(tmp_path / "x.parquet", pd.concat([table_of(), table_of(1)]), **ENCODER_FILE)
     masks = pd.DataFrame({"image_id": ["a", "a"], "region": ["lung", "infection"]})
     write_predictions(tmp_path / "x.parquet", masks, **{**ENCODER_FILE, "task": "segmentation", "classes": []})
@@ -217,6 +217,14 @@ def test_objects_of_ids_lists_and_columns_mean_the_same(tmp_path):
             foreign_score(tmp_path, given, labels)
     accuracies = {body.metrics["accuracy"] for body in [*by_id.values(), *by_position.values()]}
     assert accuracies == {OWN.metrics["accuracy"]}
+
+
+def test_rows_in_an_object_that_describes_them_are_read_and_said(tmp_path):
+    rows = [{"image_id": row["image_id"], **hard} for row, hard in zip(TRUTH, KINDS["label"], strict=True)]
+    for others in ({"model": "resnet"}, {"model": {"arch": "resnet"}, "errors": [], "epoch": 3, "note": None}):
+        body, notes = foreign_score(tmp_path, {"predictions": rows, **others})
+        assert body.metrics["accuracy"] == OWN.metrics["accuracy"]
+        assert any("those under 'predictions'; not read: 'model'" in note for note in notes)
 
 
 def test_ids_match_by_the_column_that_both_have(tmp_path):

@@ -121,6 +121,7 @@ def _read(path: Path, source: str) -> MethodPredictions:
     table, metadata = read_predictions(path)
     if lacks := {"method", "task", "identity", "manifest_hash", "split_hash", "split", "classes"} - metadata.keys():
         raise UserError(f"{source} is no predictions table: its metadata lack {', '.join(sorted(lacks))}.")
+    get_kind(metadata["task"]).check_table(table, metadata["classes"], source)
     for column in ("label", "patient_id"):
         table[column] = table[column].fillna("").astype(str) if column in table else ""
     learned = table.pop(TRAINED_ON) if TRAINED_ON in table else pd.Series(False, index=table.index)

@@ -74,9 +74,12 @@ def json_rows(content: Any, name: str, notes: list[str]) -> pd.DataFrame:
     if set(content) == {"schema", "data"}:  # orient="table"
         table = json_records(content["data"], name)
         return table.drop(columns="index") if "index" in table and _is_row_count(table["index"]) else table
-    lists_of_rows = all(isinstance(value, list) and all(isinstance(row, dict) for row in value) for value in values)
-    if lists_of_rows and any(values) and (rows := _named_lists(content, name, notes)) is not None:
-        return rows
+    if any(values) and all(map(_is_list_of_rows, values)) and all(map(_SPLIT.fullmatch, content)):
+        return _split_lists(content, name)
+    if key := _rows_key(content):
+        others = ", ".join(repr(other) for other in content if other != key)
+        notes.append(f"The rows of {name} are those under {key!r}{f'; not read: {others}' if others else ''}.")
+        return json_records(content[key], name)
     if values and all(isinstance(value, list | dict) for value in values) and _holds_columns(content, name):
         return _columns_orient(content, name)
     return _keyed_table(content, name)
@@ -94,18 +97,23 @@ def json_records(content: Any, name: str) -> pd.DataFrame:
     return unique_columns(pd.DataFrame(content, dtype=object), name)
 
 
-def _named_lists(content: dict[str, Any], name: str, notes: list[str]) -> pd.DataFrame | None:
-    """The rows of {split: rows}, with the column split, or of {any name: rows}; None where the lists are values."""
-    if all(_SPLIT.fullmatch(key) for key in content):
-        for split, rows in content.items():
-            if other := [row["split"] for row in rows if str(row.get("split", split)).lower() != split.lower()]:
-                raise UserError(f"{name}: a row under {split!r} says that its split is {other[0]!r}: mend one of them.")
-        return json_records([row | {"split": split} for split, rows in content.items() for row in rows], name)
-    if len(content) == 1 and not _pipeline(next(iter(content.values()))):
-        key, rows = next(iter(content.items()))
-        notes.append(f"The rows of {name} are those under {key!r}.")
-        return json_records(rows, name)
-    return None
+def _split_lists(content: dict[str, Any], name: str) -> pd.DataFrame:
+    """The rows of {split: rows}, with the column split."""
+    for split, rows in content.items():
+        if other := [row["split"] for row in rows if str(row.get("split", split)).lower() != split.lower()]:
+            raise UserError(f"{name}: a row under {split!r} says that its split is {other[0]!r}: mend one of them.")
+    return json_records([row | {"split": split} for split, rows in content.items() for row in rows], name)
+
+
+def _rows_key(content: dict[str, Any]) -> str:
+    """The key of the only list, which is of rows, beside what describes it; "" where the values are cells or rows."""
+    keys = [key for key, value in content.items() if isinstance(value, list) and value]
+    only = keys[0] if len(keys) == 1 else ""
+    return only if only and _is_list_of_rows(content[only]) and not _pipeline(content[only]) else ""
+
+
+def _is_list_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
 def _pipeline(rows: list[dict[str, Any]]) -> bool:

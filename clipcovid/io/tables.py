@@ -63,9 +63,9 @@ def read_table(data: bytes, name: str, notes: list[str] | None = None) -> pd.Dat
     CSV: the delimiter (comma, semicolon, tab or bar) is the one that divides the rows evenly; all cells are text; rows
     without any content are no rows. Where tabs divide, quotes are text. JSON: a list of rows or of values (column
     `VALUE_COLUMN`), the forms that pandas writes, {key: row or value} (keys in `KEY_COLUMN`), or {split: list of rows}
-    (column split). JSON lines: a row or a value a line. Parquet: lists, structs and maps become lists and dicts, a named
-    index columns. `.gz`, `.bz2` and `.xz` behind the ending are unpacked. A sentence for each assumption is appended to
-    `notes`.
+    (column split), or the only list of rows in an object. JSON lines: a row or a value a line. Parquet: lists, structs
+    and maps become lists and dicts, a named index columns. `.gz`, `.bz2` and `.xz` behind the ending are unpacked. A
+    sentence for each assumption is appended to `notes`.
 
     `UserError` with the file's name (and the line's number): what can't be parsed, is no UTF-8, has a row of more or
     fewer fields than the header, a quote that is not closed, a column or a key twice, or is of another format.

@@ -37,6 +37,8 @@ class Kind(ABC, Generic[ScoresT]):
     """Metric → its head in tables of folds and of comparisons."""
     truth_column: ClassVar[str]
     """What an image is scored by, and what methods that are compared must agree on."""
+    key_columns: ClassVar[tuple[str, ...]] = ("image_id",)
+    """The columns whose values together stand in one row of a predictions table."""
     needs_whole_split: ClassVar[bool] = False
     """Whether an image's row depends on all images of its split, as ranks do."""
 
@@ -45,9 +47,16 @@ class Kind(ABC, Generic[ScoresT]):
         return ["image_id"]
 
     def check_table(self, table: pd.DataFrame, classes: Sequence[str], path: object) -> None:
-        """Refuse a predictions table that `path` must not hold by a `UserError`."""
+        """Refuse a table that is no predictions table of this kind, when it is written and when it is read: `UserError`."""
         if missing := [name for name in self.columns(classes) if name not in table]:
             raise UserError(f"The predictions for {path} lack the columns {', '.join(missing)}.")
+        duplicated = table.duplicated(list(self.key_columns))
+        if duplicated.any():
+            image_id, *others = table.loc[duplicated, list(self.key_columns)].iloc[0]
+            of = "".join(
+                f" for the {column} {value}" for column, value in zip(self.key_columns[1:], others, strict=True)
+            )
+            raise UserError(f"Image {image_id!r} stands twice in {path}{of}; an image is predicted once.")
 
     def check_images(self, rows: pd.DataFrame) -> None:
         """Refuse rows of a manifest whose truth can't be read later, before anything is predicted: `UserError`."""

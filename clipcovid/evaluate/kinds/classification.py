@@ -17,6 +17,7 @@ from clipcovid.evaluate.number_format import describe_resampling, format_interva
 from clipcovid.evaluate.probabilities import (
     PROBABILITY_PREFIX,
     SIMILARITY_PREFIX,
+    check_probabilities,
     class_probabilities,
     get_predictions,
     has_columns,
@@ -68,14 +69,13 @@ class Classification(Kind[ClassificationScores]):
         return ["image_id", "label", *(PROBABILITY_PREFIX + name for name in classes)]
 
     def check_table(self, table: pd.DataFrame, classes: Sequence[str], path: object) -> None:
-        """Also refuse an image that stands twice, and probabilities that are no finite numbers."""
+        """Also refuse probabilities that are no finite numbers, are negative, or do not sum to 1."""
         super().check_table(table, classes, path)
-        if (twice := table["image_id"].duplicated()).any():
-            image_id = table["image_id"][twice].iloc[0]
-            raise UserError(f"The predictions for {path} have image {image_id!r} twice; an image is predicted once.")
         values = table[[PROBABILITY_PREFIX + name for name in classes]].to_numpy(np.float64)
         if bad := int((~np.isfinite(values)).any(axis=1).sum()):
             raise UserError(f"The predictions for {path} are not finite numbers for {bad} of {len(table)} images.")
+        way_out = f"write them again with probabilities in the {PROBABILITY_PREFIX}<class> columns"
+        check_probabilities(values, classes, path, way_out)
 
     def score(
         self,

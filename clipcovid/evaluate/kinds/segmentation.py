@@ -53,6 +53,7 @@ class Segmentation(Kind[SegmentationScores]):
     name = "segmentation"
     title = "segmentations"
     truth_column = "tp"
+    key_columns: ClassVar[tuple[str, ...]] = ("image_id", "region")
     scores_type = SegmentationScores
     key_metrics: ClassVar[Mapping[str, str]] = {"infection/iou": "infection IoU", "lung/iou": "lung IoU"}
     table_metrics: ClassVar[Mapping[str, str]] = {
