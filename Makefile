@@ -39,9 +39,10 @@ format: install
 	$(RUN)/ruff check --fix .
 	$(RUN)/ruff format .
 
-# The book, in site/: any warning is an error.
+# The book, in site/: any warning is an error, and the notebook must run.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(RUN)/mkdocs build --strict --quiet
+	$(RUN)/python -m pytest -m docs
 
 clean:
 	rm -rf data/phantom data/phantom-black outputs site

@@ -103,6 +103,7 @@ def strings():
                 yield node.value
 
 
+@pytest.mark.docs
 def test_the_book_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("material")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]

@@ -160,7 +160,7 @@ def test_an_image_that_vanished_is_named(data):
     path.unlink()
     try:
         with pytest.raises(UserError, match=f"{path.name} can't be read any more"):
-            embed(config(data, input="raw"), quiet)
+            embed(here(data, input="raw"), quiet)
     finally:
         path.write_bytes(kept)
 

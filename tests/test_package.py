@@ -45,6 +45,7 @@ def test_importing_the_package_imports_nothing_else(tmp_path):
     assert not {"numpy", "pandas", "tyro", "torch", "ray"} & imported
 
 
+@pytest.mark.docs
 def test_the_quickstart_notebook_runs_and_has_no_outputs(tmp_path):
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
