@@ -249,7 +249,7 @@ from pathlib import Path
 import clipcovid.training.loop as loop
 from clipcovid.distributed import rank
 fuse = Path(os.environ["FUSE"])
-inner = loop.Loop.step
+inner = loop.TrainingLoop.step
 def step(self, batch, epoch):
     if epoch == 2 and rank() == int(os.environ["VICTIM"]) and not fuse.exists():
         fuse.write_text("")
@@ -257,7 +257,7 @@ def step(self, batch, epoch):
             os.kill(int(os.environ["DRIVER"]), 9)
         os._exit(1)
     return inner(self, batch, epoch)
-loop.Loop.step = step
+loop.TrainingLoop.step = step
 """
 
 
