@@ -151,7 +151,7 @@ def _load_and_encode(config: Config, data: Path, workers: int, threads: int, pre
     model.eval()
     paths = read_manifest(data).table["path"].tolist()
     loader: Any = torch.utils.data.DataLoader(
-        ImageFileDataset(paths, transform),  # type: ignore[arg-type]
+        ImageFileDataset(paths, transform),  # type: ignore[arg-type]  # a Dataset but for its base
         batch_size=config.batch_size,
         num_workers=workers,
         pin_memory=device == "cuda",

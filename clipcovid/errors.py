@@ -1,6 +1,6 @@
 """A user's mistake, and the words that errors are reported in."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 RESEARCH_ONLY = "Research use only, not for diagnosis."
 
@@ -16,6 +16,11 @@ class TrainingStopped(UserError):
 def quote_names(names: Iterable[str]) -> str:
     """Names in quotes with commas between them: they may hold commas themselves."""
     return ", ".join(map(repr, names))
+
+
+def first_names(names: Sequence[str], limit: int = 4) -> str:
+    """Up to `limit` of the names, and a sign where there are more."""
+    return ", ".join([*names[:limit], *["…"] * (len(names) > limit)])
 
 
 def summarize_error(error: Exception) -> str:

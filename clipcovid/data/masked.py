@@ -1,7 +1,7 @@
 """Prepared data sets whose images are what a mask leaves of them: every other job runs on them as on any other set."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,7 +135,8 @@ def _check_masks(config: ApplyMasksConfig, source: Manifest, table: pd.DataFrame
     """Raise `UserError` where no image has a mask that can be applied, before anything is written or removed."""
     packed = PackedImages(config.data, source)
     for positions in _batches(source):
-        if any(not reason for _, _, reason in _region_masks(config, packed, positions, table)):
+        true_masks = packed.masks(f"{config.region}_mask", positions)
+        if any(not reason for _, reason in _region_masks(config, source, positions, table, true_masks)):
             return
     raise UserError(f"No image of {config.data} has a usable {config.region} mask: --keep {config.keep} needs one.")
 
@@ -167,25 +168,26 @@ def _write(
 
 
 def _region_masks(
-    config: ApplyMasksConfig, packed: PackedImages, positions: np.ndarray, table: pd.DataFrame | None
-) -> Iterator[tuple[int, np.ndarray | None, str]]:
-    """Position, the mask (s, s) that is applied, and why it can't be, of each image."""
-    images = ImagesConfig(**packed.manifest.info["images"])
-    image_ids = packed.manifest.table["image_id"].iloc[positions]
-    packed_masks = packed.masks(f"{config.region}_mask", positions) if table is None else []
-    for number, (position, image_id) in enumerate(zip(positions, image_ids, strict=True)):
-        if table is None:
-            mask = packed_masks[number]
-        else:
+    config: ApplyMasksConfig,
+    source: Manifest,
+    positions: np.ndarray,
+    table: pd.DataFrame | None,
+    true_masks: Sequence[np.ndarray | None],
+) -> Iterator[tuple[np.ndarray | None, str]]:
+    """The mask (s, s) that is applied to each image, of `table` or else of `true_masks`, and why it can't be."""
+    images = ImagesConfig(**source.info["images"])
+    for image_id, true_mask in zip(source.table["image_id"].iloc[positions], true_masks, strict=True):
+        mask = true_mask
+        if table is not None:
             text = table["mask"].get(image_id)
             predicted = decode_rle(text).astype(np.uint8) * 255 if isinstance(text, str) else None
             mask = fit_mask(predicted, predicted.shape, images) if predicted is not None else None
         if mask is None:
-            yield position, None, f"no {config.region} mask"
+            yield None, f"no {config.region} mask"
         elif config.region == "lung" and not mask.any():
-            yield position, mask, "the lung mask is empty"
+            yield mask, "the lung mask is empty"
         else:
-            yield position, mask, ""
+            yield mask, ""
 
 
 def _masked_rows(
@@ -194,9 +196,9 @@ def _masked_rows(
     """Position, row of the packed file, and why there is none, of each image."""
     rows = packed.manifest.table.iloc[positions].to_dict("records")
     packed_masks = {kind: packed.masks(kind, positions) for kind in MASK_COLUMNS}
-    region_masks = _region_masks(config, packed, positions, table)
-    for number, ((position, mask, reason), pixels, row) in enumerate(
-        zip(region_masks, packed.images(positions), rows, strict=True)
+    region_masks = _region_masks(config, packed.manifest, positions, table, packed_masks[f"{config.region}_mask"])
+    for number, (position, (mask, reason), pixels, row) in enumerate(
+        zip(positions, region_masks, packed.images(positions), rows, strict=True)
     ):
         if mask is None or reason:
             yield position, {}, reason

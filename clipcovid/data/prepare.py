@@ -25,7 +25,7 @@ from clipcovid.data.folder import (
 )
 from clipcovid.data.manifest import MASK_COLUMNS, SPLITS, Manifest, read_manifest, write_manifest
 from clipcovid.data.packing import check_disk_space, pack_row
-from clipcovid.data.readings import read_readings
+from clipcovid.data.packing_notes import read_packing_notes
 from clipcovid.data.shards import mask_hashes, read_shard, write_shard
 from clipcovid.data.sources import PART_COLUMN, SOURCES, ColumnsConfig, Listing, PhantomConfig, list_source, merge_parts
 from clipcovid.data.splits import count_duplicates, count_leaking_patients, make_splits
@@ -139,7 +139,7 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
     table, info["parts"] = _final_listing(config, table, recipe, parts=listing.merge_equal_pixels)
     _pack(config, log)
     table, quarantine = _readable_rows(config, table, listing.refused)
-    headers, assumed = read_readings(config.out, len(table))
+    headers, assumed = read_packing_notes(config.out, len(table))
     table, notes = fill_from_headers(table, headers)
     splits, more, warnings = make_splits(
         table, val=config.val, test=config.test, seed=config.seed, resplit=config.resplit

@@ -1,11 +1,12 @@
 """Whether a table's several kinds of predictions name the same classes: those that do not are for the user to choose from."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from clipcovid.config import UserError
+from clipcovid.errors import UserError, first_names
 from clipcovid.evaluate.columns import PredictionColumns, extract_predictions
 from clipcovid.evaluate.probabilities import (
     PROBABILITY_PREFIX,
@@ -14,7 +15,7 @@ from clipcovid.evaluate.probabilities import (
     has_columns,
 )
 
-MAX_NAMED_COLUMNS = 3  # columns of one kind that a message names
+_names = functools.partial(first_names, limit=3)  # of columns, in a message
 
 
 def agreement_notes(
@@ -32,7 +33,7 @@ def agreement_notes(
         columns = [name for name in columns if name not in similar]
         similarities = predictions.drop(columns=[PROBABILITY_PREFIX + name for name in classes])
         _compare(best, _best_classes(similarities, classes), columns, similar, file, one_column=False)
-        notes.append(f"The best classes of {file} by {_join(columns)} and by {_join(similar)} are the same.")
+        notes.append(f"The best classes of {file} by {_names(columns)} and by {_names(similar)} are the same.")
     agreeing, unread = list[str](), list[str]()
     for layout, names in scored.alternatives:
         others = _alternative_classes(table, PredictionColumns(layout, names, []), classes, file)
@@ -40,9 +41,9 @@ def agreement_notes(
             _compare(best, others, columns, names, file, one_column=layout == "cells")
         (agreeing if all(others) else unread).extend(names)
     if agreeing:
-        notes.append(f"Scored: {_join(columns)} of {file}; the best classes by {_join(agreeing)} are the same.")
+        notes.append(f"Scored: {_names(columns)} of {file}; the best classes by {_names(agreeing)} are the same.")
     if unread:
-        notes.append(f"Scored: {_join(columns)} of {file}; not read: {_join(unread)} (see --prediction-column).")
+        notes.append(f"Scored: {_names(columns)} of {file}; not read: {_names(unread)} (see --prediction-column).")
     return notes
 
 
@@ -84,10 +85,6 @@ def _compare(
     first, second = (sorted(names)[0] for names in differing[0])
     flag = f", or score {other_columns[0]} by --prediction-column {other_columns[0]}" if one_column else ""
     raise UserError(
-        f"The best classes of {file} by {_join(columns)} and by {_join(other_columns)} differ in {len(differing)} of "
+        f"The best classes of {file} by {_names(columns)} and by {_names(other_columns)} differ in {len(differing)} of "
         f"{len(pairs)} rows (first {first!r} and {second!r}): remove the columns that are not meant{flag}."
     )
-
-
-def _join(columns: Sequence[str]) -> str:
-    return ", ".join(columns[:MAX_NAMED_COLUMNS]) + (", …" if len(columns) > MAX_NAMED_COLUMNS else "")

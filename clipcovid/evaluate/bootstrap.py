@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.calibration import are_probabilities, calibration_draws
+from clipcovid.evaluate.calibration import are_probabilities, calibration_draw
 from clipcovid.evaluate.metrics import Predictions, confusion_rates, encode_labels, nan_mean, predicted_indices
 
 CHUNK_SIZE = 2_000_000
@@ -80,7 +80,7 @@ def classification_draws(
     """The metrics in each resample, (samples,) float64 each, NaN where undefined: the fast way for classification.
 
     Metrics: all of `metrics.confusion_rates`, for scores (n, k) `macro_auroc` and `auroc/<class>`, and for those that are
-    probabilities what `calibration_draws` gives. Macro
+    probabilities what `calibration_draw` gives. Macro
     averages run over the classes that a resample has. Equal seeds and groups give equal resamples (in `bootstrap` too),
     so the draws of two methods on the same rows can be subtracted. Errors as in `metrics.classification_metrics`.
     """
@@ -89,14 +89,14 @@ def classification_draws(
         raise UserError(f"There are {len(groups)} patient ids for {len(truth)} labels; give one (or none) a label.")
     cells = truth * k + predicted_indices(predictions, classes, len(truth))
     scores = predictions if isinstance(predictions, np.ndarray) and predictions.ndim == 2 else None
-    calibrated = scores is not None and are_probabilities(scores)
+    calibration = calibration_draw(truth, scores) if scores is not None and are_probabilities(scores) else None
     chunks = []
     for weights in _chunks(_row_weights(_units(groups), samples, seed), max(1, CHUNK_SIZE // max(len(truth), k * k))):
         counts = np.stack([np.bincount(cells, row, minlength=k * k) for row in weights]).reshape(-1, k, k)
         draws = confusion_rates(counts, classes)
         if scores is not None:
             aurocs = np.stack([weighted_auroc(truth == i, scores[:, i], weights) for i in range(k)], axis=-1)
-            draws |= calibration_draws(truth, scores, weights) if calibrated else {}
+            draws |= calibration(weights) if calibration else {}
             draws |= {"macro_auroc": nan_mean(aurocs)} | {f"auroc/{c}": aurocs[:, i] for i, c in enumerate(classes)}
         chunks.append(draws)
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}

@@ -7,15 +7,25 @@ against whether the image is of it, averaged over classes. Bins are of equal wid
 which a model whose confidences crowd near 1 asks for. The last bin has its upper end, so a probability of 1 is in it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 BINS = 15
-SUM_TOLERANCE = 1e-3
+PROBABILITY_SUM_TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
+Draw = Callable[[np.ndarray], dict[str, np.ndarray]]
+"""Takes row weightings (m, n) >= 0, with a positive sum each, and gives each metric's values (m,)."""
+
+
+def improper_rows(matrix: np.ndarray) -> np.ndarray:
+    """Which rows of (n, k) are negative or do not sum to 1, bool (n,); rows with NaN are not among them."""
+    wrong: np.ndarray = (matrix < 0).any(axis=1) | (np.abs(matrix.sum(axis=1) - 1) > PROBABILITY_SUM_TOLERANCE)
+    return wrong
 
 
 def are_probabilities(values: np.ndarray) -> bool:
-    """Whether the rows of (n, k) lie in [0, 1] and sum to 1, and so can be calibrated; other scores only rank."""
-    return bool(values.min() >= 0 and values.max() <= 1 and np.abs(values.sum(axis=1) - 1).max() <= SUM_TOLERANCE)
+    """Whether finite rows (n, k) are probabilities, and so can be calibrated; other scores only rank."""
+    return bool(values.max() <= 1 and not improper_rows(values).any())
 
 
 def bin_indices(confidence: np.ndarray, *, equal_mass: bool = False, bins: int = BINS) -> np.ndarray:
@@ -30,43 +40,40 @@ def bin_indices(confidence: np.ndarray, *, equal_mass: bool = False, bins: int =
     return np.searchsorted(ends, confidence, side="left").astype(np.int64)
 
 
-def calibration_draws(truth: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """`brier`, `ece`, `ece_equal_mass`, `classwise_ece` and `classwise_ece_equal_mass` under row weightings, (m,) each.
+def calibration_draw(truth: np.ndarray, probabilities: np.ndarray) -> Draw:
+    """Of row weightings: `brier`, `ece`, `classwise_ece`, and both errors with `_equal_mass`.
 
-    `truth` (n,) int64: the true class. `probabilities` (n, k), as `are_probabilities` asks. `weights` (m, n) >= 0, with a
-    positive sum each. The Brier score is the mean squared distance from the true class's one-hot row, in [0, 2] (Brier
-    1950). A calibration error is the sum over bins of |sum of w (outcome - confidence)|, by the sum of w, in [0, 1]; bins
-    are those of all rows.
+    `truth` (n,) int64: the true class. `probabilities` (n, k), as `are_probabilities` asks. The Brier score is the mean
+    squared distance from the true class's one-hot row, in [0, 2] (Brier 1950). A calibration error is the sum over bins of
+    |sum of w (outcome - confidence)|, by the sum of w, in [0, 1]; bins are those of all rows.
     """
-    outcomes = truth[:, None] == np.arange(probabilities.shape[1])
-    totals = weights.sum(axis=1)
-    draws = {"brier": weights @ ((probabilities - outcomes) ** 2).sum(axis=1) / totals}
-    rows, top = np.arange(len(truth)), probabilities.argmax(axis=1)
-    confidences = np.column_stack([probabilities[rows, top], probabilities])
-    gaps = np.column_stack([outcomes[rows, top], outcomes]) - confidences
-    for suffix, equal_mass in (("", False), ("_equal_mass", True)):
-        errors = _calibration_errors(confidences, gaps, weights, equal_mass=equal_mass) / totals[:, None]
-        draws |= {f"ece{suffix}": errors[:, 0], f"classwise_ece{suffix}": errors[:, 1:].mean(axis=1)}
-    return draws
-
-
-def _calibration_errors(
-    confidences: np.ndarray, gaps: np.ndarray, weights: np.ndarray, *, equal_mass: bool
-) -> np.ndarray:
-    """Sums over bins of each column's |sum of w gap|, (m, c): one product with a sparse (c bins, n) matrix of the gaps."""
     from scipy import sparse  # a second's import that a training's first step does not wait for
 
-    n, columns = confidences.shape
-    bins = [column * BINS + bin_indices(confidences[:, column], equal_mass=equal_mass) for column in range(columns)]
-    places = (np.concatenate(bins), np.tile(np.arange(n), columns))
-    matrix = sparse.csr_array((gaps.T.ravel(), places), shape=(columns * BINS, n))
-    sums: np.ndarray = np.abs(matrix @ np.ascontiguousarray(weights.T)).reshape(columns, BINS, -1).sum(axis=1).T
-    return sums
+    n = len(truth)
+    outcomes = truth[:, None] == np.arange(probabilities.shape[1])
+    squares = ((probabilities - outcomes) ** 2).sum(axis=1)
+    rows, top = np.arange(n), probabilities.argmax(axis=1)
+    confidences = np.column_stack([probabilities[rows, top], probabilities])
+    gaps = np.column_stack([outcomes[rows, top], outcomes]) - confidences
+    bins = np.stack([bin_indices(values, equal_mass=mass) for mass in (False, True) for values in confidences.T])
+    bins += BINS * np.arange(len(bins))[:, None]  # a bin of a row is a row of the matrix
+    places = (bins.ravel(), np.tile(rows, len(bins)))
+    matrix = sparse.csr_array((np.tile(gaps.T, (2, 1)).ravel(), places), shape=(BINS * len(bins), n))
+
+    def draw(weights: np.ndarray) -> dict[str, np.ndarray]:
+        totals = weights.sum(axis=1)
+        sums = np.abs(matrix @ np.ascontiguousarray(weights.T)).reshape(2, len(bins) // 2, BINS, -1).sum(axis=2)
+        draws = {"brier": weights @ squares / totals}
+        for suffix, errors in zip(("", "_equal_mass"), sums / totals, strict=True):
+            draws |= {f"ece{suffix}": errors[0], f"classwise_ece{suffix}": errors[1:].mean(axis=0)}
+        return draws
+
+    return draw
 
 
 def calibration_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """The metrics of `calibration_draws` of all rows, each once; none for scores that are no probabilities."""
+    """The metrics of `calibration_draw` of all rows, each once; none for scores that are no probabilities."""
     if not are_probabilities(probabilities):
         return {}
-    draws = calibration_draws(truth, probabilities, np.ones((1, len(truth))))
+    draws = calibration_draw(truth, probabilities)(np.ones((1, len(truth))))
     return {name: float(values[0]) for name, values in draws.items()}

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
+from clipcovid.evaluate.calibration import PROBABILITY_SUM_TOLERANCE
 from clipcovid.evaluate.class_names import class_name, refuse_similar_names, resolve_class_names
 from clipcovid.evaluate.probabilities import (
     PROBABILITY_PREFIX,
-    PROBABILITY_SUM_TOLERANCE,
     SIMILARITY_PREFIX,
     check_probabilities,
 )

@@ -7,10 +7,10 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import metrics
+from clipcovid.evaluate.calibration import improper_rows
 
 PROBABILITY_PREFIX = "prob_"
 SIMILARITY_PREFIX = "sim_"
-PROBABILITY_SUM_TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
 
 
 def probability_table(image_ids: pd.Series, outputs: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def class_probabilities(table: pd.DataFrame, classes: Sequence[str], prefix: str
 
 def check_probabilities(matrix: np.ndarray, classes: Sequence[str], source: object, way_out: str) -> None:
     """Refuse rows of `matrix` (n, k) that are negative or do not sum to 1 by a `UserError`; rows with NaN are passed over."""
-    wrong = (matrix < 0).any(axis=1) | (np.abs(matrix.sum(axis=1) - 1) > PROBABILITY_SUM_TOLERANCE)
+    wrong = improper_rows(matrix)
     if wrong.any():
         first = int(wrong.argmax())
         raise UserError(

@@ -111,7 +111,7 @@ def file_rendezvous_config() -> Any:
     set_environment = load_private("ray.train.torch.config:_set_torch_distributed_env_vars")
     join_group = load_private("ray.train.torch.config:_setup_torch_process_group")
 
-    class Backend(load_private("ray.train.torch.config:_TorchBackend")):  # type: ignore[misc]
+    class Backend(load_private("ray.train.torch.config:_TorchBackend")):  # type: ignore[misc]  # a class known when it runs
         def on_start(self, worker_group: Any, backend_config: Any) -> None:
             worker_group.execute(set_environment)
             gpus = worker_group.get_resources_per_worker().get("GPU", 0)

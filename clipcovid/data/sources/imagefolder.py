@@ -77,8 +77,7 @@ def _note_conflicts(root: DatasetRoot, column: str, rows: pd.DataFrame, files: l
     tables, too, for they may be anything else.
     """
     rows = rows[rows["path"].isin(files) & ~rows["table"].map(is_missing)]
-    values = rows["table"].map(lambda cell: _normalize_value(column, cell_text(cell)))
-    folders = rows[column].map(lambda name: _normalize_value(column, name))
+    values, folders = (_normalize_values(column, rows[source].map(cell_text)) for source in ("table", column))
     if (rows[column] == "").all():
         folders = _folders_like(column, rows["path"], set(values))
     differs = (folders != "") & (values != "") & (folders != values)
@@ -90,18 +89,23 @@ def _note_conflicts(root: DatasetRoot, column: str, rows: pd.DataFrame, files: l
         )
 
 
-def _normalize_value(column: str, name: str) -> str:
-    """A label or a split in the form in which equal ones are equal; "" for what is no split."""
-    return normalize_name(name) if column == "label" else SPLIT_ALIASES.get(name.lower(), "")
+def _normalize_values(column: str, names: pd.Series) -> pd.Series:
+    """Labels or splits in the form in which equal ones are equal; "" for what is no split."""
+    normalize = normalize_name if column == "label" else lambda name: SPLIT_ALIASES.get(name.lower(), "")
+    return names.map({name: normalize(name) for name in names.unique()})
 
 
 def _folders_like(column: str, paths: pd.Series, values: set[str]) -> pd.Series:
     """The folder of each path in the first layer of folders in which a name is one of `values`; "" where there is none."""
+    folders = paths.str.rpartition("/")[0]
+    parts = {folder: folder_parts(path) for folder, path in zip(folders, paths, strict=True)}
     if column == "split":
-        return paths.map(lambda path: next(filter(None, map(split_of, folder_parts(path)[:2])), ""))
-    names = paths.map(lambda path: [normalize_name(part) for part in folder_parts(path)])
-    layers = [at for parts in names for at, part in enumerate(parts) if part in values]
-    return names.map(lambda parts: parts[min(layers)] if layers and len(parts) > min(layers) else "")
+        return folders.map({folder: next(filter(None, map(split_of, of[:2])), "") for folder, of in parts.items()})
+    names = {folder: [normalize_name(part) for part in of] for folder, of in parts.items()}
+    layer = min((at for of in names.values() for at, name in enumerate(of) if name in values), default=None)
+    return folders.map(
+        {folder: "".join(of[layer : layer + 1]) if layer is not None else "" for folder, of in names.items()}
+    )
 
 
 def _note_gaps(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from clipcovid.config import UserError
 from clipcovid.data.manifest import SPLIT_ALIASES
 from clipcovid.data.sources.masks import IMAGE_FOLDER, Parts
 from clipcovid.data.sources.root import DatasetRoot
+from clipcovid.errors import UserError, first_names
 
 _GENERIC_WORDS = r"(?:data|dataset|images?|imgs?|sets?|splits?|files|folder|\d+)"
 SPLIT_FOLDER = re.compile(
@@ -117,7 +117,7 @@ def _check_classes(root: DatasetRoot, inside: Sequence[Parts], class_at: int, sp
         common = labels if split_at == 1 else posixpath.commonpath(["/".join(parts) for parts in below]).split("/")
         further = sorted({parts[len(common)] for parts in below if len(parts) > len(common)})
         if split_at is None and len(further) > 1 and all(len(parts) > len(common) for parts in below):
-            names = ", ".join([*further[:4], *["…"] * (len(further) > 4)])
+            names = first_names(further)
             raise UserError(
                 f"{root.given} has one class folder, {labels[0]}, with further folders in it ({names}): if they are the "
                 f"classes, give --root {'/'.join((root.given.rstrip('/'), *common))}; if {labels[0]} is the class of all, "
@@ -140,7 +140,7 @@ def _refuse_repeated_folders(root: DatasetRoot, below: Sequence[Parts]) -> None:
     inner = sorted(name for name, count in counts.items() if count >= max(2, 2 / 3 * len(outer)))
     if len(inner) < max(2, len(counts) / 2):
         return
-    outer_names, inner_names = (", ".join([*names[:4], *["…"] * (len(names) > 4)]) for names in (outer, inner))
+    outer_names, inner_names = map(first_names, (outer, inner))
     raise UserError(
         f"{root.given} has the same folders ({inner_names}) in its folders {outer_names}, so either may be the classes: if "
         f"{inner_names} are, move them a level up, {inner[0]}/{outer[0]}; if {outer_names} are, move the images up into "

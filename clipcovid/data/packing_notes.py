@@ -1,4 +1,4 @@
-"""The readings of a preparation: DICOM headers and what was assumed of single files, kept until all is packed."""
+"""The notes of a preparation: DICOM headers and what was assumed of single files, kept on disk until all is packed."""
 
 import json
 from collections import Counter
@@ -10,7 +10,7 @@ from clipcovid.data.pixels import STRETCHED
 MAX_PRINTED_NOTES = 8  # different things assumed of single files that are printed
 
 
-def read_readings(out: Path, images: int) -> tuple[dict[str, dict[str, str]], list[str]]:
+def read_packing_notes(out: Path, images: int) -> tuple[dict[str, dict[str, str]], list[str]]:
     """image_id → fields of its DICOM header; and what was assumed of how many of the `images`, the most frequent first."""
     headers: dict[str, dict[str, str]] = {}
     counts = Counter[str]()
