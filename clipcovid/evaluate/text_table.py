@@ -15,7 +15,7 @@ NARROW = 100  # characters of a terminal below which intervals stand beneath the
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
-    """A table whose first column names the rows, and whose other columns are numbers."""
+    """A table whose first column names the rows, and whose other columns are numbers, or texts."""
 
     headers: Row
     sections: Sequence[Sequence[Row]]
@@ -30,6 +30,8 @@ class TextTable:
     bold: int | None = None
     """The column of the values that matter most."""
     title_left: bool = False
+    texts: bool = False
+    """Whether the other columns are texts, which begin at the left."""
 
     def rich(self, width: int) -> Table:
         """The table for a terminal `width` characters wide."""
@@ -46,7 +48,8 @@ class TextTable:
             escape(self.headers[0]), overflow="fold" if self.wrap_cells else "ellipsis", no_wrap=self.no_wrap == "names"
         )
         for head in self.headers[1:]:
-            table.add_column(escape(head), justify="right", no_wrap=self.no_wrap == "numbers")
+            justify: Literal["left", "right"] = "left" if self.texts else "right"
+            table.add_column(escape(head), justify=justify, no_wrap=self.no_wrap == "numbers")
         for rows in self.sections:
             for name, *cells in rows:
                 if self.no_wrap == "numbers" and width < NARROW:
@@ -62,7 +65,7 @@ class TextTable:
         """The table's lines in Markdown, the title as a heading."""
         rows = [
             self.headers,
-            ["---", *["---:"] * (len(self.headers) - 1)],
+            ["---", *["---" if self.texts else "---:"] * (len(self.headers) - 1)],
             *(row for rows in self.sections for row in rows),
         ]
         lines = [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]

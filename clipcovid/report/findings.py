@@ -76,6 +76,12 @@ def rank_findings(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
+def findings_table(findings: Sequence[Finding]) -> TextTable:
+    """The findings in a table: severity, check, what was found, what to do."""
+    rows = [[finding.severity, finding.check, finding.summary, finding.advice] for finding in findings]
+    return TextTable(headers=("severity", "check", "found", "what to do"), sections=[rows], texts=True)
+
+
 def findings_html(findings: Sequence[Finding]) -> Markup:
     """Findings in the order given, each with its advice, its tables, and its images.
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CONTENT_SECURITY_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 WEBP_QUALITY = 80  # of 100
+Part = Markup | str | TextTable
+"""`Markup` stands in a page as it is, a text as a paragraph, a table as `table_html` gives it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +34,17 @@ class Section:
     """A part of a page, with a heading that the contents lead to."""
 
     title: str
-    parts: tuple[Markup | str, ...]
-    """What stands in it, in order: `Markup` as it is, and texts as paragraphs."""
+    parts: tuple["Part", ...]
+    """What stands in it, in order."""
     subsections: tuple["Section", ...] = ()
 
 
 def render_page(
-    title: str, sections: Sequence[Section], *, lead: Sequence[Markup | str] = (), subtitle: str = "", footer: str = ""
+    title: str, sections: Sequence[Section], *, lead: Sequence[Part] = (), subtitle: str = "", footer: str = ""
 ) -> str:
     """The page as HTML.
 
-    `lead`: what stands above the contents, texts as paragraphs. `subtitle`: a line below the title, such as the data set's
+    `lead`: what stands above the contents. `subtitle`: a line below the title, such as the data set's
     name; `footer`: a line at the end, such as what made the page. That it is for research stands at the top and the end.
     """
     names = [section.title for top in sections for section in (top, *top.subsections)]
@@ -57,10 +59,10 @@ def render_page(
         .render(
             title=title,
             subtitle=subtitle,
-            lead=[_paragraph(part) for part in lead],
+            lead=[_part_html(part) for part in lead],
             sections=numbered,
             footer=footer,
-            paragraph=_paragraph,
+            part_html=_part_html,
             policy=CONTENT_SECURITY_POLICY,
             research_only=RESEARCH_ONLY,
         )
@@ -151,7 +153,9 @@ def gallery_html(figures: Sequence[Markup], caption: Markup | str = "") -> Marku
     return _fragment("gallery", figures=figures, caption=caption)
 
 
-def _paragraph(part: Markup | str) -> Markup:
+def _part_html(part: Part) -> Markup:
+    if isinstance(part, TextTable):
+        return table_html(part)
     return part if isinstance(part, Markup) else Markup("<p>{}</p>").format(part)
 
 

@@ -2,10 +2,9 @@
 
 import difflib
 import json
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from clipcovid.ray_backend.tune import Report, SearchOptions, Trial, hyperparame
 from clipcovid.runs import Run, finish_run, read_run_metadata, run_folder, start_run
 from clipcovid.search_space import EMBEDDING_KEYS, MUTABLE_KEYS, Space, read_space
 from clipcovid.training.trainer import STATE_FILES, resolve_training_schedule, train_model, training_manifest
+from clipcovid.workflows.command_lines import command_line
 from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
 
@@ -268,32 +268,8 @@ def _write_best(run: Run, best: Trial, metric: str, seeds: dict[str, list[float]
 
 def training_command(task: TrainConfig, values: dict[str, Any]) -> str:
     """The command line that trains this configuration."""
-    default = flatten_resolved(type(task)(data=task.data))
     best = override(task, values | {"name": ""})
-    settings, tuples = flatten_resolved(best), _tuples(best)
-    flags = [f"--data {shlex.quote(str(task.data))}"]
-    for key, value in settings.items():
-        if key != "data" and value != default.get(key):
-            name = key.removeprefix("prompts.").replace("_", "-")
-            if isinstance(value, bool):
-                section, dot, flag = name.rpartition(".")
-                flags.append(f"--{name}" if value else f"--{section}{dot}no-{flag}")
-            else:
-                words = tuples.get(key, [str(value)])
-                flags.append(f"--{name} {shlex.join(words)}")
-    return f"clipcovid {task.task.replace('_', '-')} {' '.join(flags)}"
-
-
-def _tuples(config: Any, prefix: str = "") -> dict[str, list[str]]:
-    """Dotted key → its words, of values that are tuples."""
-    words: dict[str, list[str]] = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            words |= _tuples(value, f"{prefix}{field.name}.")
-        elif isinstance(value, tuple):
-            words[prefix + field.name] = [str(part) for part in value]
-    return words
+    return command_line(task.task.replace("_", "-"), best, type(task)(data=task.data))
 
 
 def _print_summary(trials: Sequence[Trial], best: Trial, metric: str, seeds: dict[str, list[float]]) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap
+from clipcovid.evaluate.examples import ExampleGroup
 from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
 
@@ -201,3 +202,13 @@ class Kind(ABC, Generic[ScoresT]):
         if comparison.paired_differences and labels:
             figures["differences"] = comparison_plots.differences_figure(comparison, labels)
         return figures
+
+    def curve_figures(
+        self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str], *, split: str
+    ) -> dict[str, Figure]:
+        """Figures by name that show all methods' predictions at once. `tables`: as in `differences`."""
+        return {}
+
+    def examples(self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> list[ExampleGroup]:
+        """Images that show what the first of several methods does well and badly. `tables`: as in `differences`."""
+        return []

@@ -22,6 +22,7 @@ from clipcovid.evaluate.captions import (
     java_note,
     tokenize,
 )
+from clipcovid.evaluate.examples import IMAGES_IN_GROUP, ExampleGroup, ExampleImage
 from clipcovid.evaluate.kinds.base import Kind, Resampler
 from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number
 from clipcovid.evaluate.retrieval import retrieval_metrics
@@ -182,6 +183,24 @@ class Captions(Kind[CaptionsScores]):
     def baseline_notes(self, comparison: Comparison) -> list[str]:
         """What the baseline says."""
         return [f"The {name} of the training split is said of every image." for name in comparison.baselines]
+
+    def examples(self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> list[ExampleGroup]:
+        """The images whose captions by the first method are most and least like the true ones, by CIDEr."""
+        name, table = next(iter(tables.items()))
+        cider = _score_columns(table, [HYPOTHESIS_COLUMN])[HYPOTHESIS_COLUMN].per_caption["cider"]
+        order, some = np.argsort(-cider, kind="stable"), min(IMAGES_IN_GROUP, -(-len(table) // 2))
+        groups = []
+        for which, rows in (("most", order[:some]), ("least", order[::-1][:some])):
+            images = tuple(
+                ExampleImage(
+                    image_id=table["image_id"].iloc[at],
+                    caption=f"{table[HYPOTHESIS_COLUMN].iloc[at]} (true: {table['reference'].iloc[at]}; "
+                    f"CIDEr {cider[at]:.2f})",
+                )
+                for at in rows
+            )
+            groups.append(ExampleGroup(title=f"{name}: captions that are {which} like the true ones", images=images))
+        return groups
 
 
 def _score_columns(table: pd.DataFrame, columns: Sequence[str]) -> dict[str, CocoCaptionScores]:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
+from clipcovid.evaluate.examples import ExampleGroup, classification_examples
 from clipcovid.evaluate.kinds.base import Kind, Resampler
 from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number, format_p_value
 from clipcovid.evaluate.probabilities import (
@@ -215,6 +216,25 @@ class Classification(Kind[ClassificationScores]):
             "classes": comparison_plots.per_class_figure(comparison),
             "confusions": comparison_plots.confusions_figure(comparison, confusions),
         }
+
+    def curve_figures(
+        self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str], *, split: str
+    ) -> dict[str, Figure]:
+        """`roc` and `precision_recall`, where the labels have two classes or more."""
+        from clipcovid.evaluate import curves  # matplotlib: what only prints a comparison starts without it
+
+        truth = metrics.encode_labels(next(iter(tables.values()))["label"].tolist(), classes)
+        if len(set(truth.tolist())) < 2:
+            return {}
+        probabilities = {name: class_probabilities(table, classes) for name, table in tables.items()}
+        return {
+            "roc": curves.roc_curves_figure(truth, probabilities, classes, split=split),
+            "precision_recall": curves.precision_recall_figure(truth, probabilities, classes, split=split),
+        }
+
+    def examples(self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> list[ExampleGroup]:
+        """The first method's hits and misses, and what all methods miss."""
+        return classification_examples(tables, classes)
 
 
 def _shares(baselines: Mapping[str, Mapping[str, Any]]) -> str:

@@ -15,6 +15,7 @@ from clipcovid.data.images import fit_mask
 from clipcovid.data.masks import check_mask_files
 from clipcovid.data.rle import decode_rle
 from clipcovid.evaluate import bootstrap
+from clipcovid.evaluate.examples import ExampleGroup, ExampleImage
 from clipcovid.evaluate.kinds.base import Kind, Resampler
 from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number
 from clipcovid.evaluate.scores import Scores
@@ -171,6 +172,25 @@ class Segmentation(Kind[SegmentationScores]):
 
         return resample
 
+    def examples(self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str]) -> list[ExampleGroup]:
+        """The first method's best, median and worst images of each region, with its masks."""
+        name, table = next(iter(tables.items()))
+        groups = []
+        for region in (region for region in REGIONS if region in set(table["region"])):
+            rows = table[table["region"] == region].reset_index(drop=True)
+            iou = per_image_metrics(rows)["iou"].dropna().sort_values(ascending=False)
+            for rank, values in _best_median_worst(iou).items():
+                images = tuple(
+                    ExampleImage(
+                        image_id=rows["image_id"][at],
+                        caption=f"IoU {value:.2f}",
+                        masks={f"{region}_mask": decode_rle(rows["mask"][at])} if rows["mask"][at] else {},
+                    )
+                    for at, value in values.items()
+                )
+                groups.append(ExampleGroup(title=f"{name}, {region}: {rank} of {len(iou):,} images", images=images))
+        return groups
+
     @property
     def truth_name(self) -> str:
         """What the counted pixels are counted against."""
@@ -249,16 +269,21 @@ def _resampled(numbers: np.ndarray, indices: np.ndarray) -> dict[str, float]:
     return means | {"iou_pooled": tp / union, "dice_pooled": 2 * tp / (union + tp)}
 
 
-def _overlays(rows: pd.DataFrame, iou: pd.Series, packed: PackedImages, region: str) -> Figure:
-    """The masks of the images with the best, middle and worst of `iou`, which is sorted from the best down."""
-    from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
-
+def _best_median_worst(iou: pd.Series) -> dict[str, pd.Series]:
+    """The images at both ends and in the middle of `iou`, which is sorted from the best down."""
     middle = max(0, len(iou) // 2 - 1)
-    ranks = {
+    return {
         "best": iou[:IMAGES_PER_RANK],
         "median": iou[middle : middle + IMAGES_PER_RANK],
         "worst": iou[-IMAGES_PER_RANK:],
     }
+
+
+def _overlays(rows: pd.DataFrame, iou: pd.Series, packed: PackedImages, region: str) -> Figure:
+    """The masks of the images with the best, middle and worst of `iou`, which is sorted from the best down."""
+    from clipcovid.evaluate import plots  # matplotlib: a training's first step does not wait for its figures
+
+    ranks = _best_median_worst(iou)
     picked = rows.loc[[index for values in ranks.values() for index in values.index]]
     titles = [f"{rank}: IoU {value:.2f}" for rank, values in ranks.items() for value in values]
     positions = packed.manifest.positions(picked["image_id"])

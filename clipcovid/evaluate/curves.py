@@ -1,0 +1,105 @@
+"""ROC and precision–recall curves of several methods: a panel a class, a line a method."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from clipcovid.evaluate.plots import axis_labels, new_panels, sample_title
+
+MAX_PANELS = 9  # classes drawn: the most frequent
+MAX_POINTS = 400  # of a line, so that 12 methods on 34,000 images draw in little room
+Curve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""From the truth (n,) bool and scores (n,) to x and y, (m,) each."""
+
+
+def roc_curves_figure(
+    truth: np.ndarray, probabilities: Mapping[str, np.ndarray], classes: Sequence[str], *, split: str
+) -> Figure:
+    """ROC, one class against the rest. `truth` (n,): the class's index; `probabilities`: method → (n, k)."""
+
+    def curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.metrics import roc_curve
+
+        false_rate, true_rate, _ = roc_curve(positive, scores)
+        return false_rate, true_rate
+
+    def chance(axes: Axes, share: float) -> None:
+        axes.plot([0, 1], [0, 1], color="gray", linestyle=":", linewidth=1.2)
+
+    axis_names = ("1 − specificity", "sensitivity")
+    return _curves_figure("ROC", curve, chance, axis_names, truth, probabilities, classes, split)
+
+
+def precision_recall_figure(
+    truth: np.ndarray, probabilities: Mapping[str, np.ndarray], classes: Sequence[str], *, split: str
+) -> Figure:
+    """Precision over recall, one class against the rest; dotted: the class's share. Arguments as in `roc_curves_figure`."""
+
+    def curve(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.metrics import precision_recall_curve
+
+        precision, recall, _ = precision_recall_curve(positive, scores)
+        return recall, precision
+
+    def chance(axes: Axes, share: float) -> None:
+        axes.axhline(share, color="gray", linestyle=":", linewidth=1.2)
+
+    return _curves_figure(
+        "Precision and recall", curve, chance, ("recall", "precision"), truth, probabilities, classes, split
+    )
+
+
+def _curves_figure(
+    name: str,
+    curve: Curve,
+    draw_chance: Callable[[Axes, float], None],
+    axis_names: tuple[str, str],
+    truth: np.ndarray,
+    probabilities: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    split: str,
+) -> Figure:
+    counts = np.bincount(truth, minlength=len(classes))
+    drawn = [at for at in np.argsort(-counts, kind="stable") if 0 < counts[at] < len(truth)][:MAX_PANELS]
+    shown = sorted(int(at) for at in drawn)
+    some = f", the {len(shown)} most frequent classes" if len(shown) < int((counts > 0).sum()) else ""
+    columns = min(3, max(1, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
+    title = f"{name}, one class against the rest{some}, {sample_title(len(truth), split)}"
+    room = 0.22 * len(probabilities)  # inches that the legend takes
+    figure, panels = new_panels(title, rows, columns, 1 + 3.1 * columns, 0.9 + 3.1 * rows + room, share=True)
+    colours = matplotlib.colormaps["tab10" if len(probabilities) <= 10 else "tab20"]
+    for axes, at, label in zip(panels, shown, axis_labels([classes[at] for at in shown]), strict=False):
+        positive = truth == at
+        draw_chance(axes, float(positive.mean()))
+        for number, (method, scores) in enumerate(probabilities.items()):
+            x, y = _thin(*curve(positive, scores[:, at]))
+            axes.plot(x, y, color=colours(number % colours.N), linewidth=1.4, label=method)
+        axes.set_title(f"{label} ({int(positive.sum()):,})", fontsize=9)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel=axis_names[0])
+    for axes in panels[:: columns or 1]:
+        axes.set_ylabel(axis_names[1])
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    lines = panels[0].get_lines()[1:]
+    figure.legend(
+        lines,
+        axis_labels(list(probabilities))[: len(lines)],
+        loc="outside lower center",
+        fontsize=8,
+        frameon=False,
+        ncols=2,
+    )
+    return figure
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most `MAX_POINTS` points of a line, evenly along its length, with its ends."""
+    if len(x) <= MAX_POINTS:
+        return x, y
+    along = np.concatenate([[0], np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y)))])
+    picked = np.unique(np.searchsorted(along, np.linspace(0, along[-1], MAX_POINTS)))
+    return x[picked], y[picked]

@@ -1,0 +1,103 @@
+"""The answer in three sentences, made from numbers: who is best, whether that is sure, and whether it may be believed."""
+
+from collections.abc import Sequence
+
+from clipcovid.evaluate.number_format import format_short
+from clipcovid.report.study import Study
+
+MAX_NAMED = 4  # methods named in a sentence
+
+
+def answer(study: Study) -> list[str]:
+    """Three sentences."""
+    return [_who_is_best(study), _how_sure(study), _whether_to_believe(study)]
+
+
+def _ranking_metric(study: Study) -> tuple[str, str]:
+    """The metric that ranks the methods, and its name."""
+    methods = study.comparison.methods.values()
+    return next(
+        (metric, name)
+        for metric, name in study.kind.key_metrics.items()
+        if all(metric in scores.metrics for scores in methods)
+    )
+
+
+def _who_is_best(study: Study) -> str:
+    comparison = study.comparison
+    scores = comparison.methods[comparison.best]
+    intervals = scores.intervals
+    level = f"{intervals['level']:.0%}"
+    values = [
+        f"{name} {format_short(scores.metrics[metric], 3)}"
+        + (f" ({level} interval {_bounds(intervals['intervals'][metric])})" if metric in intervals["intervals"] else "")
+        for metric, name in study.kind.key_metrics.items()
+        if metric in scores.metrics
+    ]
+    of = f" of {intervals['units']:,} patients" if intervals["unit"] == "patient" else " (patients are unknown)"
+    many = len(comparison.methods)
+    verb = f"is the best of {many} methods with" if many > 1 else "reaches"
+    return (
+        f"On {comparison.n:,} {comparison.split} images{of}, {comparison.best} {verb} {_join(values[:2])}"
+        f"{_beside_baseline(study)}."
+    )
+
+
+def _beside_baseline(study: Study) -> str:
+    """The best of the baselines by the metric that ranks."""
+    metric, name = _ranking_metric(study)
+    names = study.kind.baseline_names(study.comparison)
+    values = {key: row[metric] for key, row in study.comparison.baselines.items() if metric in row}
+    if not values:
+        return ""
+    best = max(values, key=lambda key: values[key])
+    return f", where the baseline {names[best]}, which sees no image, has {name} {format_short(values[best], 3)}"
+
+
+def _how_sure(study: Study) -> str:
+    comparison = study.comparison
+    metric, name = _ranking_metric(study)
+    gaps = {method: gap[metric] for method, gap in comparison.paired_differences.items() if metric in gap}
+    if len(comparison.methods) < 2:
+        return "There is no other method here to compare it with."
+    bounded = {method: gap for method, gap in gaps.items() if "low" in gap}
+    if not bounded:
+        return "Whether the others are worse can't be told: there are no intervals of the differences."
+    worse = [method for method, gap in bounded.items() if gap["high"] < 0]
+    alike = {method: gap for method, gap in bounded.items() if gap["high"] >= 0}
+    if not alike:
+        return f"Every other method is worse beyond the paired 95% interval of its difference in {name}."
+    shown = [
+        f"{method} ({_signed(gap['value'])}, {_bounds((gap['low'], gap['high']))})"
+        for method, gap in list(alike.items())[:MAX_NAMED]
+    ]
+    more = [f"{len(alike) - MAX_NAMED} more"] if len(alike) > MAX_NAMED else []
+    others = f"{len(worse)} of the {len(bounded)} others are worse in {name} beyond the paired 95% interval; "
+    return f"{others}{_join([*shown, *more])} can't be told apart from it."
+
+
+def _whether_to_believe(study: Study) -> str:
+    if study.audit is None:
+        return "The data have not been audited: until then, leaks and shortcuts may explain any of these scores."
+    counts = {
+        severity: sum(finding.severity == severity for finding in study.audit.findings)
+        for severity in ("high", "medium")
+    }
+    if not any(counts.values()):
+        return "The audit of the data found nothing of high or medium severity."
+    told = _join([f"{count} of {severity} severity" for severity, count in counts.items() if count])
+    first = study.audit.findings[0].summary.rstrip(". ")
+    return f"Believe it with care: the audit of the data has {told} among its findings, first of all: {first}."
+
+
+def _signed(value: float) -> str:
+    return f"{'+' if value > 0 else ''}{format_short(value, 3)}"
+
+
+def _bounds(pair: Sequence[float]) -> str:
+    return f"{format_short(pair[0], 3)} to {format_short(pair[1], 3)}"
+
+
+def _join(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,0 +1,119 @@
+"""The parts of a report, in their order."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from markupsafe import Markup
+
+from clipcovid.errors import RESEARCH_ONLY
+from clipcovid.evaluate.compare import comparison_tables
+from clipcovid.evaluate.text_table import TextTable
+from clipcovid.report.answer import answer
+from clipcovid.report.cards import data_card, model_cards
+from clipcovid.report.checklists import checklist_sections
+from clipcovid.report.exports import to_csv, to_latex, to_markdown
+from clipcovid.report.findings import findings_html, findings_table
+from clipcovid.report.galleries import galleries
+from clipcovid.report.page import Part, Section, code_html, facts_html, figure_html, list_html, render_page
+from clipcovid.report.study import Study
+
+FIGURE_ORDER = ("scores", "differences", "roc", "precision_recall", "confusions", "classes")
+FIGURE_CAPTIONS = {
+    "scores": "Forest plot: each method's scores with intervals; dotted: what baselines reach without seeing an image.",
+    "differences": "Each method minus the best one, with paired intervals: one that holds 0 shows no sure difference.",
+    "roc": "ROC curves, a panel a class. Dotted: chance.",
+    "precision_recall": "Precision over recall, a panel a class. Dotted: the share of the class, which is chance.",
+    "confusions": "Confusion matrices: a row the true class, as shares of it.",
+    "classes": "F1 and AUROC of each class.",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """A report in its four forms."""
+
+    html: str
+    markdown: str
+    latex: str
+    csv: str
+
+
+def make_report(study: Study, answers: Mapping[str, Mapping[str, str]] | None = None, footer: str = "") -> Report:
+    """The report of a study. `answers`: people's, to the checklists; `footer`: what made it, and when."""
+    sentences = answer(study)
+    lead: list[Part] = [Markup('<div class="answer">{}</div>').format(_paragraphs(sentences))]
+    sections = [
+        _results(study),
+        _figures(study),
+        _hits_and_misses(study),
+        _audit(study),
+        data_card(study),
+        model_cards(study),
+        _making(study),
+        checklist_sections(study, answers or {}),
+    ]
+    subtitle = f"{len(study.comparison.methods)} methods, {study.comparison.n:,} {study.comparison.split} images"
+    return Report(
+        html=render_page(study.title, sections, lead=lead, subtitle=subtitle, footer=footer),
+        markdown=to_markdown(study.title, [" ".join(sentences)], sections),
+        latex=to_latex(study.title, [], sections),
+        csv=to_csv([], sections),
+    )
+
+
+def _paragraphs(texts: list[str]) -> Markup:
+    return Markup("").join(Markup("<p>{}</p>").format(text) for text in texts)
+
+
+def _results(study: Study) -> Section:
+    """The headline table as papers print it, then what else the comparison says."""
+    comparison = study.comparison
+    headline, *others = comparison_tables(comparison)
+    alarms = [Markup("<strong>Warning:</strong> {}").format(alarm) for alarm in comparison.alarms]
+    below = [Section(title=table.title, parts=(_untitled(table),)) for table in others]
+    return Section(title="Results", parts=(headline, list_html([*alarms, *comparison.notes])), subsections=tuple(below))
+
+
+def _untitled(table: TextTable) -> TextTable:
+    return dataclasses.replace(table, title="")
+
+
+def _figures(study: Study) -> Section:
+    comparison = study.comparison
+    figures = study.kind.comparison_figures(comparison)
+    figures |= study.kind.curve_figures(study.tables, comparison.classes, split=comparison.split)
+    order = [name for name in FIGURE_ORDER if name in figures]
+    order += [name for name in figures if name not in order]
+    shown = [
+        figure_html(figures[name], FIGURE_CAPTIONS.get(name, f"{name.replace('_', ' ').capitalize()}."))
+        for name in order
+    ]
+    return Section(title="Figures", parts=tuple(shown))
+
+
+def _hits_and_misses(study: Study) -> Section:
+    if study.images is None:
+        return Section(title="Hits and misses", parts=("The images are not at hand: --data names their folder.",))
+    groups = study.kind.examples(study.tables, study.comparison.classes)
+    return Section(title="Hits and misses", parts=galleries(groups, study.images))
+
+
+def _audit(study: Study) -> Section:
+    if study.audit is None:
+        text = "The data have not been audited: run `clipcovid audit`, and give its folder with --audit."
+        return Section(title="Audit of the data", parts=(text,))
+    findings = study.audit.findings
+    intro = f"{len(findings)} findings, the worst first, of the audit in {study.audit.folder}."
+    return Section(title="Audit of the data", parts=(intro, findings_table(findings), findings_html(findings)))
+
+
+def _making(study: Study) -> Section:
+    """Environment and commands."""
+    environment = Section(
+        title="Environment", parts=("What this report was made with.", facts_html(list(study.environment)))
+    )
+    commands = Section(
+        title="Commands",
+        parts=("What makes all of it again, in this order.", code_html("\n".join(study.commands))),
+    )
+    return Section(title="How it was made", parts=(RESEARCH_ONLY,), subsections=(environment, commands))

@@ -1,0 +1,82 @@
+"""Command lines made of configs: what to type to get the same again."""
+
+import shlex
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from clipcovid.config import UserError, config_from_dict, flatten_resolved
+from clipcovid.inference.predict import PredictConfig
+from clipcovid.inference.zeroshot import ZeroshotConfig
+from clipcovid.methods.registry import METHODS
+
+PLACE = "PATH"  # where a command's required path is not known
+
+
+def command_line(command: str, config: Any, default: Any, given: Sequence[str] = ("data",)) -> str:
+    """The command with the flags in which a config differs from a default one, and those of `given` in any case."""
+    defaults, settings, tuples = flatten_resolved(default), flatten_resolved(config), _tuples(config)
+    flags = []
+    for key in (*(key for key in given if key in settings), *(key for key in settings if key not in given)):
+        value = settings[key]
+        if key not in given and value == defaults.get(key):
+            continue
+        name = key.removeprefix("prompts.").replace("_", "-")
+        if isinstance(value, bool):
+            section, dot, flag = name.rpartition(".")
+            flags.append(f"--{name}" if value else f"--{section}{dot}no-{flag}")
+        else:
+            flags.append(f"--{name} {shlex.join(tuples.get(key, [str(value)]))}")
+    return " ".join([f"clipcovid {command}", *flags])
+
+
+def command_of_run(metadata: Mapping[str, Any]) -> str:
+    """The command that makes a run again, from its `config.json`; "" where that does not tell."""
+    settings, identity = metadata.get("config", {}), metadata.get("identity", {})
+    task = identity.get("task", "")
+    if task in METHODS:
+        command, config_type = task.replace("_", "-"), METHODS[task].config
+        if "folds" in identity:
+            command = f"crossval {command} --folds {identity['folds']}"
+    elif {"prompts.prompts", "split"} <= settings.keys():
+        command, config_type = "zeroshot", ZeroshotConfig
+    elif {"run", "map", "split"} <= settings.keys():
+        command, config_type = "predict", PredictConfig
+    else:
+        return ""
+    required = [field.name for field in fields(config_type) if field.default is MISSING and field.init]
+    try:
+        config = config_from_dict(config_type, _nested(config_type, settings))
+        default = config_from_dict(config_type, dict.fromkeys(required, PLACE))
+    except (UserError, TypeError):  # of another version, whose settings this one does not have
+        return ""
+    return command_line(command, config, default, required)
+
+
+def _nested(config_type: Any, flat: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a config as `config_from_dict` takes them, from dotted keys; tuples were texts with commas."""
+    types, values = typing.get_type_hints(config_type), dict[str, Any]()
+    for field in (field for field in fields(config_type) if field.init):
+        key, field_type = f"{prefix}{field.name}", types[field.name]
+        if is_dataclass(field_type):
+            values[field.name] = _nested(field_type, flat, f"{key}.")
+        elif key in flat:
+            value = flat[key]
+            if typing.get_origin(field_type) is tuple:
+                convert = typing.get_args(field_type)[0]
+                value = [convert(part) for part in value.split(",")] if value else []
+            values[field.name] = value
+    return values
+
+
+def _tuples(config: Any, prefix: str = "") -> dict[str, list[str]]:
+    """Dotted key → its words, of values that are tuples."""
+    words: dict[str, list[str]] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            words |= _tuples(value, f"{prefix}{field.name}.")
+        elif isinstance(value, tuple):
+            words[prefix + field.name] = [str(part) for part in value]
+    return words

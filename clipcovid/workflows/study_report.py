@@ -1,0 +1,197 @@
+"""The report of a comparison: the page, and its tables as Markdown, LaTeX and CSV."""
+
+import dataclasses
+import importlib
+import inspect
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from clipcovid.data.manifest import Manifest
+from clipcovid.data.packed import PackedImages
+from clipcovid.errors import UserError
+from clipcovid.evaluate import load_predictions
+from clipcovid.evaluate.compare import CompareConfig, compare
+from clipcovid.evaluate.load_predictions import MethodPredictions
+from clipcovid.evaluate.scores import Comparison
+from clipcovid.identity import comparison_identity
+from clipcovid.io.files import read_json_object, write_text
+from clipcovid.methods.registry import METHODS
+from clipcovid.report.checklists import read_answers
+from clipcovid.report.findings import Finding, rank_findings
+from clipcovid.report.sections import make_report
+from clipcovid.report.study import Audit, MethodRun, Study
+from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, read_run_metadata, start_run
+from clipcovid.tracking import revision, versions
+from clipcovid.workflows.command_lines import command_line, command_of_run
+
+PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "torchvision", "timm", "transformers")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportConfig(CompareConfig):
+    """What to report on."""
+
+    data: Path | None = None
+    """The prepared folder that was predicted, for the images and the data card. Default: the one that the runs name."""
+    audit: Path | None = None
+    """The run folder of an audit of the data."""
+    answers: Path | None = None
+    """A YAML file of people's answers to the checklists: name of the checklist, number of the item, text."""
+    title: str = ""
+    """The report's title. Default: the data set's name."""
+    name: str = ""
+    """The report's folder in `out`. Default: report and a hash of what is compared."""
+
+
+def report_study(config: ReportConfig) -> Run:
+    """Compare the config's runs and write report.html, .md, .tex and .csv into the report's run folder."""
+    config = _comparison_settings(config)
+    answers = read_answers(config.answers) if config.answers else {}
+    methods = load_predictions.load_method_predictions(config.runs, config.split)
+    audit = read_audit(config.audit, methods[0].metadata["split_hash"]) if config.audit else None
+    images = _open_images(config.data, methods)
+    study = _study(config, methods, compare(methods), images, audit)
+    identity = comparison_identity({method.name: method.metadata for method in methods})
+    run = start_run(config, method="report", identity=identity)
+    (run.folder / SUCCESS_MARKER).unlink(missing_ok=True)
+    report = make_report(study, answers, footer=f"Made by clipcovid on {time.strftime('%Y-%m-%d')}.")
+    for suffix, text in (("html", report.html), ("md", report.markdown), ("tex", report.latex), ("csv", report.csv)):
+        write_text(run.folder / f"report.{suffix}", text)
+    finish_run(run)
+    print(f"Report: {run.folder / 'report.html'}")
+    return run
+
+
+def read_audit(folder: Path, split_hash: str) -> Audit:
+    """The audit of a run folder; one without findings to read, or of other data than `split_hash`, is a `UserError`."""
+    content = read_json_object(folder / "audit.json")
+    findings, data = content.get("findings"), content.get("data", {})
+    if not isinstance(findings, list):
+        raise UserError(
+            f"--audit {folder} has no audit.json with findings: give the folder that `clipcovid audit` wrote."
+        )
+    if data.get("split_hash") != split_hash:
+        raise UserError(
+            f"--audit {folder} is of {data.get('folder', 'other data')}, whose images or splits are not those that were "
+            "predicted: audit the predicted data set."
+        )
+    return Audit(folder=str(folder), findings=rank_findings(map(Finding.from_json, findings)))
+
+
+def _comparison_settings(config: ReportConfig) -> ReportConfig:
+    """The config with the runs to compare: those named, those that a comparison's folder names, or all that are found."""
+    if len(config.runs) == 1 and (config.runs[0] / "comparison.json").is_file():
+        return dataclasses.replace(config, **_stored_settings(config.runs[0]))
+    runs = config.runs or tuple(load_predictions.find_runs(config.out, config.split, SUCCESS_MARKER, config.kind))
+    return dataclasses.replace(config, runs=runs)
+
+
+def _stored_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a comparison that is in a run folder, but for where it lies."""
+    metadata = read_run_metadata(folder).get("config", {})
+    runs = tuple(Path(part) for part in str(metadata.get("runs", "")).split(",") if part)
+    if gone := [run for run in runs if not run.exists()]:
+        raise UserError(f"{folder} compares {gone[0]}, which is not there: name the runs instead of the comparison.")
+    if not runs:
+        raise UserError(f"{folder} does not say which runs it compares: name the runs.")
+    return {"runs": runs, "split": metadata["split"], "kind": metadata["kind"]}
+
+
+def _open_images(data: Path | None, methods: Sequence[MethodPredictions]) -> PackedImages | None:
+    """The prepared folder that was predicted; without one named, that of the runs, if it is there and has their split."""
+    split_hash = methods[0].metadata["split_hash"]
+    if data is not None:
+        images = PackedImages(data)
+        if not _has_images(images.manifest, methods[0].table):
+            raise UserError(
+                f"--data {data} has not the images that {methods[0].source} predicts: give the folder that was predicted."
+            )
+        return images
+    folders = [Path(str(_run_config(method).get("data", ""))) for method in methods]
+    for folder in dict.fromkeys(folder for folder in folders if (folder / "manifest.parquet").is_file()):
+        images = PackedImages(folder)
+        if images.manifest.split_hash == split_hash and _has_images(images.manifest, methods[0].table):
+            print(f"note: images are those of {folder}, which the runs name.")
+            return images
+    print("note: the folder that was predicted is not where the runs say: no images and no data card without --data.")
+    return None
+
+
+def _has_images(manifest: Manifest, table: pd.DataFrame) -> bool:
+    return bool(table["image_id"].isin(manifest.table["image_id"]).all())
+
+
+def _run_config(method: MethodPredictions) -> dict[str, Any]:
+    folder = method.path.parent.parent
+    return read_run_metadata(folder).get("config", {}) if method.path.parent.name == "predictions" else {}
+
+
+def _study(
+    config: ReportConfig,
+    methods: Sequence[MethodPredictions],
+    comparison: Comparison,
+    images: PackedImages | None,
+    audit: Audit | None,
+) -> Study:
+    first = {name: _first_run(methods, source) for name, source in comparison.sources.items()}
+    runs = {name: _method_run(method) for name, method in first.items()}
+    dataset = images.manifest.dataset if images else "predictions"
+    return Study(
+        title=config.title or f"How {len(runs)} method{'s' * (len(runs) > 1)} did on {dataset}",
+        comparison=comparison,
+        tables={name: method.table for name, method in first.items()},
+        runs=runs,
+        images=images,
+        quarantined=_quarantined(images.folder) if images else {},
+        audit=audit,
+        environment=_environment(),
+        commands=_commands(config, runs),
+    )
+
+
+def _first_run(methods: Sequence[MethodPredictions], sources: str) -> MethodPredictions:
+    """The run of a method, of several seeds the first."""
+    return next(method for method in methods if f"{sources}, ".startswith(f"{method.source}, "))
+
+
+def _method_run(method: MethodPredictions) -> MethodRun:
+    folder = method.path.parent.parent
+    metadata = read_run_metadata(folder) if method.path.parent.name == "predictions" else {}
+    identity = metadata.get("identity", method.metadata["identity"])
+    task = identity.get("task", "")
+    what = inspect.getdoc(importlib.import_module(f"clipcovid.methods.{task}")) if task in METHODS else ""
+    return MethodRun(
+        folder=method.source,
+        config=metadata.get("config", {}),
+        identity=identity,
+        history=read_json_object(folder / "history.json") if metadata else {},
+        command=command_of_run(metadata),
+        what=(what or "").partition("\n")[0],
+    )
+
+
+def _quarantined(folder: Path) -> Mapping[str, int]:
+    path = folder / "quarantine.parquet"
+    if not path.is_file():
+        return {}
+    return {str(reason): int(count) for reason, count in pd.read_parquet(path)["reason"].value_counts().items()}
+
+
+def _environment() -> list[tuple[str, str]]:
+    names = {"clipcovid": version("clipcovid")} | versions() | {name: version(name) for name in PACKAGES}
+    commit = revision().get("mlflow.source.git.commit", "")
+    system = f"{platform.system()} {platform.machine()}"
+    return [*names.items(), *([("revision", commit)] if commit else []), ("system", system)]
+
+
+def _commands(config: ReportConfig, runs: Mapping[str, MethodRun]) -> list[str]:
+    made = [run.command or f"# {run.folder}: its command can't be told from its config.json" for run in runs.values()]
+    words = [str(path) for path in config.runs]
+    flags = command_line("report", dataclasses.replace(config, runs=()), ReportConfig(), ())
+    return [*made, f"clipcovid report {' '.join(words)}{flags.removeprefix('clipcovid report')}"]
