@@ -176,7 +176,7 @@ def test_findings_survive_json_and_show_their_images(phantoms):
         examples=(sheet,),
     )
     back = Finding.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
-    assert back.to_json() == json.loads(json.dumps(found.to_json()))
+    assert json.dumps(back.to_json()) == json.dumps(found.to_json())
     shown = findings_html([back])
     assert shown == findings_html([found])
     assert shown.count("data:image/webp") == 2

@@ -22,6 +22,7 @@ from clipcovid.evaluate.load_predictions import load_method_predictions
 from clipcovid.evaluate.predictions import write_predictions
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.inference.zeroshot import ZeroshotConfig
+from clipcovid.io.files import write_json
 from clipcovid.methods.registry import METHODS
 from clipcovid.report import checklists
 from clipcovid.report.answer import answer
@@ -191,20 +192,17 @@ def test_the_report_says_what_is_not_there(tmp_path, phantoms, capsys):
 
 
 def test_a_report_takes_the_runs_of_a_comparison(tmp_path, phantoms):
-    from clipcovid.evaluate.compare import CompareConfig
-    from clipcovid.workflows.compare import compare_runs
-
     runs = runs_of(tmp_path, phantoms)
-    compared = compare_runs(CompareConfig(runs=runs, out=tmp_path / "out")).folder
-    report_study(ReportConfig(runs=(compared,), out=tmp_path / "out", name="r"))
-    page = (tmp_path / "out" / "r" / "report.html").read_text(encoding="utf-8")
+    compared = tmp_path / "compared"
+    settings = {"runs": ",".join(map(str, runs)), "split": "test", "kind": "classification"}
+    write_json(compared / "config.json", {"method": "compare", "identity": {}, "config": settings})
+    write_json(compared / "comparison.json", {})
+    config = ReportConfig(runs=(compared,), out=tmp_path / "out", name="r")
+    page = (report_study(config).folder / "report.html").read_text(encoding="utf-8")
     assert "is the best of 2 methods" in page
-    (runs[0] / "predictions" / "test.parquet").unlink()
-    (runs[0] / "predictions").rmdir()
-    (runs[0] / "config.json").unlink()
-    runs[0].rmdir()
+    runs[0].rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=f"compares .*{runs[0].name}, which is not there"):
-        report_study(ReportConfig(runs=(compared,), out=tmp_path / "out", name="r"))
+        report_study(config)
 
 
 def test_other_data_and_other_audits_are_refused(tmp_path, phantoms):

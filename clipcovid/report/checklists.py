@@ -49,7 +49,7 @@ def read_checklists() -> list[Checklist]:
 def read_answers(path: Path) -> dict[str, dict[str, str]]:
     """People's answers: checklist → item → text, from a YAML file; what names no item is a `UserError`."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--answers {path} can't be read as YAML ({error}): give checklist, item and text.") from None
     known = {checklist.name: {item.item for item in checklist.items} for checklist in read_checklists()}
