@@ -116,6 +116,11 @@ def _sources(study: Study) -> str:
     return f"{manifest.dataset}, {len(manifest.table):,} images{listed}. The data card has counts; people have to say whose."
 
 
+def _left_out(study: Study) -> str:
+    assert study.images is not None
+    return f"Left out: {cards.left_out_text(study.images.manifest, study.quarantined)}."
+
+
 def _missing(study: Study) -> str:
     assert study.images is not None
     left_out = cards.left_out_text(study.images.manifest, study.quarantined)
@@ -242,7 +247,7 @@ EVIDENCE: Mapping[str, Callable[[Study], str]] = {
     "goal": _goal,
     "sources": _of_data(_sources),
     "preprocessing": _manifest_text(lambda manifest: f"{cards.preprocessing_text(manifest)}."),
-    "left_out": _of_data(lambda study: f"Left out: {cards.left_out_text(study.images.manifest, study.quarantined)}."),
+    "left_out": _of_data(_left_out),
     "missing": _of_data(_missing),
     "views": _of_data(_views),
     "partitions": _manifest_text(lambda manifest: f"{cards.partitions_text(manifest)}."),

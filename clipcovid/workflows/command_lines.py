@@ -35,6 +35,7 @@ def command_of_run(metadata: Mapping[str, Any]) -> str:
     """The command that makes a run again, from its `config.json`; "" where that does not tell."""
     settings, identity = metadata.get("config", {}), metadata.get("identity", {})
     task = identity.get("task", "")
+    config_type: type[Any]
     if task in METHODS:
         command, config_type = task.replace("_", "-"), METHODS[task].config
         if "folds" in identity:

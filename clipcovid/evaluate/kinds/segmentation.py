@@ -180,13 +180,14 @@ class Segmentation(Kind[SegmentationScores]):
             rows = table[table["region"] == region].reset_index(drop=True)
             iou = per_image_metrics(rows)["iou"].dropna().sort_values(ascending=False)
             for rank, values in _best_median_worst(iou).items():
+                picked = zip(rows.loc[values.index, "image_id"], rows.loc[values.index, "mask"], values, strict=True)
                 images = tuple(
                     ExampleImage(
-                        image_id=rows["image_id"][at],
+                        image_id=image_id,
                         caption=f"IoU {value:.2f}",
-                        masks={f"{region}_mask": decode_rle(rows["mask"][at])} if rows["mask"][at] else {},
+                        masks={f"{region}_mask": decode_rle(mask)} if mask else {},
                     )
-                    for at, value in values.items()
+                    for image_id, mask, value in picked
                 )
                 groups.append(ExampleGroup(title=f"{name}, {region}: {rank} of {len(iou):,} images", images=images))
         return groups
