@@ -29,8 +29,8 @@ def mask(path, lit=20, size=(40, 40)):
     return path
 
 
-def listed(source, root, images="", **columns):
-    return list_source(source, str(root), ColumnsConfig(**columns), PhantomConfig(), None, str(images))
+def listed(source, root, images="", version="", **columns):
+    return list_source(source, str(root), ColumnsConfig(**columns), PhantomConfig(), None, str(images), version)
 
 
 def cells(listing, *columns):

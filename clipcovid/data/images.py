@@ -63,6 +63,7 @@ NON_IMAGE_SIGNATURES = {
 }
 EXIF_TRANSPOSES = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), start=2))
 """EXIF's orientation (2 to 8) to the turn that undoes it."""
+MONOCHROME1 = "MONOCHROME1"  # what a data set says of files, other than DICOM, that show black as white
 MAX_BYTES = 1 << 30  # of a file that is read at all: an archive left among the images must not fill the memory
 
 
@@ -88,6 +89,11 @@ def read_bytes(path: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise BadImage(f"larger than {MAX_BYTES >> 20} MiB")
     return data
+
+
+def undo_inversion(pixels: np.ndarray, inverted: str) -> np.ndarray:
+    """The uint8 pixels of a file with black as black; `inverted`: the manifest's word on the file, see `MONOCHROME1`."""
+    return 255 - pixels if inverted == MONOCHROME1 else pixels
 
 
 def is_image(start: bytes) -> bool:

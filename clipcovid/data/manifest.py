@@ -43,6 +43,7 @@ TEXT_COLUMNS = (
     "sha256",
 )
 COLUMNS = (*TEXT_COLUMNS[:-1], "width", "height", "sha256")
+INVERTED = "inverted"  # a further column: MONOCHROME1 where a file shows black as white, see `images.undo_inversion`
 ARROW_COPY = "manifest.arrow"
 HASH_PROPERTIES = ("content_hash", "split_hash", "images_hash")  # that the copy keeps
 PACKED_ROW = "packed_row"  # of the Arrow copy alone: the image's row, counted through all packed files

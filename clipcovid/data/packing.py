@@ -8,6 +8,7 @@ import pandas as pd
 
 from clipcovid.config import ImagesConfig
 from clipcovid.data import images
+from clipcovid.data.manifest import INVERTED
 from clipcovid.data.masks import decode_mask
 from clipcovid.data.shards import MASK_COLUMNS, shard_paths
 from clipcovid.io.files import refuse_full_disk
@@ -28,8 +29,8 @@ def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
         image = picture.pixels
         notes += picture.notes
         height, width = image.shape[:2]
-        packed |= {"image": images.fit_image(image, config).tobytes(), "width": width, "height": height}
-        packed["sha256"] = images.pixel_hash(image)
+        packed |= {"width": width, "height": height, "sha256": images.pixel_hash(image)}  # of the file as it is
+        packed["image"] = images.fit_image(images.undo_inversion(image, row.get(INVERTED, "")), config).tobytes()
         if images.detect_format(data) == "DICOM":
             from clipcovid.data.dicom import read_header  # pydicom is slow to import, and most sets have none
 

@@ -52,6 +52,8 @@ class PrepareConfig:
     """The data set's folder or table: a local path or any fsspec URI."""
     image_folder: Annotated[str, tyro.conf.arg(name="images")] = ""
     """The folder that a table's image paths are relative to. Default: the table's own."""
+    version: str = ""
+    """Which version of COVIDx, where --root has the lists of several, e.g. 9A."""
     out: Path = Path()
     """The prepared folder to write. Default: data/ and the source's name."""
     columns: ColumnsConfig = ColumnsConfig()
@@ -121,7 +123,13 @@ def _prepare(config: PrepareConfig, log: Callable[[str], None]) -> PrepareResult
     if config.source == "phantom":
         lock_folder(config.out)
     listing = list_source(
-        config.source, config.root, config.columns, config.phantom, config.out / "phantom", config.image_folder
+        config.source,
+        config.root,
+        config.columns,
+        config.phantom,
+        config.out / "phantom",
+        config.image_folder,
+        config.version,
     )
     table, info = _rows(config, listing)
     recipe = options | {"listing": digest(table.to_json(orient="values")), "files": listing.files_digest}

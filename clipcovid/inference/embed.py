@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 
 from clipcovid.config import ClipConfig, ComputeConfig, EmbeddingsConfig, ImagesConfig, UserError, resolve_defaults
 from clipcovid.data.embeddings import Embeddings
-from clipcovid.data.images import BadImage, decode_pixels, fit_image, read_bytes
-from clipcovid.data.manifest import Manifest, read_manifest
+from clipcovid.data.images import BadImage, decode_pixels, fit_image, read_bytes, undo_inversion
+from clipcovid.data.manifest import INVERTED, Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import pack_hash
 from clipcovid.data.training_images import seen_in_training
@@ -213,10 +213,13 @@ class Embedder:
 
     def _decode(self, rows: list[int]) -> np.ndarray:
         """The original files of these rows, decoded at the encoder's size."""
-        return np.stack(list(self.readers.map(self._decode_one, self.rows["path"].iloc[rows])))
+        part = self.rows.iloc[rows]
+        inverted = part[INVERTED] if INVERTED in part else [""] * len(part)
+        return np.stack(list(self.readers.map(self._decode_one, part["path"], inverted)))
 
-    def _decode_one(self, path: str) -> np.ndarray:
+    def _decode_one(self, path: str, inverted: str) -> np.ndarray:
         try:
-            return fit_image(decode_pixels(read_bytes(path), max_pixels=self.images.max_pixels), self.images)
+            pixels = decode_pixels(read_bytes(path), max_pixels=self.images.max_pixels)
+            return fit_image(undo_inversion(pixels, inverted), self.images)
         except BadImage as error:
             raise UserError(f"{path} can't be read any more ({error}): prepare the data set again.") from None

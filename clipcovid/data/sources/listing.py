@@ -14,7 +14,7 @@ from clipcovid.data.patients import drop_placeholder_ids
 from clipcovid.data.phantoms import write_phantoms
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import resolve_image_paths
-from clipcovid.data.sources.registry import PART_COLUMN, SOURCES, TABULAR_SOURCES
+from clipcovid.data.sources.registry import PART_COLUMN, SOURCES, TABULAR_SOURCES, VERSIONED_SOURCES
 from clipcovid.data.sources.root import DatasetRoot, posix_path
 
 
@@ -49,14 +49,23 @@ class Listing:
 
 
 def list_source(
-    name: str, root: str, columns: ColumnsConfig, phantoms: PhantomConfig, phantom_folder: Path, image_folder: str = ""
+    name: str,
+    root: str,
+    columns: ColumnsConfig,
+    phantoms: PhantomConfig,
+    phantom_folder: Path,
+    image_folder: str = "",
+    version: str = "",
 ) -> Listing:
     """List a data set: every image with what its source knows of it. Phantoms are drawn into `phantom_folder` first.
 
-    `image_folder`: the folder that a table's paths are relative to. Default: the table's own.
+    `image_folder`: the folder that a table's paths are relative to. Default: the table's own. `version`: of several that
+    are in the folder.
     """
+    if version and name not in VERSIONED_SOURCES:
+        raise UserError(f"--version is for --source {' or '.join(VERSIONED_SOURCES)}; {name} has no versions.")
     name, root, dataset = _check_source(name, root, columns, phantoms, phantom_folder, image_folder)
-    source_root = DatasetRoot(root, image_folder)
+    source_root = DatasetRoot(root, image_folder, version=version)
     if dataset in TABULAR_SOURCES:
         dataset = posixpath.splitext(source_root.file)[0] or posixpath.basename(source_root.path)
     rows = SOURCES[name](source_root, columns)

@@ -15,6 +15,8 @@ SOURCES: dict[str, Source] = {}
 
 TABULAR_SOURCES = ("table", "imagefolder")  # sources whose data sets have names of their own, and columns
 
+VERSIONED_SOURCES = ("covidx",)  # sources whose folders may hold several versions of the data set
+
 PART_COLUMN = "_part"  # a column of this name says which part of the data set a row is from, see `merge_parts`
 
 

@@ -33,10 +33,11 @@ class DatasetRoot:
     """A folder, or a table's folder: local, or any URI that fsspec opens.
 
     `images_at`: the folder that image paths are relative to, where it is another one. `flag`: the option that gave `root`.
+    `version`: which of the data set's versions in the folder is meant, "" where none is named.
     """
 
-    def __init__(self, root: str, images_at: str = "", flag: str = "--root") -> None:
-        self.given = root
+    def __init__(self, root: str, images_at: str = "", flag: str = "--root", version: str = "") -> None:
+        self.given, self.version = root, version
         self.notes: list[str] = []  # a sentence for each thing that was assumed of the data set
         try:
             self.fs, path = fsspec.core.url_to_fs(root)
