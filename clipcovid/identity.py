@@ -314,11 +314,14 @@ def cascade_identity(checkpoints: Sequence[Path], keep: str, images: Mapping[str
     return {"models": models, "keep": keep, "images": dict(images)}
 
 
-def comparison_identity(predictions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What makes two comparisons the same, from each method's metadata by its name: the split, and which runs."""
+def comparison_identity(
+    predictions: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What makes two comparisons the same: the split, which runs (name → metadata of the predictions), and the settings."""
     metadata = next(iter(predictions.values()))
     compared = {name: digest([one["method"], one["identity"]]) for name, one in predictions.items()}
-    return {"split": metadata["split"], "split_hash": metadata["split_hash"], "methods": compared}
+    identity = {"split": metadata["split"], "split_hash": metadata["split_hash"], "methods": compared}
+    return json_roundtrip(identity | dict(settings or {}))
 
 
 def json_roundtrip(value: Any) -> Any:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 from made_predictions import CLASSES, make
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
@@ -27,7 +27,9 @@ def test_fast_intervals_equal_naive_ones(shares, patients):
     fast = bootstrap.classification_intervals(labels, probabilities, CLASSES, groups, samples=60)
     slow = bootstrap.bootstrap(classification_of_rows(labels, probabilities), groups, samples=60)
     assert fast["intervals"].keys() <= slow["intervals"].keys()
-    assert {"accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "kappa"} <= fast["intervals"].keys()
+    assert {"accuracy", "balanced_accuracy", "macro_f1", "macro_auroc", "macro_auprc", "macro_npv", "kappa"} <= fast[
+        "intervals"
+    ].keys()
     for name, interval in fast["intervals"].items():
         if "equal_mass" not in name:  # whose bins are those of all rows, not of each resample
             assert interval == pytest.approx(slow["intervals"][name], abs=1e-12), name
@@ -36,19 +38,47 @@ def test_fast_intervals_equal_naive_ones(shares, patients):
 
 def test_chunks_do_not_change_the_draws(monkeypatch):
     labels, probabilities = make(40)
-    whole = bootstrap.classification_draws(labels, probabilities, CLASSES, [""] * 40, samples=25)
+    whole = draws_of(labels, probabilities, [""] * 40, samples=25)
     monkeypatch.setattr(bootstrap, "CHUNK_SIZE", 7 * 40)
-    parts = bootstrap.classification_draws(labels, probabilities, CLASSES, [""] * 40, samples=25)
+    parts = draws_of(labels, probabilities, [""] * 40, samples=25)
     assert all(np.allclose(whole[name], parts[name], rtol=0, atol=1e-12, equal_nan=True) for name in whole)
 
 
-def test_weighted_auroc_equals_scikit_learn_with_ties():
-    labels, probabilities = make(80)
+@pytest.mark.parametrize("digits", [1, 9])  # with ties and without
+def test_weighted_rankings_equal_scikit_learn(digits):
+    labels, _ = make(80)
     positive = np.array(labels) == "Normal"
+    scores = np.round(np.random.default_rng(2).random(80) + 0.2 * positive, digits)
     weights = np.random.default_rng(1).integers(0, 4, (10, 80)).astype(float)
-    expected = [roc_auc_score(positive, probabilities[:, 2], sample_weight=row) for row in weights]
-    assert bootstrap.weighted_auroc(positive, probabilities[:, 2], weights) == pytest.approx(expected)
-    assert np.isnan(bootstrap.weighted_auroc(np.ones(80, bool), probabilities[:, 2], weights)).all()
+    found = bootstrap.ranking_draw(positive, scores)(weights)
+    for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
+        expected = [metric(positive, scores, sample_weight=row) for row in weights]
+        assert found[name] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_ranking_of_one_kind_alone_is_undefined():
+    scores, weights = np.linspace(0, 1, 6), np.ones((2, 6))
+    for positive in (np.ones(6, bool), np.zeros(6, bool)):
+        assert all(np.isnan(values).all() for values in bootstrap.ranking_draw(positive, scores)(weights).values())
+    some = bootstrap.ranking_draw(np.arange(6) > 2, scores)(np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1.0]]))
+    assert all(np.isnan(values).all() for values in some.values())
+
+
+def test_draws_of_some_rows_are_those_of_a_table_of_these():
+    labels, probabilities = make(90)
+    rows = np.arange(90) % 4 > 0
+    some = [label for label, taken in zip(labels, rows, strict=True) if taken]
+    weights = np.random.default_rng(3).integers(0, 3, (5, 90)).astype(float)
+    part = bootstrap.classification_draw(labels, probabilities, CLASSES, rows)(weights)
+    alone = bootstrap.classification_draw(some, probabilities[rows], CLASSES)(weights[:, rows])
+    assert part.keys() == {name for name in alone if "ece" not in name and name != "brier"}
+    for name, values in part.items():
+        assert values == pytest.approx(alone[name], abs=1e-12), name
+
+
+def draws_of(labels, predictions, groups, **options):
+    draw = bootstrap.classification_draw(labels, predictions, CLASSES)
+    return bootstrap.weighted_draws([draw], groups, **options)[0]
 
 
 def width(interval):
@@ -111,9 +141,10 @@ def test_seed_and_level():
 
 def test_draws_of_two_methods_are_paired():
     labels, probabilities = make(60)
-    first, second = (
-        bootstrap.classification_draws(labels, p, CLASSES, groups_of(60, 2), samples=50) for p in (probabilities,) * 2
-    )
+    draw = bootstrap.classification_draw(labels, probabilities, CLASSES)
+    first, second = bootstrap.weighted_draws([draw, draw], groups_of(60, 2), samples=50)
+    again = draws_of(labels, probabilities, groups_of(60, 2), samples=50)
+    assert (again["accuracy"] == first["accuracy"]).all()
     assert (first["accuracy"] - second["accuracy"] == 0).all()
 
 

@@ -18,7 +18,7 @@ def naive(labels, probabilities, classes):
     predicted = [classes[max(range(len(classes)), key=lambda i: row[i])] for row in probabilities]
     present = [c for c in classes if c in labels]
     out = {"accuracy": sum(a == b for a, b in zip(labels, predicted, strict=True)) / len(labels)}
-    per = {name: {} for name in ("precision", "recall", "specificity", "f1", "auroc")}
+    per = {name: {} for name in ("precision", "recall", "specificity", "npv", "f1", "auroc")}
     for c in present:
         tp = sum(a == c == b for a, b in zip(labels, predicted, strict=True))
         fp = sum(a != c == b for a, b in zip(labels, predicted, strict=True))
@@ -26,6 +26,7 @@ def naive(labels, probabilities, classes):
         tn = len(labels) - tp - fp - fn
         per["precision"][c] = tp / (tp + fp) if tp + fp else 0.0
         per["recall"][c] = tp / (tp + fn)
+        per["npv"][c] = tn / (tn + fn) if tn + fn else 0.0
         per["f1"][c] = 2 * tp / (2 * tp + fp + fn)
         if tn + fp:
             per["specificity"][c] = tn / (tn + fp)

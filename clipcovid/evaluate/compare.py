@@ -5,20 +5,29 @@ are made of that.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import tyro
 
 from clipcovid.config import RESEARCH_ONLY
+from clipcovid.data.manifest import read_manifest
 from clipcovid.errors import UserError
+from clipcovid.evaluate import bootstrap, significance
+from clipcovid.evaluate.comparison_notes import comparison_notes
+from clipcovid.evaluate.comparison_tables import comparison_tables
+from clipcovid.evaluate.draws import Draws
+from clipcovid.evaluate.hits import HardImages, Hits, find_hard_images
+from clipcovid.evaluate.kinds.base import Kind
 from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.load_predictions import MethodPredictions
-from clipcovid.evaluate.number_format import format_with_interval
+from clipcovid.evaluate.pairs import compare_pairs, differences_to_first
 from clipcovid.evaluate.scores import Comparison, Scores
-from clipcovid.evaluate.text_table import TextTable
+from clipcovid.evaluate.seeds import group_by_seed, seed_runs
+from clipcovid.evaluate.subgroups import find_groups, score_groups
 from clipcovid.io.files import write_json, write_text
 
 
@@ -32,76 +41,178 @@ class CompareConfig:
     """The split whose predictions are compared; crossval: the pooled folds of cross-validations."""
     kind: str = "classification"
     """The kind of runs that are found in `out` where none are named: classification, segmentation or captions."""
+    margin: float | None = None
+    """Methods whose difference in the ranking metric surely lies within this margin, e.g. 0.02, are called equivalent."""
+    by: tuple[str, ...] = ()
+    """Columns of the manifest, e.g. source view sex age, whose groups are scored apart. Needs `data`."""
+    data: Path | None = None
+    """The prepared folder whose manifest has the columns of `by`."""
+    min_patients: int = 20
+    """Groups of fewer patients (of images, where patients are unknown) are too few to be scored."""
+    pool_seeds: bool = True
+    """Whether runs that differ in their seed alone are one method."""
+    samples: int = 1000
+    """Resamples of the bootstrap."""
     out: Path = Path("outputs")
     """Where run folders and the MLflow store are."""
     name: str = ""
     """The comparison's folder in `out`. Default: compare and a hash of what is compared."""
 
+    def __post_init__(self) -> None:
+        if self.margin is not None and not 0 < self.margin < 1:
+            raise UserError(f"--margin {self.margin} must be between 0 and 1, e.g. 0.02.")
+        if self.by and self.data is None:
+            raise UserError(
+                f"--by {' '.join(self.by)} needs --data, the prepared folder whose manifest has the columns."
+            )
+        if self.samples < 100:
+            raise UserError(f"--samples {self.samples}: fewer than 100 resamples give no interval.")
+        if self.min_patients < 2:
+            raise UserError(f"--min-patients {self.min_patients} must be at least 2.")
 
-def compare(methods: Sequence[MethodPredictions]) -> Comparison:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What changes a comparison of the same predictions."""
+        names = ("margin", "by", "min_patients", "pool_seeds", "samples")
+        return {name: getattr(self, name) for name in names}
+
+
+DEFAULT = CompareConfig()
+
+
+def compare(methods: Sequence[MethodPredictions], config: CompareConfig = DEFAULT) -> Comparison:
     """The comparison of methods of one kind, from the best down by the kind's first key metric that all have.
 
-    Scores that a run's folder holds for this very table are taken from there, where the kind can tell.
+    All intervals and tests rest on the same resamples of patients. Scores that a run's folder holds for this very table are
+    taken from there, where the kind can tell.
     """
     metadata = methods[0].metadata
     kind, classes = get_kind(metadata["task"]), list(metadata["classes"])
-    scores = {method.name: _scores(method, classes) for method in methods}
-    order = kind.rank_methods(scores)
-    by_name = {method.name: method for method in methods}
+    tables, images = [method.table for method in methods], _images(methods[0].table)
+    members = group_by_seed(methods, config.pool_seeds)
+    groups = find_groups(read_manifest(config.data), config.by, images) if config.data and config.by else []
+    drawn = kind.draws(tables, classes, subsets=[group.rows for group in groups], samples=config.samples)
+    draws, *of_groups = [entry.pool(list(members.values())) for entry in drawn]
+    of_runs = [_run_scores(method, classes, drawn[0], at, images) for at, method in enumerate(methods)]
+    scores = _method_scores(kind, of_runs, members, draws, images)
+    judged_by = kind.ranking_metric(scores)
+    order = sorted(scores, key=lambda name: (-scores[name].metrics[judged_by], name))
+    rows = {name: list(scores).index(name) for name in order}
+    runs = {name: [methods[at] for at in members[name]] for name in order}
+    subgroups, gaps = score_groups(
+        groups, of_groups, rows, kind.group_metrics or [*kind.key_metrics], images, config.min_patients
+    )
+    hits = kind.hits(tables, classes)
     comparison = Comparison(
         kind=kind.name,
         split=metadata["split"],
         split_hash=metadata["split_hash"],
         manifest_hash=metadata["manifest_hash"],
-        n=methods[0].table["image_id"].nunique(),
+        n=len(images),
         classes=classes,
         best=order[0],
         methods={name: scores[name] for name in order},
-        runs={name: by_name[name].run for name in order},
-        sources={name: by_name[name].source for name in order},
+        runs={name: ", ".join(run.run for run in of_seeds) for name, of_seeds in runs.items()},
+        sources={name: ", ".join(run.source for run in of_seeds) for name, of_seeds in runs.items()},
         baselines=kind.common_baselines([scores[name] for name in order]),
-        paired_differences=kind.differences({name: by_name[name].table for name in order}, classes),
+        paired_differences={},
         alarms=[f"{name}: {alarm}" for name in order for alarm in scores[name].alarms],
+        judged_by=judged_by,
+        margin=config.margin,
+        seeds={
+            name: seed_runs(of_seeds, [of_runs[at].metrics for at in members[name]])
+            for name, of_seeds in runs.items()
+            if len(of_seeds) > 1
+        },
+        subgroups=subgroups,
+        gaps=gaps,
+        hard_images=_hard_images(kind, hits, methods, images, classes) if hits else None,
     )
-    learned = [
+    right = {name: hits.right[members[name][0]] for name in order if hits and name not in comparison.seeds}
+    comparison = _with_tests(comparison, draws, rows, right if kind.tests_hits else {})
+    return dataclasses.replace(comparison, notes=[*_learned_notes(methods), *comparison_notes(comparison)])
+
+
+def _images(table: pd.DataFrame) -> pd.DataFrame:
+    """image_id, label and patient_id of each image of a predictions table, once."""
+    return table.drop_duplicates("image_id")[["image_id", "label", "patient_id"]].reset_index(drop=True)
+
+
+def _intervals(draws: Draws, row: int, images: pd.DataFrame) -> bootstrap.Intervals:
+    of_table = {metric: samples[row] for metric, samples in draws.samples.items()}
+    return bootstrap.percentile_intervals(of_table, bootstrap.patient_groups(images))
+
+
+def _run_scores(method: MethodPredictions, classes: list[str], draws: Draws, row: int, images: pd.DataFrame) -> Scores:
+    """The scores that the run's folder holds, if they are of this table, else new ones; what they lack is added."""
+    kind, intervals = get_kind(method.metadata["task"]), _intervals(draws, row, images)
+    stored = method.stored_scores
+    try:
+        if stored is not None and kind.scores_match(stored, method.table, classes):
+            scores = stored
+        else:
+            scores = kind.score_with(method.table, classes, intervals)
+    except UserError as error:
+        raise UserError(f"{method.source}: {error}") from None
+    values = {
+        metric: float(of_tables[row]) for metric, of_tables in draws.values.items() if not np.isnan(of_tables[row])
+    }
+    known = scores.intervals
+    if known["samples"] == intervals["samples"] or not known["intervals"].keys() <= intervals["intervals"].keys():
+        intervals = {**known, "intervals": intervals["intervals"] | known["intervals"]}
+    return dataclasses.replace(scores, metrics=values | scores.metrics, intervals=intervals)
+
+
+def _method_scores(
+    kind: Kind[Any], of_runs: Sequence[Scores], members: Mapping[str, Sequence[int]], draws: Draws, images: pd.DataFrame
+) -> dict[str, Scores]:
+    """Method → its run's scores, or those of its runs of several seeds together."""
+    return {
+        name: of_runs[positions[0]]
+        if len(positions) == 1
+        else kind.pool_scores([of_runs[at] for at in positions], _intervals(draws, row, images))
+        for row, (name, positions) in enumerate(members.items())
+    }
+
+
+def _with_tests(
+    comparison: Comparison, draws: Draws, rows: Mapping[str, int], right: Mapping[str, np.ndarray]
+) -> Comparison:
+    """The comparison with all pairs, and Cochran's Q; `right`: which images each method that is tested has right."""
+    kind = get_kind(comparison.kind)
+    pairs = compare_pairs(
+        draws,
+        rows,
+        kind.pair_metrics or draws.values,
+        intervals=comparison.methods[comparison.best].intervals["units"] > 1,
+        right=right,
+        margin=comparison.margin,
+        judged_by=comparison.judged_by,
+    )
+    return dataclasses.replace(
+        comparison,
+        pairs=pairs,
+        paired_differences=differences_to_first(pairs, kind.paired_metrics or draws.values),
+        cochran_q=significance.cochran_q(np.stack(list(right.values()))) if len(right) > 2 else {},
+    )
+
+
+def _hard_images(
+    kind: Kind[Any], hits: Hits, methods: Sequence[MethodPredictions], images: pd.DataFrame, classes: list[str]
+) -> HardImages:
+    def describe(at: int, image_ids: Sequence[str]) -> list[str]:
+        return kind.describe_predictions(methods[at].table, image_ids, classes)
+
+    return find_hard_images(hits, [method.name for method in methods], images, describe)
+
+
+def _learned_notes(methods: Sequence[MethodPredictions]) -> list[str]:
+    return [
         f"{method.name} learned from {len(method.trained_on)} of the images that it predicts, by their pixels: no method is "
         "scored on them."
         for method in methods
         if method.trained_on
     ]
-    return dataclasses.replace(comparison, notes=[*learned, *_notes(comparison)])
-
-
-def _scores(method: MethodPredictions, classes: list[str]) -> Scores:
-    """The scores that the run's folder holds, if they are of this table, else new ones."""
-    kind = get_kind(method.metadata["task"])
-    try:
-        if method.stored_scores is not None and kind.scores_match(method.stored_scores, method.table, classes):
-            return method.stored_scores
-        scores: Scores = kind.score(method.table, classes)
-    except UserError as error:
-        raise UserError(f"{method.source}: {error}") from None
-    return scores
-
-
-def _notes(comparison: Comparison) -> list[str]:
-    kind, intervals = get_kind(comparison.kind), comparison.methods[comparison.best].intervals
-    unknown = ", for no patient ids are known" if intervals["unit"] == "image" else ""
-    resampled = (
-        f"Intervals are {intervals['level']:.0%} bootstrap intervals by {intervals['unit']} "
-        f"({intervals['units']:,} of them{unknown})."
-    )
-    notes = [
-        resampled if intervals["units"] > 1 else f"There are no intervals: all is of one {intervals['unit']}.",
-        *kind.baseline_notes(comparison),
-    ]
-    if comparison.paired_differences:
-        notes += [
-            f"Differences are to {comparison.best}, over the same resamples for both; it was found to be the best on "
-            "these very images, which flatters it.",
-            *kind.significance_notes(comparison),
-        ]
-    return [*notes, *dict.fromkeys(note for scores in comparison.methods.values() for note in scores.notes)]
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
@@ -116,51 +227,11 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """What `console.print_comparison` prints, as Markdown."""
+    """All tables and notes of a comparison as Markdown."""
     lines = [line for table in comparison_tables(comparison) for line in table.markdown()]
     lines += [f"- {note}" for note in comparison.notes]
     lines += [f"- **warning:** {alarm}" for alarm in comparison.alarms]
     return "\n".join([*lines, "", RESEARCH_ONLY, ""])
-
-
-def comparison_tables(comparison: Comparison) -> list[TextTable]:
-    """The methods' scores and the baselines beneath; then, if there are any, the differences to the best."""
-    kind = get_kind(comparison.kind)
-    heads = kind.comparison_headers(comparison)
-    rows = [[name] for name in comparison.methods]
-    for metric in heads:
-        intervals = [scores.intervals["intervals"].get(metric) for scores in comparison.methods.values()]
-        narrow = any(interval and interval[1] - interval[0] < 0.01 for interval in intervals)
-        for row, scores, interval in zip(rows, comparison.methods.values(), intervals, strict=True):
-            row.append(format_with_interval(scores.metrics.get(metric), interval, 3 if narrow else 2))
-    names = kind.baseline_names(comparison)
-    baselines = [
-        [names[name], *(format_with_interval(values.get(metric)) for metric in heads)]
-        for name, values in comparison.baselines.items()
-    ]
-    tables = [_table(kind.comparison_title(comparison), ["Method", *heads.values()], rows, baselines)]
-    return [*tables, _difference_table(comparison)] if comparison.paired_differences else tables
-
-
-def _difference_table(comparison: Comparison) -> TextTable:
-    kind = get_kind(comparison.kind)
-    heads = ["Method"]
-    rows = []
-    for name, gaps in comparison.paired_differences.items():
-        metrics = [metric for metric in gaps if metric in kind.table_metrics]
-        tests = kind.significance_cells(gaps)
-        cells = [format_with_interval(gaps[metric]["value"], _bounds(gaps[metric]), 3) for metric in metrics]
-        heads = ["Method", *(kind.table_metrics[metric] for metric in metrics), *tests]
-        rows.append([name, *cells, *tests.values()])
-    return _table(f"Minus {comparison.best}", heads, rows)
-
-
-def _bounds(gap: dict[str, float]) -> tuple[float, float] | None:
-    return (gap["low"], gap["high"]) if "low" in gap else None
-
-
-def _table(title: str, heads: list[str], *sections: list[list[str]]) -> TextTable:
-    return TextTable(title=title, headers=heads, sections=sections, wrap_cells=True, no_wrap="numbers", title_left=True)
 
 
 def comparison_frame(comparison: Comparison) -> pd.DataFrame:

@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from clipcovid.evaluate.number_format import format_short
 from clipcovid.evaluate.plots import SLANTED_LABELS, axis_labels, new_panels, sample_title, text_width
 from clipcovid.evaluate.scores import Comparison
+
+VERDICT_MARKS = {"better": "*", "worse": "*", "equivalent": "="}
 
 
 def scores_figure(comparison: Comparison, labels: Mapping[str, str]) -> Figure:
@@ -41,6 +45,59 @@ def differences_figure(comparison: Comparison, labels: Mapping[str, str]) -> Fig
         gaps = [gaps[metric] for gaps in comparison.paired_differences.values()]
         _points(axes, [(gap["value"], (gap["low"], gap["high"]) if "low" in gap else None) for gap in gaps], label)
         axes.axvline(0, color="black", linewidth=1)
+    return figure
+
+
+def pairs_figure(comparison: Comparison, label: str) -> Figure:
+    """All pairs: the row's ranking metric, called `label`, minus the column's; marked where the pair is told apart."""
+    names, metric = list(comparison.methods), comparison.judged_by
+    k, room = len(names), 0.08 * min(40, max(map(text_width, names)))  # inches that a name takes
+    title = f"{label}: row minus column, {_sample(comparison)}. * 95% interval without 0, = equivalent"
+    figure, panels = new_panels(title, 1, 1, 1.2 + room + 0.62 * k, 1.2 + room + 0.42 * k)
+    axes = panels[0]
+    values, marks = np.full((k, k), np.nan), np.full((k, k), "", object)
+    for pair in comparison.pairs:
+        row, column = names.index(pair.first), names.index(pair.second)
+        value = pair.differences.get(metric, {}).get("value", np.nan)
+        values[row, column], values[column, row] = value, -value
+        marks[row, column] = marks[column, row] = VERDICT_MARKS.get(pair.verdict, "")
+    most = float(np.nanmax(np.abs(values), initial=1e-9))
+    axes.imshow(values, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
+    for row, column in np.argwhere(~np.isnan(values)):
+        colour = "white" if abs(values[row, column]) > 0.7 * most else "black"
+        text = f"{format_short(float(values[row, column]), 3)}{marks[row, column]}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    axes.set_xticks(range(k), axis_labels(names), fontsize=8, rotation=90)
+    axes.set_yticks(range(k), axis_labels(names), fontsize=8)
+    return figure
+
+
+def groups_figure(comparison: Comparison, column: str, label: str) -> Figure:
+    """The ranking metric, called `label`, of each group of a column with its interval: a row a group, a colour a method."""
+    groups = [group for group in comparison.subgroups if group.column == column]
+    methods, metric = list(comparison.methods), comparison.judged_by
+    heads = [[f"{group.name} (n = {group.images:,})", group.left_out] for group in groups]
+    names = ["\n".join(axis_labels([text for text in head if text])) for head in heads]
+    height = 0.35 + 0.11 * len(methods)  # inches of a group
+    title = f"{label} by {column}, {_sample(comparison)}"
+    figure, panels = new_panels(title, 1, 1, 9.5, 1.6 + height * len(groups))
+    axes, colours = panels[0], matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"]
+    for number, method in enumerate(methods):
+        offset, colour = 0.7 * ((number + 0.5) / len(methods) - 0.5), colours(number % colours.N)
+        shown = {
+            row + offset: group.scores[method][metric]
+            for row, group in enumerate(groups)
+            if metric in group.scores.get(method, {})
+        }
+        for at, score in shown.items():
+            axes.plot([score.get(end, np.nan) for end in ("low", "high")], [at, at], color=colour, linewidth=1.5)
+        values = [score["value"] for score in shown.values()]
+        axes.plot(values, list(shown), "o", color=colour, markersize=4, label=axis_labels([method])[0])
+    axes.set_yticks(range(len(groups)), names, fontsize=8)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel(label)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 

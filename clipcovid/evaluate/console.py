@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from clipcovid.config import RESEARCH_ONLY
-from clipcovid.evaluate.compare import comparison_tables
+from clipcovid.evaluate.comparison_tables import comparison_tables, headline_tables
 from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.number_format import format_interval, format_mean_std, format_number
 from clipcovid.evaluate.scores import Comparison, Scores
@@ -86,7 +86,11 @@ def print_folds(kind: str, folds: Sequence[Mapping[str, float]], console: Consol
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print what `compare.compare` gives: the methods, the baselines beneath, and the differences to the best."""
-    for table in comparison_tables(comparison):
+    """Print what `compare.compare` gives: the methods, the baselines beneath, differences to the best, and seeds."""
+    tables = headline_tables(comparison)
+    for table in tables:
         console.print(table.rich(console.width))
+    more = len(comparison_tables(comparison)) - len(tables)
+    if more:
+        console.print(f"{more} more tables (classes, pairs, groups, images) are in comparison.md.")
     print_remarks(comparison.notes, comparison.alarms, console)

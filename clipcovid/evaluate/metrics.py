@@ -66,8 +66,8 @@ def confusion_rates(counts: np.ndarray, classes: Sequence[str]) -> dict[str, np.
     """What confusion matrices alone decide, for any number of matrices at once; NaN where undefined.
 
     `counts` (..., k, k) >= 0 may be weighted or expected counts; each value has shape (...). Definitions are
-    scikit-learn's with `zero_division=0`; specificity = TN / (TN + FP); kappa is Cohen's (1960). `balanced_accuracy`
-    equals `macro_recall`.
+    scikit-learn's with `zero_division=0`; specificity = TN / (TN + FP); npv = TN / (TN + FN); kappa is Cohen's (1960).
+    `balanced_accuracy` equals `macro_recall`.
     """
     counts = np.asarray(counts, dtype=np.float64)
     hits, support, predicted = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
@@ -78,6 +78,8 @@ def confusion_rates(counts: np.ndarray, classes: Sequence[str]) -> dict[str, np.
             "precision": present * np.where(predicted > 0, hits / predicted, 0.0),
             "recall": hits / support,
             "specificity": present * (total - support - predicted + hits) / (total - support),
+            "npv": present
+            * np.where(total > predicted, (total - support - predicted + hits) / (total - predicted), 0.0),
             "f1": present * 2 * hits / (support + predicted),
         }
         accuracy = (hits.sum(-1, keepdims=True) / total)[..., 0]
@@ -102,7 +104,7 @@ def classification_metrics(
     """Every metric that probabilities allow, as flat scalars.
 
     `labels`: n class names. `probabilities`: (n, k) float, columns in the order of `classes`. Gives accuracy,
-    balanced_accuracy, macro_{precision,recall,specificity,f1,auroc,auprc}, the same per class as `recall/<class>`, kappa,
+    balanced_accuracy, macro_{precision,recall,specificity,npv,f1,auroc,auprc}, the same per class as `recall/<class>`, kappa,
     top2_accuracy … top5_accuracy (below k), mean_reciprocal_rank. All lie in [0, 1] but kappa in [-1, 1]. AUROC (ties count
     half) and AUPRC (average precision) are one class against the rest, defined for a class that some labels have and some
     have not. Equal scores rank in the order of `classes`. For all of these only order matters, so any finite score does;

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from clipcovid.evaluate.bootstrap import Intervals
+from clipcovid.evaluate.hits import HardImages
+from clipcovid.evaluate.pairs import Pair
+from clipcovid.evaluate.subgroups import Gap, Subgroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,19 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedRuns:
+    """The runs of one method that has several seeds. Its scores among the methods' are means over them."""
+
+    runs: list[str]
+    sources: list[str]
+    seeds: list[Any]
+    values: dict[str, list[float]]
+    """Metric → its value of each seed."""
+    std: dict[str, float]
+    """Metric → the standard deviation over seeds."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Methods side by side on the same images; all tables, files and figures of a comparison are made of it."""
 
@@ -64,6 +80,19 @@ class Comparison:
     baselines: dict[str, dict[str, Any]]
     paired_differences: dict[str, dict[str, dict[str, float]]]
     """Method, but the best → its differences to the best (`Kind.differences`)."""
+    judged_by: str = ""
+    """The metric that ranks the methods, and that verdicts are of."""
+    margin: float | None = None
+    """The difference in it below which methods are equivalent; None: no difference is too small."""
+    pairs: list[Pair] = field(default_factory=list)
+    """Each pair of methods, the better one first."""
+    cochran_q: dict[str, float] = field(default_factory=dict)
+    """`significance.cochran_q` of the methods of one seed, where there are three or more and the kind tests hits."""
+    seeds: dict[str, SeedRuns] = field(default_factory=dict)
+    """Method of several seeds → its runs."""
+    subgroups: list[Subgroup] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
+    hard_images: HardImages | None = None
     alarms: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -72,6 +101,10 @@ class Comparison:
         names = ("split", "split_hash", "manifest_hash", "n", "classes", "best")
         content = {name: getattr(self, name) for name in names} | {"methods": self.methods_json()}
         content |= {"baselines": self.baselines, "paired": self.paired_differences}
+        content |= {"judged_by": self.judged_by, "margin": self.margin, "pairs": [asdict(pair) for pair in self.pairs]}
+        content |= {"cochran_q": self.cochran_q, "seeds": {name: asdict(runs) for name, runs in self.seeds.items()}}
+        content |= {"subgroups": list(map(asdict, self.subgroups)), "gaps": list(map(asdict, self.gaps))}
+        content |= {"hard_images": asdict(self.hard_images) if self.hard_images else None}
         return content | {"alarms": self.alarms, "notes": self.notes}
 
     def methods_json(self) -> dict[str, dict[str, Any]]:

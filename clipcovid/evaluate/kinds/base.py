@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
@@ -11,7 +12,11 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap
+from clipcovid.evaluate.calibration import Draw
+from clipcovid.evaluate.draws import Draws, Resampler, resampled_table_draws, weighted_table_draws
 from clipcovid.evaluate.examples import ExampleGroup
+from clipcovid.evaluate.hits import Hits
+from clipcovid.evaluate.pairs import compare_pairs, differences_to_first
 from clipcovid.evaluate.scores import Comparison, Scores
 from clipcovid.evaluate.text_table import TextTable
 
@@ -21,8 +26,6 @@ if TYPE_CHECKING:
     from clipcovid.data.packed import PackedImages
 
 ScoresT = TypeVar("ScoresT", bound=Scores)
-Resampler = Callable[[np.ndarray], dict[str, np.ndarray]]
-"""From indices of images (m,), those drawn twice standing twice, to metrics of k tables, (k,) float64 each."""
 
 
 class Kind(ABC, Generic[ScoresT]):
@@ -34,12 +37,24 @@ class Kind(ABC, Generic[ScoresT]):
     scores_type: type[ScoresT]
     key_metrics: ClassVar[Mapping[str, str]]
     """Metric → its name in figures: what runs, folds and baselines are judged by, the one that ranks methods first."""
+    figure_metrics: ClassVar[Mapping[str, str]] = {}
+    """Metric → its name in the figure of a comparison's scores; {}: the key metrics."""
     table_metrics: ClassVar[Mapping[str, str]]
     """Metric → its head in tables of folds and of comparisons."""
     truth_column: ClassVar[str]
     """What an image is scored by, and what methods that are compared must agree on."""
     key_columns: ClassVar[tuple[str, ...]] = ("image_id",)
     """The columns whose values together stand in one row of a predictions table."""
+    paired_metrics: ClassVar[tuple[str, ...]] = ()
+    """The metrics whose differences to the best are shown; (): all of `draws`."""
+    pair_metrics: ClassVar[tuple[str, ...]] = ()
+    """The metrics that all pairs are compared by; (): all of `draws`."""
+    group_metrics: ClassVar[tuple[str, ...]] = ()
+    """The metrics of subgroups; (): the key metrics."""
+    detail_metrics: ClassVar[Mapping[str, str]] = {}
+    """Metric → head of a second table of a comparison, which is not printed."""
+    tests_hits: ClassVar[bool] = False
+    """Whether McNemar's and Cochran's tests are made of `hits`, right and wrong being more than a cut through a score."""
     needs_whole_split: ClassVar[bool] = False
     """Whether an image's row depends on all images of its split, as ranks do."""
 
@@ -92,12 +107,41 @@ class Kind(ABC, Generic[ScoresT]):
         """Metric → head of those `table_metrics` that any fold has."""
         return {name: head for name, head in self.table_metrics.items() if any(name in metrics for metrics in folds)}
 
-    @abstractmethod
     def resampler(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Resampler:
         """The metrics whose differences count, of several tables of the same images in the same order, on any resample.
 
-        Indices are of images, in the order in which they stand in the tables. What is undefined is left out or NaN.
+        Indices are of images, in the order in which they stand in the tables. What is undefined is left out or NaN. A kind
+        whose metrics follow from weights of the images defines `weighted_metrics` in its place, which is faster.
         """
+        raise NotImplementedError(f"{self.name} has neither a resampler nor weighted metrics")
+
+    def weighted_metrics(
+        self, tables: Sequence[pd.DataFrame], classes: Sequence[str], subset: np.ndarray | None
+    ) -> list[Draw]:
+        """The metrics of each table, of all images or of `subset`, bool (n,), as functions of the images' weights."""
+        return []
+
+    def draws(
+        self,
+        tables: Sequence[pd.DataFrame],
+        classes: Sequence[str],
+        *,
+        subsets: Sequence[np.ndarray] = (),
+        samples: int = 1000,
+        seed: int = 0,
+    ) -> list[Draws]:
+        """The metrics of tables of the same images in the same order: of all images, then of each of `subsets`, bool (n,).
+
+        Resamples are of patients, and the same for all tables and subsets.
+        """
+        groups = bootstrap.image_groups(tables[0])
+        if weighted := self.weighted_metrics(tables, classes, None):
+            of_subsets = [weighted, *(self.weighted_metrics(tables, classes, subset) for subset in subsets)]
+            cells = len(classes) ** 2
+            return weighted_table_draws(of_subsets, groups, samples=samples, seed=seed, cells=cells)
+        masks = [np.ones(len(groups), bool), *subsets]
+        resample = self.resampler(tables, classes)
+        return resampled_table_draws(resample, masks, groups, len(tables), samples=samples, seed=seed)
 
     def differences(
         self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str], *, samples: int = 1000, seed: int = 0
@@ -107,25 +151,26 @@ class Kind(ABC, Generic[ScoresT]):
         `tables`: method → predictions of the same images in the same order. Intervals are percentiles over resamples of
         patients that all methods share; there are none for fewer than two patients or images.
         """
-        names = list(tables)
-        resample = self.resampler(list(tables.values()), classes)
-        groups = bootstrap.patient_groups(tables[names[0]].drop_duplicates("image_id"))
+        predictions = list(tables.values())
+        draws = self.draws(predictions, classes, samples=samples, seed=seed)[0]
+        hits = self.hits(predictions, classes) if self.tests_hits else None
+        metrics = self.paired_metrics or draws.values
+        pairs = compare_pairs(
+            draws,
+            {name: at for at, name in enumerate(tables)},
+            metrics,
+            intervals=bootstrap.count_units(bootstrap.image_groups(predictions[0])) > 1,
+            right=dict(zip(tables, hits.right, strict=True)) if hits else {},
+        )
+        return differences_to_first(pairs, metrics)
 
-        def minus_first(indices: np.ndarray) -> dict[str, float]:
-            return {
-                f"{at}/{metric}": float(values[at] - values[0])
-                for metric, values in resample(indices).items()
-                for at in range(1, len(names))
-            }
+    def hits(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Hits | None:
+        """Which images each table has right, and what counts as right; None where nothing does."""
+        return None
 
-        values = minus_first(np.arange(len(groups)))
-        bounds = bootstrap.bootstrap(minus_first, groups, samples=samples, seed=seed)["intervals"] if values else {}
-        paired: dict[str, dict[str, dict[str, float]]] = {name: {} for name in names[1:]}
-        for key, value in values.items():
-            at, _, metric = key.partition("/")
-            interval = dict(zip(("low", "high"), bounds.get(key, ()), strict=False))
-            paired[names[int(at)]][metric] = {"value": value, **interval}
-        return paired
+    def describe_predictions(self, table: pd.DataFrame, image_ids: Sequence[str], classes: Sequence[str]) -> list[str]:
+        """What a table predicts for some of its images, a few words each."""
+        return ["" for _ in image_ids]
 
     @property
     def truth_name(self) -> str:
@@ -146,11 +191,27 @@ class Kind(ABC, Generic[ScoresT]):
         """Whether stored scores are those of this very table, so that it need not be scored again."""
         return False
 
-    def rank_methods(self, scores: Mapping[str, Scores]) -> list[str]:
-        """Methods from the best down, by the first of the key metrics that all of them have; none: `UserError`."""
+    def score_with(self, table: pd.DataFrame, classes: Sequence[str], intervals: bootstrap.Intervals) -> ScoresT:
+        """The scores of a table where the `intervals` of some metrics are known, so that they need not be found again."""
+        return self.score(table, classes)
+
+    def pool_scores(self, scores: Sequence[ScoresT], intervals: bootstrap.Intervals) -> ScoresT:
+        """The scores of a method of which there are runs of several seeds: the means of the metrics that all of them have."""
+        common = [name for name in scores[0].metrics if all(name in entry.metrics for entry in scores)]
+        return replace(
+            scores[0],
+            metrics={name: float(np.mean([entry.metrics[name] for entry in scores])) for name in common},
+            intervals=intervals,
+            alarms=list(dict.fromkeys(alarm for entry in scores for alarm in entry.alarms)),
+            notes=list(dict.fromkeys(note for entry in scores for note in entry.notes)),
+            folds=[],
+        )
+
+    def ranking_metric(self, scores: Mapping[str, Scores]) -> str:
+        """The first of the key metrics that all methods have, by which they are ranked; none: `UserError`."""
         for metric in self.key_metrics:
             if all(metric in entry.metrics for entry in scores.values()):
-                return sorted(scores, key=lambda name: (-scores[name].metrics[metric], name))
+                return metric
         raise UserError(
             f"The {self.title} of {', '.join(scores)} have none of {', '.join(self.key_metrics)} in common: compare methods "
             "that predict the same."
@@ -167,6 +228,10 @@ class Kind(ABC, Generic[ScoresT]):
     def comparison_headers(self, comparison: Comparison) -> dict[str, str]:
         """Metric → head of the table of scores."""
         return self.fold_metrics([scores.metrics for scores in comparison.methods.values()])
+
+    def class_metrics(self, comparison: Comparison) -> dict[str, dict[str, str]]:
+        """Of each class, by the title of its table: metric → head; none where there are no classes to be scored."""
+        return {}
 
     def baseline_names(self, comparison: Comparison) -> dict[str, str]:
         """Baseline → what its row is called."""
@@ -185,12 +250,12 @@ class Kind(ABC, Generic[ScoresT]):
         return []
 
     def comparison_figures(self, comparison: Comparison) -> dict[str, Figure]:
-        """Figures by name: the key metrics with intervals, and their differences to the best."""
+        """Figures by name: scores with intervals, differences to the best and of all pairs, and the groups of each column."""
         from clipcovid.evaluate import comparison_plots  # matplotlib: what only prints a comparison starts without it
 
         labels = {
             metric: label
-            for metric, label in self.key_metrics.items()
+            for metric, label in (self.figure_metrics or self.key_metrics).items()
             if all(metric in scores.metrics for scores in comparison.methods.values())
         }
         figures = {"scores": comparison_plots.scores_figure(comparison, labels)}
@@ -201,6 +266,11 @@ class Kind(ABC, Generic[ScoresT]):
         }
         if comparison.paired_differences and labels:
             figures["differences"] = comparison_plots.differences_figure(comparison, labels)
+        head = self.key_metrics[comparison.judged_by]
+        if len(comparison.methods) > 2:
+            figures["pairs"] = comparison_plots.pairs_figure(comparison, head)
+        for column in dict.fromkeys(group.column for group in comparison.subgroups):
+            figures[f"groups_{column}"] = comparison_plots.groups_figure(comparison, column, head)
         return figures
 
     def curve_figures(

@@ -22,8 +22,10 @@ from clipcovid.evaluate.captions import (
     java_note,
     tokenize,
 )
+from clipcovid.evaluate.draws import Resampler
 from clipcovid.evaluate.examples import IMAGES_IN_GROUP, ExampleGroup, ExampleImage
-from clipcovid.evaluate.kinds.base import Kind, Resampler
+from clipcovid.evaluate.hits import Hits
+from clipcovid.evaluate.kinds.base import Kind
 from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number
 from clipcovid.evaluate.retrieval import retrieval_metrics
 from clipcovid.evaluate.scores import Comparison, Scores
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from clipcovid.data.packed import PackedImages
 
 IMAGES_IN_FIGURE = 9  # images
+RANKED_BY, RANKS_RIGHT = "image_to_text", 10  # a direction of retrieval, and the last rank that is right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +177,17 @@ class Captions(Kind[CaptionsScores]):
             return {name: np.array([values[name] for values in metrics]) for name in common}
 
         return resample
+
+    def hits(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Hits | None:
+        """Right: the image's own caption is among the first 10; None where a table has no ranks, for texts are not right."""
+        ranks = [of_table[RANKED_BY] for of_table in map(_ranks, tables) if RANKED_BY in of_table]
+        if len(ranks) < len(tables):
+            return None
+        return Hits(f"the own caption is among the first {RANKS_RIGHT}", np.stack(ranks) <= RANKS_RIGHT)
+
+    def describe_predictions(self, table: pd.DataFrame, image_ids: Sequence[str], classes: Sequence[str]) -> list[str]:
+        """The rank of the own caption."""
+        return [f"rank {rank}" for rank in table.set_index("image_id").loc[list(image_ids), "image_to_text_rank"]]
 
     def common_baselines(self, scores: Sequence[CaptionsScores]) -> dict[str, dict[str, Any]]:
         """The training split's most frequent caption, where any method's scores have it; the others vary with the method."""

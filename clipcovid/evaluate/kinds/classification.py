@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
@@ -12,9 +12,17 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
+from clipcovid.evaluate.calibration import Draw
 from clipcovid.evaluate.examples import ExampleGroup, classification_examples
-from clipcovid.evaluate.kinds.base import Kind, Resampler
-from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number, format_p_value
+from clipcovid.evaluate.hits import Hits
+from clipcovid.evaluate.kinds.base import Kind
+from clipcovid.evaluate.number_format import (
+    describe_resampling,
+    format_interval,
+    format_number,
+    format_p_value,
+    format_short,
+)
 from clipcovid.evaluate.probabilities import (
     PROBABILITY_PREFIX,
     SIMILARITY_PREFIX,
@@ -25,7 +33,6 @@ from clipcovid.evaluate.probabilities import (
     rankings,
 )
 from clipcovid.evaluate.scores import Comparison, Scores
-from clipcovid.evaluate.significance import holm, mcnemar
 from clipcovid.evaluate.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -33,7 +40,16 @@ if TYPE_CHECKING:
 
     from clipcovid.data.packed import PackedImages
 
-PER_CLASS_METRICS = ("precision", "recall", "specificity", "f1", "auroc", "auprc")
+PER_CLASS_METRICS = ("precision", "recall", "specificity", "npv", "f1", "auroc", "auprc")
+CLASS_HEADS = {
+    "recall": "Sensitivity",
+    "specificity": "Specificity",
+    "precision": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +73,7 @@ class Classification(Kind[ClassificationScores]):
     truth_column = "label"
     scores_type = ClassificationScores
     key_metrics: ClassVar[Mapping[str, str]] = {"macro_f1": "macro F1", "accuracy": "accuracy"}
+    figure_metrics: ClassVar[Mapping[str, str]] = {**key_metrics, "macro_auroc": "macro AUROC"}
     table_metrics: ClassVar[Mapping[str, str]] = {
         "accuracy": "Acc",
         "macro_f1": "F1\n(macro)",
@@ -64,6 +81,21 @@ class Classification(Kind[ClassificationScores]):
         "macro_recall": "Recall\n(macro)",
         "macro_auroc": "AUROC\n(macro)",
     }
+    paired_metrics = ("macro_f1", "accuracy")
+    pair_metrics = (
+        *("macro_f1", "accuracy", "macro_precision", "macro_recall", "macro_auroc", "macro_auprc", "kappa"),
+        *("brier", "ece", "classwise_ece"),
+    )
+    group_metrics = ("macro_f1", "accuracy", "macro_auroc")
+    detail_metrics: ClassVar[Mapping[str, str]] = {
+        "kappa": "kappa",
+        "macro_auprc": "AUPRC\n(macro)",
+        "macro_specificity": "Specificity\n(macro)",
+        "brier": "Brier",
+        "ece": "ECE",
+        "classwise_ece": "ECE\n(class-wise)",
+    }
+    tests_hits = True
 
     def columns(self, classes: Sequence[str]) -> list[str]:
         """image_id, label, and prob_<class> of every class."""
@@ -90,6 +122,16 @@ class Classification(Kind[ClassificationScores]):
         `similarities` (n, k) to the classes' texts add mean_true_similarity, and so do sim_<class> columns. Baselines know
         the class shares of `train_labels`, by default of the scored labels. Errors as in `metrics`.
         """
+        return self._score(table, classes, train_labels, similarities, None)
+
+    def _score(
+        self,
+        table: pd.DataFrame,
+        classes: Sequence[str],
+        train_labels: Sequence[str] | None,
+        similarities: np.ndarray | None,
+        intervals: bootstrap.Intervals | None,
+    ) -> ClassificationScores:
         labels, classes = table["label"].tolist(), list(classes)
         predictions = get_predictions(table, classes)
         values = _measure(table, labels, predictions, classes)
@@ -104,7 +146,7 @@ class Classification(Kind[ClassificationScores]):
             classes=classes,
             metrics=values,
             confusion=metrics.confusion_matrix(labels, predictions, classes).tolist(),
-            intervals=bootstrap.classification_intervals(labels, predictions, classes, patients),
+            intervals=intervals or bootstrap.classification_intervals(labels, predictions, classes, patients),
             baselines=metrics.baseline_scores(train_labels, labels, classes),
             alarms=[alarm] if alarm else [],
             notes=_notes(patients, labels, classes),
@@ -130,43 +172,50 @@ class Classification(Kind[ClassificationScores]):
             table["label"].tolist(), get_predictions(table, classes), classes, split=split
         )
 
-    def resampler(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Resampler:
-        """The key metrics, from the confusion matrices of all tables at once."""
-        k = len(classes)
+    def weighted_metrics(
+        self, tables: Sequence[pd.DataFrame], classes: Sequence[str], subset: np.ndarray | None
+    ) -> list[Draw]:
+        """All metrics of `bootstrap.classification_draw`."""
+        labels = tables[0]["label"].tolist()
+        predictions = [class_probabilities(table, classes) for table in tables]
+        return [bootstrap.classification_draw(labels, matrix, classes, subset) for matrix in predictions]
+
+    def hits(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Hits:
+        """Right: the most probable class is the label."""
         truth = metrics.encode_labels(tables[0]["label"].tolist(), classes)
-        cells = [truth * k + class_probabilities(table, classes).argmax(axis=1) for table in tables]
+        right = np.stack([class_probabilities(table, classes).argmax(axis=1) == truth for table in tables])
+        return Hits("the most probable class is the label", right)
 
-        def resample(indices: np.ndarray) -> dict[str, np.ndarray]:
-            counts = np.stack([np.bincount(cell[indices], minlength=k * k) for cell in cells]).reshape(-1, k, k)
-            rates = metrics.confusion_rates(counts, classes)
-            return {name: rates[name] for name in self.key_metrics}
-
-        return resample
-
-    def differences(
-        self, tables: Mapping[str, pd.DataFrame], classes: Sequence[str], *, samples: int = 1000, seed: int = 0
-    ) -> dict[str, dict[str, dict[str, float]]]:
-        """Also `mcnemar`: how often only the first and only this method is right, p, and p after Holm's correction."""
-        paired = super().differences(tables, classes, samples=samples, seed=seed)
-        first, *rest = [
-            class_probabilities(table, classes).argmax(axis=1)
-            == metrics.encode_labels(table["label"].tolist(), classes)
-            for table in tables.values()
-        ]
-        counts = [(int((first & ~right).sum()), int((right & ~first).sum())) for right in rest]
-        p_values = [mcnemar(*pair) for pair in counts]
-        for name, pair, p, corrected in zip(paired, counts, p_values, holm(p_values), strict=True):
-            paired[name]["mcnemar"] = {"only_best": pair[0], "only_this": pair[1], "p": p, "p_holm": corrected}
-        return paired
+    def describe_predictions(self, table: pd.DataFrame, image_ids: Sequence[str], classes: Sequence[str]) -> list[str]:
+        """The most probable class and its probability."""
+        rows = table.set_index("image_id").loc[list(image_ids)]
+        probabilities = class_probabilities(rows, classes)
+        best = zip(probabilities.argmax(axis=1), probabilities.max(axis=1), strict=True)
+        return [f"{classes[at]} ({format_short(float(value), 2)})" for at, value in best]
 
     def scores_match(self, scores: ClassificationScores, table: pd.DataFrame, classes: Sequence[str]) -> bool:
-        """Whether confusion matrix and metrics agree; resampling AUROCs is what takes long."""
+        """Whether confusion matrix and metrics agree; scores that an older version made may lack some."""
         probabilities, labels = class_probabilities(table, classes), table["label"].tolist()
         metrics_now = metrics.classification_metrics(labels, probabilities, classes)
         counts = metrics.confusion_matrix(labels, probabilities, classes).tolist()
         return (scores.classes, scores.confusion) == (list(classes), counts) and all(
-            math.isclose(scores.metrics.get(name, math.nan), value, abs_tol=1e-9) for name, value in metrics_now.items()
+            math.isclose(scores.metrics[name], value, abs_tol=1e-9)
+            for name, value in metrics_now.items()
+            if name in scores.metrics
         )
+
+    def score_with(
+        self, table: pd.DataFrame, classes: Sequence[str], intervals: bootstrap.Intervals
+    ) -> ClassificationScores:
+        """Without resampling, which is what takes long."""
+        return self._score(table, classes, None, None, intervals)
+
+    def pool_scores(
+        self, scores: Sequence[ClassificationScores], intervals: bootstrap.Intervals
+    ) -> ClassificationScores:
+        """The confusion matrix is the sum of all seeds'."""
+        counts = np.sum([entry.confusion for entry in scores], axis=0).tolist()
+        return replace(super().pool_scores(scores, intervals), confusion=counts)
 
     def common_baselines(self, scores: Sequence[ClassificationScores]) -> dict[str, dict[str, Any]]:
         """Majority and prior, by the train split's class shares where any method's scores have them."""
@@ -190,19 +239,43 @@ class Classification(Kind[ClassificationScores]):
         """Whose class shares the baselines know."""
         return [f"The baselines see no image and know the class shares of the {_shares(comparison.baselines)}."]
 
+    def class_metrics(self, comparison: Comparison) -> dict[str, dict[str, str]]:
+        """Sensitivity, specificity and predictive values at the most probable class, and what all thresholds give."""
+        confusion = np.array(cast(ClassificationScores, comparison.methods[comparison.best]).confusion)
+        shares = confusion.sum(axis=1) / confusion.sum()
+        return {
+            f"{name}: {share:.0%} of the images": {f"{metric}/{name}": head for metric, head in CLASS_HEADS.items()}
+            for name, share in zip(comparison.classes, shares, strict=True)
+            if share > 0
+        }
+
     def significance_cells(self, gap: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-        """McNemar's test: counts and p-values."""
-        test = gap["mcnemar"]
-        counts = {"only best\nright": f"{test['only_best']:,}", "only this\nright": f"{test['only_this']:,}"}
-        return counts | {"p": format_p_value(test["p"]), "p\n(Holm)": format_p_value(test["p_holm"])}
+        """McNemar's test: counts and p-values; empty for a method of several seeds."""
+        heads = ("only best\nright", "only this\nright", "p", "p\n(Holm)")
+        test = gap.get("mcnemar")
+        if test is None:
+            return dict.fromkeys(heads, "")
+        counts = (f"{test['only_best']:,}", f"{test['only_this']:,}")
+        return dict(zip(heads, (*counts, format_p_value(test["p"]), format_p_value(test["p_holm"])), strict=True))
 
     def significance_notes(self, comparison: Comparison) -> list[str]:
-        """McNemar's test, and that it takes images as independent."""
-        notes = ["p: McNemar's exact test of accuracy, and after Holm's correction for the number of methods."]
-        units = comparison.methods[comparison.best].intervals["units"]
-        if units < comparison.n:
+        """McNemar's and Cochran's tests, and that they take images as independent."""
+        notes = [
+            "p: McNemar's exact test of accuracy, and after Holm's correction for the number of pairs."
+            if any(pair.mcnemar for pair in comparison.pairs)
+            else "McNemar's test is of single runs: go by the intervals."
+        ]
+        if test := comparison.cochran_q:
             notes.append(
-                f"McNemar's test takes images as independent, but {comparison.n:,} images are of {units:,} patients, so p "
+                f"Cochran's Q of the accuracy of {test['df'] + 1:.0f} methods is {test['statistic']:.1f} (p "
+                f"{format_p_value(test['p'])}): "
+                + ("they are not all alike." if test["p"] < 0.05 else "no sign that they differ.")
+            )
+        units = comparison.methods[comparison.best].intervals["units"]
+        if units < comparison.n and any(pair.mcnemar for pair in comparison.pairs):
+            tests = "McNemar's and Cochran's tests take" if comparison.cochran_q else "McNemar's test takes"
+            notes.append(
+                f"{tests} images as independent, but {comparison.n:,} images are of {units:,} patients, so p "
                 "may be too small: go by the intervals."
             )
         return notes

@@ -15,8 +15,10 @@ from clipcovid.data.images import fit_mask
 from clipcovid.data.masks import check_mask_files
 from clipcovid.data.rle import decode_rle
 from clipcovid.evaluate import bootstrap
+from clipcovid.evaluate.draws import Resampler
 from clipcovid.evaluate.examples import ExampleGroup, ExampleImage
-from clipcovid.evaluate.kinds.base import Kind, Resampler
+from clipcovid.evaluate.hits import Hits
+from clipcovid.evaluate.kinds.base import Kind
 from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number
 from clipcovid.evaluate.scores import Scores
 from clipcovid.evaluate.segmentation import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 MEAN_METRICS = ("iou", "dice", "sensitivity", "precision", "hd95", "assd")
 IMAGES_PER_RANK = 3  # images of each rank
+HIT_REGIONS, IOU_RIGHT = ("infection", "lung"), 0.5  # the regions by which images are right, and from where on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +194,36 @@ class Segmentation(Kind[SegmentationScores]):
                 )
                 groups.append(ExampleGroup(title=f"{name}, {region}: {rank} of {len(iou):,} images", images=images))
         return groups
+
+    def hits(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Hits | None:
+        """Right: an IoU of at least 0.5, of the first of `HIT_REGIONS` that all tables predict; without it, nothing found."""
+        image_ids = tables[0]["image_id"].unique()
+        region = next((name for name in HIT_REGIONS if all(name in set(table["region"]) for table in tables)), None)
+        if region is None:
+            return None
+        right = []
+        for table in tables:
+            rows = table[table["region"] == region].set_index("image_id").reindex(image_ids)
+            iou = per_image_metrics(rows)["iou"].to_numpy()
+            right.append(np.where(np.isnan(iou), rows["fp"].to_numpy() == 0, iou >= IOU_RIGHT))
+        return Hits(
+            f"the {region}'s IoU is at least {IOU_RIGHT}, or nothing was found where there is none", np.stack(right)
+        )
+
+    def describe_predictions(self, table: pd.DataFrame, image_ids: Sequence[str], classes: Sequence[str]) -> list[str]:
+        """The IoU of each region."""
+        texts = []
+        by_image = dict(iter(table.groupby("image_id")))
+        for image_id in image_ids:
+            rows = by_image[image_id]
+            values = zip(rows["region"], per_image_metrics(rows)["iou"], rows["fp"], strict=True)
+            texts.append(
+                ", ".join(
+                    f"{region}: {fp:,} pixels of none" if np.isnan(iou) else f"{region} IoU {iou:.2f}"
+                    for region, iou, fp in values
+                )
+            )
+        return texts
 
     @property
     def truth_name(self) -> str:

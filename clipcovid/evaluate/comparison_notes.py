@@ -1,0 +1,97 @@
+"""What a comparison assumes and what it found, in sentences."""
+
+from collections import Counter
+
+from clipcovid.evaluate.kinds.registry import get_kind
+from clipcovid.evaluate.number_format import format_short, format_with_interval
+from clipcovid.evaluate.scores import Comparison
+
+
+def comparison_notes(comparison: Comparison) -> list[str]:
+    """The notes of a comparison, each a sentence or two."""
+    kind, intervals = get_kind(comparison.kind), comparison.methods[comparison.best].intervals
+    unknown = ", for no patient ids are known" if intervals["unit"] == "image" else ""
+    resampled = (
+        f"Intervals are {intervals['level']:.0%} bootstrap intervals by {intervals['unit']} "
+        f"({intervals['units']:,} of them{unknown})."
+    )
+    notes = [
+        resampled if intervals["units"] > 1 else f"There are no intervals: all is of one {intervals['unit']}.",
+        *kind.baseline_notes(comparison),
+        *_seed_notes(comparison),
+    ]
+    if comparison.paired_differences:
+        notes += [
+            f"Differences are to {comparison.best}, over the same resamples for both; it was found to be the best on "
+            "these very images, which flatters it.",
+            *kind.significance_notes(comparison),
+            *_verdict_notes(comparison),
+        ]
+    notes += [*_group_notes(comparison), *_hard_notes(comparison)]
+    return [*notes, *dict.fromkeys(note for scores in comparison.methods.values() for note in scores.notes)]
+
+
+def _seed_notes(comparison: Comparison) -> list[str]:
+    if not comparison.seeds:
+        return []
+    return [
+        "Runs that differ in their seed alone are one method, scored by the mean over seeds; its intervals come of "
+        "resampling seeds and patients."
+    ]
+
+
+def _verdict_notes(comparison: Comparison) -> list[str]:
+    """How many pairs are told apart, and by what rule."""
+    verdicts = Counter(pair.verdict for pair in comparison.pairs if pair.verdict)
+    if not verdicts:
+        return []
+    head = get_kind(comparison.kind).key_metrics[comparison.judged_by]
+    told = verdicts["better"] + verdicts["worse"]
+    notes = [
+        f"By {head}, {told} of {verdicts.total()} pairs differ (their 95% interval leaves out 0)"
+        + (
+            f", {verdicts['equivalent']} are equivalent (their 90% interval, which is two one-sided tests at 5%, lies within "
+            f"±{format_short(comparison.margin, 3)}), {verdicts['undecided']} are undecided."
+            if comparison.margin is not None
+            else f", {verdicts['undecided']} are undecided; none is called equivalent without a --margin."
+        )
+    ]
+    if any("p" in gap for pair in comparison.pairs for gap in pair.differences.values()):
+        notes.append(
+            "The p of all pairs is that of the difference by its bootstrap standard error; Holm's correction is for "
+            f"{len(comparison.pairs)} pairs, verdicts are not corrected."
+        )
+    return notes
+
+
+def _group_notes(comparison: Comparison) -> list[str]:
+    """The best method's gap by each column, and which groups count in none."""
+    notes = []
+    head = get_kind(comparison.kind).key_metrics[comparison.judged_by]
+    for column in dict.fromkeys(group.column for group in comparison.subgroups):
+        gaps = [gap for gap in comparison.gaps if (gap.column, gap.metric) == (column, comparison.judged_by)]
+        for gap in (gap for gap in gaps if gap.method == comparison.best):
+            notes.append(
+                f"By {column}, {gap.method} has {head} {format_with_interval(gap.value, gap.bounds, 3)} more in {gap.best} "
+                f"than in {gap.worst}, the best and the worst group, which were found on these images."
+            )
+        left_out = [
+            f"{group.name}: {group.left_out}"
+            for group in comparison.subgroups
+            if group.column == column and group.left_out
+        ]
+        if not gaps:
+            notes.append(f"By {column} there are no two groups to compare.")
+        if left_out:
+            notes.append(f"Not in the gap by {column}: {'; '.join(left_out)}.")
+    return notes
+
+
+def _hard_notes(comparison: Comparison) -> list[str]:
+    hard = comparison.hard_images
+    if hard is None or len(hard.runs) < 2:
+        return []
+    return [
+        f"All {len(hard.runs)} runs miss {hard.counts[0]:,} of {comparison.n:,} images ({hard.expected_missed:,.1f} "
+        f"expected if their errors had nothing in common) and have {hard.counts[-1]:,} right: {hard.criterion}."
+    ]
