@@ -324,6 +324,13 @@ def comparison_identity(
     return json_roundtrip(identity | dict(settings or {}))
 
 
+def audit_identity(config: Any, data: Sequence[DataFingerprint]) -> dict[str, Any]:
+    """What makes two audits the same: the audited data set, and those that it is audited against."""
+    return {"task": "audit", "seed": config.seed} | {
+        "data": [data_identity(one) | {"manifest": one.content_hash} for one in data]
+    }
+
+
 def json_roundtrip(value: Any) -> Any:
     """A value as it comes back from a JSON file."""
     return json.loads(json.dumps(value, default=to_json_value))

@@ -270,7 +270,7 @@ def _log(client: Any, run_id: str, run: Run, tags: dict[str, str]) -> None:
     for path in sorted(run.folder.iterdir()):
         if path.is_dir() and path.name in ARTIFACTS:
             client.log_artifacts(run_id, str(path), path.name)
-        elif path.suffix in (".json", ".csv", ".md"):
+        elif path.suffix in (".json", ".csv", ".md", ".html"):
             client.log_artifact(run_id, str(path))
 
 

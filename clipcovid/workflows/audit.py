@@ -1,0 +1,35 @@
+"""An audit as a run: its page and JSON in a run folder, its findings on the terminal and in MLflow."""
+
+import textwrap
+
+from clipcovid.audit.audit import Audit, audit, verdict, write_audit
+from clipcovid.audit.config import AuditConfig
+from clipcovid.errors import RESEARCH_ONLY
+from clipcovid.identity import audit_identity
+from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, start_run
+from clipcovid.terminal import terminal_width
+from clipcovid.workflows.report import data_tags, report
+
+
+def audit_data(config: AuditConfig) -> tuple[Audit, Run]:
+    """Audit the config's data set; write, print and show what was found. An audit is computed anew each time."""
+    result = audit(config)
+    manifests = [prepared.manifest for prepared in result.data.sets]
+    run = start_run(config, method="audit", identity=audit_identity(config, manifests))
+    (run.folder / SUCCESS_MARKER).unlink(missing_ok=True)
+    write_audit(result, config, run.folder)
+    finish_run(run)
+    print_audit(result, config)
+    report(run, config, data_tags(manifests[0]), title="Audit")
+    return result, run
+
+
+def print_audit(result: Audit, config: AuditConfig) -> None:
+    """Print each finding but for those of info, with what to do, and the verdict."""
+    width = terminal_width() - 1
+    for finding in result.findings:
+        if finding.severity != "info":
+            print(textwrap.fill(f"{finding.severity.upper()}: {finding.summary}", width, subsequent_indent="  "))
+            print(textwrap.fill(finding.advice, width, initial_indent="  → ", subsequent_indent="    "))
+    print(textwrap.fill(verdict(result, config), width))
+    print(RESEARCH_ONLY)
