@@ -42,6 +42,7 @@ ANEW = "it computes anew each time, in no run's folder"
 WITHOUT = {  # jobs that have no identity, and why
     "classify": ANEW,
     "evaluate": ANEW,
+    "audit": "known by the data sets, and computed anew",
     "compare": "known by the predictions that are compared, and computed anew",
     "report": "known by the predictions that are compared, and written anew",
 }

@@ -7,14 +7,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from clipcovid.audit.associations import check_associations
 from clipcovid.audit.config import AuditConfig
+from clipcovid.audit.contamination import check_contamination
 from clipcovid.audit.data import AuditData, PreparedSet, read_audit_data
+from clipcovid.audit.shortcuts import check_shortcuts
 from clipcovid.io.files import write_json, write_text
 from clipcovid.report.findings import SEVERITIES, Finding, findings_html, rank_findings
 from clipcovid.report.page import Section, facts_html, render_page
 
 Check = Callable[[AuditData, AuditConfig], list[Finding]]
-CHECKS: dict[str, Check] = {}
+CHECKS: dict[str, Check] = {
+    "what goes with the class": check_associations,
+    "shortcuts": check_shortcuts,
+    "what encoders have seen": check_contamination,
+}
 """What is looked at, by what the line of progress says, in the order of the page where findings are equally severe."""
 SECTION_TITLES = {
     "high": "High: a test score would be wrong",
@@ -42,7 +49,7 @@ class Audit:
         """The findings of this severity or a worse one; none for `never`."""
         if fail_on == "never":
             return []
-        worst = SEVERITIES[: SEVERITIES.index(fail_on) + 1]  # type: ignore[arg-type]
+        worst = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
         return [finding for finding in self.findings if finding.severity in worst]
 
 

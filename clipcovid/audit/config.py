@@ -20,7 +20,7 @@ class AuditConfig:
     fail_on: FailOn = "high"
     """The least severity of a finding that makes the exit status 1."""
     accept: Path | None = None
-    """A CSV file of pairs of images that were reviewed and found to be no duplicates; see `accepted_pairs.csv` of an audit."""
+    """A file of pairs of images that were reviewed and are no duplicates: they are not found again."""
     encoders: tuple[str, ...] = ()
     """Encoders that are to be used on --data: MODEL:WEIGHTS of --clip.model and --clip.pretrained, a hub model, a timm
     architecture, or a run's folder. Default: those that --data has embeddings of."""

@@ -12,7 +12,6 @@ from clipcovid.data.images import READERS, detect_format
 from clipcovid.data.pixels import BadImage
 
 SIGNATURE_BYTES = 512
-SQUARE_TOLERANCE = 0.01  # by which a square's sides may differ
 MIN_PROGRESS = 2_000  # files from which on a line shows the progress
 HEADER_FACTS = ("format", "channels", "bits", "bytes", "compression")
 
@@ -22,11 +21,11 @@ def read_file_facts(table: pd.DataFrame, name: str = "") -> pd.DataFrame:
 
     `shape`: square, wide or tall. `format`: JPEG, PNG, …; `channels`: gray, colour or palette; `bits` a channel; `bytes` of
     the file; `compression`: the mean of a JPEG's luminance table (the higher, the coarser), 0 of other formats. These five
-    are None where the file is gone, is not local, or can't be read. Width and height are those of the upright pixels.
+    are NaN where the file is gone, is not local, or can't be read. Width and height are those of the upright pixels.
     """
     width, height = table["width"].to_numpy(float), table["height"].to_numpy(float)
     aspect = width / np.maximum(height, 1)
-    shape = np.where(abs(aspect - 1) <= SQUARE_TOLERANCE, "square", np.where(aspect > 1, "wide", "tall"))
+    shape = np.where(width == height, "square", np.where(aspect > 1, "wide", "tall"))
     hidden = len(table) < MIN_PROGRESS
     paths = tqdm(table["path"], desc=f"Reading the files' headers of {name}", unit="file", disable=hidden)
     headers = pd.DataFrame([_read_header(path) for path in paths], columns=list(HEADER_FACTS), index=table.index)
@@ -45,7 +44,8 @@ def _read_header(path: str) -> tuple[Any, ...]:
             file.seek(0)
             if kind == "DICOM":
                 return (kind, *_read_dicom_header(path), size, 0.0)
-            return (kind, *_image_facts(READERS[kind](file, path)), size, _compression(READERS[kind](file, path)))
+            image = READERS[kind](file, path)
+            return (kind, *_image_facts(image), size, _compression(image))
     except (BadImage, OSError, ValueError, SyntaxError):  # Pillow's plugins raise the latter for what they can't read
         return unknown
 

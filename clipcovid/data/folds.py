@@ -39,10 +39,10 @@ def apply_fold(manifest: Manifest, fold: str, seed: int, required_columns: Seque
         )
     if group.nunique() < 2 * count:
         raise UserError(f"{count} folds need {2 * count} patients; {manifest.dataset} has {group.nunique()}.")
-    _, test = _split(table["label"], group, count, seed)[number - 1]
+    _, test = grouped_folds(table["label"], group, count, seed)[number - 1]
     rest = table.index.difference(table.index[test])
     left = group.loc[rest].nunique()
-    _, val = _split(table["label"].loc[rest], group.loc[rest], min(VAL_FOLDS, left), seed)[0]
+    _, val = grouped_folds(table["label"].loc[rest], group.loc[rest], min(VAL_FOLDS, left), seed)[0]
     splits = np.full(len(table), "train", object)
     splits[test], splits[rest[val]] = "test", "val"
     if len(table) == len(manifest.table):
@@ -50,8 +50,8 @@ def apply_fold(manifest: Manifest, fold: str, seed: int, required_columns: Seque
     return dataclasses.replace(manifest, table=table.assign(split=splits))
 
 
-def _split(labels: pd.Series, group: pd.Series, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Positions (train, test) of each fold."""
+def grouped_folds(labels: pd.Series, group: pd.Series, count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Positions (train, test) of each of `count` folds, which keep groups together and have about equal label shares."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)

@@ -1,0 +1,147 @@
+"""The audit as a whole: what it writes, when it fails, and that it finds nothing in clean phantoms."""
+
+import json
+import re
+import sqlite3
+
+import numpy as np
+import pytest
+from audit_sets import noise_set, open_set, write_set
+from PIL import Image
+
+from clipcovid.audit import audit as module
+from clipcovid.audit.audit import Audit, audit, audit_page
+from clipcovid.audit.config import AuditConfig
+from clipcovid.audit.data import read_audit_data
+from clipcovid.audit.file_facts import read_file_facts
+from clipcovid.commands import run_command
+from clipcovid.errors import UserError
+from clipcovid.report.findings import Finding
+
+
+def finding(severity, **fields):
+    return Finding(check="a check", severity=severity, summary="What was found.", advice="What to do.", **fields)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    images, rows = noise_set(None, n=30)
+    return write_set(tmp_path / "set", images, rows)
+
+
+def test_clean_phantoms_have_no_finding_that_is_high_or_medium(phantoms):
+    found = audit(AuditConfig(data=phantoms), log=lambda text: None).findings
+    assert [one.summary for one in found if one.severity in ("high", "medium")] == []
+    assert {"shortcut probes", "associations", "encoders"} <= {one.check for one in found}
+
+
+@pytest.mark.parametrize(
+    ("severities", "fail_on", "fails"),
+    [
+        (["high", "low"], "high", True),
+        (["medium", "low"], "high", False),
+        (["medium", "low"], "medium", True),
+        (["low"], "low", True),
+        (["info"], "low", False),
+        (["high"], "never", False),
+        ([], "low", False),
+    ],
+)
+def test_findings_fail_the_audit_from_fail_on_up(prepared, severities, fail_on, fails):
+    checks = {"all": lambda data, config: [finding(severity) for severity in severities]}
+    config = AuditConfig(data=prepared, fail_on=fail_on)
+    result = audit(config, checks, log=lambda text: None)
+    assert bool(result.failures(fail_on)) == fails
+    page = audit_page(result, config)
+    assert ("it fails" in page) == fails
+    assert module.audit_json(result, config)["passed"] == (not fails)
+
+
+def test_the_worst_finding_comes_first_and_is_on_the_page_with_its_images(prepared):
+    marked = finding("high", examples=())
+    checks = {"a": lambda data, config: [finding("info"), finding("low")], "b": lambda data, config: [marked]}
+    lines = []
+    result = audit(AuditConfig(data=prepared), checks, log=lines.append)
+    assert [one.severity for one in result.findings] == ["high", "low", "info"]
+    assert [re.sub(r" \(\d+ s\)", "", line) for line in lines] == [
+        "check 1 of 2: a: 1 low, 1 info",
+        "check 2 of 2: b: 1 high",
+    ]
+    assert result.counts() == {"high": 1, "medium": 0, "low": 1, "info": 1}
+
+
+def test_the_command_writes_a_page_and_its_exit_status_says_what_stands(tmp_path, capsys):
+    images, rows = noise_set(None, n=240)
+    label = np.array(rows["label"])
+    images[label == "Normal", 2:8, 2:6] = 255
+    folder = write_set(tmp_path / "marked", images, rows)
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        run_command("audit", ["--data", str(folder), "--out", str(out), "--name", "first"])
+    assert ended.value.code == 1
+    printed = capsys.readouterr().out
+    assert "HIGH: A small model that sees only the four corners tells the class" in " ".join(printed.split())
+    content = json.loads((out / "first" / "audit.json").read_text())
+    worst = content["findings"][0]
+    assert (worst["severity"], content["passed"], content["data"]["images"]) == ("high", False, 240)
+    assert json.loads(json.dumps(Finding.from_json(worst).to_json())) == worst
+    page = (out / "first" / "audit.html").read_text()
+    assert not re.search(r'(src|href)="https?:', page)
+    assert page.count("data:image/webp") >= 6
+    with sqlite3.connect(out / "mlflow.db") as database:
+        assert database.execute("SELECT name, status FROM runs").fetchall() == [("first", "FINISHED")]
+        assert ("findings/high",) in {
+            (key.removeprefix("audit/"),) for (key,) in database.execute("SELECT key FROM metrics")
+        }
+    run_command("audit", ["--data", str(folder), "--out", str(out), "--name", "first", "--fail-on", "never"])
+    assert json.loads((out / "first" / "audit.json").read_text())["passed"]
+
+
+def test_a_folder_that_is_named_twice_or_not_prepared_is_refused(prepared, tmp_path):
+    with pytest.raises(UserError, match="is named twice"):
+        AuditConfig(data=prepared, against=(prepared / ".." / "set",))
+    with pytest.raises(UserError, match="is not a prepared data set"):
+        read_audit_data(AuditConfig(data=prepared, against=(tmp_path / "nothing",)))
+
+
+def test_sets_of_one_name_are_called_by_their_paths(tmp_path):
+    images, rows = noise_set(None, n=6)
+    one, two = (write_set(tmp_path / place / "set", images, rows) for place in ("a", "b"))
+    assert [part.name for part in read_audit_data(AuditConfig(data=one, against=(two,))).sets] == [str(one), str(two)]
+
+
+def test_thumbnails_are_block_means_and_histograms_shares(prepared):
+    opened = open_set(prepared)
+    images = opened.packed.images(range(30))
+    assert (opened.thumbnails == images).all()  # packed at 64 pixels themselves
+    assert opened.histograms.sum(axis=1) == pytest.approx(np.ones(30), abs=1e-5)
+    expected = np.histogram(images[7], bins=64, range=(0, 256))[0] / 64**2
+    assert opened.histograms[7] == pytest.approx(expected, abs=1e-6)
+
+
+def test_file_facts_are_read_from_headers(tmp_path):
+    import pandas as pd
+
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).convert("RGB").save(tmp_path / "b.jpg", quality=20)
+    Image.fromarray(pixels).save(tmp_path / "c.jpg", quality=95)
+    Image.fromarray(pixels.astype(np.uint16) * 200).save(tmp_path / "d.png")
+    (tmp_path / "e.png").write_text("not an image")
+    names = ["a.png", "b.jpg", "c.jpg", "d.png", "e.png", "gone.png"]
+    table = pd.DataFrame(
+        {"path": [str(tmp_path / name) for name in names], "width": 30, "height": [20, 20, 20, 20, 30, 60]}
+    )
+    table.loc[len(table)] = ["s3://bucket/a.png", 30, 20]
+    facts = read_file_facts(table)
+    assert facts["shape"].tolist() == ["wide", "wide", "wide", "wide", "square", "tall", "wide"]
+    assert facts["format"].fillna("").tolist() == ["PNG", "JPEG", "JPEG", "PNG", "", "", ""]
+    assert facts["channels"].tolist()[:4] == ["gray", "colour", "gray", "gray"]
+    assert facts["bits"].tolist()[:4] == [8, 8, 8, 16]
+    assert facts["bytes"].tolist()[:4] == [(tmp_path / name).stat().st_size for name in names[:4]]
+    assert facts["compression"][1] > facts["compression"][2] > facts["compression"][0] == 0
+
+
+def test_an_audit_without_findings_says_what_it_means(prepared):
+    result = Audit(data=read_audit_data(AuditConfig(data=prepared)), findings=())
+    assert "Nothing was found" in audit_page(result, AuditConfig(data=prepared))
