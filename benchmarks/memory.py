@@ -16,7 +16,7 @@ from train import make_contender_task, make_state, random_examples
 
 from clipcovid.cli import run_job
 from clipcovid.io.files import write_json
-from clipcovid.training.batches import to_device
+from clipcovid.training.batches import to_tensor
 from clipcovid.training.optimizer import build_optimizer
 
 METHODS: tuple[Literal["full", "lora"], ...] = ("full", "lora")
@@ -38,10 +38,7 @@ def _measure_peak(config: Config, method: Literal["full", "lora"], folder: str) 
     examples = random_examples(task, state, size, config.batch_size)
     module = task.build(examples, state).train()
     optimizer = build_optimizer(module, task.config.optim)
-    batch = {
-        name: to_device(value, torch.device("cpu"))
-        for name, value in examples.read(np.arange(config.batch_size)).items()
-    }
+    batch = {name: to_tensor(value, pin=False) for name, value in examples.read(np.arange(config.batch_size)).items()}
     for _ in range(2):
         task.loss(module, batch)["loss"].backward()
         optimizer.step()

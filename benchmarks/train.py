@@ -45,7 +45,7 @@ from clipcovid.methods.segment.config import SegmentConfig
 from clipcovid.methods.segment.task import SegmentationTask
 from clipcovid.methods.task import Batch, Examples, Task, make_task, save_checkpoint, target_reader
 from clipcovid.ray_backend.resources import ResourcePlan, resolve_precision
-from clipcovid.training.batches import to_device
+from clipcovid.training.batches import to_device, to_tensor
 from clipcovid.training.loop import DeviceContext, TrainingLoop
 from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer
 
@@ -131,7 +131,10 @@ def make_contenders(model: str, config: Config, device_context: DeviceContext) -
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     takes = np.split(np.arange(len(some)), config.steps)
-    batches = [{k: to_device(v, device_context.device) for k, v in some.read(take).items()} for take in takes]
+    batches = [
+        {k: to_device(to_tensor(v, pin=False), device_context.device) for k, v in some.read(take).items()}
+        for take in takes
+    ]
 
     def bare(epoch: int) -> None:
         for batch in batches:

@@ -21,7 +21,7 @@ from clipcovid.config import ImagesConfig, OptimConfig, UserError
 from clipcovid.errors import TrainingStopped
 from clipcovid.training.batches import epoch_batches, iter_batches, split_microbatches
 from clipcovid.training.checkpoint import TrainingCheckpoint
-from clipcovid.training.loop import fit, predict
+from clipcovid.training.loop import TrainingLoop, fit, predict
 from clipcovid.training.optimizer import ExponentialMovingAverage, build_optimizer, layer_of, set_lr
 
 
@@ -212,6 +212,23 @@ class TestNotFinite:
         with pytest.raises(TrainingStopped):
             train(tmp_path, made, task=task, train_set=examples(bad=3))
         assert difference(state_of(kept[0]), state_of(Stub.build(task))) == 0
+
+    def test_no_later_step_changes_the_weights_where_the_answer_comes_late(self):
+        made = config(batch_size=10)
+        task = Stub(made, CLASSES, ImagesConfig())
+        module, train_set = task.build(), examples(bad=3)
+        optimizer, average = build_optimizer(module, made.optim), ExponentialMovingAverage(module, 0)
+        loop = TrainingLoop(task, module, module, train_set, made, MACHINE, optimizer, average, print)
+        good, bad = (np.arange(start, start + 10) for start in (10, 0))
+        states = []
+        for batch in iter_batches(train_set, [good, bad, good, good], MACHINE.device):
+            loop.step(batch, 0)
+            loop.check_steps(pending=3)
+            states.append(state_of(module))
+        assert difference(states[0], state_of(task.build())) > 0
+        assert [difference(states[0], state) for state in states[1:]] == [0, 0, 0]
+        with pytest.raises(TrainingStopped, match=r"The loss is not finite.*image-3\b"):
+            loop.check_steps()
 
     def test_a_gradient_that_is_not_finite_stops_too(self, tmp_path):
         class Steep(Stub):

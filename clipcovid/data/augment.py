@@ -14,7 +14,8 @@ RANDOM_NUMBERS_PER_IMAGE = 10  # uniform numbers that an image's changes are mad
 class Augment:
     """Changes each image of a batch by numbers that follow from (seed, epoch, its row) alone.
 
-    So an epoch can be replayed, and an image is changed alike whatever the number of workers or the batch it is in.
+    So an epoch can be replayed, and an image is changed alike whatever the number of workers or the batch it is in. Noise is
+    drawn on the device, and is another on a GPU than on a CPU.
     """
 
     def __init__(self, config: AugmentConfig, seed: int) -> None:
@@ -56,12 +57,24 @@ class Augment:
         return torch.stack(rows, 1)
 
     def _draws(self, epoch: int, rows: Sequence[int]) -> torch.Tensor:
+        generator = torch.Generator()
         return torch.stack(
-            [torch.rand(RANDOM_NUMBERS_PER_IMAGE, generator=self._generator("augment", epoch, row)) for row in rows]
+            [
+                torch.rand(RANDOM_NUMBERS_PER_IMAGE, generator=self._seeded(generator, "augment", epoch, row))
+                for row in rows
+            ]
         )
 
-    def _generator(self, stream: str, epoch: int, row: int) -> torch.Generator:
-        return torch.Generator().manual_seed(stream_seed(stream, self.seed, epoch, row))
+    def _noise(self, values: torch.Tensor, epoch: int, rows: Sequence[int]) -> torch.Tensor:
+        """Standard normal numbers in the shape of `values`, on their device: a CPU's would take longer than a GPU's step."""
+        generator = torch.Generator(values.device)
+        noise = torch.empty(values.shape, device=values.device)
+        for image, row in zip(noise, rows, strict=True):
+            image.normal_(generator=self._seeded(generator, "noise", epoch, row))
+        return noise
+
+    def _seeded(self, generator: torch.Generator, stream: str, epoch: int, row: int) -> torch.Generator:
+        return generator.manual_seed(stream_seed(stream, self.seed, epoch, row))
 
     def _move(self, values: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         grid = F.affine_grid(self.matrices(draws), list(values.shape), align_corners=False)
@@ -77,7 +90,5 @@ class Augment:
             middle = values.mean(dim=(1, 2, 3), keepdim=True)
             values = (values - middle) * contrast + middle + bright
         if self.config.noise:
-            drawn = [torch.randn(values.shape[1:], generator=self._generator("noise", epoch, row)) for row in rows]
-            noise = torch.stack(drawn)
-            values = values + noise.to(values.device) * (255 * self.config.noise * draws[:, 8]).view(each)
+            values = values + self._noise(values, epoch, rows) * (255 * self.config.noise * draws[:, 8]).view(each)
         return values.clamp(0, 255)

@@ -26,16 +26,25 @@ def epoch_batches(count: int, size: int, seed: int, epoch: int, rank: int, world
 
 def iter_batches(examples: Examples, batch_indices: Sequence[np.ndarray], device: torch.device) -> Iterator[Batch]:
     """Batches on the device, each read while the one before is worked on."""
-    for batch in prefetch(examples.read, batch_indices):
+
+    def read(indices: np.ndarray) -> Batch:
+        return {name: to_tensor(value, pin=device.type == "cuda") for name, value in examples.read(indices).items()}
+
+    for batch in prefetch(read, batch_indices):
         yield {name: to_device(value, device) for name, value in batch.items()}
 
 
-def to_device(value: object, device: torch.device) -> object:
-    """Arrays become tensors on the device; lists stay."""
+def to_tensor(value: object, *, pin: bool) -> object:
+    """Arrays become tensors, in memory that a GPU copies from by itself where it is pinned; lists stay."""
     if not isinstance(value, np.ndarray):
         return value
     tensor = torch.from_numpy(value)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return tensor.pin_memory() if pin else tensor
+
+
+def to_device(value: object, device: torch.device) -> object:
+    """Tensors on the device; lists stay."""
+    return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
 
 
 def split_microbatches(batch: Batch, count: int) -> list[Batch]:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -102,6 +103,20 @@ def fit(
     return progress
 
 
+class StepCheck:
+    """Whether training was to stop at a step, on its way from the device, and the step's batch."""
+
+    def __init__(self, stopped: torch.Tensor, loss: torch.Tensor, rows: list[int]) -> None:
+        self.flag, self.loss, self.rows = stopped.to("cpu", non_blocking=True, copy=True), loss, rows
+        self.arrived = torch.cuda.current_stream(stopped.device).record_event() if stopped.is_cuda else None
+
+    def stopped(self) -> bool:
+        """The flag, waited for; what the device does after this step is not."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return bool(self.flag)
+
+
 class TrainingLoop:
     """What stays the same from epoch to epoch."""
 
@@ -129,6 +144,9 @@ class TrainingLoop:
         self.weights = [weight for weight in module.parameters() if weight.requires_grad]
         fixed = config.compute.threads or device_context.device.type != "cpu"
         self.threads = ThreadAdapter(1 if fixed else torch.get_num_threads())
+        self.stopped = torch.zeros((), dtype=torch.bool, device=device_context.device)
+        """Whether a loss or gradient was not finite: no later step changes the weights."""
+        self.unchecked = deque[StepCheck]()
         self.said, self.began = time.time(), time.time()
 
     def epoch(self, epoch: int) -> dict[str, float]:
@@ -148,14 +166,16 @@ class TrainingLoop:
             lr = set_lr(self.optimizer, optim, total, optim.epochs * len(batch_indices))
             self.threads.adapt()
             scalars = self.step(batch, epoch)
+            self.check_steps(pending=1 if self.device_context.device.type == "cuda" else 0)
             self.average.update(self.module, total)
             for name, value in scalars.items():
-                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
+                sums[name] = sums[name] + value if name in sums else value
             seen += len(batch["row"]) * world_size()
             if time.time() - self.said > LOG_INTERVAL_S or total == 0:
                 self.progress(
                     epoch, step + 1, len(batch_indices), float(scalars["loss"]), lr, seen / (time.time() - started)
                 )
+        self.check_steps()
         names = sorted(sums)
         means = all_reduce_mean(torch.stack([sums[name] for name in names]).float() / len(batch_indices)).tolist()
         seconds = time.time() - started
@@ -181,16 +201,25 @@ class TrainingLoop:
                 for name, value in scalars.items():
                     totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach() * share
         norm = torch.nn.utils.clip_grad_norm_(self.weights, optim.clip_norm or math.inf)
-        if not torch.isfinite(norm + totals["loss"]):  # gradients are shared, so all processes come to the same answer
-            self.raise_nonfinite(batch, totals["loss"])
+        # Gradients are shared, so all processes come to the same answer.
+        self.stopped |= ~torch.isfinite(norm + totals["loss"])
+        self.optimizer.found_inf = self.stopped.float()  # type: ignore[attr-defined]  # fused AdamW then changes nothing
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.unchecked.append(StepCheck(self.stopped, totals["loss"], batch["row"]))
         return totals
 
-    def raise_nonfinite(self, batch: Batch, loss: torch.Tensor) -> None:
+    def check_steps(self, pending: int = 0) -> None:
+        """Raise `TrainingStopped` if a step was not finite, the last `pending` left out, so that no GPU runs out of work."""
+        while len(self.unchecked) > pending:
+            check = self.unchecked.popleft()
+            if check.stopped():
+                self.raise_nonfinite(check)
+
+    def raise_nonfinite(self, check: "StepCheck") -> None:
         """Raise `TrainingStopped`, naming the images of the batches whose loss is not finite, or of all where it is."""
-        ids = self.train.rows["image_id"].iloc[batch["row"]].tolist()
-        reports = all_gather_object((bool(torch.isfinite(loss)), ids))
+        ids = self.train.rows["image_id"].iloc[check.rows].tolist()
+        reports = all_gather_object((bool(torch.isfinite(check.loss)), ids))
         bad_ids = [image for finite, images in reports if not finite for image in images]
         what = "The loss" if bad_ids else "The gradient"
         bad_ids = bad_ids or [image for _, images in reports for image in images]
