@@ -1,10 +1,7 @@
 """The reference of flags, read from the commands' configs: a Markdown page a command."""
 
-import ast
 import dataclasses
 import html
-import inspect
-import itertools
 import re
 import textwrap
 import types
@@ -15,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcovid import commands
+from clipcovid.flags import config_flags, subcommand_names, unwrap_annotated
 
 ROOT = Path(__file__).parents[1]
 INTRODUCTION = """# Flags of every command
@@ -47,9 +45,8 @@ class Flag:
         """How it is typed."""
         if self.name.isupper():
             return (self.name,)
-        dashed = [name.replace("_", "-") for name in (self.name, *self.aliases)]
-        names = [name if name.startswith("-") else f"--{name}" for name in dashed]
-        head, dot, last = dashed[0].rpartition(".")
+        names = [name if name.startswith("-") else f"--{name}" for name in (self.name, *self.aliases)]
+        head, dot, last = self.name.rpartition(".")
         return (*names, *([f"--{head}{dot}no-{last}"] if self.values == "on/off" else []))
 
 
@@ -69,32 +66,23 @@ def all_commands() -> dict[str, commands.Command]:
     return {name: commands.load_command(name) for name in commands.command_names()}
 
 
-def flags(config: Any, prefix: str = "", default: Any = MISSING) -> Iterator[Flag]:
-    """Every flag of a config and of those nested in it; `default`: an instance whose values are the defaults."""
-    hints = typing.get_type_hints(config, include_extras=True)
-    for field in dataclasses.fields(config):
-        kind, markers = _unwrapped(hints[field.name])
-        value = _default(field) if default is MISSING else getattr(default, field.name)
-        if dataclasses.is_dataclass(kind):
-            yield from flags(
-                kind, prefix if "OmitArgPrefixes" in map(str, markers) else f"{prefix}{field.name}.", value
-            )
-        elif not _subcommands(kind):
-            names = [renamed for marker in markers if (renamed := getattr(marker, "name", None))] or [field.name]
-            aliases = tuple(alias for marker in markers for alias in getattr(marker, "aliases", None) or ())
-            yield Flag(
-                name=names[0].upper() if "Positional" in map(str, markers) else prefix + names[0],
-                values=_values(kind),
-                default=None if value is MISSING else _shown(value),
-                text=_documentation(config, field.name),
-                aliases=aliases,
-            )
+def flags(config: Any) -> Iterator[Flag]:
+    """Every flag of a config and of those nested in it."""
+    for flag in config_flags(config):
+        yield Flag(
+            name=flag.name.upper() if flag.positional else flag.name,
+            values=_values(flag.type),
+            default=None if flag.default is MISSING else _shown(flag.default),
+            text=flag.text,
+            aliases=flag.aliases,
+        )
 
 
 def methods(config: Any) -> list[str]:
     """The names of the subcommands among a config's fields."""
     hints = typing.get_type_hints(config, include_extras=True)
-    return [name for field in dataclasses.fields(config) for name in _subcommands(_unwrapped(hints[field.name])[0])]
+    fields = dataclasses.fields(config)
+    return [name for field in fields for name in subcommand_names(unwrap_annotated(hints[field.name])[0])]
 
 
 def _page(command: commands.Command) -> str:
@@ -131,23 +119,6 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*|\[\]])", r"\\\1", html.escape(text, quote=False))
 
 
-def _default(field: "dataclasses.Field[Any]") -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
-
-
-def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without its annotations, and what tyro marks it with."""
-    if typing.get_origin(hint) is not typing.Annotated:
-        return hint, ()
-    return hint.__origin__, hint.__metadata__
-
-
-def _subcommands(kind: Any) -> list[str]:
-    """The names of a union of configs, as tyro's annotations give them."""
-    options = [option for option in typing.get_args(kind) if dataclasses.is_dataclass(_unwrapped(option)[0])]
-    return [option.__metadata__[0].name for option in options]
-
-
 def _values(kind: Any) -> str:
     """The values of a type, as words."""
     if kind is bool:
@@ -167,24 +138,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return "" if value is None else "off" if value is False else "on" if value is True else str(value)
-
-
-def _documentation(config: Any, name: str) -> str:
-    """The docstring under a field, in the class or the nearest base that has it."""
-    for owner in config.__mro__:
-        if name in vars(owner).get("__annotations__", {}) and (text := _field_docstrings(owner).get(name)):
-            return text
-    raise LookupError(f"{config.__name__}.{name} has no docstring")
-
-
-def _field_docstrings(owner: type) -> dict[str, str]:
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-    body = typing.cast(ast.ClassDef, tree).body
-    return {
-        statement.target.id: " ".join(following.value.value.split())
-        for statement, following in itertools.pairwise(body)
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
-        if isinstance(following, ast.Expr)
-        and isinstance(following.value, ast.Constant)
-        and isinstance(following.value.value, str)
-    }

@@ -1,4 +1,4 @@
-"""The command `clipcovid`: its list of commands, what it answers to others, and the demo."""
+"""The command `clipcovid`: its list of commands, and what it answers to others."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from conftest import run_and_list_imports
 
 from clipcovid import __version__
-from clipcovid.commands import COMMAND_ALIASES, GROUPS, command_names, command_summary, command_table, demo
+from clipcovid.commands import COMMAND_ALIASES, GROUPS, command_names, command_summary, command_table
 from clipcovid.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -102,31 +102,6 @@ def test_a_command_and_its_script_show_the_same_help():
         for words in (["-m", "clipcovid", "zeroshot"], ["jobs/zeroshot.py"])
     )
     assert command.partition("\n\n")[2] == script.partition("\n\n")[2]
-
-
-@pytest.mark.parametrize("black", [False, True])
-def test_the_demo_is_commands_that_all_exist(black):
-    words = [command.split() for command in demo.demo_commands(black)]
-    assert {command[0] for command in words} <= set(command_names())
-    data = "data/phantom-black" if black else "data/phantom"
-    assert all(command[command.index("--data") + 1] == data for command in words[2:-1])
-    made = {f"outputs/{command[command.index('--name') + 1]}" for command in words if "--name" in command}
-    assert {run.removesuffix("/winner") for run in words[-1][3:]} <= made
-
-
-def test_the_demo_says_what_it_runs_and_ends_where_something_fails(monkeypatch, capfd):
-    monkeypatch.setattr(
-        demo, "demo_commands", lambda black: ["--version", "compare --split nowhere --out no", "--version"]
-    )
-    with pytest.raises(SystemExit) as ended:
-        demo.main(demo.DemoConfig())
-    assert ended.value.code == 2
-    said = capfd.readouterr()
-    assert [line for line in said.out.splitlines() if line[:1] == "$"] == [
-        "$ clipcovid --version",
-        "$ clipcovid compare --split nowhere --out no",
-    ]
-    assert "The demo ends here" in said.err
 
 
 def test_scripts_hold_no_code_of_their_own():

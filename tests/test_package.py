@@ -79,10 +79,10 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     about = f"clipcovid-{clipcovid.__version__}.dist-info"
-    files = [path for path in (ROOT / "clipcovid").rglob("*") if path.suffix in (".py", ".json", ".typed")]
+    files = [path for path in (ROOT / "clipcovid").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert {name for name in wheel if not name.startswith(about)} == {
         path.relative_to(ROOT).as_posix() for path in files
     }
-    assert {"clipcovid/py.typed", "clipcovid/models/configs/tiny.json", "clipcovid/commands/demo.py"} <= wheel.keys()
+    assert {"clipcovid/py.typed", "clipcovid/models/configs/tiny.json", "clipcovid/study/demo.yaml"} <= wheel.keys()
     assert b"clipcovid = clipcovid.__main__:main" in wheel[f"{about}/entry_points.txt"]
     assert wheel[f"{about}/top_level.txt"] == b"clipcovid\n"

@@ -38,7 +38,7 @@ LAYERS = [
     ("clipcovid.terminal", "clipcovid.environment"),
     ("clipcovid.errors",),
     ("clipcovid.config",),
-    ("clipcovid.cli",),
+    ("clipcovid.cli", "clipcovid.flags"),
     ("clipcovid.io", "clipcovid.prompts", "clipcovid.distributed", "clipcovid.randomness", "clipcovid.search_space"),
     ("clipcovid.ray_backend", "clipcovid.models.weights"),
     ("clipcovid.identity",),
@@ -51,7 +51,7 @@ LAYERS = [
     ("clipcovid.tracking", "clipcovid.inference"),
     ("clipcovid.audit",),
     ("clipcovid.workflows",),
-    ("clipcovid.commands",),
+    ("clipcovid.commands", "clipcovid.study"),
     ("clipcovid.__main__",),
     ("jobs", "tune"),
 ]

@@ -15,7 +15,7 @@ from typing import Any
 
 METHODS_FOLDER = Path(__file__).parents[1] / "methods"
 GROUPS = {
-    "Start": ("demo",),
+    "Start": ("demo", "study"),
     "Data": ("prepare", "audit", "apply-masks", "generate-captions", "embed"),
     "Classify without training": ("zeroshot", "tune-prompts", "classify"),
     "Train": tuple(sorted(config.parent.name.replace("_", "-") for config in METHODS_FOLDER.glob("*/config.py"))),

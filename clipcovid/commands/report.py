@@ -1,4 +1,4 @@
-"""Write one report of a study: a page, and its tables as Markdown, LaTeX and CSV.
+"""Write one page on all methods, and its tables for papers.
 
     clipcovid report
     clipcovid report outputs/zeroshot outputs/cnn --data data/quex --audit outputs/audit

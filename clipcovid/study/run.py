@@ -1,0 +1,201 @@
+"""Runs the steps of a study: in the order of what they wait for, as many at once as there is room, each in its process."""
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from clipcovid.io.files import lock_folder, refuse_unknown_files, unlock_folder, write_json
+from clipcovid.study.estimate import Estimates
+from clipcovid.study.file import Study
+from clipcovid.study.outcomes import PLAN_FILE, Outcome, Outcomes, State, step_key
+from clipcovid.study.plan import Step, best_words
+from clipcovid.study.process import StepProcess, exit_reason, last_line, open_log
+from clipcovid.study.room import Room
+from clipcovid.terminal import format_duration, terminal_width
+
+STUDY_FILES = r"(plan|steps)\.json|logs/.*\.log"
+STUDY_VARIABLE = "CLIPCOVID_STUDY"  # the study's name, which MLflow's runs are tagged with
+POLL_S = 0.2  # seconds between looks at the running steps
+SAVE_S = 10.0  # seconds after which the time spent is kept, however the study ends
+
+
+class Runner:
+    """The steps of one study, as they run."""
+
+    def __init__(self, study: Study, steps: Sequence[Step], room: Room, estimates: Estimates) -> None:
+        self.study, self.steps, self.room, self.estimates = study, list(steps), room, estimates
+        self.outcomes = Outcomes.read(study.folder)
+        self.waiting = {step.name: step for step in steps}
+        self.running: dict[str, tuple[Step, StepProcess, str]] = {}
+        self.ran: set[str] = set()
+        """The steps that were started, not found done."""
+        self.spent_before = self.outcomes.spent_s
+        self.began = self.saved = time.monotonic()
+        self.told_to_wait: set[str] = set()
+
+    def run(self) -> Outcomes:
+        """Run what is not done; where it is stopped, the running steps are stopped in order first."""
+        self._open_folder()
+        try:
+            while self.waiting or self.running:
+                self._end_finished()
+                self._start_ready()
+                self._show_progress()
+                if self.running or self.waiting:
+                    time.sleep(POLL_S)
+        except BaseException as stopped:
+            self._stop(signal.SIGINT if isinstance(stopped, KeyboardInterrupt) else signal.SIGTERM)
+            raise
+        finally:
+            self._save()
+            unlock_folder(self.study.folder)
+        return self.outcomes
+
+    def _open_folder(self) -> None:
+        folder = self.study.folder
+        if not (folder / PLAN_FILE).exists():
+            refuse_unknown_files(folder, STUDY_FILES, "name: the study's folder")
+        lock_folder(folder)
+        plan = {"study": self.study.settings.name, "steps": [step.to_json() for step in self.steps]}
+        write_json(folder / PLAN_FILE, plan)
+        known = {step.name for step in self.steps}
+        self.outcomes.steps = {name: outcome for name, outcome in self.outcomes.steps.items() if name in known}
+
+    def _start_ready(self) -> None:
+        """Start what waits for nothing else and has room; settle what is done already, or can't be done."""
+        for step in list(self.waiting.values()):
+            before = {*step.needs, *step.after, *step.gathers, *step.with_done}
+            if before & {*self.waiting, *self.running}:
+                continue
+            if reason := self._why_left_out(step):
+                self._end(step, "left out", reason)
+                continue
+            words = self._words(step)
+            key = step_key(words)
+            done = self.outcomes.steps.get(step.name, Outcome(state="left out"))
+            if (
+                done.state == "done"
+                and done.key == key
+                and not step.prepares
+                and (not step.marker or step.marker.exists())
+            ):
+                del self.waiting[step.name]
+                self._say(f"{step.name}: done before, in {format_duration(done.seconds)}.")
+            elif self._is_over_budget(step):
+                self._end(step, "left out", f"the budget of {self.study.settings.budget} was spent")
+            else:
+                self._start(step, words, key)
+
+    def _why_left_out(self, step: Step) -> str:
+        """Why a step whose predecessors have ended can't be done; "" where it can."""
+        missing = [name for name in step.needs if not self.outcomes.is_done(name)]
+        if missing:
+            return f"{missing[0]} is {self.outcomes.steps[missing[0]].state}"
+        if step.gathers and not any(self.outcomes.is_done(name) for name in step.gathers):
+            return f"none of {', '.join(step.gathers)} is done"
+        return ""
+
+    def _words(self, step: Step) -> list[str]:
+        """The step's command line: with what it gathers, and the settings that its sweep found."""
+        command, *words = step.words
+        if step.best_of:
+            words = [*best_words(words, step.best_of, command)]
+        gathered = [str(folder) for name, folder in step.gathers.items() if self.outcomes.is_done(name)]
+        added = [word for name, more in step.with_done.items() if self.outcomes.is_done(name) for word in more]
+        return [command, *gathered, *words, *added]
+
+    def _is_over_budget(self, step: Step) -> bool:
+        return step.is_method and self._spent() > self.study.settings.budget_s
+
+    def _spent(self) -> float:
+        return self.spent_before + time.monotonic() - self.began
+
+    def _start(self, step: Step, words: list[str], key: str) -> None:
+        """Start a step, if there is room and no process of an earlier start is left of it."""
+        variables = self.room.take(step)
+        if variables is None:
+            return
+        log = open_log(self.log(step))
+        if log is None:
+            self.room.leave(step)
+            if step.name not in self.told_to_wait:
+                self.told_to_wait.add(step.name)
+                self._say(f"{step.name}: waits until the process of an earlier start has ended (see {self.log(step)}).")
+            return
+        del self.waiting[step.name]
+        self.ran.add(step.name)
+        variables |= {STUDY_VARIABLE: self.study.settings.name, "COLUMNS": str(terminal_width())}
+        self._say(f"$ clipcovid {shlex.join(words)}")
+        self.running[step.name] = step, StepProcess(words, log, variables), key
+        self.outcomes.steps[step.name] = Outcome(state="running", key=key)
+        self._save()
+
+    def log(self, step: Step) -> Path:
+        """Where a step's output goes."""
+        return self.study.folder / "logs" / f"{step.name}.log"
+
+    def _end_finished(self) -> None:
+        for step, process, _ in list(self.running.values()):
+            status = process.poll()
+            if status is None:
+                continue
+            if status:
+                self._end(step, "failed", exit_reason(status, self.log(step)))
+            elif step.marker and not step.marker.exists():
+                self._end(step, "failed", f"it ended well, but {step.marker} is missing")
+            else:
+                self._end(step, "done")
+
+    def _end(self, step: Step, state: State, reason: str = "") -> None:
+        """Note how a step ended, and say so."""
+        self.waiting.pop(step.name, None)
+        seconds, key = 0.0, ""
+        if step.name in self.running:
+            _, process, key = self.running.pop(step.name)
+            seconds = round(process.seconds, 1)
+            self.room.leave(step)
+        work = self.estimates.work(step) if state == "done" else 0.0
+        self.outcomes.steps[step.name] = Outcome(state=state, reason=reason, seconds=seconds, key=key, work=work)
+        self._save()
+        after = f" after {format_duration(seconds)}" if seconds else ""
+        self._say(f"{step.name}: {state}{after}{f' ({reason})' if reason else ''}.", error=state == "failed")
+
+    def _stop(self, number: int) -> None:
+        """Pass a signal on to the running steps, and wait for them."""
+        for _, process, _ in self.running.values():
+            process.send_signal(number)
+        for step, process, key in self.running.values():
+            process.wait()
+            seconds = round(process.seconds, 1)
+            reason = "the study was stopped"
+            self.outcomes.steps[step.name] = Outcome(state="stopped", reason=reason, seconds=seconds, key=key)
+
+    def _save(self) -> None:
+        self.outcomes.spent_s = self._spent()
+        self.outcomes.write()
+        self.saved = time.monotonic()
+
+    def _show_progress(self) -> None:
+        """One line, where there is a terminal: how many steps are done, and what the running ones say."""
+        if time.monotonic() - self.saved > SAVE_S:
+            self._save()
+        if not sys.stdout.isatty() or not self.running:
+            return
+        ended = len(self.steps) - len(self.waiting) - len(self.running)
+        now = [f"{name} {format_duration(process.seconds)}" for name, (_, process, _) in self.running.items()]
+        step, process, _ = next(iter(self.running.values()))
+        facts = [f"{ended} of {len(self.steps)} steps", *now]
+        seconds = self.estimates.seconds_of([step, *self.waiting.values()])
+        if seconds is not None:
+            facts.append(f"about {format_duration(max(0.0, seconds - process.seconds))} left")
+        facts.append(last_line(self.log(step)))
+        print(f"\r\x1b[K{' · '.join(facts)[: terminal_width() - 1]}", end="", flush=True)
+
+    def _say(self, text: str, error: bool = False) -> None:
+        """A line of its own, above the line of progress."""
+        if sys.stdout.isatty():
+            print("\r\x1b[K", end="", flush=True)
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
