@@ -331,6 +331,18 @@ def audit_identity(config: Any, data: Sequence[DataFingerprint]) -> dict[str, An
     }
 
 
+def ensemble_identity(config: Any, metadata: Mapping[str, Any], members: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two ensembles the same: the rule, the split, the classes, and what the members predict, in any order.
+
+    `members`: split → probabilities (m, n, k), an array, of images in the order of their ids.
+    """
+    counts = range(len(next(iter(members.values()))))
+    contents = [buffers_hash((split, array[at].tobytes()) for split, array in members.items()) for at in counts]
+    settings = {key: getattr(config, key) for key in ("rule", "folds", "seed")}
+    of = {"split_hash": metadata["split_hash"], "classes": list(metadata["classes"])}
+    return {"task": "ensemble", "members": sorted(contents)} | settings | of
+
+
 def json_roundtrip(value: Any) -> Any:
     """A value as it comes back from a JSON file."""
     return json.loads(json.dumps(value, default=to_json_value))

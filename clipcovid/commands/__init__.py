@@ -20,7 +20,7 @@ GROUPS = {
     "Classify without training": ("zeroshot", "tune-prompts", "classify"),
     "Train": tuple(sorted(config.parent.name.replace("_", "-") for config in METHODS_FOLDER.glob("*/config.py"))),
     "Train many times": ("crossval", "sweep"),
-    "Evaluate": ("predict", "compare", "report", "evaluate"),
+    "Evaluate": ("predict", "compare", "ensemble", "report", "evaluate"),
     "Use": ("cascade", "search"),
 }
 COMMAND_ALIASES = {"hparams": "sweep", "prompts": "tune-prompts"}  # of the scripts in tune/

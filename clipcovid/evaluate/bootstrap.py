@@ -74,7 +74,7 @@ def classification_intervals(
 def resampled_indices(groups: Sequence[str], *, samples: int, seed: int) -> Iterator[np.ndarray]:
     """The row indices of each resample, (m,) int64 from the lowest up; equal seeds and groups give equal resamples."""
     rows = np.arange(len(groups))
-    for weights in _row_weights(_units(groups), samples, seed):
+    for weights in _row_weights(unit_of_rows(groups), samples, seed):
         yield np.repeat(rows, weights)
 
 
@@ -86,7 +86,7 @@ def weighted_draws(
     All get the same row weights, so what two of them give can be subtracted. Equal seeds and groups give equal resamples, in
     `bootstrap` too. `cells`: how many numbers a draw makes of each resample, which bounds the memory.
     """
-    units = _units(groups)
+    units = unit_of_rows(groups)
     chunks: list[list[dict[str, np.ndarray]]] = [[] for _ in draws]
     with ThreadPoolExecutor(min(len(draws), os.cpu_count() or 1)) as pool:  # NumPy lets other threads run meanwhile
         for weights in _chunks(_row_weights(units, samples, seed), max(1, CHUNK_SIZE // max(len(units), cells))):
@@ -202,10 +202,10 @@ def image_groups(table: pd.DataFrame) -> list[str]:
 
 def count_units(groups: Sequence[str]) -> int:
     """How many patients (or images, where they are unknown) there are to resample."""
-    return int(_units(groups).max()) + 1
+    return int(unit_of_rows(groups).max()) + 1
 
 
-def _units(groups: Sequence[str]) -> np.ndarray:
+def unit_of_rows(groups: Sequence[str]) -> np.ndarray:
     """The unit 0 … g-1 of each row, (n,) int64, numbered as they appear."""
     if len(groups) == 0:
         raise UserError("There are no rows to resample.")
@@ -220,10 +220,15 @@ def _is_unknown(group: object) -> bool:
 
 def _row_weights(unit_of_row: np.ndarray, samples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each row stands in each of `samples` resamples, (n,) int64."""
+    for counts in unit_counts(int(unit_of_row.max()) + 1, samples, seed):
+        yield counts[unit_of_row]
+
+
+def unit_counts(units: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of `units` patients (or images) is drawn in each of `samples` resamples, (units,) int64."""
     rng = np.random.default_rng(seed)
-    units = int(unit_of_row.max()) + 1
     for _ in range(samples):
-        yield np.bincount(rng.integers(0, units, units), minlength=units)[unit_of_row]
+        yield np.bincount(rng.integers(0, units, units), minlength=units)
 
 
 def _chunks(rows: Iterator[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -65,11 +65,14 @@ def find_runs(out: Path, split: str, marker: str, kind: str = "classification") 
     return next(iter(groups.values()))
 
 
-def load_method_predictions(paths: Sequence[Path], split: str) -> list[MethodPredictions]:
+def load_method_predictions(
+    paths: Sequence[Path], split: str, *, keep_training_images: bool = False
+) -> list[MethodPredictions]:
     """The predictions of run folders or .parquet files, each once, in the order of their names.
 
     They must be of one kind, of one split (by its hash) and of the same images with the same truth, patients and classes;
-    what is not is a `UserError` that names the run that differs from most.
+    what is not is a `UserError` that names the run that differs from most. Images that any of them learned from are left out,
+    unless `keep_training_images`.
     """
     files = {_file(path, split).resolve(): path for path in sorted(paths)}
     methods = [_read(path, str(source)) for path, source in files.items()]
@@ -78,7 +81,8 @@ def load_method_predictions(paths: Sequence[Path], split: str) -> list[MethodPre
     for key in ("task", "split", "split_hash", "classes"):
         _check_same_metadata(methods, key)
     kind = get_kind(methods[0].metadata["task"])
-    methods = _drop_training_images([_check_has_truth(method, kind) for method in methods])
+    methods = [_check_has_truth(method, kind) for method in methods]
+    methods = methods if keep_training_images else _drop_training_images(methods)
     _check_same_images(methods, kind)
     for more in ("run", "source"):
         names = Counter(method.name for method in methods)
@@ -89,6 +93,31 @@ def load_method_predictions(paths: Sequence[Path], split: str) -> list[MethodPre
             for method in methods
         ]
     return methods
+
+
+def load_validation(method: MethodPredictions) -> pd.DataFrame | None:
+    """The predictions of validation images beside the method's of the test split, without images that it learned from.
+
+    None where there are none, or where it is no test split that was loaded. Those of another run or split are a `UserError`.
+    """
+    split, dash, variant = method.path.stem.partition("-")
+    path = method.path.with_name(f"val{dash}{variant}.parquet")
+    if (split, method.path.parent.name) != ("test", "predictions") or not path.exists():
+        return None
+    validation = _read(path, str(path))
+    check_same_run(validation, method)
+    unseen = ~validation.table["image_id"].isin(validation.trained_on)
+    return validation.table[unseen].reset_index(drop=True)
+
+
+def check_same_run(validation: MethodPredictions, test: MethodPredictions) -> None:
+    """Refuse predictions of two splits that are not of one run of one method: `UserError`."""
+    for key in ("identity", "split_hash", "classes"):
+        if validation.metadata[key] != test.metadata[key]:
+            raise UserError(
+                f"{validation.path} has another {key.replace('_', ' ')} than {test.path.name} beside it: run the method "
+                "again, or remove the file that is not the run's."
+            )
 
 
 def _metadata(path: Path) -> dict[str, Any]:
