@@ -1,19 +1,20 @@
-"""Predict a prepared data set with a trained run.
+"""Predict a prepared data set with a trained or a zero-shot run.
 
     clipcovid predict --run outputs/cnn-resnet18-1a2b3c4d --data data/quex --split all
     clipcovid predict --run outputs/finetune-lora-1a2b3c4d --data data/other --map Pneumonia=Non-COVID "Lung Opacity="
 
-Uses all the workers that the cluster has room for. Killed and run again, it goes on where it stopped. Labels are needed
-only to score.
+A zero-shot run predicts with its own prompts. Uses all the workers that the cluster has room for. Killed and run again, it
+goes on where it stopped. Labels are needed only to score.
 """
 
-from clipcovid.inference.predict import PredictConfig, predict_split
+from clipcovid.inference.predict import PredictConfig
+from clipcovid.workflows.predict import predict_run
 from clipcovid.workflows.report import data_tags, report
 
 
 def main(config: PredictConfig) -> None:
     """Predict, and show the scores where there are labels."""
-    predicted = predict_split(config)
+    predicted = predict_run(config)
     if predicted.scores is None:
         print(f"{predicted.unscored_reason}: predictions are written, but not scored.")
     report(predicted.run, config, data_tags(predicted.manifest), scores=predicted.scores)

@@ -7,13 +7,13 @@ are made of that.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import tyro
 
-from clipcovid.config import RESEARCH_ONLY
+from clipcovid.config import RESEARCH_ONLY, ComputeConfig
 from clipcovid.data.manifest import read_manifest
 from clipcovid.errors import UserError
 from clipcovid.evaluate import bootstrap, significance
@@ -53,6 +53,17 @@ class CompareConfig:
     """Whether runs that differ in their seed alone are one method."""
     samples: int = 1000
     """Resamples of the bootstrap."""
+    external: tuple[Path, ...] = ()
+    """Other prepared folders, which every method that can is predicted on and scored, for the gap to its scores here."""
+    external_map: tuple[str, ...] = ()
+    """The methods' class for each of the external sets' that they do not know, e.g. Pneumonia=Non-COVID; Other= leaves those
+    out, and negative=Non-COVID+Normal makes one class of two."""
+    external_split: Literal["train", "val", "test", "all"] = "all"
+    """The split of the external sets that is predicted."""
+    clip_vs_cnn: bool = False
+    """Also say in words what CLIPs and CNNs can do here: new classes, phrasing, over-fitting, and where each wins."""
+    compute: ComputeConfig = ComputeConfig()
+    """What to ask of the cluster for predictions, of external sets and of the train split."""
     out: Path = Path("outputs")
     """Where run folders and the MLflow store are."""
     name: str = ""
@@ -67,6 +78,10 @@ class CompareConfig:
             )
         if self.samples < 100:
             raise UserError(f"--samples {self.samples}: fewer than 100 resamples give no interval.")
+        if self.external_map and not self.external:
+            raise UserError(
+                f"--external-map {' '.join(self.external_map)} needs --external, the sets that have these classes."
+            )
         if self.min_patients < 2:
             raise UserError(f"--min-patients {self.min_patients} must be at least 2.")
 
@@ -217,13 +232,16 @@ def _learned_notes(methods: Sequence[MethodPredictions]) -> list[str]:
 
 def write_comparison(comparison: Comparison, folder: Path) -> None:
     """Write comparison.{json,csv,md}, metrics.json (method → scores) and the figures into `folder`."""
-    from clipcovid.evaluate import plots  # matplotlib: what only prints a comparison starts without it
+    from clipcovid.evaluate import external_plots, plots  # matplotlib: what only prints a comparison starts without it
 
     write_json(folder / "comparison.json", comparison.to_json())
     write_json(folder / "metrics.json", comparison.methods_json())
     write_text(folder / "comparison.csv", comparison_frame(comparison).to_csv(index=False))
     write_text(folder / "comparison.md", comparison_markdown(comparison))
-    plots.save_figures(get_kind(comparison.kind).comparison_figures(comparison), folder / "figures")
+    figures = get_kind(comparison.kind).comparison_figures(comparison)
+    if comparison.external:
+        figures |= external_plots.external_figures(comparison)
+    plots.save_figures(figures, folder / "figures")
 
 
 def comparison_markdown(comparison: Comparison) -> str:

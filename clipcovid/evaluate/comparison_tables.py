@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from clipcovid.evaluate.external_gap import external_tables
 from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.number_format import format_mean_std, format_p_value, format_with_interval
 from clipcovid.evaluate.scores import Comparison
@@ -18,7 +19,7 @@ def headline_tables(comparison: Comparison) -> list[TextTable]:
         tables.append(_difference_table(comparison))
     if comparison.seeds:
         tables.append(_seed_table(comparison))
-    return tables
+    return [*tables, *external_tables(comparison.external, get_kind(comparison.kind))]
 
 
 def comparison_tables(comparison: Comparison) -> list[TextTable]:

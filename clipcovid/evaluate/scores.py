@@ -60,6 +60,43 @@ class SeedRuns:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExternalTest:
+    """Methods on another data set than the one that they are compared on."""
+
+    data: str
+    """The prepared folder."""
+    dataset: str
+    split: str
+    manifest_hash: str
+    split_hash: str
+    label_map: dict[str, str]
+    """The data set's class → the class that it is taken for, "" for none."""
+    left_out: int
+    """Images that a method learned from, by their pixels: no method is scored on them."""
+    shared: dict[str, int]
+    """Split of the internal data set → images of its that are in this one, by their pixels."""
+    runs: dict[str, str]
+    """Method → the folder of its predictions."""
+    skipped: dict[str, str]
+    """Method that makes no predictions of other data → why."""
+    n: int = 0
+    """Images that all methods are scored on."""
+    classes: list[str] = field(default_factory=list)
+    """The classes that scores are of; merged ones are one."""
+    methods: dict[str, Scores] = field(default_factory=dict)
+    """Method → scores, in the order of the comparison."""
+    gaps: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    """Method → metric → internal, external, value (external minus internal), and low and high of its interval."""
+    alarms: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of `external` in comparison.json."""
+        content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return content | {"methods": {name: scores.to_json() for name, scores in self.methods.items()}}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Methods side by side on the same images; all tables, files and figures of a comparison are made of it."""
 
@@ -93,6 +130,8 @@ class Comparison:
     subgroups: list[Subgroup] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     hard_images: HardImages | None = None
+    external: list[ExternalTest] = field(default_factory=list)
+    """The methods on other data sets."""
     alarms: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -105,6 +144,7 @@ class Comparison:
         content |= {"cochran_q": self.cochran_q, "seeds": {name: asdict(runs) for name, runs in self.seeds.items()}}
         content |= {"subgroups": list(map(asdict, self.subgroups)), "gaps": list(map(asdict, self.gaps))}
         content |= {"hard_images": asdict(self.hard_images) if self.hard_images else None}
+        content |= {"external": [test.to_json() for test in self.external]}
         return content | {"alarms": self.alarms, "notes": self.notes}
 
     def methods_json(self) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,7 +38,7 @@ class PredictConfig(EmbeddingsConfig):
     """Options of predicting a prepared data set with a trained run."""
 
     run: Path
-    """A finished training run's folder."""
+    """The folder of a finished training, or of a zero-shot run."""
     data: Path
     """A prepared folder: the one trained on, or any other."""
     split: Literal["train", "val", "test", "all"] = "test"
@@ -79,14 +79,50 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     if note:
         log(f"note: {note}")
     manifest = _model_manifest(source, config, task, metadata, log)
-    identity = prediction_identity(checkpoint, task, metadata, manifest, config.split)
-    trained = checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint
+
+    def predict_rows(run: Run, rows: pd.DataFrame) -> tuple[pd.DataFrame, None]:
+        if METHODS[task.task].uses_embeddings:
+            return _predict_embeddings(config, task, metadata, source, rows, log), None
+        return _predict_images(config, task, run, manifest, rows, log), None
+
+    return write_prediction_run(
+        config,
+        task=task,
+        method=task.title,
+        trained=checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint,
+        identity=prediction_identity(checkpoint, task, metadata, manifest, config.split),
+        manifest=manifest,
+        learned=learned,
+        predict_rows=predict_rows,
+        log=log,
+    )
+
+
+def write_prediction_run(
+    config: PredictConfig,
+    *,
+    task: TrainConfig | None = None,
+    method: str,
+    trained: Path,
+    identity: dict[str, Any],
+    manifest: Manifest,
+    learned: pd.Series,
+    predict_rows: Callable[[Run, pd.DataFrame], tuple[pd.DataFrame, np.ndarray | None]],
+    log: Callable[[str], None],
+) -> PredictResult:
+    """The run of a split's predictions, which is made where it is not finished.
+
+    `task`: that of the checkpoint; None for a classification without one. `trained`: the folder of what predicts. `manifest`:
+    with the model's classes; `learned`, bool by position in it: the images that the model learned from. `predict_rows`: the
+    predictions table of some rows, and maybe their similarities (n, k) to the classes' texts.
+    """
     stem = f"predict-{trained.resolve().name}-{config.data.resolve().name}"
-    finished = find_finished_run(config, method=task.title, identity=identity, stem=stem, job="predict")
-    run = finished or start_run(config, method=task.title, identity=identity, stem=stem, job="predict")
-    rows, kind = manifest.rows(config.split), get_kind(METHODS[task.task].kind)
-    if labelled := bool((rows[list(task.required_columns)] != "").all(axis=1).any()):
-        rows, _ = manifest.rows_with(config.split, task.required_columns)
+    finished = find_finished_run(config, method=method, identity=identity, stem=stem, job="predict")
+    run = finished or start_run(config, method=method, identity=identity, stem=stem, job="predict")
+    kind = get_kind(METHODS[task.task].kind if task else "classification")
+    rows, required = manifest.rows(config.split), task.required_columns if task else ("label",)
+    if labelled := bool((rows[list(required)] != "").all(axis=1).any()):
+        rows, _ = manifest.rows_with(config.split, required)
         kind.check_images(rows)
     trained_on = set(manifest.table.loc[learned, "image_id"]) & set(rows["image_id"])
     reason = "" if labelled else "No image of this split has what its predictions could be scored by"
@@ -97,14 +133,13 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
     if finished:
         log(finished.finished_note)
         return predicted
-    if METHODS[task.task].uses_embeddings:
-        table = _predict_embeddings(config, task, metadata, source, rows, log)
-    else:
-        table = _predict_images(config, task, run, manifest, rows, log)
+    table, similarities = predict_rows(run, rows)
     scores, split = None, config.split
     if labelled:
-        predicted_task = dataclasses.replace(task, data=config.data)
-        scores = score_split(run, manifest, table, predicted_task, split=split, trained_on=trained_on)
+        of_data = dataclasses.replace(task, data=config.data) if task else None
+        scores = score_split(
+            run, manifest, table, of_data, split=split, similarities=similarities, trained_on=trained_on
+        )
     else:
         write_split_predictions(run, manifest, table, kind=kind.name, split=split, trained_on=trained_on)
     finish_run(run)
@@ -125,15 +160,18 @@ def _model_manifest(
     return manifest
 
 
-def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...]) -> Manifest:
-    """The manifest with labels of the model's classes; one that is neither known nor mapped is a `UserError`."""
+def map_labels(manifest: Manifest, classes: Sequence[str], mapping: Sequence[str], flag: str = "--map") -> Manifest:
+    """The manifest with labels of the model's classes; one that is neither known nor mapped is a `UserError`.
+
+    `flag`: the option that gave the mapping.
+    """
     mapped = {}
     for entry in mapping:
         pairs = [(name, entry[len(name) + 1 :]) for name in manifest.classes if entry.startswith(f"{name}=")]
         pair = next((pair for pair in pairs if pair[1] in ("", *classes)), None)
         if pair is None:
             raise UserError(
-                f"--map {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {quote_names(manifest.classes)}, the model "
+                f"{flag} {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {quote_names(manifest.classes)}, the model "
                 f"{quote_names(classes)}."
             )
         mapped[pair[0]] = pair[1]
@@ -142,7 +180,7 @@ def map_labels(manifest: Manifest, classes: list[str], mapping: tuple[str, ...])
         raise UserError(
             f"The model knows {quote_names(classes)}, but not {quote_names(unknown)} of {manifest.dataset}: say what each "
             "of them is "
-            f"with --map {' '.join(shlex.quote(f'{name}=…') for name in unknown)} (nothing after the = leaves it out)."
+            f"with {flag} {' '.join(shlex.quote(f'{name}=…') for name in unknown)} (nothing after the = leaves it out)."
         )
     return manifest.with_columns(classes, label=manifest.table["label"].map(named))
 

@@ -10,6 +10,7 @@ import pandas as pd
 import tyro
 
 from clipcovid.config import UserError
+from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.evaluate.report import score_split
 from clipcovid.evaluate.scores import Scores
@@ -66,21 +67,10 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Zero
         )
     prompts = build_prompts(config.prompts, manifest.classes)
     embeddings = embed(EmbedConfig.from_config(config), log, manifest=manifest)
-    from clipcovid.models.clip import load_clip  # torch, which the driver does not need before
-    from clipcovid.models.clip_model import class_embeddings
-
     identity = zeroshot_identity(config, manifest, embeddings.encoder["precision"])
     run = start_run(config, method="zeroshot", identity=identity)
     write_json(run.folder / "prompts.json", prompts)
-    clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
-    truncated = clip.count_truncated([text for texts in prompts.values() for text in texts])
-    if truncated["texts"]:
-        log(
-            f"{truncated['texts']} prompts are longer than the model's context: {truncated['tokens']} tokens are cut off."
-        )
-    similarities = embeddings.load(rows["image_id"]).astype(np.float32) @ class_embeddings(clip, prompts).T
-    table = pd.DataFrame({"image_id": rows["image_id"].to_numpy()})
-    table[[f"prob_{name}" for name in prompts]] = softmax(clip.logit_scale * similarities)
+    table, similarities = classify_embeddings(config, embeddings, rows["image_id"], prompts, log)
     scores = score_split(
         run,
         manifest,
@@ -91,6 +81,29 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Zero
     )
     finish_run(run)
     return ZeroshotResult(run=run, manifest=manifest, scores=scores)
+
+
+def classify_embeddings(
+    config: EmbedConfig,
+    embeddings: Embeddings,
+    image_ids: pd.Series,
+    prompts: dict[str, list[str]],
+    log: Callable[[str], None] = print,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """The predictions table (image_id, prob_<class>) of n embedded images, and their similarities (n, k) to the k classes."""
+    from clipcovid.models.clip import load_clip  # torch, which the driver does not need before
+    from clipcovid.models.clip_model import class_embeddings
+
+    clip = load_clip(config.clip, seed=config.seed, precision=embeddings.encoder["precision"])
+    truncated = clip.count_truncated([text for texts in prompts.values() for text in texts])
+    if truncated["texts"]:
+        log(
+            f"{truncated['texts']} prompts are longer than the model's context: {truncated['tokens']} tokens are cut off."
+        )
+    similarities = embeddings.load(image_ids).astype(np.float32) @ class_embeddings(clip, prompts).T
+    table = pd.DataFrame({"image_id": image_ids.to_numpy()})
+    table[[f"prob_{name}" for name in prompts]] = softmax(clip.logit_scale * similarities)
+    return table, similarities
 
 
 def classify(clip: "Clip", pixels: Sequence[np.ndarray], texts: Sequence[str]) -> np.ndarray:

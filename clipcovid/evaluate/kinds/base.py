@@ -45,6 +45,8 @@ class Kind(ABC, Generic[ScoresT]):
     """What an image is scored by, and what methods that are compared must agree on."""
     key_columns: ClassVar[tuple[str, ...]] = ("image_id",)
     """The columns whose values together stand in one row of a predictions table."""
+    gap_metrics: ClassVar[tuple[str, ...]] = ()
+    """The `table_metrics` that are shown of external sets; (): the key metrics."""
     paired_metrics: ClassVar[tuple[str, ...]] = ()
     """The metrics whose differences to the best are shown; (): all of `draws`."""
     pair_metrics: ClassVar[tuple[str, ...]] = ()

@@ -81,6 +81,7 @@ class Classification(Kind[ClassificationScores]):
         "macro_recall": "Recall\n(macro)",
         "macro_auroc": "AUROC\n(macro)",
     }
+    gap_metrics = ("macro_f1", "macro_auroc")
     paired_metrics = ("macro_f1", "accuracy")
     pair_metrics = (
         *("macro_f1", "accuracy", "macro_precision", "macro_recall", "macro_auroc", "macro_auprc", "kappa"),
