@@ -1,6 +1,7 @@
 """The report of a study: what it says are the numbers, in all four forms, for every kind of predictions."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -12,8 +13,9 @@ import pytest
 from test_report_page import HOSTILE, check_page
 
 from clipcovid.cli import from_cli
-from clipcovid.config import UserError, flatten_resolved, override
+from clipcovid.config import ImagesConfig, UserError, flatten_resolved, override
 from clipcovid.data.manifest import read_manifest
+from clipcovid.data.prepare import PrepareConfig, _options
 from clipcovid.data.rle import encode_rle
 from clipcovid.evaluate.compare import compare
 from clipcovid.evaluate.curves import MAX_POINTS, _thin
@@ -31,7 +33,7 @@ from clipcovid.report.findings import Finding
 from clipcovid.report.galleries import _draw_outline
 from clipcovid.report.page import Section
 from clipcovid.report.study import Audit, MethodRun, Study
-from clipcovid.workflows.command_lines import command_of_run
+from clipcovid.workflows.command_lines import command_of_run, in_order, prepare_command
 from clipcovid.workflows.study_report import ReportConfig, report_study
 
 TABLE = TextTable(
@@ -356,3 +358,30 @@ def test_commands_of_other_runs_are_told_where_they_can_be(tmp_path):
         "clipcovid crossval cnn --folds 5 --data d"
     )
     assert command_of_run({"identity": {}, "config": {"what": 1}}) == ""
+
+
+def test_the_command_of_a_preparation_gives_its_recipe(tmp_path):
+    config = PrepareConfig(
+        source="table",
+        root="r",
+        out=tmp_path,
+        images=ImagesConfig(size=64, mode="rgb"),
+        classes=("a b", "c"),
+        val=0.2,
+        resplit=True,
+    )
+    recipe = _options(config)["recipe"] if "recipe" in _options(config) else _options(config)
+    words = shlex.split(prepare_command(str(tmp_path), recipe))
+    again = from_cli(PrepareConfig, "", words[2:])
+    assert again == dataclasses.replace(config, root="PATH")
+
+
+def test_a_command_comes_after_what_it_reads():
+    commands = {
+        "o/b": "clipcovid probe --clip.pretrained o/a",
+        "o/c": "clipcovid cnn",
+        "o/a": "clipcovid finetune --name a",
+    }
+    ordered = in_order(commands)
+    assert sorted(ordered) == sorted(commands.values())
+    assert ordered.index(commands["o/a"]) < ordered.index(commands["o/b"])

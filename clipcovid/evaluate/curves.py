@@ -30,7 +30,7 @@ def roc_curves_figure(
         axes.plot([0, 1], [0, 1], color="gray", linestyle=":", linewidth=1.2)
 
     axis_names = ("1 − specificity", "sensitivity")
-    return _curves_figure("ROC", curve, chance, axis_names, truth, probabilities, classes, split)
+    return _curves_figure("ROC", curve, chance, axis_names, "default", truth, probabilities, classes, split)
 
 
 def precision_recall_figure(
@@ -47,9 +47,8 @@ def precision_recall_figure(
     def chance(axes: Axes, share: float) -> None:
         axes.axhline(share, color="gray", linestyle=":", linewidth=1.2)
 
-    return _curves_figure(
-        "Precision and recall", curve, chance, ("recall", "precision"), truth, probabilities, classes, split
-    )
+    names, style = ("recall", "precision"), "steps-post"
+    return _curves_figure("Precision and recall", curve, chance, names, style, truth, probabilities, classes, split)
 
 
 def _curves_figure(
@@ -57,6 +56,7 @@ def _curves_figure(
     curve: Curve,
     draw_chance: Callable[[Axes, float], None],
     axis_names: tuple[str, str],
+    style: str,
     truth: np.ndarray,
     probabilities: Mapping[str, np.ndarray],
     classes: Sequence[str],
@@ -69,17 +69,17 @@ def _curves_figure(
     columns = min(3, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
     title = f"{name}, one class against the rest{some}, {sample_title(len(truth), split)}"
-    room = 0.22 * len(probabilities)  # inches that the legend takes
-    figure, panels = new_panels(title, rows, columns, 1 + 3.1 * columns, 0.9 + 3.1 * rows + room, share=True)
+    room = 0.2 * -(-len(probabilities) // columns)  # inches that the legend takes
+    figure, panels = new_panels(title, rows, columns, 0.6 + 3.1 * columns, 0.6 + 3.3 * rows + room, share=True)
     colours = matplotlib.colormaps["tab10" if len(probabilities) <= 10 else "tab20"]
     for axes, at, label in zip(panels, shown, axis_labels([classes[at] for at in shown]), strict=False):
         positive = truth == at
         draw_chance(axes, float(positive.mean()))
         for number, (method, scores) in enumerate(probabilities.items()):
             x, y = _thin(*curve(positive, scores[:, at]))
-            axes.plot(x, y, color=colours(number % colours.N), linewidth=1.4, label=method)
+            axes.plot(x, y, color=colours(number % colours.N), linewidth=1.4, drawstyle=style, label=method)
         axes.set_title(f"{label} ({int(positive.sum()):,})", fontsize=9)
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel=axis_names[0])
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=axis_names[0])
     for axes in panels[:: columns or 1]:
         axes.set_ylabel(axis_names[1])
     for axes in panels[len(shown) :]:

@@ -1,6 +1,7 @@
 """The data card and the model cards of a report."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -142,11 +143,11 @@ def _training_table(study: Study) -> TextTable:
     for name, run in study.runs.items():
         epochs, kept = run.history.get("epochs", []), run.kept_epoch
         minutes = sum(line.get("seconds", 0) for line in epochs) / 60
-        cells = (str(len(epochs)), f"{kept['epoch']:.0f}", f"{minutes:.1f}") if kept else ("", "", "")
+        cells = (f"{epochs[-1]['epoch']:.0f}", f"{kept['epoch']:.0f}", f"{minutes:.1f}") if kept else ("", "", "")
         accuracies = [format_short(kept[key], 3) if key in kept else "" for key in ("train/accuracy", "val/accuracy")]
         rows.append([name, initial_weights_text(run), *cells, *accuracies])
     caption = "Accuracies are of the kept epoch; where training's is far above validation's, the method is over-fitted."
-    return TextTable(title="Training", headers=heads, sections=[rows], caption=caption)
+    return TextTable(title="Training", headers=heads, sections=[rows], caption=caption, texts=True)
 
 
 def initial_weights_text(run: MethodRun) -> str:
@@ -183,10 +184,18 @@ def _training_facts(run: MethodRun) -> list[tuple[str, str]]:
         return [("Training", "none that its folder tells of")]
     monitor = str(history["monitor"])
     score = f", validation {monitor} {format_short(kept[f'val/{monitor}'], 3)}" if f"val/{monitor}" in kept else ""
-    facts = [("Training", f"{len(history['epochs'])} epochs, epoch {kept['epoch']:.0f} kept{score}")]
+    facts = [("Training", f"{history['epochs'][-1]['epoch']:.0f} epochs, epoch {kept['epoch']:.0f} kept{score}")]
     if chosen := history.get("chosen"):
-        facts.append(("Chosen on validation", ", ".join(f"{key} {value}" for key, value in chosen.items())))
+        facts.append(("Chosen on validation", _settings_text(chosen)))
     return facts
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    parts = [
+        f"{key}: {_settings_text(value)}" if isinstance(value, Mapping) else f"{key} {value}"
+        for key, value in settings.items()
+    ]
+    return ", ".join(parts)
 
 
 def _prompts_text(texts: object) -> str:

@@ -91,7 +91,8 @@ def code_html(text: str) -> Markup:
 
 def figure_html(figure: "Figure", caption: str = "") -> Markup:
     """A matplotlib figure as an inline SVG, with a caption; what it shows is also its name for who can't see it."""
-    return _fragment("figure", content=figure_svg(figure, caption), caption=caption)
+    drawn = Markup('<div class="drawing">{}</div>').format(figure_svg(figure, caption))
+    return _fragment("figure", content=drawn, caption=caption)
 
 
 def figure_svg(figure: "Figure", name: str = "") -> Markup:

@@ -100,7 +100,7 @@ def _hits_and_misses(study: Study) -> Section:
 
 def _audit(study: Study) -> Section:
     if study.audit is None:
-        text = "The data have not been audited: run `clipcovid audit`, and give its folder with --audit."
+        text = "The data have not been audited: clipcovid audit does that, and --audit takes its folder."
         return Section(title="Audit of the data", parts=(text,))
     findings = study.audit.findings
     intro = f"{len(findings)} findings, the worst first, of the audit in {study.audit.folder}."
@@ -114,6 +114,9 @@ def _making(study: Study) -> Section:
     )
     commands = Section(
         title="Commands",
-        parts=("What makes all of it again, in this order.", code_html("\n".join(study.commands))),
+        parts=(
+            "What makes all of it again; what reads another's folder comes after it.",
+            code_html("\n".join(study.commands)),
+        ),
     )
     return Section(title="How it was made", parts=(RESEARCH_ONLY,), subsections=(environment, commands))

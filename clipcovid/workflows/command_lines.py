@@ -1,12 +1,14 @@
 """Command lines made of configs: what to type to get the same again."""
 
+import graphlib
 import shlex
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from clipcovid.config import UserError, config_from_dict, flatten_resolved
+from clipcovid.config import UserError, config_from_dict, flatten_fields, flatten_resolved
+from clipcovid.data.prepare import PrepareConfig
 from clipcovid.inference.predict import PredictConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.methods.registry import METHODS
@@ -53,6 +55,31 @@ def command_of_run(metadata: Mapping[str, Any]) -> str:
     except (UserError, TypeError):  # of another version, whose settings this one does not have
         return ""
     return command_line(command, config, default, required)
+
+
+def prepare_command(folder: str, recipe: Mapping[str, Any]) -> str:
+    """The command that prepares a data set again, from the recipe that its manifest keeps, without its root."""
+    defaults = flatten_fields(PrepareConfig())
+    root = "" if recipe["source"] == "phantom" else f" --root {PLACE}"
+    flags = []
+    for key, default in defaults.items():
+        value = recipe.get(key, "")
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        if key in ("source", "out", "root") or key not in recipe or value == shown:
+            continue
+        name = key.removeprefix("images.").replace("_", "-")
+        words = value.split(",") if isinstance(default, tuple) else [value]
+        flags.append(f" --{name}" + ("" if isinstance(default, bool) else f" {shlex.join(words)}"))
+    return f"clipcovid prepare --source {recipe['source']}{root} --out {shlex.quote(folder)}{''.join(flags)}"
+
+
+def in_order(commands: Mapping[str, str]) -> list[str]:
+    """Commands by the folders that they write, so that one that reads another's folder comes after it."""
+    reads = {
+        folder: {other for other in commands if other != folder and other in shlex.split(command, comments=True)}
+        for folder, command in commands.items()
+    }
+    return [commands[folder] for folder in graphlib.TopologicalSorter(reads).static_order()]
 
 
 def _nested(config_type: Any, flat: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

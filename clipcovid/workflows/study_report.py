@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import platform
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -28,7 +29,7 @@ from clipcovid.report.sections import make_report
 from clipcovid.report.study import Audit, MethodRun, Study
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, read_run_metadata, start_run
 from clipcovid.tracking import revision, versions
-from clipcovid.workflows.command_lines import command_line, command_of_run
+from clipcovid.workflows.command_lines import command_line, command_of_run, in_order, prepare_command
 
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "torchvision", "timm", "transformers")
 
@@ -151,7 +152,7 @@ def _study(
         quarantined=_quarantined(images.folder) if images else {},
         audit=audit,
         environment=_environment(),
-        commands=_commands(config, runs),
+        commands=_commands(config, runs, images),
     )
 
 
@@ -190,8 +191,13 @@ def _environment() -> list[tuple[str, str]]:
     return [*names.items(), *([("revision", commit)] if commit else []), ("system", system)]
 
 
-def _commands(config: ReportConfig, runs: Mapping[str, MethodRun]) -> list[str]:
-    made = [run.command or f"# {run.folder}: its command can't be told from its config.json" for run in runs.values()]
-    words = [str(path) for path in config.runs]
+def _commands(config: ReportConfig, runs: Mapping[str, MethodRun], images: PackedImages | None) -> list[str]:
+    recipe = images.manifest.info.get("recipe", {}) if images else {}
+    prepared = [prepare_command(str(images.folder), recipe)] if images and "source" in recipe else []
+    made = {
+        run.folder: run.command or f"# {run.folder}: its command can't be told from its config.json"
+        for run in runs.values()
+    }
+    words = shlex.join(str(path) for path in config.runs)
     flags = command_line("report", dataclasses.replace(config, runs=()), ReportConfig(), ())
-    return [*made, f"clipcovid report {' '.join(words)}{flags.removeprefix('clipcovid report')}"]
+    return [*prepared, *in_order(made), f"clipcovid report {words}{flags.removeprefix('clipcovid report')}"]
