@@ -196,12 +196,14 @@ def test_the_report_says_what_is_not_there(tmp_path, phantoms, capsys):
 def test_a_report_takes_the_runs_of_a_comparison(tmp_path, phantoms):
     runs = runs_of(tmp_path, phantoms)
     compared = tmp_path / "compared"
-    settings = {"runs": ",".join(map(str, runs)), "split": "test", "kind": "classification"}
+    settings = {"runs": ",".join(map(str, runs)), "split": "test", "kind": "classification", "margin": 0.05, "by": ""}
     write_json(compared / "config.json", {"method": "compare", "identity": {}, "config": settings})
     write_json(compared / "comparison.json", {})
     config = ReportConfig(runs=(compared,), out=tmp_path / "out", name="r")
     page = (report_study(config).folder / "report.html").read_text(encoding="utf-8")
     assert "is the best of 2 methods" in page
+    with pytest.raises(UserError, match="--margin is settled by the comparison"):
+        report_study(dataclasses.replace(config, margin=0.1))
     runs[0].rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=f"compares .*{runs[0].name}, which is not there"):
         report_study(config)

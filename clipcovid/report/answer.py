@@ -15,12 +15,8 @@ def answer(study: Study) -> list[str]:
 
 def _ranking_metric(study: Study) -> tuple[str, str]:
     """The metric that ranks the methods, and its name."""
-    methods = study.comparison.methods.values()
-    return next(
-        (metric, name)
-        for metric, name in study.kind.key_metrics.items()
-        if all(metric in scores.metrics for scores in methods)
-    )
+    metric = study.comparison.judged_by
+    return metric, study.kind.key_metrics[metric]
 
 
 def _who_is_best(study: Study) -> str:

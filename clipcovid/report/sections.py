@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from clipcovid.errors import RESEARCH_ONLY
-from clipcovid.evaluate.compare import comparison_tables
+from clipcovid.evaluate.comparison_tables import comparison_tables
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.answer import answer
 from clipcovid.report.cards import data_card, model_cards
@@ -17,10 +17,11 @@ from clipcovid.report.galleries import galleries
 from clipcovid.report.page import Part, Section, code_html, facts_html, figure_html, list_html, render_page
 from clipcovid.report.study import Study
 
-FIGURE_ORDER = ("scores", "differences", "roc", "precision_recall", "confusions", "classes")
+FIGURE_ORDER = ("scores", "differences", "pairs", "roc", "precision_recall", "confusions", "classes")
 FIGURE_CAPTIONS = {
     "scores": "Forest plot: each method's scores with intervals; dotted: what baselines reach without seeing an image.",
     "differences": "Each method minus the best one, with paired intervals: one that holds 0 shows no sure difference.",
+    "pairs": "All pairs of methods: the row's score minus the column's.",
     "roc": "ROC curves, a panel a class. Dotted: chance.",
     "precision_recall": "Precision over recall, a panel a class. Dotted: the share of the class, which is chance.",
     "confusions": "Confusion matrices: a row the true class, as shares of it.",

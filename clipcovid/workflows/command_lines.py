@@ -5,9 +5,10 @@ import shlex
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
-from clipcovid.config import UserError, config_from_dict, flatten_fields, flatten_resolved
+from clipcovid.config import UserError, flatten_fields, flatten_resolved
 from clipcovid.data.prepare import PrepareConfig
 from clipcovid.inference.predict import PredictConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
@@ -50,8 +51,8 @@ def command_of_run(metadata: Mapping[str, Any]) -> str:
         return ""
     required = [field.name for field in fields(config_type) if field.default is MISSING and field.init]
     try:
-        config = config_from_dict(config_type, _nested(config_type, settings))
-        default = config_from_dict(config_type, dict.fromkeys(required, PLACE))
+        config = config_type(**typed_fields(config_type, settings))
+        default = config_type(**dict.fromkeys(required, Path(PLACE)))
     except (UserError, TypeError):  # of another version, whose settings this one does not have
         return ""
     return command_line(command, config, default, required)
@@ -82,18 +83,19 @@ def in_order(commands: Mapping[str, str]) -> list[str]:
     return [commands[folder] for folder in graphlib.TopologicalSorter(reads).static_order()]
 
 
-def _nested(config_type: Any, flat: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The fields of a config as `config_from_dict` takes them, from dotted keys; tuples were texts with commas."""
+def typed_fields(config_type: Any, flat: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a config from the dotted keys of a `config.json`: tuples, which were texts with commas, and paths."""
     types, values = typing.get_type_hints(config_type), dict[str, Any]()
     for field in (field for field in fields(config_type) if field.init):
         key, field_type = f"{prefix}{field.name}", types[field.name]
         if is_dataclass(field_type):
-            values[field.name] = _nested(field_type, flat, f"{key}.")
+            values[field.name] = field_type(**typed_fields(field_type, flat, f"{key}."))
         elif key in flat:
-            value = flat[key]
+            value, parts = flat[key], typing.get_args(field_type)
             if typing.get_origin(field_type) is tuple:
-                convert = typing.get_args(field_type)[0]
-                value = [convert(part) for part in value.split(",")] if value else []
+                value = tuple(map(parts[0], value.split(","))) if value else ()
+            elif Path in (field_type, *parts) and value is not None:
+                value = Path(value)
             values[field.name] = value
     return values
 

@@ -29,7 +29,7 @@ from clipcovid.report.sections import make_report
 from clipcovid.report.study import Audit, MethodRun, Study
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, read_run_metadata, start_run
 from clipcovid.tracking import revision, versions
-from clipcovid.workflows.command_lines import command_line, command_of_run, in_order, prepare_command
+from clipcovid.workflows.command_lines import command_line, command_of_run, in_order, prepare_command, typed_fields
 
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "torchvision", "timm", "transformers")
 
@@ -39,7 +39,7 @@ class ReportConfig(CompareConfig):
     """What to report on."""
 
     data: Path | None = None
-    """The prepared folder that was predicted, for the images and the data card. Default: the one that the runs name."""
+    """The prepared folder that was predicted, for images, data card and `by`. Default: the one that the runs name."""
     audit: Path | None = None
     """The run folder of an audit of the data."""
     answers: Path | None = None
@@ -57,8 +57,8 @@ def report_study(config: ReportConfig) -> Run:
     methods = load_predictions.load_method_predictions(config.runs, config.split)
     audit = read_audit(config.audit, methods[0].metadata["split_hash"]) if config.audit else None
     images = _open_images(config.data, methods)
-    study = _study(config, methods, compare(methods), images, audit)
-    identity = comparison_identity({method.name: method.metadata for method in methods})
+    study = _study(config, methods, compare(methods, config), images, audit)
+    identity = comparison_identity({method.name: method.metadata for method in methods}, config.settings)
     run = start_run(config, method="report", identity=identity)
     (run.folder / SUCCESS_MARKER).unlink(missing_ok=True)
     report = make_report(study, answers, footer=f"Made by clipcovid on {time.strftime('%Y-%m-%d')}.")
@@ -88,20 +88,31 @@ def read_audit(folder: Path, split_hash: str) -> Audit:
 def _comparison_settings(config: ReportConfig) -> ReportConfig:
     """The config with the runs to compare: those named, those that a comparison's folder names, or all that are found."""
     if len(config.runs) == 1 and (config.runs[0] / "comparison.json").is_file():
-        return dataclasses.replace(config, **_stored_settings(config.runs[0]))
+        return _stored_settings(config)
     runs = config.runs or tuple(load_predictions.find_runs(config.out, config.split, SUCCESS_MARKER, config.kind))
     return dataclasses.replace(config, runs=runs)
 
 
-def _stored_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a comparison that is in a run folder, but for where it lies."""
-    metadata = read_run_metadata(folder).get("config", {})
-    runs = tuple(Path(part) for part in str(metadata.get("runs", "")).split(",") if part)
-    if gone := [run for run in runs if not run.exists()]:
-        raise UserError(f"{folder} compares {gone[0]}, which is not there: name the runs instead of the comparison.")
-    if not runs:
+def _stored_settings(config: ReportConfig) -> ReportConfig:
+    """The config with the settings of the comparison whose folder it names, but for where the report goes."""
+    folder = config.runs[0]
+    stored = typed_fields(CompareConfig, read_run_metadata(folder).get("config", {}))
+    if not stored.get("runs"):
         raise UserError(f"{folder} does not say which runs it compares: name the runs.")
-    return {"runs": runs, "split": metadata["split"], "kind": metadata["kind"]}
+    if gone := [run for run in stored["runs"] if not run.exists()]:
+        raise UserError(f"{folder} compares {gone[0]}, which is not there: name the runs instead of the comparison.")
+    settings = {name: value for name, value in stored.items() if name not in ("out", "name")}
+    for name, default in vars(ReportConfig()).items():
+        given = getattr(config, name)
+        if name in ("runs", "out", "name") or given == default or name not in settings:
+            continue
+        if name != "data" and given != settings[name]:
+            flag = name.replace("_", "-")
+            raise UserError(
+                f"--{flag} is settled by the comparison in {folder}: leave it out, or name the runs instead."
+            )
+        settings[name] = given
+    return dataclasses.replace(config, **settings)
 
 
 def _open_images(data: Path | None, methods: Sequence[MethodPredictions]) -> PackedImages | None:
