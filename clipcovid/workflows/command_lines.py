@@ -38,7 +38,7 @@ def command_of_run(metadata: Mapping[str, Any]) -> str:
     """The command that makes a run again, from its `config.json`; "" where that does not tell."""
     settings, identity = metadata.get("config", {}), metadata.get("identity", {})
     task = identity.get("task", "")
-    config_type: type[Any]
+    config_type: Any
     if task in METHODS:
         command, config_type = task.replace("_", "-"), METHODS[task].config
         if "folds" in identity:
@@ -88,7 +88,7 @@ def typed_fields(config_type: Any, flat: Mapping[str, Any], prefix: str = "") ->
     types, values = typing.get_type_hints(config_type), dict[str, Any]()
     for field in (field for field in fields(config_type) if field.init):
         key, field_type = f"{prefix}{field.name}", types[field.name]
-        if is_dataclass(field_type):
+        if is_dataclass(field_type) and isinstance(field_type, type):
             values[field.name] = field_type(**typed_fields(field_type, flat, f"{key}."))
         elif key in flat:
             value, parts = flat[key], typing.get_args(field_type)
