@@ -68,8 +68,10 @@ def _how_sure(study: Study) -> str:
         for method, gap in list(alike.items())[:MAX_NAMED]
     ]
     more = [f"{len(alike) - MAX_NAMED} more"] if len(alike) > MAX_NAMED else []
-    others = f"{len(worse)} of the {len(bounded)} others are worse in {name} beyond the paired 95% interval; "
-    return f"{others}{_join([*shown, *more])} can't be told apart from it."
+    told = f"{_join([*shown, *more])} can't be told apart from it"
+    if not worse:
+        return f"No other method is surely worse in {name}: by the paired 95% interval {told}."
+    return f"{len(worse)} of the {len(bounded)} others are worse in {name} beyond the paired 95% interval; {told}."
 
 
 def _whether_to_believe(study: Study) -> str:
