@@ -388,3 +388,21 @@ def test_a_command_comes_after_what_it_reads():
     ordered = in_order(commands)
     assert sorted(ordered) == sorted(commands.values())
     assert ordered.index(commands["o/a"]) < ordered.index(commands["o/b"])
+
+
+def test_steps_of_a_study_that_are_not_done_are_said(tmp_path, phantoms):
+    folder = tmp_path / "study"
+    planned = [{"name": name, "command": ["clipcovid", "cnn", "--name", name]} for name in ("a b", "c", "d")]
+    write_json(folder / "plan.json", {"steps": planned})
+    failed = {"state": "failed", "reason": "no memory", "seconds": 61.0}
+    write_json(folder / "steps.json", {"steps": {"a b": {"state": "done"}, "c": failed}})
+    runs = runs_of(tmp_path, phantoms)
+    made = report_study(ReportConfig(runs=runs, study=folder, out=tmp_path / "out")).folder
+    page = (made / "report.html").read_text(encoding="utf-8")
+    check_page(page)
+    assert "these steps of the study are not done: c (failed), d (left out)." in page
+    assert "no memory" in page
+    assert "clipcovid cnn --name &#39;a b&#39;" in page
+    assert "are not done: c (failed), d (left out)." in (made / "report.md").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"has no plan\.json with steps"):
+        report_study(ReportConfig(runs=runs, study=tmp_path, out=tmp_path / "out"))

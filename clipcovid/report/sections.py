@@ -16,7 +16,9 @@ from clipcovid.report.findings import findings_html, findings_table
 from clipcovid.report.galleries import galleries
 from clipcovid.report.page import Part, Section, code_html, facts_html, figure_html, list_html, render_page
 from clipcovid.report.study import Study
+from clipcovid.terminal import format_duration
 
+UNDONE = ("failed", "left out", "stopped")
 FIGURE_ORDER = ("scores", "differences", "pairs", "roc", "precision_recall", "confusions", "classes")
 FIGURE_CAPTIONS = {
     "scores": "Forest plot: each method's scores with intervals; dotted: what baselines reach without seeing an image.",
@@ -42,7 +44,7 @@ class Report:
 def make_report(study: Study, answers: Mapping[str, Mapping[str, str]] | None = None, footer: str = "") -> Report:
     """The report of a study. `answers`: people's, to the checklists; `footer`: what made it, and when."""
     sentences = answer(study)
-    lead: list[Part] = [Markup('<div class="answer">{}</div>').format(_paragraphs(sentences))]
+    lead: list[Part] = [Markup('<div class="answer">{}</div>').format(_paragraphs(sentences)), *_undone_steps(study)]
     sections = [
         _results(study),
         _figures(study),
@@ -56,7 +58,7 @@ def make_report(study: Study, answers: Mapping[str, Mapping[str, str]] | None = 
     subtitle = f"{len(study.comparison.methods)} methods, {study.comparison.n:,} {study.comparison.split} images"
     return Report(
         html=render_page(study.title, sections, lead=lead, subtitle=subtitle, footer=footer),
-        markdown=to_markdown(study.title, [" ".join(sentences)], sections),
+        markdown=to_markdown(study.title, [" ".join(sentences), *_undone_steps(study)], sections),
         latex=to_latex(study.title, [], sections),
         csv=to_csv([], sections),
     )
@@ -120,4 +122,17 @@ def _making(study: Study) -> Section:
             code_html("\n".join(study.commands)),
         ),
     )
-    return Section(title="How it was made", parts=(RESEARCH_ONLY,), subsections=(environment, commands))
+    steps = [_steps(study)] if study.steps else []
+    return Section(title="How it was made", parts=(RESEARCH_ONLY,), subsections=(*steps, environment, commands))
+
+
+def _undone_steps(study: Study) -> list[Part]:
+    """What the study was to do and has not done."""
+    undone = [f"{step.name} ({step.state})" for step in study.steps if step.state in UNDONE]
+    return [f"Not in this report, for these steps of the study are not done: {', '.join(undone)}."] if undone else []
+
+
+def _steps(study: Study) -> Section:
+    rows = [[step.name, step.state, format_duration(step.seconds), step.reason] for step in study.steps]
+    table = TextTable(headers=("step", "state", "time", "why"), sections=[rows], texts=True)
+    return Section(title="Steps of the study", parts=(table,))

@@ -49,6 +49,18 @@ class Audit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyStep:
+    """A step of a study file, and how it ended."""
+
+    name: str
+    state: str
+    """done, failed, left out, stopped or running."""
+    seconds: float = 0.0
+    reason: str = ""
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """All that a report tells."""
 
@@ -67,6 +79,8 @@ class Study:
     """Names and versions of what the report was made with."""
     commands: Sequence[str] = ()
     """The commands that make all of it again, in their order."""
+    steps: Sequence[StudyStep] = ()
+    """The steps of the study file that made it, where one did."""
 
     @property
     def kind(self) -> Kind[Any]:

@@ -257,7 +257,7 @@ class _Planner:
         compared = [step for step in self.steps.values() if step.command == "compare"]
         if self.study.report and (compared or self.runs):
             runs = compared[0].gathers if compared else {name: self.result(name) for name in self.runs}
-            values = {"data": self.study.data.folder}
+            values = {"data": self.study.data.folder, "study": self.study.folder}
             more = {"audit": ("--audit", str(self.steps["audit"].folder))} if "audit" in self.steps else {}
             needs = self.needs_data()
             self.add(self.run_step("report", self.study.report, values, needs=needs, gathers=runs, with_done=more))

@@ -26,7 +26,7 @@ from clipcovid.methods.registry import METHODS
 from clipcovid.report.checklists import read_answers
 from clipcovid.report.findings import Finding, rank_findings
 from clipcovid.report.sections import make_report
-from clipcovid.report.study import Audit, MethodRun, Study
+from clipcovid.report.study import Audit, MethodRun, Study, StudyStep
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, read_run_metadata, start_run
 from clipcovid.tracking import revision, versions
 from clipcovid.workflows.command_lines import command_line, command_of_run, in_order, prepare_command, typed_fields
@@ -42,6 +42,8 @@ class ReportConfig(CompareConfig):
     """The prepared folder that was predicted, for images, data card and `by`. Default: the one that the runs name."""
     audit: Path | None = None
     """The run folder of an audit of the data."""
+    study: Path | None = None
+    """The folder of the study that made the runs: the report lists its steps, and how they ended."""
     answers: Path | None = None
     """A YAML file of people's answers to the checklists: name of the checklist, number of the item, text."""
     title: str = ""
@@ -83,6 +85,24 @@ def read_audit(folder: Path, split_hash: str) -> Audit:
             "predicted: audit the predicted data set."
         )
     return Audit(folder=str(folder), findings=rank_findings(map(Finding.from_json, findings)))
+
+
+def read_steps(folder: Path) -> list[StudyStep]:
+    """The steps of a study's folder, in their order; a folder of another make is a `UserError`."""
+    planned = read_json_object(folder / "plan.json").get("steps")
+    if not isinstance(planned, list):
+        raise UserError(f"--study {folder} has no plan.json with steps: give the folder that `clipcovid study` writes.")
+    ended = read_json_object(folder / "steps.json").get("steps", {})
+    return [
+        StudyStep(
+            name=step["name"],
+            command=shlex.join(step["command"]),
+            state=ended.get(step["name"], {}).get("state", "left out"),
+            seconds=ended.get(step["name"], {}).get("seconds", 0.0),
+            reason=ended.get(step["name"], {}).get("reason", ""),
+        )
+        for step in planned
+    ]
 
 
 def _comparison_settings(config: ReportConfig) -> ReportConfig:
@@ -154,6 +174,7 @@ def _study(
     first = {name: _first_run(methods, source) for name, source in comparison.sources.items()}
     runs = {name: _method_run(method) for name, method in first.items()}
     dataset = images.manifest.dataset if images else "predictions"
+    steps = read_steps(config.study) if config.study else []
     return Study(
         title=config.title or f"How {len(runs)} method{'s' * (len(runs) > 1)} did on {dataset}",
         comparison=comparison,
@@ -163,7 +184,8 @@ def _study(
         quarantined=_quarantined(images.folder) if images else {},
         audit=audit,
         environment=_environment(),
-        commands=_commands(config, runs, images),
+        commands=[step.command for step in steps] or _commands(config, runs, images),
+        steps=steps,
     )
 
 
