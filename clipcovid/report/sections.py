@@ -19,7 +19,7 @@ from clipcovid.report.study import Study
 from clipcovid.terminal import format_duration
 
 UNDONE = ("failed", "left out", "stopped")
-FIGURE_ORDER = ("scores", "differences", "pairs", "roc", "precision_recall", "confusions", "classes")
+FIGURE_ORDER = ("scores", "differences", "pairs", "roc", "precision_recall", "confusions", "reliability", "decision_curves")
 FIGURE_CAPTIONS = {
     "scores": "Forest plot: each method's scores with intervals; dotted: what baselines reach without seeing an image.",
     "differences": "Each method minus the best one, with paired intervals: one that holds 0 shows no sure difference.",
@@ -28,6 +28,10 @@ FIGURE_CAPTIONS = {
     "precision_recall": "Precision over recall, a panel a class. Dotted: the share of the class, which is chance.",
     "confusions": "Confusion matrices: a row the true class, as shares of it.",
     "classes": "F1 and AUROC of each class.",
+    "reliability": "Reliability: how often the predicted class is right, over how probable it is said to be.",
+    "reliability_classes": "Reliability of each class.",
+    "risk_coverage": "Selective prediction: errors among the images that are kept, over their share, the surest kept first.",
+    "decision_curves": "Decision curves: the net benefit of acting on a method at each threshold, beside all and none.",
 }
 
 
