@@ -19,7 +19,16 @@ from clipcovid.report.study import Study
 from clipcovid.terminal import format_duration
 
 UNDONE = ("failed", "left out", "stopped")
-FIGURE_ORDER = ("scores", "differences", "pairs", "roc", "precision_recall", "confusions", "reliability", "decision_curves")
+FIGURE_ORDER = (
+    "scores",
+    "differences",
+    "pairs",
+    "roc",
+    "precision_recall",
+    "confusions",
+    "reliability",
+    "decision_curves",
+)
 FIGURE_CAPTIONS = {
     "scores": "Forest plot: each method's scores with intervals; dotted: what baselines reach without seeing an image.",
     "differences": "Each method minus the best one, with paired intervals: one that holds 0 shows no sure difference.",
