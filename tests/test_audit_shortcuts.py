@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from audit_sets import CLASSES, noise, noise_set, open_set, write_set
 
-from clipcovid.audit import probes
+from clipcovid.audit import probes, shortcuts
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData
 from clipcovid.audit.probes import PROBES
-from clipcovid.audit.shortcuts import check_shortcuts, out_of_fold_scores, run_probe
+from clipcovid.audit.shortcuts import check_shortcuts, grade, out_of_fold_scores, run_probe
 from clipcovid.evaluate.metrics import classification_metrics
 
 BY_NAME = {probe.name: probe for probe in PROBES}
@@ -32,7 +32,9 @@ def test_nothing_is_found_in_noise(tmp_path, seed):
     rows["source"] = [f"site {i // 2 % 2}" for i in range(240)]
     findings = audited(write_set(tmp_path / "set", images, rows))
     assert faults(findings) == set()
-    assert "source from the lungs, for no image with a known one has a lung mask" in findings["shortcut probes"].summary
+    assert (
+        "source from the lungs, for no image has a known source and a lung mask" in findings["shortcut probes"].summary
+    )
 
 
 def test_many_images_of_few_patients_tell_no_class(tmp_path):
@@ -45,15 +47,35 @@ def test_many_images_of_few_patients_tell_no_class(tmp_path):
     assert faults(audited(write_set(tmp_path / "set", images, rows))) == set()
 
 
-@pytest.mark.parametrize("corner", [(3, 3), (3, 55), (54, 4), (54, 54)])
-def test_a_marker_in_a_corner_of_one_class_is_found(tmp_path, corner):
+def test_markers_burnt_into_a_class_are_found(tmp_path):
+    """20 of 20: a bright or dark mark of 5 x 4 of 64 pixels, somewhere in a corner, on one class or a place for each."""
+    found = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        images, rows = noise_set(None, n=150, seed=seed)
+        places = rng.permutation([(1, 1), (1, 56), (56, 1), (56, 56)])
+        for i, label in enumerate(rows["label"]):
+            place = CLASSES.index(label)
+            if seed % 2 or place == seed % 3:
+                y, x = places[place] + rng.integers(0, 3, 2)
+                images[i, y : y + 5, x : x + 4] = 255 if seed % 4 < 2 else 0
+        prepared = open_set(write_set(tmp_path / str(seed), images, rows))
+        found += grade(run_probe(BY_NAME["class from corners"], prepared, 0), False) in ("high", "medium")
+    assert found >= 19
+
+
+def test_a_probe_that_tells_is_a_finding_with_its_numbers_and_images(tmp_path):
     images, rows = noise_set(None, n=240, seed=1)
-    for i, label in enumerate(rows["label"]):
-        if label == "Normal":
-            images[i, corner[0] : corner[0] + 5, corner[1] : corner[1] + 3] = 255
-    found = audited(write_set(tmp_path / "set", images, rows))
-    assert {"class from corners"} <= faults(found)
-    assert "Normal from the others" in found["class from corners"].summary
+    images[np.array(rows["label"]) == "Normal", 3:8, 3:6] = 255
+    folder = write_set(tmp_path / "set", images, rows)
+    found = audited(folder)
+    corners = found["class from corners"]
+    assert corners.severity == "high"
+    assert "Normal from the others, AUROC" in corners.summary
+    assert corners.numbers["chance"] == {"balanced_accuracy": 1 / 3, "auroc": 0.5}
+    low, high = corners.numbers["intervals"]["auroc/Normal"]
+    assert 0.8 < low <= corners.numbers["metrics"]["auroc/Normal"] <= high
+    assert all(rows["label"][int(name[:-4])] == "Normal" for _, name in corners.examples[0].images)
 
 
 def test_the_lungs_tell_and_what_is_outside_of_them_does_not(tmp_path):
@@ -73,6 +95,16 @@ def test_the_lungs_tell_and_what_is_outside_of_them_does_not(tmp_path):
     assert scores["the whole image"].metrics["auroc/Normal"] > 0.95
     assert abs(macro["the image with its lungs blacked out"] - 0.5) < 0.12
     assert abs(macro["the image with its centre blacked out"] - 0.5) < 0.12
+
+
+def test_images_beyond_the_most_are_drawn_by_patient(tmp_path, monkeypatch):
+    monkeypatch.setattr(shortcuts, "MAX_IMAGES", 101)
+    images, rows = noise_set(None, n=240, seed=3)
+    prepared = open_set(write_set(tmp_path / "set", images, rows))
+    result = run_probe(BY_NAME["class from corners"], prepared, 0)
+    assert len(result.rows) == 100  # whole patients, of two images each
+    assert set(result.rows) == {row ^ 1 for row in result.rows.tolist()}
+    assert "140 of 240 images" in result.left_out[0]
 
 
 def test_files_of_another_size_tell_their_class(tmp_path):
@@ -148,7 +180,7 @@ def test_masks_of_some_images_are_said(tmp_path):
     prepared = open_set(write_set(tmp_path / "set", images, rows, masks=masks))
     result = run_probe(BY_NAME["class from the image with its lungs blacked out"], prepared, 0)
     assert len(result.rows) == 240
-    assert result.left_out == ["60 images have no lung mask"]
+    assert result.left_out == ["60 images without a lung mask"]
 
 
 def test_a_class_without_masks_leaves_the_probe_untried(tmp_path):
@@ -158,4 +190,4 @@ def test_a_class_without_masks_leaves_the_probe_untried(tmp_path):
     prepared = open_set(write_set(tmp_path / "set", images, rows, masks=masks))
     reason = run_probe(BY_NAME["class from the image with its lungs blacked out"], prepared, 0)
     assert isinstance(reason, str)
-    assert "160 images have no lung mask" in reason
+    assert "160 images without a lung mask" in reason

@@ -13,7 +13,7 @@ import pandas as pd
 
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, PreparedSet
-from clipcovid.audit.examples import example_sheets
+from clipcovid.audit.examples import example_sheets, spread
 from clipcovid.evaluate.bootstrap import Intervals, bootstrap, patient_groups
 from clipcovid.evaluate.number_format import describe_resampling, format_with_interval
 from clipcovid.evaluate.text_table import TextTable
@@ -36,7 +36,7 @@ PHRASES = {
     "age": "are of patients aged {}",
     "sex": "are of patients of the sex {}",
     "file shape": "are {}",
-    "file size": "are {} pixels",
+    "file size": "are {}",
     "file format": "are {} files",
     "file channels": "are {} files",
     "file depth": "have {} bits a channel",
@@ -97,11 +97,11 @@ def age_band(text: str) -> str:
 
 def file_columns(files: pd.DataFrame) -> dict[str, pd.Series]:
     """What files are, as text, "" where unknown: shape (square or not), size (rare ones as one), format, channels, depth."""
-    size = files["width"].astype(str) + " × " + files["height"].astype(str)
+    size = files["width"].astype(str) + " × " + files["height"].astype(str) + " pixels"
     frequent = size.value_counts().index[:MAX_SIZES]
     return {
         "file shape": files["shape"].where(files["shape"] == "square", "not square"),
-        "file size": size.where(size.isin(frequent), "of rare sizes in"),
+        "file size": size.where(size.isin(frequent), "of a size of which there are few"),
         "file format": files["format"].fillna(""),
         "file channels": files["channels"].fillna(""),
         "file depth": files["bits"].map(lambda bits: "" if pd.isna(bits) else str(int(bits))),
@@ -246,8 +246,8 @@ def _gaps(classes: pd.Series, values: pd.Series, name: str) -> tuple[list[str], 
             f"{_share(int(has[inside].sum()), int(inside.sum()))} images of {label} {what}, and "
             f"{_share(int(has[outside].sum()), int(outside.sum()))} of the other classes"
         )
-        sheets[f"{label}: these {what}"] = np.flatnonzero(inside & has)
-        sheets[f"Not {label}: these do not"] = np.flatnonzero(outside & ~has)
+        sheets[f"{label}: these {what}"] = spread(inside & has)
+        sheets[f"Not {label}: these do not"] = spread(outside & ~has)
     return sentences, sheets
 
 

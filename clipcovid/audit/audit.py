@@ -14,7 +14,7 @@ from clipcovid.audit.data import AuditData, PreparedSet, read_audit_data
 from clipcovid.audit.shortcuts import check_shortcuts
 from clipcovid.io.files import write_json, write_text
 from clipcovid.report.findings import SEVERITIES, Finding, findings_html, rank_findings
-from clipcovid.report.page import Section, facts_html, render_page
+from clipcovid.report.page import Section, facts_html, list_html, render_page
 
 Check = Callable[[AuditData, AuditConfig], list[Finding]]
 CHECKS: dict[str, Check] = {
@@ -119,9 +119,16 @@ def audit_page(result: Audit, config: AuditConfig) -> str:
         if (found := [finding for finding in result.findings if finding.severity == severity])
     ]
     sections.append(Section(title="Data", parts=(facts_html([_facts(prepared) for prepared in result.data.sets]),)))
-    return render_page(
-        f"Audit of {result.data.main.name}", sections, lead=[verdict(result, config)], subtitle=_subtitle(result.data)
-    )
+    lead = [verdict(result, config), list_html(_headlines(result))]
+    return render_page(f"Audit of {result.data.main.name}", sections, lead=lead, subtitle=_subtitle(result.data))
+
+
+def _headlines(result: Audit) -> list[str]:
+    """What the findings of each severity but info are called, a line each."""
+    named = {
+        severity: [one.check for one in result.findings if one.severity == severity] for severity in SEVERITIES[:-1]
+    }
+    return [f"{severity}: {'; '.join(names)}" for severity, names in named.items() if names]
 
 
 def verdict(result: Audit, config: AuditConfig) -> str:

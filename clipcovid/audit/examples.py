@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 
 from clipcovid.audit.data import PreparedSet
 from clipcovid.report.findings import Examples
 
-IMAGES_PER_SHEET = 6
+IMAGES_PER_SHEET = 5  # a row on a wide screen
 
 
 def example_sheets(prepared: PreparedSet, rows_by_caption: Mapping[str, np.ndarray]) -> tuple[Examples, ...]:
@@ -17,3 +18,9 @@ def example_sheets(prepared: PreparedSet, rows_by_caption: Mapping[str, np.ndarr
         for caption, rows in rows_by_caption.items()
         if len(rows)
     )
+
+
+def spread(mask: np.ndarray | pd.Series) -> np.ndarray:
+    """Up to `IMAGES_PER_SHEET` positions at which `mask` (n,) is true, from its first to its last at even distances."""
+    rows = np.flatnonzero(mask)
+    return rows[np.unique(np.linspace(0, len(rows) - 1, IMAGES_PER_SHEET).astype(int))] if len(rows) else rows

@@ -26,11 +26,13 @@ class Probe:
     """`class from borders`, by which the finding is known."""
     shown: str
     """What the model sees, as it stands in a sentence."""
-    features: Callable[[PreparedSet], np.ndarray]
-    """float (n, d) of all images; rows that are not finite are left out, and said."""
+    features: Callable[[PreparedSet, np.ndarray], np.ndarray]
+    """float (m, d) of the images at these positions, (m,) int64."""
     advice: str
     """"" for a probe that is there to be compared with."""
     model: Literal["linear", "forest"] = "linear"
+    needs_masks: bool = False
+    """Whether it looks at images with a lung mask alone."""
 
 
 def pixels(images: np.ndarray) -> np.ndarray:
@@ -58,61 +60,59 @@ def corner_mask(side: int, size: int = THUMBNAIL_SIZE) -> np.ndarray:
     return edge[:, None] & edge[None, :]
 
 
-def histogram_features(prepared: PreparedSet) -> np.ndarray:
+def histogram_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     """Square roots of the shares of grey values, (n, 64): their distances are Hellinger's."""
-    return np.sqrt(prepared.histograms)
+    return np.sqrt(prepared.histograms[rows])
 
 
-def border_features(prepared: PreparedSet) -> np.ndarray:
+def border_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     """The pixels of the rim."""
-    return prepared.thumbnails[:, border_mask(BORDER)].astype(np.float32)
+    return prepared.thumbnails[rows][:, border_mask(BORDER)].astype(np.float32)
 
 
-def corner_features(prepared: PreparedSet) -> np.ndarray:
+def corner_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     """The pixels of the corners."""
-    return prepared.thumbnails[:, corner_mask(CORNER)].astype(np.float32)
+    return prepared.thumbnails[rows][:, corner_mask(CORNER)].astype(np.float32)
 
 
-def rim_features(prepared: PreparedSet) -> np.ndarray:
+def rim_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     """The pixels outside of the centre."""
     outside = border_mask(round(THUMBNAIL_SIZE * (1 - CENTRE) / 2))
-    return prepared.thumbnails[:, outside].astype(np.float32)
+    return prepared.thumbnails[rows][:, outside].astype(np.float32)
 
 
-def image_features(prepared: PreparedSet) -> np.ndarray:
+def image_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     """The image at 32 pixels."""
-    return pixels(small_images(prepared.thumbnails))
+    return pixels(small_images(prepared.thumbnails[rows]))
 
 
-def without_lungs_features(prepared: PreparedSet) -> np.ndarray:
-    """The image at 32 pixels, its lungs black; NaN where no mask shows them."""
-    return _masked(prepared, keep_lungs=False)
+def without_lungs_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
+    """The image at 32 pixels, its lungs black."""
+    return _masked(prepared, rows, keep_lungs=False)
 
 
-def lung_features(prepared: PreparedSet) -> np.ndarray:
-    """The image at 32 pixels, black but for its lungs; NaN where no mask shows them."""
-    return _masked(prepared, keep_lungs=True)
+def lung_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
+    """The image at 32 pixels, black but for its lungs."""
+    return _masked(prepared, rows, keep_lungs=True)
 
 
-def _masked(prepared: PreparedSet, *, keep_lungs: bool) -> np.ndarray:
-    masks = prepared.lung_masks
-    images = pixels(small_images(np.where(masks == keep_lungs, prepared.thumbnails, 0)))
-    images[~masks.any(axis=(1, 2))] = np.nan
-    return images
+def _masked(prepared: PreparedSet, rows: np.ndarray, *, keep_lungs: bool) -> np.ndarray:
+    lungs = prepared.lung_masks[rows]
+    return pixels(small_images(np.where(lungs == keep_lungs, prepared.thumbnails[rows], 0)))
 
 
-def file_features(prepared: PreparedSet) -> np.ndarray:
+def file_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     """Width, height, aspect, depth, bytes, compression, format and channels of the files; the means of the four borders.
 
     What only a file's header says is left out where the headers of some files can't be read, for what is missing would tell.
     """
-    files, edges = prepared.files, prepared.thumbnails.astype(np.float32)
+    files, edges = prepared.files, prepared.thumbnails[rows].astype(np.float32)
     borders = np.stack([edges[:, 0], edges[:, -1], edges[:, :, 0], edges[:, :, -1]], axis=1)
     columns = [files["width"], files["height"], files["aspect"]]
     if files["format"].notna().all():
         columns += [files["bits"], files["bytes"], files["compression"]]
         columns += [pd.Series(encode(files[name])) for name in ("format", "channels")]
-    facts = np.stack([column.to_numpy(np.float64) for column in columns], axis=1)
+    facts = np.stack([column.to_numpy(np.float64)[rows] for column in columns], axis=1)
     return np.hstack([facts, borders.mean(axis=2), borders.std(axis=2)])
 
 
@@ -164,6 +164,7 @@ PROBES = (
         name="class from the image with its lungs blacked out",
         shown="the image with its lungs blacked out",
         features=without_lungs_features,
+        needs_masks=True,
         advice=UNSEEN + "the outline of the masks stays visible and may tell, too.",
     ),
     Probe(
@@ -181,6 +182,7 @@ PROBES = (
         name="source from the lungs",
         shown="the lungs alone",
         features=lung_features,
+        needs_masks=True,
         advice="Cutting out the lungs does not hide the source: keep the shares of the classes equal in all sources.",
     ),
 )

@@ -17,7 +17,7 @@ from clipcovid.audit.associations import MODERATE, cramers_v, encode
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, PreparedSet
 from clipcovid.audit.examples import example_sheets
-from clipcovid.audit.probes import PROBES, Probe, Target
+from clipcovid.audit.probes import PROBES, Probe
 from clipcovid.data.folds import grouped_folds
 from clipcovid.data.splits import split_units
 from clipcovid.evaluate.bootstrap import classification_intervals
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 MIN_IMAGES, MIN_PATIENTS = 20, 2 * FOLDS  # of a class or source that is told from the others
-MAX_IMAGES = 6_000  # that probes look at: more of them sharpen the intervals and nothing else
+MAX_IMAGES = 5_000  # that a probe looks at: more of them sharpen the intervals and nothing else
 RESAMPLES = 500
 GRADES: tuple[tuple[Severity, float, float], ...] = (("high", 0.9, 0.8), ("medium", 0.75, 0.65), ("low", 0.65, 0.55))
 """Severity, and the AUROC of the class that is told best and the lower end of its interval, from which on it holds."""
@@ -102,17 +102,17 @@ def grade(result: ProbeResult, confounded: bool) -> Severity:
 def run_probe(probe: Probe, prepared: PreparedSet, seed: int) -> ProbeResult | str:
     """What a probe tells over folds of patients; or why it can't be tried."""
     labels = prepared.table["label" if probe.target == "class" else "source"]
-    features = probe.features(prepared)
-    usable, left_out = _usable(labels, features, split_units(prepared.table), probe.target)
+    groups = split_units(prepared.table)
+    usable, left_out = _usable(probe, prepared, labels, groups)
     if isinstance(usable, str):
         return usable
-    rows = _sample(usable, split_units(prepared.table), seed)
+    rows = _sample(usable, groups, seed)
     if len(rows) < len(usable):
-        left_out.append(f"{len(rows):,} of {len(usable):,} images were drawn, by patient")
+        left_out.append(f"{len(usable) - len(rows):,} of {len(usable):,} images, for {MAX_IMAGES:,} are enough")
     known = labels.iloc[rows].tolist()
     classes = sorted(set(known))
-    groups = split_units(prepared.table.iloc[rows])
-    scores = out_of_fold_scores(features[rows], np.array(known), groups, probe.model, seed)
+    features = probe.features(prepared, rows)
+    scores = out_of_fold_scores(features, np.array(known), groups.iloc[rows], probe.model, seed)
     patients = prepared.table["patient_id"].iloc[rows].tolist()
     metrics = classification_metrics(known, scores, classes)
     intervals = classification_intervals(known, scores, classes, patients, samples=RESAMPLES, seed=seed)
@@ -130,37 +130,32 @@ def run_probe(probe: Probe, prepared: PreparedSet, seed: int) -> ProbeResult | s
 
 
 def _usable(
-    labels: pd.Series, features: np.ndarray, groups: pd.Series, target: Target
+    probe: Probe, prepared: PreparedSet, labels: pd.Series, groups: pd.Series
 ) -> tuple[np.ndarray | str, list[str]]:
     """Positions of the images that a probe can look at, or why it can't be tried; and which are left out, and why."""
-    seen = np.isfinite(features).all(axis=1) & (labels != "").to_numpy()
+    known = (labels != "").to_numpy()
+    seen = known & prepared.lung_masks.any(axis=(1, 2)) if probe.needs_masks else known
     if not seen.any():
-        missing = f"no {target} is known" if (labels == "").all() else "no image with a known one has a lung mask"
-        return missing, []
+        return f"no image has a known {probe.target}" + (" and a lung mask" if known.any() else ""), []
     counts = pd.DataFrame(
         {"images": labels[seen].value_counts(), "units": groups[seen].groupby(labels[seen]).nunique()}
     )
     enough = counts.index[(counts["images"] >= MIN_IMAGES) & (counts["units"] >= MIN_PATIENTS)]
     rare = [f"{name} ({count:,})" for name, count in counts["images"].items() if name not in enough]
-    unseen = int((labels != "").sum() - seen.sum())
     left_out = [f"too few images or patients of {', '.join(rare)}"] * bool(rare)
-    left_out += [f"{unseen:,} images have no lung mask"] * bool(unseen)
+    left_out += [f"{known.sum() - seen.sum():,} images without a lung mask"] * bool((known & ~seen).any())
     if len(enough) < 2:
-        why = "; ".join(left_out) or f"all images are of one {target}"
+        why = "; ".join(left_out) or f"all images are of one {probe.target}"
         return f"{why} (two of {MIN_IMAGES} images and {MIN_PATIENTS} patients each are needed)", []
     return np.flatnonzero(seen & labels.isin(enough).to_numpy()), left_out
 
 
 def _sample(rows: np.ndarray, groups: pd.Series, seed: int) -> np.ndarray:
-    """Rows of groups drawn at random until there are `MAX_IMAGES`; all where there are no more."""
+    """Rows of groups drawn at random until there are about `MAX_IMAGES`; all where there are no more."""
     if len(rows) <= MAX_IMAGES:
         return rows
-    group = groups.iloc[rows].to_numpy()
-    names = pd.unique(group)
-    order = np.random.default_rng(seed).permutation(len(names))
-    sizes = pd.Series(group).value_counts().reindex(names[order])
-    chosen = sizes.index[sizes.cumsum() <= MAX_IMAGES]
-    return rows[np.isin(group, chosen)]
+    sizes = groups.iloc[rows].value_counts().sample(frac=1, random_state=seed)
+    return rows[groups.iloc[rows].isin(sizes.index[sizes.cumsum() <= MAX_IMAGES]).to_numpy()]
 
 
 def out_of_fold_scores(
