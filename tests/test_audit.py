@@ -10,17 +10,22 @@ from audit_sets import noise_set, open_set, write_set
 from PIL import Image
 
 from clipcovid.audit import audit as module
-from clipcovid.audit.audit import Audit, audit, audit_page
+from clipcovid.audit.audit import CHECKS, Audit, audit, audit_page
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import read_audit_data
 from clipcovid.audit.file_facts import read_file_facts
 from clipcovid.commands import run_command
 from clipcovid.errors import UserError
 from clipcovid.report.findings import Finding
+from clipcovid.workflows import audit as workflow
 
 
 def finding(severity, **fields):
     return Finding(check="a check", severity=severity, summary="What was found.", advice="What to do.", **fields)
+
+
+def audited(config, checks=CHECKS, log=lambda text: None):
+    return audit(read_audit_data(config), config, checks, log)
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def prepared(tmp_path):
 
 
 def test_clean_phantoms_have_no_finding_that_is_high_or_medium(phantoms):
-    found = audit(AuditConfig(data=phantoms), log=lambda text: None).findings
+    found = audited(AuditConfig(data=phantoms)).findings
     assert [one.summary for one in found if one.severity in ("high", "medium")] == []
     assert {"shortcut probes", "associations", "encoders"} <= {one.check for one in found}
 
@@ -50,7 +55,7 @@ def test_clean_phantoms_have_no_finding_that_is_high_or_medium(phantoms):
 def test_findings_fail_the_audit_from_fail_on_up(prepared, severities, fail_on, fails):
     checks = {"all": lambda data, config: [finding(severity) for severity in severities]}
     config = AuditConfig(data=prepared, fail_on=fail_on)
-    result = audit(config, checks, log=lambda text: None)
+    result = audited(config, checks)
     assert bool(result.failures(fail_on)) == fails
     page = audit_page(result, config)
     assert ("it fails" in page) == fails
@@ -61,7 +66,7 @@ def test_the_worst_finding_comes_first_and_is_on_the_page_with_its_images(prepar
     marked = finding("high", examples=())
     checks = {"a": lambda data, config: [finding("info"), finding("low")], "b": lambda data, config: [marked]}
     lines = []
-    result = audit(AuditConfig(data=prepared), checks, log=lines.append)
+    result = audited(AuditConfig(data=prepared), checks, lines.append)
     assert [one.severity for one in result.findings] == ["high", "low", "info"]
     assert [re.sub(r" \(\d+ s\)", "", line) for line in lines] == [
         "check 1 of 2: a: 1 low, 1 info",
@@ -95,6 +100,16 @@ def test_the_command_writes_a_page_and_its_exit_status_says_what_stands(tmp_path
         }
     run_command("audit", ["--data", str(folder), "--out", str(out), "--name", "first", "--fail-on", "never"])
     assert json.loads((out / "first" / "audit.json").read_text())["passed"]
+
+
+def test_a_name_that_another_audit_has_is_refused_before_the_work(prepared, tmp_path, monkeypatch):
+    run = tmp_path / "out" / "taken"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"method": "audit", "identity": {"task": "audit"}, "config": {}}))
+    (run / "audit.json").write_text("{}")
+    monkeypatch.setattr(workflow, "audit", lambda *given: pytest.fail("it began"))
+    with pytest.raises(UserError, match="holds another run"):
+        workflow.audit_data(AuditConfig(data=prepared, out=tmp_path / "out", name="taken"))
 
 
 def test_a_folder_that_is_named_twice_or_not_prepared_is_refused(prepared, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from clipcovid.audit.associations import check_associations
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.contamination import check_contamination
-from clipcovid.audit.data import AuditData, PreparedSet, read_audit_data
+from clipcovid.audit.data import AuditData, PreparedSet
 from clipcovid.audit.shortcuts import check_shortcuts
 from clipcovid.io.files import write_json, write_text
 from clipcovid.report.findings import SEVERITIES, Finding, findings_html, rank_findings
@@ -53,12 +53,11 @@ class Audit:
         return [finding for finding in self.findings if finding.severity in worst]
 
 
-def audit(config: AuditConfig, checks: Mapping[str, Check] = CHECKS, log: Callable[[str], None] = print) -> Audit:
-    """Open the config's data sets and run all `checks`, with a line of progress for each.
-
-    What a check can't do it says in a finding; a folder that is no prepared data set is a `UserError`.
-    """
-    data, findings = read_audit_data(config), list[Finding]()
+def audit(
+    data: AuditData, config: AuditConfig, checks: Mapping[str, Check] = CHECKS, log: Callable[[str], None] = print
+) -> Audit:
+    """Run all `checks` on the config's data sets, with a line of progress for each; what one can't do is a finding."""
+    findings = list[Finding]()
     for number, (name, check) in enumerate(checks.items(), 1):
         start = time.monotonic()
         found = check(data, config)

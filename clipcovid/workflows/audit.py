@@ -4,6 +4,7 @@ import textwrap
 
 from clipcovid.audit.audit import Audit, audit, verdict, write_audit
 from clipcovid.audit.config import AuditConfig
+from clipcovid.audit.data import read_audit_data
 from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.identity import audit_identity
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, start_run
@@ -13,10 +14,11 @@ from clipcovid.workflows.report import data_tags, report
 
 def audit_data(config: AuditConfig) -> tuple[Audit, Run]:
     """Audit the config's data set; write, print and show what was found. An audit is computed anew each time."""
-    result = audit(config)
-    manifests = [prepared.manifest for prepared in result.data.sets]
+    data = read_audit_data(config)
+    manifests = [prepared.manifest for prepared in data.sets]
     run = start_run(config, method="audit", identity=audit_identity(config, manifests))
     (run.folder / SUCCESS_MARKER).unlink(missing_ok=True)
+    result = audit(data, config)
     write_audit(result, config, run.folder)
     finish_run(run)
     print_audit(result, config)
