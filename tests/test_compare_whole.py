@@ -15,8 +15,10 @@ from clipcovid.errors import UserError
 from clipcovid.evaluate import bootstrap, metrics, plots
 from clipcovid.evaluate.compare import CompareConfig, compare, comparison_markdown, write_comparison
 from clipcovid.evaluate.console import print_comparison
+from clipcovid.evaluate.decisions import analyze_decisions
 from clipcovid.evaluate.kinds.classification import KIND
 from clipcovid.evaluate.load_predictions import load_method_predictions
+from clipcovid.evaluate.predictions import write_predictions
 from clipcovid.evaluate.significance import cochran_q
 
 COLUMNS = {"sex": ["F", "M", ""], "age": ["33", "71"], "source": ["A", "B"]}
@@ -153,7 +155,7 @@ def test_the_terminal_is_not_wider_than_it_is(whole, width):
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text.replace("1-0 …", "")
-    assert "more tables (classes, pairs, groups, images) are in comparison.md" in " ".join(text.split())
+    assert "more tables (classes, pairs, groups, images, decisions) are in comparison.md" in " ".join(text.split())
 
 
 def test_every_figure_is_drawn_without_texts_on_each_other(whole):
@@ -169,6 +171,49 @@ def test_every_figure_is_drawn_without_texts_on_each_other(whole):
                 assert not box.padded(-1).overlaps(below.padded(-1)), (key, one, other)
     words = [word for word, *_ in drawn(figures["pairs"])]
     assert sum(word.rstrip("*=").lstrip("-").startswith(".") for word in words) == 12
+
+
+@pytest.fixture(scope="module")
+def with_validation(tmp_path_factory):
+    """A comparison of runs of which one predicted validation images, and the tables of that one."""
+    folder = tmp_path_factory.mktemp("decisions")
+    tables = {"val": table_of(90, seed=5, signal=1.2), "test": table_of(90, seed=6, signal=1.2)}
+    for split, table in tables.items():
+        about = {**ENCODER_FILE, "split": split, "method": "cnn"}
+        write_predictions(folder / "cnn" / "predictions" / f"{split}.parquet", table, **about)
+    write_predictions(folder / "clip" / "predictions" / "test.parquet", table_of(90), **ENCODER_FILE)
+    methods = load_method_predictions([folder / "cnn", folder / "clip"], "test")
+    return compare(methods, CompareConfig(samples=200, sensitivity=0.8)), tables
+
+
+def test_runs_with_validation_predictions_are_analyzed_for_decisions(with_validation):
+    comparison, tables = with_validation
+    content = comparison.to_json()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    ordered = {name: table.sort_values("image_id", ignore_index=True) for name, table in tables.items()}
+    predictions = {"cnn": (ordered["val"], ordered["test"])}
+    expected = analyze_decisions(predictions, CLASSES, sensitivity=0.8, samples=200).to_json()["methods"]["cnn"]
+    assert content["decisions"]["methods"]["cnn"] == expected
+    assert content["decisions"]["methods"]["zeroshot"]["temperature"] is None
+    assert any(
+        "prediction sets for zeroshot: there are no predictions of validation" in note for note in comparison.notes
+    )
+
+
+def test_decisions_are_among_tables_and_figures_but_not_on_the_terminal(with_validation):
+    comparison, _ = with_validation
+    markdown = comparison_markdown(comparison)
+    for title in ("Calibration before and after temperature scaling", "Operating points for a sensitivity of 80%"):
+        assert title in markdown
+    console = Console(file=io.StringIO(), width=80)
+    print_comparison(comparison, console)
+    assert "Operating points for" not in console.file.getvalue()
+    assert {"reliability", "decision_curves", "scores"} <= KIND.comparison_figures(comparison).keys()
+
+
+def test_without_validation_predictions_there_are_no_decisions(whole):
+    assert whole.decisions is None
+    assert whole.to_json()["decisions"] is None
 
 
 def test_stored_scores_of_an_older_version_get_what_they_lack(tmp_path):

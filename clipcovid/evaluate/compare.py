@@ -23,9 +23,9 @@ from clipcovid.evaluate.draws import Draws
 from clipcovid.evaluate.hits import HardImages, Hits, find_hard_images
 from clipcovid.evaluate.kinds.base import Kind
 from clipcovid.evaluate.kinds.registry import get_kind
-from clipcovid.evaluate.load_predictions import MethodPredictions
+from clipcovid.evaluate.load_predictions import MethodPredictions, load_validation
 from clipcovid.evaluate.pairs import compare_pairs, differences_to_first
-from clipcovid.evaluate.scores import Comparison, Scores
+from clipcovid.evaluate.scores import Comparison, DecisionAnalysis, Scores
 from clipcovid.evaluate.seeds import group_by_seed, seed_runs
 from clipcovid.evaluate.subgroups import find_groups, score_groups
 from clipcovid.io.files import write_json, write_text
@@ -49,6 +49,10 @@ class CompareConfig:
     """The prepared folder whose manifest has the columns of `by`."""
     min_patients: int = 20
     """Groups of fewer patients (of images, where patients are unknown) are too few to be scored."""
+    sensitivity: float = 0.9
+    """What operating points are chosen to reach on the validation images."""
+    coverage: float = 0.9
+    """The share of prediction sets that are to have the true class."""
     pool_seeds: bool = True
     """Whether runs that differ in their seed alone are one method."""
     samples: int = 1000
@@ -88,7 +92,7 @@ class CompareConfig:
     @property
     def settings(self) -> dict[str, Any]:
         """What changes a comparison of the same predictions."""
-        names = ("margin", "by", "min_patients", "pool_seeds", "samples")
+        names = ("margin", "by", "min_patients", "pool_seeds", "samples", "sensitivity", "coverage")
         return {name: getattr(self, name) for name in names}
 
 
@@ -113,25 +117,13 @@ def compare(methods: Sequence[MethodPredictions], config: CompareConfig = DEFAUL
     judged_by = kind.ranking_metric(scores)
     order = sorted(scores, key=lambda name: (-scores[name].metrics[judged_by], name))
     rows = {name: list(scores).index(name) for name in order}
+    metrics = kind.group_metrics or [*kind.key_metrics]
+    subgroups, gaps = score_groups(groups, of_groups, rows, metrics, images, config.min_patients)
     runs = {name: [methods[at] for at in members[name]] for name in order}
-    subgroups, gaps = score_groups(
-        groups, of_groups, rows, kind.group_metrics or [*kind.key_metrics], images, config.min_patients
-    )
     hits = kind.hits(tables, classes)
-    comparison = Comparison(
-        kind=kind.name,
-        split=metadata["split"],
-        split_hash=metadata["split_hash"],
-        manifest_hash=metadata["manifest_hash"],
+    comparison = dataclasses.replace(
+        _without_tests(metadata, {name: scores[name] for name in order}, runs),
         n=len(images),
-        classes=classes,
-        best=order[0],
-        methods={name: scores[name] for name in order},
-        runs={name: ", ".join(run.run for run in of_seeds) for name, of_seeds in runs.items()},
-        sources={name: ", ".join(run.source for run in of_seeds) for name, of_seeds in runs.items()},
-        baselines=kind.common_baselines([scores[name] for name in order]),
-        paired_differences={},
-        alarms=[f"{name}: {alarm}" for name in order for alarm in scores[name].alarms],
         judged_by=judged_by,
         margin=config.margin,
         seeds={
@@ -142,10 +134,32 @@ def compare(methods: Sequence[MethodPredictions], config: CompareConfig = DEFAUL
         subgroups=subgroups,
         gaps=gaps,
         hard_images=_hard_images(kind, hits, methods, images, classes) if hits else None,
+        decisions=_decisions(kind, runs, classes, config),
     )
     right = {name: hits.right[members[name][0]] for name in order if hits and name not in comparison.seeds}
     comparison = _with_tests(comparison, draws, rows, right if kind.tests_hits else {})
     return dataclasses.replace(comparison, notes=[*_learned_notes(methods), *comparison_notes(comparison)])
+
+
+def _without_tests(
+    metadata: Mapping[str, Any], scores: dict[str, Scores], runs: Mapping[str, Sequence[MethodPredictions]]
+) -> Comparison:
+    """The methods and their scores, the best first."""
+    return Comparison(
+        kind=metadata["task"],
+        split=metadata["split"],
+        split_hash=metadata["split_hash"],
+        manifest_hash=metadata["manifest_hash"],
+        n=0,
+        classes=list(metadata["classes"]),
+        best=next(iter(scores)),
+        methods=scores,
+        runs={name: ", ".join(run.run for run in of_seeds) for name, of_seeds in runs.items()},
+        sources={name: ", ".join(run.source for run in of_seeds) for name, of_seeds in runs.items()},
+        baselines=get_kind(metadata["task"]).common_baselines(list(scores.values())),
+        paired_differences={},
+        alarms=[f"{name}: {alarm}" for name, entry in scores.items() for alarm in entry.alarms],
+    )
 
 
 def _images(table: pd.DataFrame) -> pd.DataFrame:
@@ -219,6 +233,19 @@ def _hard_images(
         return kind.describe_predictions(methods[at].table, image_ids, classes)
 
     return find_hard_images(hits, [method.name for method in methods], images, describe)
+
+
+def _decisions(
+    kind: Kind[Any], runs: Mapping[str, Sequence[MethodPredictions]], classes: list[str], config: CompareConfig
+) -> DecisionAnalysis | None:
+    """Of each method, by its first run, with the validation images that the run predicted."""
+    return kind.analyze_decisions(
+        {name: (load_validation(of_seeds[0]), of_seeds[0].table) for name, of_seeds in runs.items()},
+        classes,
+        sensitivity=config.sensitivity,
+        coverage=config.coverage,
+        samples=config.samples,
+    )
 
 
 def _learned_notes(methods: Sequence[MethodPredictions]) -> list[str]:

@@ -17,6 +17,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     )
     notes = [
         resampled if intervals["units"] > 1 else f"There are no intervals: all is of one {intervals['unit']}.",
+        *_low_value_notes(comparison),
         *kind.baseline_notes(comparison),
         *_seed_notes(comparison),
     ]
@@ -27,8 +28,24 @@ def comparison_notes(comparison: Comparison) -> list[str]:
             *kind.significance_notes(comparison),
             *_verdict_notes(comparison),
         ]
-    notes += [*_group_notes(comparison), *_hard_notes(comparison)]
+    notes += [*_group_notes(comparison), *_hard_notes(comparison), *_decision_notes(comparison)]
     return [*notes, *dict.fromkeys(note for scores in comparison.methods.values() for note in scores.notes)]
+
+
+def _low_value_notes(comparison: Comparison) -> list[str]:
+    """Calibration errors grow by resampling, as they do by chance: with few images they may lie below their intervals."""
+    below = [
+        name
+        for name, scores in comparison.methods.items()
+        for metric, interval in scores.intervals["intervals"].items()
+        if "ece" in metric and scores.metrics.get(metric, interval[0]) < interval[0]
+    ]
+    if not below:
+        return []
+    return [
+        f"Some calibration errors (ECE) of {', '.join(dict.fromkeys(below))} lie below their intervals: resampling adds "
+        "chance differences within bins, so with so few images the intervals lie too high."
+    ]
 
 
 def _seed_notes(comparison: Comparison) -> list[str]:
@@ -85,6 +102,14 @@ def _group_notes(comparison: Comparison) -> list[str]:
         if left_out:
             notes.append(f"Not in the gap by {column}: {'; '.join(left_out)}.")
     return notes
+
+
+def _decision_notes(comparison: Comparison) -> list[str]:
+    if comparison.decisions is None:
+        return []
+    several = [f"{name} by the run {runs.runs[0]}" for name, runs in comparison.seeds.items()]
+    of_first = [f"Calibration and decisions are of one seed: {', '.join(several)}."] if several else []
+    return [*of_first, *comparison.decisions.notes]
 
 
 def _hard_notes(comparison: Comparison) -> list[str]:

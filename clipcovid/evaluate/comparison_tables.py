@@ -23,7 +23,7 @@ def headline_tables(comparison: Comparison) -> list[TextTable]:
 
 
 def comparison_tables(comparison: Comparison) -> list[TextTable]:
-    """All tables: the headline, then further scores, classes, pairs, groups, and the images that all methods miss."""
+    """All tables: the headline, then further scores, classes, pairs, groups, images that all methods miss, decisions."""
     kind = get_kind(comparison.kind)
     tables = headline_tables(comparison)
     if kind.detail_metrics:
@@ -36,7 +36,7 @@ def comparison_tables(comparison: Comparison) -> list[TextTable]:
         tables += _group_tables(comparison, column)
     if comparison.hard_images:
         tables += _hard_tables(comparison)
-    return tables
+    return [*tables, *(comparison.decisions.tables().values() if comparison.decisions else ())]
 
 
 def _score_table(comparison: Comparison) -> TextTable:

@@ -92,5 +92,5 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(table.rich(console.width))
     more = len(comparison_tables(comparison)) - len(tables)
     if more:
-        console.print(f"{more} more tables (classes, pairs, groups, images) are in comparison.md.")
+        console.print(f"{more} more tables (classes, pairs, groups, images, decisions) are in comparison.md.")
     print_remarks(comparison.notes, comparison.alarms, console)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from clipcovid.evaluate.bootstrap import Intervals
 from clipcovid.evaluate.hits import HardImages
 from clipcovid.evaluate.pairs import Pair
 from clipcovid.evaluate.subgroups import Gap, Subgroup
+from clipcovid.evaluate.text_table import TextTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,23 @@ class SeedRuns:
     """Metric → its value of each seed."""
     std: dict[str, float]
     """Metric → the standard deviation over seeds."""
+
+
+class DecisionAnalysis(Protocol):
+    """Protocol of what validation and test predictions together say of methods (`decisions.Decisions`)."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the numbers rest on, and what was left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it."""
+
+    def tables(self) -> dict[str, TextTable]:
+        """Tables by name."""
+
+    def figures(self, split: str) -> dict[str, Figure]:
+        """Figures by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +153,8 @@ class Comparison:
     hard_images: HardImages | None = None
     external: list[ExternalTest] = field(default_factory=list)
     """The methods on other data sets."""
+    decisions: DecisionAnalysis | None = None
+    """Calibration, operating points, prediction sets: where the kind has them, and a method predicted validation images."""
     alarms: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -145,6 +168,7 @@ class Comparison:
         content |= {"subgroups": list(map(asdict, self.subgroups)), "gaps": list(map(asdict, self.gaps))}
         content |= {"hard_images": asdict(self.hard_images) if self.hard_images else None}
         content |= {"external": [test.to_json() for test in self.external]}
+        content |= {"decisions": self.decisions.to_json() if self.decisions else None}
         return content | {"alarms": self.alarms, "notes": self.notes}
 
     def methods_json(self) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from rich.table import Table
 Row = Sequence[str]
 BORDERS = {"head": box.SIMPLE_HEAD, "plain": box.SIMPLE, "full": box.HEAVY_HEAD}
 NARROW = 100  # characters of a terminal below which intervals stand beneath their values
+NAME_ROOM = 16  # characters that are left for names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +51,24 @@ class TextTable:
         for head in self.headers[1:]:
             justify: Literal["left", "right"] = "left" if self.texts else "right"
             table.add_column(escape(head), justify=justify, no_wrap=self.no_wrap == "numbers")
+        narrow = self.no_wrap == "numbers" and width < NARROW
+        bounds_apart = narrow and self._too_wide(width)
         for rows in self.sections:
             for name, *cells in rows:
-                if self.no_wrap == "numbers" and width < NARROW:
-                    cells = _wrap_cells(cells)
+                if narrow:
+                    cells = _wrap_cells(cells, bounds_apart)
                 texts = [escape(name), *map(escape, cells)]
                 if self.bold is not None:
                     texts[self.bold] = f"[bold]{texts[self.bold]}[/]"
                 table.add_row(*texts)
             table.add_section()
         return table
+
+    def _too_wide(self, width: int) -> bool:
+        """Whether intervals beneath their values, in a terminal `width` wide, leave the names less room than `NAME_ROOM`."""
+        rows = [self.headers, *(_wrap_cells(row, False) for rows in self.sections for row in rows)]
+        widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
+        return sum(widths[1:]) + len(widths) + min(widths[0], NAME_ROOM) > width
 
     def markdown(self) -> list[str]:
         """The table's lines in Markdown, the title as a heading."""
@@ -72,11 +81,10 @@ class TextTable:
         return [f"## {self.title}", "", *lines, ""] if self.title else [*lines, ""]
 
 
-def _wrap_cells(cells: Row) -> list[str]:
-    """Intervals beneath their values; of many, also the upper bound beneath the lower."""
+def _wrap_cells(cells: Row, bounds_apart: bool) -> list[str]:
+    """Intervals beneath their values; `bounds_apart`: also the upper bound beneath the lower."""
     cells = [cell.replace(" (", "\n(") for cell in cells]
-    many = sum("(" in cell for cell in cells) > 4
-    return [cell.replace(" to ", "\nto ") for cell in cells] if many else cells
+    return [cell.replace(" to ", "\nto ") for cell in cells] if bounds_apart else cells
 
 
 def _cell(text: str) -> str:

@@ -17,7 +17,7 @@ from clipcovid.evaluate.draws import Draws, Resampler, resampled_table_draws, we
 from clipcovid.evaluate.examples import ExampleGroup
 from clipcovid.evaluate.hits import Hits
 from clipcovid.evaluate.pairs import compare_pairs, differences_to_first
-from clipcovid.evaluate.scores import Comparison, Scores
+from clipcovid.evaluate.scores import Comparison, DecisionAnalysis, Scores
 from clipcovid.evaluate.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -170,6 +170,18 @@ class Kind(ABC, Generic[ScoresT]):
         """Which images each table has right, and what counts as right; None where nothing does."""
         return None
 
+    def analyze_decisions(
+        self,
+        predictions: Mapping[str, tuple[pd.DataFrame | None, pd.DataFrame]],
+        classes: Sequence[str],
+        *,
+        sensitivity: float,
+        coverage: float,
+        samples: int,
+    ) -> DecisionAnalysis | None:
+        """What predictions of validation images (None for none) and of test images together say; None where nothing does."""
+        return None
+
     def describe_predictions(self, table: pd.DataFrame, image_ids: Sequence[str], classes: Sequence[str]) -> list[str]:
         """What a table predicts for some of its images, a few words each."""
         return ["" for _ in image_ids]
@@ -252,7 +264,7 @@ class Kind(ABC, Generic[ScoresT]):
         return []
 
     def comparison_figures(self, comparison: Comparison) -> dict[str, Figure]:
-        """Figures by name: scores with intervals, differences to the best and of all pairs, and the groups of each column."""
+        """Figures by name: scores with intervals, differences to the best and of all pairs, groups, and decisions."""
         from clipcovid.evaluate import comparison_plots  # matplotlib: what only prints a comparison starts without it
 
         labels = {
@@ -273,6 +285,8 @@ class Kind(ABC, Generic[ScoresT]):
             figures["pairs"] = comparison_plots.pairs_figure(comparison, head)
         for column in dict.fromkeys(group.column for group in comparison.subgroups):
             figures[f"groups_{column}"] = comparison_plots.groups_figure(comparison, column, head)
+        if comparison.decisions:
+            figures |= comparison.decisions.figures(comparison.split)
         return figures
 
     def curve_figures(

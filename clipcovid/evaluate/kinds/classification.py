@@ -13,6 +13,7 @@ import pandas as pd
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
 from clipcovid.evaluate.calibration import Draw
+from clipcovid.evaluate.decisions import Decisions, analyze_decisions
 from clipcovid.evaluate.examples import ExampleGroup, classification_examples
 from clipcovid.evaluate.hits import Hits
 from clipcovid.evaluate.kinds.base import Kind
@@ -186,6 +187,17 @@ class Classification(Kind[ClassificationScores]):
         truth = metrics.encode_labels(tables[0]["label"].tolist(), classes)
         right = np.stack([class_probabilities(table, classes).argmax(axis=1) == truth for table in tables])
         return Hits("the most probable class is the label", right)
+
+    def analyze_decisions(
+        self,
+        predictions: Mapping[str, tuple[pd.DataFrame | None, pd.DataFrame]],
+        classes: Sequence[str],
+        **options: Any,
+    ) -> Decisions | None:
+        """Calibration, operating points, prediction sets, selective prediction, decision curves."""
+        if all(validation is None for validation, _ in predictions.values()):
+            return None
+        return analyze_decisions(predictions, classes, **options)
 
     def describe_predictions(self, table: pd.DataFrame, image_ids: Sequence[str], classes: Sequence[str]) -> list[str]:
         """The most probable class and its probability."""
