@@ -166,7 +166,7 @@ def test_no_import_sets_an_environment_variable():
         "import os; before = dict(os.environ)\n"
         "import clipcovid.ray_backend.cluster, clipcovid.ray_backend.tune, clipcovid.ray_backend.map\n"
         "import clipcovid.ray_backend.train, clipcovid.inference.predict, clipcovid.data.prepare\n"
-        "import clipcovid.workflows.train, clipcovid.tracking\n"
+        "import clipcovid.workflows.train, clipcovid.tracking.runs\n"
         "assert os.environ == before, set(os.environ.items()) - set(before.items())"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

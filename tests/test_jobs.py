@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clipcovid.ray_backend.cluster import OWN_CLUSTER_VARIABLE
-from clipcovid.tracking import REVISION
+from clipcovid.tracking.provenance import REVISION
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--clip.model", "tiny", "--clip.pretrained", "none"]

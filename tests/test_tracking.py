@@ -17,20 +17,12 @@ import pytest
 from conftest import HERE
 from mlflow import MlflowClient
 
-from clipcovid import tracking
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.tracking import (
-    REVISION,
-    RUN_TAG,
-    LiveTracker,
-    check_store,
-    live_tracker,
-    packages,
-    revision,
-    track,
-    tracking_uri,
-)
+from clipcovid.tracking import provenance, store
+from clipcovid.tracking.provenance import REVISION, packages, revision
+from clipcovid.tracking.runs import RUN_TAG, LiveTracker, _sanitize_metric_name, live_tracker, track
+from clipcovid.tracking.store import check_store, tracking_uri
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch):
     """No store has been complained of."""
-    monkeypatch.setattr(tracking, "_failed_stores", set())
+    monkeypatch.setattr(store, "_failed_stores", set())
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +107,7 @@ def test_a_store_that_takes_nothing_is_one_warning_and_soon(tracked, kind, silen
         "postgres": "postgresql://user:secret@127.0.0.1:9/mlflow",
     }
     monkeypatch.setenv("MLFLOW_TRACKING_URI", places[kind])
-    monkeypatch.setattr(tracking, "STORE_TIMEOUT_S", 1)
+    monkeypatch.setattr(store, "STORE_TIMEOUT_S", 1)
     began = time.monotonic()
     shown = LiveTracker(run, config)
     for epoch in (1, 2, 3):
@@ -131,7 +123,7 @@ def test_a_store_that_takes_nothing_is_one_warning_and_soon(tracked, kind, silen
 
 
 def test_a_store_in_use_is_none_that_takes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "STORE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(store, "STORE_TIMEOUT_S", 0.1)
     path = tmp_path / "mlflow.db"
     with closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE t (x)")
@@ -251,7 +243,7 @@ def test_a_user_without_a_name_is_no_obstacle(tracked, nameless):
     code = (
         "import pickle; from pathlib import Path; from clipcovid import environment\n"
         "environment.set_home()  # as every job does\n"
-        "from clipcovid.tracking import track\n"
+        "from clipcovid.tracking.runs import track\n"
         f"run, config = pickle.loads(Path({str(folder / 'task')!r}).read_bytes())\n"
         "assert track(run, config, tags={})"
     )
@@ -266,7 +258,7 @@ def test_a_user_without_a_name_is_no_obstacle(tracked, nameless):
 
 
 def test_names_that_mlflow_would_refuse_are_made_fit():
-    assert tracking._sanitize_metric_name("f1/Größe (mm) é?") == "f1/Größe _mm_ é_"
+    assert _sanitize_metric_name("f1/Größe (mm) é?") == "f1/Größe _mm_ é_"
 
 
 def test_the_environment_and_the_revision_are_told():
@@ -275,7 +267,7 @@ def test_the_environment_and_the_revision_are_told():
 
 
 def test_a_copy_without_a_repository_has_the_revision_that_came_with_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "tracking" / "provenance.py"))
     assert revision() == {}
     monkeypatch.setenv(REVISION, "1a2b3c4d")
     assert revision() == {"mlflow.source.git.commit": "1a2b3c4d"}

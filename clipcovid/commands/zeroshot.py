@@ -9,7 +9,7 @@ first.
 """
 
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.workflows.report import data_tags, report
+from clipcovid.workflows.report import report
 
 
 def main(config: ZeroshotConfig) -> None:
@@ -17,4 +17,4 @@ def main(config: ZeroshotConfig) -> None:
     result = zeroshot(config)
     if result.scores is None:
         print("The encoder learned from all of these images, by their pixels: predictions are written, but not scored.")
-    report(result.run, config, data_tags(result.manifest), scores=result.scores)
+    report(result.run, config, manifest=result.manifest, splits=(config.split,), scores=result.scores)

@@ -16,9 +16,10 @@ from clipcovid.io.files import write_json
 from clipcovid.methods.checkpoints import save_texts
 from clipcovid.runs import Run, find_finished_run, finish_run, start_run
 from clipcovid.terminal import Countdown
-from clipcovid.tracking import live_tracker
+from clipcovid.tracking.datasets import describe_data
+from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import TrainResult, resolve_training_schedule, train_model, training_manifest
-from clipcovid.workflows.report import ChildRun, data_tags, report
+from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
 
 CROSSVAL = "crossval"
@@ -46,7 +47,7 @@ def cross_validate(config: TrainConfig, folds: int) -> Run:
     run = start_run(config, identity=identity, **names)
     config = save_texts(config, manifest.classes, run.folder)
     embeddings = embeddings_for(config, source)
-    with live_tracker(config) as watch:
+    with live_tracker(config, describe_data(everything, config.data, ("all",))) as watch:
         watch(run)
         results, children = _train_folds(config, folds, run, source, embeddings)
     table, trained_on = _pooled_predictions(results)
@@ -56,7 +57,7 @@ def cross_validate(config: TrainConfig, folds: int) -> Run:
     write_json(run.folder / "metrics.json", {CROSSVAL: scores.to_json()})
     finish_run(run)
     print_folds(scores.kind, scores.folds, Console())
-    report(run, config, data_tags(manifest), scores=scores, children=children)
+    report(run, config, manifest=everything, splits=("all",), scores=scores, children=children)
     return run
 
 
@@ -74,7 +75,7 @@ def _train_folds(
         placed = override(single, {"out": run.folder / "folds"})
         result = train_model(placed, manifest=source, embeddings=embeddings)
         results.append(result)
-        children.append(ChildRun(run=result.run, config=single))
+        children.append(ChildRun(run=result.run, config=single, manifest=result.manifest))
         print(countdown.line(number))
     return results, children
 

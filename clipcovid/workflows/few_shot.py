@@ -12,9 +12,10 @@ from clipcovid.methods.checkpoints import save_texts
 from clipcovid.methods.configs import FewShotConfig
 from clipcovid.runs import Run, finish_run, start_run
 from clipcovid.terminal import Countdown
-from clipcovid.tracking import live_tracker
+from clipcovid.tracking.datasets import TRAINING_SPLITS, describe_data
+from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import train_model, training_manifest
-from clipcovid.workflows.report import ChildRun, data_tags, report
+from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
 
 DRAWS_PER_SHOT = 3  # of the images of each number of shots
@@ -35,7 +36,7 @@ def few_shot(config: FewShotConfig) -> Run:
         config = override(config, {"compute.workers": 0})
     draws = [(shots, draw) for shots in config.shots for draw in range(1 if shots == "all" else DRAWS_PER_SHOT)]
     scores, children, countdown = dict[str, Scores](), list[ChildRun](), Countdown("training", len(draws))
-    with live_tracker(config) as watch:
+    with live_tracker(config, describe_data(manifest, config.data, TRAINING_SPLITS)) as watch:
         watch(run)
         for done, (shots, draw) in enumerate(draws, 1):
             single = override(config, {"shots": (shots,), "draw": draw, "name": ""})
@@ -49,5 +50,5 @@ def few_shot(config: FewShotConfig) -> Run:
     plots.save_figures({"shots": plots.few_shot_figure(curve)}, run.folder / "figures")
     finish_run(run)
     print_shots(curve, Console())
-    report(run, config, data_tags(manifest), children=children)
+    report(run, config, manifest=manifest, children=children)
     return run

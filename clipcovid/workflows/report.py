@@ -1,7 +1,7 @@
 """How a job reports its run: the scores on the terminal, the folder, and the run in MLflow."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from rich.console import Console
 
@@ -10,7 +10,9 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.console import print_scores
 from clipcovid.evaluate.scores import Scores
 from clipcovid.runs import Run
-from clipcovid.tracking import Status, track, ui_command
+from clipcovid.tracking.datasets import TRAINING_SPLITS, describe_data
+from clipcovid.tracking.runs import Status, track
+from clipcovid.tracking.store import ui_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,10 @@ class ChildRun:
     run: Run
     config: RunConfig
     """The config that its parameters are logged from."""
+    manifest: Manifest | None = None
+    """Its data, where they are not those of its parent."""
+    splits: Sequence[str] = TRAINING_SPLITS
+    """The splits of them that it used."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """MLflow tags beside those of its parent."""
     status: Status = "FINISHED"
@@ -33,21 +39,34 @@ def data_tags(manifest: Manifest) -> dict[str, str]:
 def report(
     run: Run,
     config: RunConfig,
-    tags: Mapping[str, str],
+    tags: Mapping[str, str] | None = None,
     *,
+    manifest: Manifest | None = None,
+    splits: Sequence[str] = TRAINING_SPLITS,
     scores: Scores | None = None,
     children: Iterable[ChildRun] = (),
     title: str = "Run",
 ) -> None:
     """Print a split's `scores`, where there are any, and the run's folder; show the run and its children in MLflow.
 
-    `config.out` says where the MLflow store is. `children` are read only if MLflow took the run.
+    `manifest`, `splits`: the data that the run used. `config.out` says where the MLflow store is. `children` are read only
+    if MLflow took the run; their tags are `tags` and their own.
     """
     if scores is not None:
         print_scores(scores, Console())
     print(f"{title}: {run.folder}")
-    if track(run, config, tags=dict(tags)) and all(
-        track(child.run, child.config, tags={**tags, **child.tags}, parent=run, status=child.status)
+    shown = ChildRun(run=run, config=config, manifest=manifest, splits=splits, tags=tags or {})
+    if _show(shown) and all(
+        _show(replace(child, manifest=child.manifest or manifest, tags={**(tags or {}), **child.tags}), parent=run)
         for child in children
     ):
         print(f"MLflow: {ui_command(config.out)}")
+
+
+def _show(shown: ChildRun, parent: Run | None = None) -> bool:
+    """Show a run in MLflow with its data; True if it worked."""
+    config, manifest, tags, data = shown.config, shown.manifest, dict(shown.tags), ()
+    if manifest is not None:
+        tags = data_tags(manifest) | tags
+        data = describe_data(manifest, getattr(config, "data", None), shown.splits)
+    return track(shown.run, config, tags=tags, data=data, parent=parent, status=shown.status)

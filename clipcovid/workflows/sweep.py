@@ -179,8 +179,7 @@ def sweep(config: SweepConfig) -> None:
     remove_job_files(run.folder, r"tune/[^/]+/checkpoint_\d+(/.*)?")  # Ray Tune's copies of the states
     _print_summary(trials, best, metric, seeds)
     print(f"The best again: {training_command(config.task, best.params['values'])}")
-    tags = {"manifest": manifest.content_hash, "split": manifest.split_hash}
-    report(run, config.task, tags, children=_trial_runs(run, config.task, trials))
+    report(run, config.task, manifest=manifest, children=_trial_runs(run, config.task, trials))
 
 
 def _start_sweep(config: SweepConfig, identity: dict[str, Any]) -> Run:

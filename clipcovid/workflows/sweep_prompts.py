@@ -35,7 +35,7 @@ from clipcovid.workflows.prompt_search import (
     every_candidate,
     read_space,
 )
-from clipcovid.workflows.report import ChildRun, data_tags, report
+from clipcovid.workflows.report import ChildRun, report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def sweep_prompts(config: PromptSweepConfig) -> None:
     finish_run(run)
     print_scores(scores, Console())
     print(f"Prompts: {run.folder / 'prompts.json'}")
-    report(run, config, data_tags(manifest), children=_trial_runs(run, config, trials))
+    report(run, config, manifest=manifest, splits=("val", "test"), children=_trial_runs(run, config, trials))
 
 
 def _scorer(

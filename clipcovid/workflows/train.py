@@ -5,19 +5,20 @@ from clipcovid.data.embeddings import Embeddings
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.methods.registry import METHODS
-from clipcovid.tracking import live_tracker
+from clipcovid.tracking.datasets import TRAINING_SPLITS, describe_data
+from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import TrainResult, train_model, training_manifest
-from clipcovid.workflows.report import data_tags, report
+from clipcovid.workflows.report import report
 
 
 def train(config: TrainConfig) -> TrainResult:
     """Train as a method's config says, print the test split's scores, and show the run in MLflow."""
     manifest = read_manifest(config.data)
-    training_manifest(config, manifest)  # unusable training data is reported before anything is embedded
+    used = training_manifest(config, manifest)  # unusable training data is reported before anything is embedded
     embeddings = embeddings_for(config, manifest)
-    with live_tracker(config) as watch:
+    with live_tracker(config, describe_data(used, config.data, TRAINING_SPLITS)) as watch:
         result = train_model(config, manifest=manifest, embeddings=embeddings, on_run=watch)
-        report(result.run, config, data_tags(result.manifest), scores=result.scores)
+        report(result.run, config, manifest=result.manifest, scores=result.scores)
     return result
 
 
