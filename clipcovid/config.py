@@ -194,6 +194,8 @@ class TrainConfig:
     """Where run folders and the MLflow store go."""
     name: str = ""
     """The run folder's name. Default: the method and the identity's hash."""
+    register: str = ""
+    """NAME or NAME@ALIAS: the trained model becomes a version of this one in MLflow's registry, to be served."""
     seed: int = 0
     """Seed of weights, order and augmentation: the same config gives the same model."""
     compute: ComputeConfig = ComputeConfig()

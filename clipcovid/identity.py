@@ -27,6 +27,7 @@ IGNORED_FIELDS = {  # fields in which two runs that are the same may differ, and
     "out": "where the run goes",
     "folder": "where the captions go",
     "name": "what the run is called",
+    "register": "what its model is called",
 }
 WEIGHT_FIELDS = {  # fields that may name a file or folder of weights, and the words that never do
     "weights": ("pretrained", "imagenet", "none"),

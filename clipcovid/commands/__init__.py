@@ -21,7 +21,7 @@ GROUPS = {
     "Train": tuple(sorted(config.parent.name.replace("_", "-") for config in METHODS_FOLDER.glob("*/config.py"))),
     "Train many times": ("crossval", "sweep"),
     "Evaluate": ("predict", "compare", "ensemble", "report", "evaluate"),
-    "Use": ("cascade", "search"),
+    "Use": ("cascade", "search", "register"),
 }
 COMMAND_ALIASES = {"hparams": "sweep", "prompts": "tune-prompts"}  # of the scripts in tune/
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -11,10 +10,7 @@ import tyro
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.images import fit_image, fit_mask
 from clipcovid.data.masked import MaskMode, mask_image
-from clipcovid.methods.checkpoints import read_checkpoint
-from clipcovid.methods.registry import METHODS
-
-BATCH_SIZE = 32
+from clipcovid.inference.image_models import BATCH_SIZE, load_classifier, load_segmenter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,69 +62,38 @@ def cascade(config: CascadeConfig, images: dict[str, np.ndarray]) -> list[Cascad
 
     A run of another kind, or one that lacks the region that `keep` needs, is a `UserError`.
     """
-    import torch
-
-    segmenters = [_load(run, "segmentation") for run in config.segment]
+    segmenters = [load_segmenter(run) for run in config.segment]
     region = "infection" if config.keep == "infection" else "lung"
-    if not any(region in task.config.regions for task, _ in segmenters):
+    if not any(region in segmenter.regions for segmenter in segmenters):
         raise UserError(f"--keep {config.keep} needs the {region}: give a --segment run that finds it.")
-    classifier, head = _load(config.classify, "classification")
-    predictor, results = classifier.test_predictor(head, None), []
-    with torch.no_grad():
-        for names in _batches(list(images)):
-            masks: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
-            for task, module in segmenters:
-                maps = task.probabilities(module, _image_batch([images[name] for name in names], task.images, module))
-                for name, probabilities in zip(names, maps.float().cpu().numpy(), strict=True):
-                    shape, thresholds = images[name].shape[:2], module.thresholds.tolist()
-                    masks[name] |= task.masks(probabilities, thresholds, shape, task.images.fit)
-            size = classifier.images
-            masked = [
-                mask_image(fit_image(images[name], size), _fit(masks[name][region], size), config.keep)
-                for name in names
-            ]
-            batch = {"image": torch.from_numpy(np.stack(masked)).to(next(head.parameters()).device)}
-            outputs = predictor(batch)
-            assert isinstance(outputs, torch.Tensor)
-            if not torch.isfinite(outputs).all():
-                raise UserError(f"{config.classify} gives probabilities that are not finite: train it anew.")
-            for name, row in zip(names, outputs.float().cpu().numpy(), strict=True):
-                results.append(
-                    CascadeResult(
-                        image=name,
-                        pixels=images[name],
-                        masks=masks[name],
-                        probabilities=dict(zip(classifier.classes, row.tolist(), strict=True)),
-                        infected_share=_infected_share(masks[name]),
-                    )
+    classifier, results = load_classifier(config.classify), list[CascadeResult]()
+    for names in _batches(list(images)):
+        pixels = [images[name] for name in names]
+        masks: list[dict[str, np.ndarray]] = [{} for _ in names]
+        for segmenter in segmenters:
+            for known, found in zip(masks, segmenter.masks(pixels), strict=True):
+                known |= found
+        size = classifier.images
+        masked = [
+            mask_image(fit_image(image, size), _fit(found[region], size), config.keep)
+            for image, found in zip(pixels, masks, strict=True)
+        ]
+        for name, found, row in zip(names, masks, classifier.probabilities(masked), strict=True):
+            results.append(
+                CascadeResult(
+                    image=name,
+                    pixels=images[name],
+                    masks=found,
+                    probabilities=dict(zip(classifier.classes, row.tolist(), strict=True)),
+                    infected_share=_infected_share(found),
                 )
+            )
     return results
-
-
-def _load(run: Path, kind: str) -> tuple[Any, Any]:
-    config, _, _ = read_checkpoint(run)
-    if METHODS[config.task].kind != kind or METHODS[config.task].uses_embeddings:
-        raise UserError(f"{run} is a {config.title} run; this wants one of {kind} from images.")
-    import torch
-
-    from clipcovid.methods.task import load_checkpoint
-
-    task, module, _ = load_checkpoint(run)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return task, module.to(device).eval()
 
 
 def _batches(names: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(names), BATCH_SIZE):
         yield names[start : start + BATCH_SIZE]
-
-
-def _image_batch(images: Sequence[np.ndarray], size: ImagesConfig, module: Any) -> Any:
-    """uint8 (n, size, size) or (n, size, size, 3) on the module's device."""
-    import torch
-
-    batch = torch.from_numpy(np.stack([fit_image(image, size) for image in images]))
-    return batch.to(next(module.parameters()).device)
 
 
 def _fit(mask: np.ndarray, size: ImagesConfig) -> np.ndarray:

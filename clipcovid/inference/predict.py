@@ -235,12 +235,7 @@ def _predict_embeddings(
 
     An encoder whose weights are not those that the run learned from is a `UserError`.
     """
-    weights = {f"clip.{key}": value for key, value in weights_hash(task.clip, task.seed).items()}
-    if metadata.get("encoder", weights) != weights:
-        raise UserError(
-            f"{config.run} learned from embeddings of other weights than those that are in {task.clip.pretrained} now: bring "
-            "back the encoder as it was, or train the run anew."
-        )
+    check_encoder(config.run, task, metadata)
     changes = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
     embeddings = embed(EmbedConfig.from_config(task, **changes), log, manifest=source)
     values = embeddings.load(rows["image_id"]).astype(np.float32)
@@ -249,13 +244,24 @@ def _predict_embeddings(
     from clipcovid.training.loop import predict
 
     task, module, state = load_checkpoint(config.run)
-    context = _device_context(default_device(), task.config.optim.precision)
+    context = device_context(default_device(), task.config.optim.precision)
     examples = Examples(rows=rows, read=lambda indices: {"embedding": values[indices]})
     predictor = task.test_predictor(module.to(context.device), state)
     return task.predictions_table(examples, predict(predictor, examples, context), state)
 
 
-def _device_context(device: str, precision: str, **settings: int) -> "DeviceContext":
+def check_encoder(run: Path, config: Any, metadata: dict[str, Any]) -> None:
+    """Refuse a run whose encoder, which its checkpoint only names, has other weights now than those it learned from."""
+    weights = {f"clip.{key}": value for key, value in weights_hash(config.clip, config.seed).items()}
+    if metadata.get("encoder", weights) != weights:
+        raise UserError(
+            f"{run} learned from embeddings of other weights than those that are in {config.clip.pretrained} now: bring back "
+            "the encoder as it was, or train the run anew."
+        )
+
+
+def device_context(device: str, precision: str, **settings: int) -> "DeviceContext":
+    """What a process predicts on: `cpu` or `cuda`, in a precision that may be `auto`."""
     import torch
 
     from clipcovid.training.loop import DeviceContext
@@ -275,7 +281,7 @@ class PredictionActor:
         torch.set_num_threads(resources.threads)
         self.task, module, self.state = load_checkpoint(run)
         precision = self.task.config.optim.precision
-        self.context = _device_context(resources.device, precision, batch_size=resources.batch_size)
+        self.context = device_context(resources.device, precision, batch_size=resources.batch_size)
         self.module = module.to(self.context.device)
         self.predictor = self.task.test_predictor(self.module, self.state)
         self.packed = PackedImages(data, manifest)

@@ -19,6 +19,7 @@ from clipcovid.terminal import Countdown
 from clipcovid.tracking.datasets import describe_data
 from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import TrainResult, resolve_training_schedule, train_model, training_manifest
+from clipcovid.workflows.register import refuse_register_flag
 from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
 
@@ -33,6 +34,7 @@ def cross_validate(config: TrainConfig, folds: int) -> Run:
     """
     if config.fold or folds < 2:
         raise UserError("Cross-validation needs two --folds or more, and makes its own: leave --fold out.")
+    refuse_register_flag(config, "Cross-validation")
     source = read_manifest(config.data)
     manifest = config.resolve_manifest(source)
     everything = dataclasses.replace(manifest, table=manifest.rows_with("all", config.required_columns)[0])

@@ -15,6 +15,7 @@ from clipcovid.terminal import Countdown
 from clipcovid.tracking.datasets import TRAINING_SPLITS, describe_data
 from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import train_model, training_manifest
+from clipcovid.workflows.register import refuse_register_flag
 from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
 
@@ -28,6 +29,7 @@ def few_shot(config: FewShotConfig) -> Run:
     """
     from clipcovid.evaluate import plots  # matplotlib: other trainings start without it
 
+    refuse_register_flag(config, "A curve of several --shots")
     source = read_manifest(config.data)
     manifest, embeddings = training_manifest(config, source), embeddings_for(config, source)
     run = start_run(config, method=f"{config.task}-curve", identity=run_identity(config, manifest), job="few-shot")

@@ -27,10 +27,11 @@ from clipcovid.runs import Run, finish_run, read_run_metadata, run_folder, start
 from clipcovid.search_space import EMBEDDING_KEYS, MUTABLE_KEYS, Space, read_space
 from clipcovid.training.trainer import STATE_FILES, resolve_training_schedule, train_model, training_manifest
 from clipcovid.workflows.command_lines import command_line
+from clipcovid.workflows.register import refuse_register_flag
 from clipcovid.workflows.report import ChildRun, report
 from clipcovid.workflows.train import embeddings_for
 
-UNSEARCHABLE_KEYS = ("data", "out", "name", "compute", "seed", "fold")
+UNSEARCHABLE_KEYS = ("data", "out", "name", "register", "compute", "seed", "fold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +156,7 @@ def objective(params: dict[str, Any], report: Report, *, shared: TrialSettings) 
 
 def sweep(config: SweepConfig) -> None:
     """Search, keep the best configuration, confirm it with other seeds, and report all of it."""
+    refuse_register_flag(config.task, "A sweep")
     space = validate_space(config)
     metric, mode = validate_metric(config)
     manifest = training_manifest(config.task)

@@ -8,6 +8,7 @@ from clipcovid.methods.registry import METHODS
 from clipcovid.tracking.datasets import TRAINING_SPLITS, describe_data
 from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import TrainResult, train_model, training_manifest
+from clipcovid.workflows.register import check_register_flag, register, split_register_flag
 from clipcovid.workflows.report import report
 
 
@@ -15,10 +16,13 @@ def train(config: TrainConfig) -> TrainResult:
     """Train as a method's config says, print the test split's scores, and show the run in MLflow."""
     manifest = read_manifest(config.data)
     used = training_manifest(config, manifest)  # unusable training data is reported before anything is embedded
+    check_register_flag(config, manifest)
     embeddings = embeddings_for(config, manifest)
     with live_tracker(config, describe_data(used, config.data, TRAINING_SPLITS)) as watch:
         result = train_model(config, manifest=manifest, embeddings=embeddings, on_run=watch)
         report(result.run, config, manifest=result.manifest, scores=result.scores)
+    if config.register:
+        register(result.run.folder, *split_register_flag(config.register), config.out)
     return result
 
 

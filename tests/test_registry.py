@@ -1,0 +1,326 @@
+"""A run's model in MLflow's registry, and what it answers to image files."""
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import HERE
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from PIL import Image
+
+from clipcovid.config import ClipConfig, OptimConfig, UserError
+from clipcovid.data.manifest import read_manifest
+from clipcovid.data.masked import ApplyMasksConfig, apply_masks
+from clipcovid.inference.export_model import export_model
+from clipcovid.inference.image_models import load_model
+from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
+from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.finetune.config import FinetuneConfig
+from clipcovid.methods.hybrid.config import HybridConfig
+from clipcovid.methods.probe.config import ProbeConfig
+from clipcovid.methods.segment.config import SegmentConfig
+from clipcovid.methods.tip_adapter.config import TipAdapterConfig
+from clipcovid.tracking import registry
+from clipcovid.tracking.datasets import describe_data
+from clipcovid.tracking.registry import pinned_requirements, register_run
+from clipcovid.tracking.runs import NOTE_TAG, track
+from clipcovid.tracking.store import tracking_uri
+from clipcovid.training.trainer import train_model
+from clipcovid.workflows.train import embeddings_for
+
+ROOT = Path(__file__).parents[1]
+CLIP = ClipConfig(model="tiny", pretrained="none", precision="fp32")
+OPTIM = OptimConfig(epochs=2, batch_size=16, lr=1e-3, precision="fp32")
+CURL = next(line for line in (ROOT / "docs/how-to/mlflow.md").read_text().splitlines() if line.startswith("printf"))
+
+
+def quiet(text):
+    pass
+
+
+def encode(data):
+    return base64.b64encode(data).decode()
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def trained(config):
+    return train_model(config, embeddings=embeddings_for(config), log=quiet).run
+
+
+@pytest.fixture(scope="module")
+def cnn(phantoms, tmp_path_factory):
+    """A small CNN's run, shown in MLflow, and its config."""
+    out = tmp_path_factory.mktemp("outputs")
+    config = CnnConfig(data=phantoms, weights="none", image_size=32, out=out, name="cnn", optim=OPTIM, compute=HERE)
+    run = trained(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        assert track(run, config, tags={}, data=describe_data(read_manifest(phantoms), phantoms, ["train", "test"]))
+        yield run, config
+
+
+@pytest.fixture(scope="module")
+def registered(cnn):
+    """The CNN's version, and a client of its store."""
+    run, config = cnn
+    version = register_run(run.folder, "covid", alias="champion")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", tracking_uri(config.out))
+        mlflow.set_tracking_uri(None)
+        yield version, MlflowClient(tracking_uri(config.out))
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def model(registered):
+    return mlflow.pyfunc.load_model("models:/covid@champion")
+
+
+@pytest.fixture(scope="module")
+def scans(phantoms):
+    """The test split's rows, and their files as the model takes them."""
+    rows = read_manifest(phantoms).rows("test")
+    return rows, pd.DataFrame({"image": [encode(Path(path).read_bytes()) for path in rows["path"]]})
+
+
+def predictions(run):
+    table = pd.read_parquet(run.folder / "predictions" / "test.parquet").set_index("image_id")
+    return table.filter(like="prob_")
+
+
+def test_a_registered_model_predicts_files_as_its_run_did(cnn, model, scans):
+    rows, table = scans
+    answer, expected = model.predict(table), predictions(cnn[0]).loc[rows["image_id"]]
+    np.testing.assert_allclose(answer[expected.columns], expected, atol=1e-5)
+    likeliest = expected.columns[expected.to_numpy().argmax(axis=1)].str.removeprefix("prob_")
+    assert answer["predicted"].tolist() == list(likeliest)
+
+
+def test_the_documented_request_is_answered(model, scans, tmp_path):
+    """What curl would send goes to the server's own reader of requests."""
+    from mlflow.pyfunc.scoring_server import invocations
+
+    rows, table = scans
+    shutil.copy(rows["path"][0], tmp_path / "scan.png")
+    body = subprocess.check_output(["bash", "-c", CURL.partition(" | curl")[0]], cwd=tmp_path, text=True)
+    answer = invocations(body, "application/json", model, model.metadata.get_input_schema())
+    assert answer.status == 200
+    assert json.loads(answer.response)["predictions"] == model.predict(table[:1]).to_dict("records")
+
+
+def test_a_model_has_weights_signature_example_code_and_pins(registered, model, tmp_path):
+    version, _ = registered
+    folder = Path(mlflow.artifacts.download_artifacts(version.uri, dst_path=str(tmp_path)))
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"artifacts/model/model.safetensors", "code/clipcovid/__init__.py", "served_model.py"} <= names
+    assert not {name for name in names if name.endswith((".pt", ".pkl", ".pyc", ".parquet"))}
+    assert model.metadata.get_input_schema().input_names() == ["image"]
+    assert model.metadata.get_output_schema().input_names() == ["predicted", *[f"prob_{c}" for c in CLASSES]]
+    example = model.input_example
+    assert Image.open(io.BytesIO(base64.b64decode(example["image"][0]))).size == (128, 128)
+    assert np.isclose(model.predict(example).filter(like="prob_").sum(axis=1), 1).all()
+    pins = (folder / "requirements.txt").read_text().split()
+    installed = {line.partition("==")[0].lower().replace("_", "-") for line in pins}
+    assert {"mlflow", "torch", "timm", "numpy", "pillow"} <= installed
+    assert not installed & {"ray", "clipcovid", "segmentation-models-pytorch", "faiss-cpu"}
+    assert all("==" in line and "+" not in line for line in pins)
+
+
+CLASSES = ("COVID-19", "Non-COVID", "Normal")
+
+
+def test_a_model_has_its_runs_scores_on_their_data(cnn, registered, phantoms):
+    version, client = registered
+    found = client.get_model_version("covid", version.version)
+    logged = client.get_logged_model(found.model_id)
+    scores = {metric.key: metric for metric in logged.metrics}
+    accuracy, data = cnn[0].metrics()["test"]["metrics"]["accuracy"], read_manifest(phantoms)
+    assert scores["test/accuracy"].value == pytest.approx(accuracy)
+    assert (scores["test/accuracy"].dataset_name, scores["test/accuracy"].dataset_digest) == (
+        f"{data.dataset} test",
+        data.content_hash,
+    )
+    assert "epoch/loss/val" in scores
+    assert "not for diagnosis" in found.description
+    assert "macro F1" in found.description
+    run = client.get_run(found.run_id)
+    assert run.info.status == "FINISHED"
+    assert [output.model_id for output in run.outputs.model_outputs] == [found.model_id]
+
+
+def test_registering_again_finds_the_version_and_moves_the_alias(cnn, registered):
+    version, client = registered
+    again = register_run(cnn[0].folder, "covid", alias="challenger")
+    assert (again.version, again.created) == (version.version, False)
+    assert len(client.search_model_versions("name = 'covid'")) == 1
+    assert set(client.get_registered_model("covid").aliases) == {"champion", "challenger"}
+    assert register_run(cnn[0].folder, "other").created
+
+
+HOSTILE = {
+    "not base64": ("ümläut & spaces!", "is not base64"),
+    "nothing": ("", "empty file"),
+    "text": (encode(b"hello, I am no image" * 9), "is a text file, not an image"),
+    "a page": (encode(b"<html><script>alert(1)</script></html>"), "HTML page"),
+    "a pickle": (encode(b"\x80\x04\x95cos\nsystem\n."), "unknown format"),
+    "half a file": (
+        encode(png(np.arange(90000, dtype=np.uint8).reshape(300, 300))[:3000]),
+        "truncated PNG|damaged PNG",
+    ),
+    "a bomb": (encode(png(np.zeros((1, 1), np.uint8)).replace(b"\0\0\0\1\0\0\0\1", b"\0\1\0\0\0\1\0\0")), "pixels"),
+    "one colour": (encode(png(np.zeros((50, 50), np.uint8))), "constant"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_is_no_image_is_refused_with_its_number(model, scans, kind):
+    text, reason = HOSTILE[kind]
+    with pytest.raises(MlflowException, match=rf"Image 2 of 2: .*({reason})") as refused:
+        model.predict(pd.DataFrame({"image": [scans[1]["image"][0], text]}))
+    assert refused.value.get_http_status_code() == 400
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_decoded(model, scans, monkeypatch):
+    served = type(model.unwrap_python_model()).predict.__globals__
+    monkeypatch.setitem(served, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(served["base64"], "b64decode", None)
+    with pytest.raises(MlflowException, match="Image 1 of 1: larger than 1 MiB"):
+        model.predict(pd.DataFrame({"image": ["A" * (2 << 20)]}))
+
+
+def test_many_images_are_one_request_and_wrapped_base64_is_read(model, scans):
+    text = scans[1]["image"][0]
+    wrapped = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
+    answer = model.predict(pd.DataFrame({"image": [wrapped, *[text] * 40]}))
+    assert len(answer) == 41
+    assert answer.drop_duplicates().shape[0] == 1
+
+
+def test_a_request_without_images_is_answered_with_none(model):
+    answer = model.predict(pd.DataFrame({"image": pd.Series([], dtype=object)}))
+    assert len(answer) == 0
+
+
+def test_a_model_needs_neither_ray_nor_data_nor_the_run(registered, phantoms, cnn):
+    """In a process where Ray can't be imported, and nothing of the run or the data can be opened."""
+    version, client = registered
+    path = client.get_logged_model(client.get_model_version("covid", version.version).model_id).artifact_location
+    guard = (
+        "import sys\n"
+        "sys.modules['ray'] = None\n"
+        "def watch(event, args):\n"
+        f"    if event == 'open' and str(args[0]).startswith(({str(phantoms)!r}, {str(cnn[0].folder)!r})):\n"
+        "        raise SystemExit(f'{args[0]} was opened')\n"
+        "sys.addaudithook(watch)\n"
+    )
+    command = [sys.executable, "-I", "-c", guard + registry.CHECK, path.removeprefix("file://")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["rows"] == 1
+
+
+@pytest.mark.parametrize("method", ["finetune", "hybrid", "probe", "tip_adapter", "raw probe", "zeroshot"])
+def test_an_exported_classifier_predicts_files_as_its_run_did(phantoms, scans, tmp_path, method):
+    common = {"data": phantoms, "out": tmp_path, "compute": HERE, "clip": CLIP}
+    tmp_embeddings = {"embeddings": tmp_path / "embeddings"}
+    if method == "zeroshot":
+        run = zeroshot(ZeroshotConfig(**common, **tmp_embeddings), quiet).run
+    else:
+        configs = {
+            "finetune": lambda: FinetuneConfig(**common, optim=OPTIM),
+            "hybrid": lambda: HybridConfig(**common, weights="none", arch="resnet18", optim=OPTIM),
+            "probe": lambda: ProbeConfig(**common, **tmp_embeddings),
+            "raw probe": lambda: ProbeConfig(**common, **tmp_embeddings, input="raw"),
+            "tip_adapter": lambda: TipAdapterConfig(**common, **tmp_embeddings),
+        }
+        run = trained(configs[method]())
+    export_model(run.folder, tmp_path / "model")
+    shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
+    rows, _ = scans
+    pixels = [np.asarray(Image.open(path)) for path in rows["path"]]
+    expected = predictions(run).loc[rows["image_id"]]
+    np.testing.assert_allclose(load_model(tmp_path / "model").probabilities(pixels), expected, atol=2e-3)
+    assert not list((tmp_path / "model").rglob("*.parquet"))
+
+
+def test_an_exported_segmenter_finds_what_its_run_found(phantoms, scans, tmp_path):
+    config = SegmentConfig(
+        data=phantoms, target="both", weights="none", image_size=64, out=tmp_path, optim=OPTIM, compute=HERE
+    )
+    run = trained(config)
+    export_model(run.folder, tmp_path / "model")
+    rows, _ = scans
+    pixels = [np.asarray(Image.open(path)) for path in rows["path"]]
+    table = pd.read_parquet(run.folder / "predictions" / "test.parquet").set_index(["image_id", "region"])
+    for image_id, masks in zip(rows["image_id"], load_model(tmp_path / "model").masks(pixels), strict=True):
+        for region, mask in masks.items():
+            assert mask.shape == (96, 96)
+            assert mask.sum() == table.loc[(image_id, region), ["tp", "fp"]].sum()
+
+
+def test_what_can_not_be_served_is_refused_with_the_way_out(phantoms, cnn, tmp_path):
+    run, _ = cnn
+    unfinished = shutil.copytree(run.folder, tmp_path / "unfinished")
+    (unfinished / "_SUCCESS").unlink()
+    apply_masks(ApplyMasksConfig(data=phantoms, out=tmp_path / "lungs"), quiet)
+    masked = trained(
+        CnnConfig(
+            data=tmp_path / "lungs", weights="none", image_size=32, out=tmp_path, name="m", optim=OPTIM, compute=HERE
+        )
+    )
+    captions = shutil.copytree(run.folder, tmp_path / "captions")
+    stored = json.loads((captions / "checkpoint/config.json").read_text()) | {"task": "captioner", "config": {}}
+    (captions / "checkpoint/config.json").write_text(json.dumps(stored | {"config": {"data": "x"}}))
+    for folder, reason in {
+        tmp_path / "nothing": "is no finished run",
+        unfinished: "is no finished run",
+        masked.folder: "use clipcovid cascade",
+        captions: "clipcovid search",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            register_run(folder, "covid")
+
+
+@pytest.mark.parametrize(("name", "alias"), [("", ""), ("a/b", ""), ("a", "latest"), ("a", "v2"), ("a", "b c")])
+def test_names_that_the_registry_would_refuse_are_known_first(cnn, name, alias):
+    with pytest.raises(UserError, match="registered as|--alias"):
+        register_run(cnn[0].folder, name, alias=alias)
+
+
+def test_a_store_that_takes_no_model_is_one_sentence(cnn, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
+    with pytest.raises(UserError, match="did not take .* as covid .*run clipcovid register again") as refused:
+        register_run(cnn[0].folder, "covid")
+    assert "secret" not in str(refused.value)
+
+
+def test_a_run_that_no_store_has_seen_needs_one_or_is_shown_first(cnn, tmp_path, monkeypatch):
+    run = shutil.copytree(cnn[0].folder, tmp_path / "runs" / "cnn")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="give --out"):
+        register_run(run, "covid")
+    monkeypatch.setattr(registry, "_create_version", lambda client, name, folder, tracked: tracked.info.run_id)
+    version = register_run(run, "covid", out=tmp_path)
+    found = MlflowClient(tracking_uri(tmp_path)).get_run(version.version)
+    assert (found.info.run_name, found.info.status) == ("cnn", "FINISHED")
+    assert NOTE_TAG in found.data.tags
+
+
+def test_requirements_are_those_of_ours_that_are_imported():
+    pins = pinned_requirements(["torch", "PIL", "json", "sqlalchemy", "no_such_module"])
+    assert [line.partition("==")[0].lower() for line in pins] == ["pillow", "torch"]
+    assert pinned_requirements([]) == []
