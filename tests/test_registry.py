@@ -3,9 +3,15 @@
 import base64
 import io
 import json
+import os
+import re
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -297,13 +303,13 @@ def test_what_can_not_be_served_is_refused_with_the_way_out(phantoms, cnn, tmp_p
 
 @pytest.mark.parametrize(("name", "alias"), [("", ""), ("a/b", ""), ("a", "latest"), ("a", "v2"), ("a", "b c")])
 def test_names_that_the_registry_would_refuse_are_known_first(cnn, name, alias):
-    with pytest.raises(UserError, match="registered as|--alias"):
+    with pytest.raises(UserError, match=r"registered as|--alias"):
         register_run(cnn[0].folder, name, alias=alias)
 
 
 def test_a_store_that_takes_no_model_is_one_sentence(cnn, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    with pytest.raises(UserError, match="did not take .* as covid .*run clipcovid register again") as refused:
+    with pytest.raises(UserError, match=r"did not take .* as covid .*run clipcovid register again") as refused:
         register_run(cnn[0].folder, "covid")
     assert "secret" not in str(refused.value)
 
@@ -324,3 +330,40 @@ def test_requirements_are_those_of_ours_that_are_imported():
     pins = pinned_requirements(["torch", "PIL", "json", "sqlalchemy", "no_such_module"])
     assert [line.partition("==")[0].lower() for line in pins] == ["pillow", "torch"]
     assert pinned_requirements([]) == []
+
+
+@pytest.mark.faults
+def test_mlflow_serves_the_model_and_the_documented_line_is_answered(cnn, scans, tmp_path):
+    """The commands as the documentation has them, on a port that is free."""
+    run, _ = cnn
+    page = (ROOT / "docs/how-to/mlflow.md").read_text()
+    (serve,) = re.findall(r"^mlflow models serve .*$", page, re.MULTILINE)
+    version = register_run(run.folder, "covid-cnn", alias="champion")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shutil.copy(scans[0]["path"][0], tmp_path / "scan.png")
+    serve, curl = (line.replace("5001", str(port)) for line in (serve, CURL))
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": version.store,
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+    }
+    server = subprocess.Popen(shlex.split(serve), cwd=tmp_path, env=environment, start_new_session=True)
+    try:
+        for _ in range(120):
+            time.sleep(1)
+            assert server.poll() is None, "the server ended"
+            done = subprocess.run(["bash", "-c", curl], cwd=tmp_path, capture_output=True, text=True)
+            if done.returncode == 0:
+                break
+        (answer,) = json.loads(done.stdout)["predictions"]
+        expected = predictions(run).loc[scans[0]["image_id"][0]]
+        assert {name: answer[name] for name in expected.index} == pytest.approx(expected.to_dict(), abs=1e-5)
+        refused = curl.replace("$(base64 < scan.png | tr -d '\\n')", "no image").replace(
+            "curl -s", "curl -s -w %{http_code}"
+        )
+        told = subprocess.run(["bash", "-c", refused], capture_output=True, text=True).stdout
+        assert told.endswith("400")
+        assert "Image 1 of 1: is not base64" in told
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import socket
@@ -13,16 +14,25 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import HERE
 from mlflow import MlflowClient
 
 from clipcovid.config import ClipConfig, UserError
+from clipcovid.data.manifest import read_manifest
+from clipcovid.evaluate.kinds.registry import get_kind
+from clipcovid.evaluate.number_format import format_with_interval
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
+from clipcovid.io.files import write_json
+from clipcovid.runs import Run
 from clipcovid.tracking import provenance, store
+from clipcovid.tracking.datasets import describe_data
 from clipcovid.tracking.provenance import REVISION, packages, revision
 from clipcovid.tracking.runs import RUN_TAG, LiveTracker, _sanitize_metric_name, live_tracker, track
 from clipcovid.tracking.store import check_store, tracking_uri
+from clipcovid.tracking.summary import summarize_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -42,8 +52,9 @@ def tracked(phantoms, tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         config = ZeroshotConfig(data=phantoms, clip=clip, out=out, compute=HERE)
         run = zeroshot(config, lambda text: None).run
-        assert track(run, config, tags={"manifest": "abc"})
-        assert track(run, config, tags={"manifest": "abc"})
+        data = describe_data(read_manifest(phantoms), phantoms, ["train", "test"])
+        assert track(run, config, tags={"manifest": "abc"}, data=data)
+        assert track(run, config, tags={"manifest": "abc"}, data=data)
         client = MlflowClient(tracking_uri(out))
         experiment = client.get_experiment_by_name("clipcovid")
         yield run, config, client, client.search_runs([experiment.experiment_id])
@@ -66,6 +77,74 @@ def test_metrics_and_params_are_the_run_folders(tracked):
     assert found.data.tags["manifest"] == "abc"
     assert found.data.tags["torch"]
     assert RUN_TAG in found.data.tags
+
+
+def test_the_data_are_logged_by_split_with_digest_schema_and_counts(tracked, phantoms):
+    from mlflow.types import Schema
+
+    _, config, client, (found,) = tracked
+    data = read_manifest(phantoms)
+    inputs = {
+        tag.value: used.dataset for used in client.get_run(found.info.run_id).inputs.dataset_inputs for tag in used.tags
+    }
+    assert set(inputs) == {"train", "test"}
+    assert {dataset.digest for dataset in inputs.values()} == {data.content_hash}
+    assert {dataset.name for dataset in inputs.values()} == {f"{data.dataset} train", f"{data.dataset} test"}
+    columns = Schema.from_json(json.dumps(json.loads(inputs["test"].schema)["mlflow_colspec"]))
+    assert columns.input_names() == list(data.table)
+    assert {column.name for column in columns if column.type.name == "integer"} == {"width", "height"}
+    rows = data.rows("test")
+    assert json.loads(inputs["test"].profile) == {
+        "num_rows": len(rows),
+        "num_patients": rows["patient_id"].nunique(),
+        "classes": rows["label"].value_counts().to_dict(),
+    }
+    assert json.loads(inputs["test"].source)["uri"] == str(phantoms.resolve())
+
+
+def test_a_run_is_described_in_words(tracked, phantoms):
+    run, _, _, (found,) = tracked
+    text = found.data.tags["mlflow.note.content"]
+    scores = run.metrics()["test"]
+    assert text.startswith("Research use only, not for diagnosis.")
+    assert (
+        f"**{run.name}** (zeroshot): zero-shot classification. Data: *{read_manifest(phantoms).dataset} train*" in text
+    )
+    low, high = scores["intervals"]["intervals"]["macro_f1"]
+    value = format_with_interval(scores["metrics"]["macro_f1"], [low, high])
+    assert f"On test, {scores['n']} images: macro F1 {value}" in text
+    assert "the baseline prior has macro F1 " in text or "the baseline majority has macro F1 " in text
+    for alarm in scores["alarms"]:
+        assert f"**Alarm** (test): {alarm}" in text
+
+
+def test_a_trials_score_and_a_comparison_are_described_too(tmp_path):
+    write_json(tmp_path / "metrics.json", {"val": {"metrics": {"macro_f1": 0.5}, "baselines": {}, "alarms": []}})
+    assert "On val: macro_f1 .500." in summarize_run(Run(folder=tmp_path, method="prompts trial", identity={}))
+    (tmp_path / "metrics.json").unlink()
+    methods = {name: score_of(quality) for name, quality in {"good": 1.0, "poor": 0.2}.items()}
+    write_json(tmp_path / "comparison.json", {"split": "test", "best": "good", "methods": methods})
+    text = summarize_run(Run(folder=tmp_path, method="compare", identity={}))
+    assert "Best of 2 methods on the same images (test): **good**." in text
+    assert re.search(r"\| good \| 40 \| 1\.000 \(", text)
+
+
+def score_of(right):
+    """The entry of metrics.json of 40 predictions of two classes, of which so many are right."""
+    labels = ["a", "b"] * 20
+    chance = np.where(np.arange(40) < right * 40, 0.9, 0.1)
+    first = np.where(np.array(labels) == "a", chance, 1 - chance)
+    table = pd.DataFrame({"image_id": map(str, range(40)), "label": labels, "prob_a": first, "prob_b": 1 - first})
+    return get_kind("classification").score(table, ["a", "b"]).to_json()
+
+
+def test_an_experiment_of_an_older_version_opens_as_model_training_too(tracked, tmp_path):
+    run, config, *_ = tracked
+    config = replace(config, out=tmp_path)
+    client = MlflowClient(tracking_uri(tmp_path))
+    client.create_experiment("clipcovid", (tmp_path / "artifacts").as_uri())
+    assert track(run, config, tags={})
+    assert client.get_experiment_by_name("clipcovid").tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_figures_predictions_prompts_and_environment_are_artifacts(tracked):
