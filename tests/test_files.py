@@ -78,7 +78,7 @@ FLAGS = {  # what each job is asked; {folder} is the one with the files of other
     "sweep": [f"probe --data {{data}} {TINY} {RUN}"],
     "tune_prompts": [f"--data {{data}} {TINY} {RUN}"],
 }
-WITHOUT_OUT = {"classify", "demo", "generate_captions", "study"}
+WITHOUT_OUT = {"classify", "demo", "generate_captions", "register", "study"}
 NAMES = (  # of files of others: any, and some that are called as ours are
     *(
         "a.txt",

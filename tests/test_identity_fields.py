@@ -43,6 +43,7 @@ WITHOUT = {  # jobs that have no identity, and why
     "classify": ANEW,
     "evaluate": ANEW,
     "audit": "known by the data sets, and computed anew",
+    "register": "it finds what was registered by the hash of the model",
     "compare": "known by the predictions that are compared, and computed anew",
     "report": "known by the predictions that are compared, and written anew",
 }

@@ -30,7 +30,7 @@ from clipcovid.runs import Run
 from clipcovid.tracking import provenance, store
 from clipcovid.tracking.datasets import describe_data
 from clipcovid.tracking.provenance import REVISION, packages, revision
-from clipcovid.tracking.runs import RUN_TAG, LiveTracker, _sanitize_metric_name, live_tracker, track
+from clipcovid.tracking.runs import RUN_TAG, LiveTracker, _sanitize_metric_name, live_tracker, nest_runs, track
 from clipcovid.tracking.store import check_store, tracking_uri
 from clipcovid.tracking.summary import summarize_run
 
@@ -82,11 +82,9 @@ def test_metrics_and_params_are_the_run_folders(tracked):
 def test_the_data_are_logged_by_split_with_digest_schema_and_counts(tracked, phantoms):
     from mlflow.types import Schema
 
-    _, config, client, (found,) = tracked
-    data = read_manifest(phantoms)
-    inputs = {
-        tag.value: used.dataset for used in client.get_run(found.info.run_id).inputs.dataset_inputs for tag in used.tags
-    }
+    _, _, client, (found,) = tracked
+    data, logged = read_manifest(phantoms), client.get_run(found.info.run_id).inputs.dataset_inputs
+    inputs = {tag.value: used.dataset for used in logged for tag in used.tags}
     assert set(inputs) == {"train", "test"}
     assert {dataset.digest for dataset in inputs.values()} == {data.content_hash}
     assert {dataset.name for dataset in inputs.values()} == {f"{data.dataset} train", f"{data.dataset} test"}
@@ -145,6 +143,20 @@ def test_an_experiment_of_an_older_version_opens_as_model_training_too(tracked, 
     client.create_experiment("clipcovid", (tmp_path / "artifacts").as_uri())
     assert track(run, config, tags={})
     assert client.get_experiment_by_name("clipcovid").tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_runs_are_shown_beneath_another_and_those_unknown_are_told(tracked, tmp_path):
+    run, config, client, (found,) = tracked
+    study = Run(folder=tmp_path / "study", method="study", identity={"of": "two runs"})
+    for folder in (study.folder, tmp_path / "unknown"):
+        write_json(folder / "config.json", {"method": "study", "identity": study.identity})
+    assert nest_runs(study, config.out, [run.folder]) == [run.folder]
+    assert track(study, config, tags={})
+    assert nest_runs(study, config.out, [run.folder, tmp_path / "unknown"]) == [tmp_path / "unknown"]
+    above = client.get_run(client.get_run(found.info.run_id).data.tags["mlflow.parentRunId"])
+    assert (above.info.run_name, above.info.status) == ("study", "FINISHED")
+    client.delete_run(above.info.run_id)
+    client.delete_tag(found.info.run_id, "mlflow.parentRunId")
 
 
 def test_figures_predictions_prompts_and_environment_are_artifacts(tracked):

@@ -17,7 +17,6 @@ from typing import Any
 
 import clipcovid
 from clipcovid.config import RESEARCH_ONLY, UserError, override, summarize_error
-from clipcovid.data.phantoms import draw_phantom
 from clipcovid.identity import checkpoint_hash, digest
 from clipcovid.inference.export_model import check_exportable, export_model
 from clipcovid.methods.checkpoints import read_checkpoint
@@ -234,6 +233,8 @@ def _example() -> Any:
     """One request: a drawn X-ray, for no patient's image goes into a registry by itself."""
     import pandas as pd
     from PIL import Image
+
+    from clipcovid.data.phantoms import draw_phantom  # SciPy: trainings, which may register, start without
 
     file = BytesIO()
     Image.fromarray(draw_phantom(0, size=EXAMPLE_SIZE).image).save(file, "PNG")

@@ -5,16 +5,17 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from clipcovid.config import RunConfig, flatten_resolved, override
 from clipcovid.evaluate.kinds.registry import get_kind, kind_names
 from clipcovid.identity import digest
-from clipcovid.runs import Run
+from clipcovid.runs import Run, read_run_metadata
 from clipcovid.tracking import provenance
 from clipcovid.tracking.datasets import TrackedDataset
 from clipcovid.tracking.store import check_store, local_store, make_client, tracking_uri, warn
@@ -159,6 +160,28 @@ def find_run(client: Any, run: Run) -> Any:
         return None
     found = client.search_runs([experiment.experiment_id], f"tags.`{RUN_TAG}` = '{_run_key(run)}'", max_results=1)
     return found[0] if found else None
+
+
+def nest_runs(parent: Run, out: Path, folders: Iterable[Path]) -> list[Path]:
+    """Show runs beneath another's, as a study's are, in the store of `out`; those of the folders that MLflow does not know.
+
+    All of them have been shown before, by their own jobs. Whatever goes wrong with MLflow is a warning.
+    """
+    uri, missing = tracking_uri(out), list(folders)
+    try:
+        check_store(uri)
+        client = make_client(uri)
+        if (above := find_run(client, parent)) is None:
+            return missing
+        for folder in tuple(missing):
+            stored = read_run_metadata(folder)
+            run = Run(folder=folder, method=stored.get("method", ""), identity=stored.get("identity", {}))
+            if found := find_run(client, run):
+                client.set_tag(found.info.run_id, PARENT_TAG, above.info.run_id)
+                missing.remove(folder)
+    except Exception as error:
+        warn(uri, error)
+    return missing
 
 
 def _run_key(run: Run) -> str:

@@ -181,7 +181,12 @@ def sweep(config: SweepConfig) -> None:
     remove_job_files(run.folder, r"tune/[^/]+/checkpoint_\d+(/.*)?")  # Ray Tune's copies of the states
     _print_summary(trials, best, metric, seeds)
     print(f"The best again: {training_command(config.task, best.params['values'])}")
-    report(run, config.task, manifest=manifest, children=_trial_runs(run, config.task, trials))
+    report(
+        run,
+        config.task,
+        manifest=manifest,
+        children=(*_trial_runs(run, config.task, trials), *_seed_runs(run, config.task, best)),
+    )
 
 
 def _start_sweep(config: SweepConfig, identity: dict[str, Any]) -> Run:
@@ -309,3 +314,12 @@ def _trial_runs(run: Run, task: TrainConfig, trials: Sequence[Trial]) -> Iterato
             tags={"clipcovid.trial": trial.state},
             status="FAILED" if trial.state == "failed" else "FINISHED",
         )
+
+
+def _seed_runs(run: Run, task: TrainConfig, best: Trial) -> Iterator[ChildRun]:
+    """The trainings of the best configuration with other seeds, each a run."""
+    for folder in sorted((run.folder / "seeds").glob("seed-*")):
+        seed = {"seed": int(folder.name.removeprefix("seed-"))}
+        identity = read_run_metadata(folder)["identity"]
+        shown = Run(folder=folder, method=task.title, identity=identity, job="train")
+        yield ChildRun(run=shown, config=override(task, best.params["values"] | seed), tags={"clipcovid.trial": "seed"})
