@@ -1,6 +1,7 @@
 """A search for a method's best hyperparameters with Ray Tune: each trial is a training of the method."""
 
 import difflib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
