@@ -28,6 +28,7 @@ OWN_CLUSTER_DEFAULTS = {  # of a cluster of ours: its workers are on this machin
 MLFLOW_DEFAULTS = {  # its own defaults retry an unreachable server for minutes
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",  # a model needs what it imports, not what the working directory's project locks
 }
 

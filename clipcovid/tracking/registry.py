@@ -34,7 +34,8 @@ import mlflow
 from mlflow.models import Model
 example = Model.load(sys.argv[1]).load_input_example(sys.argv[1])
 answer = mlflow.pyfunc.load_model(sys.argv[1]).predict(example)
-print(json.dumps({"rows": len(answer), "modules": sorted({name.partition(".")[0] for name in sys.modules})}))
+modules = sorted({name.partition(".")[0] for name, module in sys.modules.items() if module})
+print(json.dumps({"rows": len(answer), "modules": modules}))
 """
 
 
@@ -174,12 +175,14 @@ def _create_version(client: Any, name: str, folder: Path, tracked: Any) -> str:
     _ensure_registered_model(client, name)
     version = client.create_model_version(
         name,
-        f"models:/{logged.model_id}",
+        logged.artifact_location,  # "models:/…" would be looked up in MLflow's global store
         run_id,
         tags=tags,
         description=tracked.data.tags.get(runs.NOTE_TAG, RESEARCH_ONLY),
         model_id=logged.model_id,
     )
+    link = json.dumps([{"name": name, "version": str(version.version)}])
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})  # by which its page finds the version
     return str(version.version)
 
 
@@ -246,7 +249,7 @@ def _try_model(path: Path) -> list[str]:
 
     It sees neither the working directory nor PYTHONPATH, and so takes our code from the model.
     """
-    done = subprocess.run([sys.executable, "-I", "-c", CHECK, str(path)], cwd=path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-IB", "-c", CHECK, str(path)], cwd=path, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the packaged model does not answer: {done.stderr.strip().splitlines()[-1]}")
     modules: list[str] = json.loads(done.stdout.splitlines()[-1])["modules"]

@@ -4,7 +4,6 @@ MLflow runs this file by its path inside a registered model, which has the packa
 """
 
 import base64
-import binascii
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -35,7 +34,7 @@ class ServedModel(PythonModel):
         """Load the weights that are kept in the model."""
         self.model = load_model(Path(context.artifacts["model"]))
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
         """A row an image of the column `image`; one that can't be read refuses all, with a sentence that names it."""
         texts = list(model_input[IMAGE])
         tables = []
@@ -58,13 +57,18 @@ def decode_text(text: str, number: int, count: int) -> np.ndarray:
     try:
         if len(text) > MAX_BYTES * 4 // 3 + 4:
             raise BadImage(f"larger than {MAX_BYTES >> 20} MiB")
-        data = base64.b64decode("".join(text.split()), validate=True)
-        return decode_pixels(data, max_pixels=ImagesConfig.max_pixels)
-    except binascii.Error:
-        reason = "is not base64: send the file's bytes as `base64 -w0 FILE` prints them"
+        return decode_pixels(decode_base64(text), max_pixels=ImagesConfig.max_pixels)
     except BadImage as error:
         reason = str(error)
     raise MlflowException.invalid_parameter_value(f"Image {number + 1} of {count}: {reason}.")
+
+
+def decode_base64(text: str) -> bytes:
+    """The bytes that a text stands for, whose lines may be wrapped; what is not base64 raises `BadImage`."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        raise BadImage("is not base64: send the file's bytes as `base64 FILE` prints them") from None
 
 
 def predict_table(model: Classifier | Segmenter, images: Sequence[np.ndarray]) -> pd.DataFrame:

@@ -182,12 +182,8 @@ def sweep(config: SweepConfig) -> None:
     remove_job_files(run.folder, r"tune/[^/]+/checkpoint_\d+(/.*)?")  # Ray Tune's copies of the states
     _print_summary(trials, best, metric, seeds)
     print(f"The best again: {training_command(config.task, best.params['values'])}")
-    report(
-        run,
-        config.task,
-        manifest=manifest,
-        children=(*_trial_runs(run, config.task, trials), *_seed_runs(run, config.task, best)),
-    )
+    children = itertools.chain(_trial_runs(run, config.task, trials), _seed_runs(run, config.task, best))
+    report(run, config.task, manifest=manifest, children=children)
 
 
 def _start_sweep(config: SweepConfig, identity: dict[str, Any]) -> Run:
