@@ -53,7 +53,7 @@ def describe_data(manifest: Manifest, folder: Path | None, splits: Sequence[str]
     """The splits of a manifest that have images. `folder`: where the prepared data are; a split may be all."""
     counts = manifest.table["split"].value_counts()
     numbers = set(manifest.table.select_dtypes("number").columns)
-    columns = {name: "integer" if name in numbers else "string" for name in manifest.table}
+    columns = {str(name): "integer" if name in numbers else "string" for name in manifest.table}
     described = []
     for split in splits:
         if split != "all" and not counts.get(split, 0):

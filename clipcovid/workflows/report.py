@@ -10,7 +10,7 @@ from clipcovid.data.manifest import Manifest
 from clipcovid.evaluate.console import print_scores
 from clipcovid.evaluate.scores import Scores
 from clipcovid.runs import Run
-from clipcovid.tracking.datasets import TRAINING_SPLITS, describe_data
+from clipcovid.tracking.datasets import TRAINING_SPLITS, TrackedDataset, describe_data
 from clipcovid.tracking.runs import Status, track
 from clipcovid.tracking.store import ui_command
 
@@ -65,7 +65,8 @@ def report(
 
 def _show(shown: ChildRun, parent: Run | None = None) -> bool:
     """Show a run in MLflow with its data; True if it worked."""
-    config, manifest, tags, data = shown.config, shown.manifest, dict(shown.tags), ()
+    config, manifest, tags = shown.config, shown.manifest, dict(shown.tags)
+    data: tuple[TrackedDataset, ...] = ()
     if manifest is not None:
         tags = data_tags(manifest) | tags
         data = describe_data(manifest, getattr(config, "data", None), shown.splits)

@@ -28,7 +28,7 @@ from clipcovid.report.findings import Finding, rank_findings
 from clipcovid.report.sections import make_report
 from clipcovid.report.study import Audit, MethodRun, Study, StudyStep
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, read_run_metadata, start_run
-from clipcovid.tracking import revision, versions
+from clipcovid.tracking.provenance import revision, versions
 from clipcovid.workflows.command_lines import command_line, command_of_run, in_order, prepare_command, typed_fields
 
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "torchvision", "timm", "transformers")
