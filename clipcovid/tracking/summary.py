@@ -20,6 +20,8 @@ JOBS = {  # job → what its run is called in a sentence
     "zeroshot": "zero-shot classification",
     "prompts": "a search for prompts",
     "compare": "a comparison of methods",
+    "audit": "an audit of a data set",
+    "study": "a study",
 }
 
 

@@ -9,7 +9,7 @@ from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.identity import audit_identity
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, start_run
 from clipcovid.terminal import terminal_width
-from clipcovid.workflows.report import data_tags, report
+from clipcovid.workflows.report import report
 
 
 def audit_data(config: AuditConfig) -> tuple[Audit, Run]:
@@ -22,7 +22,7 @@ def audit_data(config: AuditConfig) -> tuple[Audit, Run]:
     write_audit(result, config, run.folder)
     finish_run(run)
     print_audit(result, config)
-    report(run, config, data_tags(manifests[0]), title="Audit")
+    report(run, config, manifest=manifests[0], splits=("all",), title="Audit")
     return result, run
 
 
