@@ -22,6 +22,7 @@ from clipcovid.evaluate.curves import MAX_POINTS, _thin
 from clipcovid.evaluate.examples import classification_examples
 from clipcovid.evaluate.load_predictions import load_method_predictions
 from clipcovid.evaluate.predictions import write_predictions
+from clipcovid.evaluate.scores import ExternalTest
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.io.files import write_json
@@ -32,6 +33,7 @@ from clipcovid.report.exports import latex_text, to_csv, to_latex, to_markdown
 from clipcovid.report.findings import Finding
 from clipcovid.report.galleries import _draw_outline
 from clipcovid.report.page import Section
+from clipcovid.report.sections import make_report
 from clipcovid.report.study import Audit, MethodRun, Study
 from clipcovid.workflows.command_lines import command_of_run, in_order, prepare_command
 from clipcovid.workflows.study_report import ReportConfig, report_study
@@ -406,3 +408,44 @@ def test_steps_of_a_study_that_are_not_done_are_said(tmp_path, phantoms):
     assert "are not done: c (failed), d (left out)." in (made / "report.md").read_text(encoding="utf-8")
     with pytest.raises(UserError, match=r"has no plan\.json with steps"):
         report_study(ReportConfig(runs=runs, study=tmp_path, out=tmp_path / "out"))
+
+
+def test_external_tests_and_families_have_sections_of_their_own(tmp_path, phantoms):
+    study = study_of(tmp_path, phantoms)
+    gap = {"macro_f1": {"internal": 0.9, "external": 0.6, "value": -0.3, "low": -0.4, "high": -0.2}}
+    test = ExternalTest(
+        data="data/other",
+        dataset="other",
+        split="all",
+        manifest_hash="m",
+        split_hash="s",
+        label_map={},
+        left_out=0,
+        shared={},
+        runs={},
+        skipped={},
+        n=77,
+        classes=study.comparison.classes,
+        methods=study.comparison.methods,
+        gaps=dict.fromkeys(study.comparison.methods, gap),
+        alarms=["Beware of it."],
+        notes=["Both fall."],
+    )
+    comparison = dataclasses.replace(
+        study.comparison, external=[test], alarms=["Beware of it."], notes=["Both fall.", "CLIP reads words.", "Kept."]
+    )
+    finding = Finding(check="new classes", severity="info", summary="CLIP reads words.", advice="Use it.")
+    third = answer(dataclasses.replace(study, comparison=comparison))[2]
+    assert third.endswith("; elsewhere, macro F1 of strong is .600 on other (a gap of -.300, -.400 to -.200).")
+    made = make_report(dataclasses.replace(study, comparison=comparison, families=[finding]))
+    check_page(made.html)
+    results, rest = made.markdown.split("## Hits and misses")
+    assert "- Kept." in results
+    for text in ("Both fall.", "CLIP reads words.", "External: other"):
+        assert text not in results
+        assert text in rest
+    assert made.html.count("<strong>Warning:</strong> Beware of it.") == 1
+    assert "77 images" in rest
+    claim = checklists.evidence(dataclasses.replace(study, comparison=comparison))["external"]
+    assert "other (77 images)" in claim
+    assert checklists.evidence(study)["external"] == ""

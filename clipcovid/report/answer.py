@@ -75,17 +75,35 @@ def _how_sure(study: Study) -> str:
 
 
 def _whether_to_believe(study: Study) -> str:
+    return f"{_what_the_audit_says(study)}{_what_is_elsewhere(study)}."
+
+
+def _what_the_audit_says(study: Study) -> str:
     if study.audit is None:
-        return "The data have not been audited: until then, leaks and shortcuts may explain any of these scores."
+        return "The data have not been audited: until then, leaks and shortcuts may explain any of these scores"
     counts = {
         severity: sum(finding.severity == severity for finding in study.audit.findings)
         for severity in ("high", "medium")
     }
     if not any(counts.values()):
-        return "The audit of the data found nothing of high or medium severity."
+        return "The audit of the data found nothing of high or medium severity"
     told = _join([f"{count} of {severity} severity" for severity, count in counts.items() if count])
     first = study.audit.findings[0].summary.rstrip(". ")
-    return f"Believe it with care: the audit of the data has {told} among its findings, first of all: {first}."
+    return f"Believe it with care: the audit of the data has {told} among its findings, first of all: {first}"
+
+
+def _what_is_elsewhere(study: Study) -> str:
+    """The best method's score on the external sets."""
+    metric, name = _ranking_metric(study)
+    best, told = study.comparison.best, []
+    for test in study.comparison.external:
+        gap = test.gaps.get(best, {}).get(metric)
+        if gap is not None:
+            bounds = f", {_bounds((gap['low'], gap['high']))}" if "low" in gap else ""
+            told.append(
+                f"{format_short(gap['external'], 3)} on {test.dataset} (a gap of {_signed(gap['value'])}{bounds})"
+            )
+    return f"; elsewhere, {name} of {best} is {_join(told)}" if told else ""
 
 
 def _signed(value: float) -> str:

@@ -196,6 +196,12 @@ def _robustness(study: Study) -> str:
     return f"The audit looked for leaks and shortcuts: {len(study.audit.findings)} findings, in their section."
 
 
+def _external(study: Study) -> str:
+    tests = study.comparison.external
+    sets = ", ".join(f"{test.dataset} ({test.n:,} images)" for test in tests)
+    return f"Methods were tested on {sets} too: see external testing." if tests else ""
+
+
 def _flow(study: Study) -> str:
     assert study.images is not None
     manifest = study.images.manifest
@@ -263,7 +269,7 @@ EVIDENCE: Mapping[str, Callable[[Study], str]] = {
     "uncertainty": _uncertainty,
     "robustness": _robustness,
     "internal": _say("The test split of the same data set: see the results."),
-    "external": _say(""),
+    "external": _external,
     "flow": _of_data(_flow),
     "characteristics": _of_data(_characteristics),
     "performance": _performance,

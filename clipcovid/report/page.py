@@ -29,6 +29,13 @@ Part = Markup | str | TextTable
 """`Markup` stands in a page as it is, a text as a paragraph, a table as `table_html` gives it."""
 
 
+class Told(Markup):
+    """HTML of which Markdown has a form, too."""
+
+    markdown: list[str]
+    """Its lines there."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of a page, with a heading that the contents lead to."""
@@ -74,19 +81,31 @@ def table_html(table: TextTable) -> Markup:
     return _fragment("table", table=table)
 
 
-def list_html(items: Sequence[Markup | str]) -> Markup:
+def list_html(items: Sequence[Markup | str]) -> Told:
     """A list with a point for each item; nothing for none."""
-    return _fragment("bullets", items=items) if items else Markup("")
+    lines = [f"- {_plain(item)}" for item in items]
+    return _told(_fragment("bullets", items=items) if items else Markup(""), lines)
 
 
-def facts_html(facts: Sequence[tuple[str, Markup | str]]) -> Markup:
+def facts_html(facts: Sequence[tuple[str, Markup | str]]) -> Told:
     """Names with their values, one beneath the other; nothing for none."""
-    return _fragment("facts", facts=facts) if facts else Markup("")
+    lines = [f"- {name}: {_plain(value)}" for name, value in facts]
+    return _told(_fragment("facts", facts=facts) if facts else Markup(""), lines)
 
 
-def code_html(text: str) -> Markup:
+def code_html(text: str) -> Told:
     """Commands or file contents, as they are typed."""
-    return Markup("<pre><code>{}</code></pre>").format(text)
+    return _told(Markup("<pre><code>{}</code></pre>").format(text), ["```", *text.split("\n"), "```"])
+
+
+def _told(html: Markup, lines: list[str]) -> Told:
+    told = Told(html)
+    told.markdown = [*lines, ""] if lines else []
+    return told
+
+
+def _plain(text: Markup | str) -> str:
+    return text.striptags() if isinstance(text, Markup) else text
 
 
 def figure_html(figure: "Figure", caption: str = "") -> Markup:

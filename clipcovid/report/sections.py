@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.evaluate.comparison_tables import comparison_tables
+from clipcovid.evaluate.external_gap import external_tables
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.answer import answer
 from clipcovid.report.cards import data_card, model_cards
@@ -62,7 +63,9 @@ def make_report(study: Study, answers: Mapping[str, Mapping[str, str]] | None = 
         _results(study),
         _figures(study),
         _hits_and_misses(study),
+        *_families(study),
         _audit(study),
+        _external(study),
         data_card(study),
         model_cards(study),
         _making(study),
@@ -84,10 +87,14 @@ def _paragraphs(texts: list[str]) -> Markup:
 def _results(study: Study) -> Section:
     """The headline table as papers print it, then what else the comparison says."""
     comparison = study.comparison
-    headline, *others = comparison_tables(comparison)
-    alarms = [Markup("<strong>Warning:</strong> {}").format(alarm) for alarm in comparison.alarms]
+    elsewhere = external_tables(comparison.external, study.kind)
+    headline, *others = (table for table in comparison_tables(comparison) if table not in elsewhere)
+    told = {note for test in comparison.external for note in (*test.notes, *test.alarms)}
+    told |= {finding.summary for finding in study.families}  # each in a section of its own
+    alarms = [Markup("<strong>Warning:</strong> {}").format(alarm) for alarm in comparison.alarms if alarm not in told]
+    notes = [note for note in comparison.notes if note not in told]
     below = [Section(title=table.title, parts=(_untitled(table),)) for table in others]
-    return Section(title="Results", parts=(headline, list_html([*alarms, *comparison.notes])), subsections=tuple(below))
+    return Section(title="Results", parts=(headline, list_html([*alarms, *notes])), subsections=tuple(below))
 
 
 def _untitled(table: TextTable) -> TextTable:
@@ -112,6 +119,36 @@ def _hits_and_misses(study: Study) -> Section:
         return Section(title="Hits and misses", parts=("The images are not at hand: --data names their folder.",))
     groups = study.kind.examples(study.tables, study.comparison.classes)
     return Section(title="Hits and misses", parts=galleries(groups, study.images))
+
+
+def _families(study: Study) -> list[Section]:
+    """CLIP against CNN, where that was asked for."""
+    if not study.families:
+        return []
+    intro = "What each family can do here; the best of each is that of the highest score on these very images."
+    return [
+        Section(title="CLIP against CNN", parts=(intro, findings_table(study.families), findings_html(study.families)))
+    ]
+
+
+def _external(study: Study) -> Section:
+    """The methods on other data sets, and the gap to their scores here."""
+    tests = study.comparison.external
+    if not tests:
+        text = "There is no test on data from elsewhere: --external takes other prepared folders."
+        return Section(title="External testing", parts=(text,))
+    from clipcovid.evaluate.external_plots import external_figures  # matplotlib: with the figures
+
+    figures = external_figures(study.comparison)
+    shown = [
+        figure_html(figure, "Scores on the external set minus those on the internal one.")
+        for figure in figures.values()
+    ]
+    below = []
+    for test, table in zip(tests, external_tables(tests, study.kind), strict=True):
+        alarms = [Markup("<strong>Warning:</strong> {}").format(alarm) for alarm in test.alarms]
+        below.append(Section(title=table.title, parts=(_untitled(table), list_html([*alarms, *test.notes]))))
+    return Section(title="External testing", parts=tuple(shown), subsections=tuple(below))
 
 
 def _audit(study: Study) -> Section:

@@ -81,6 +81,8 @@ class Study:
     """The commands that make all of it again, in their order."""
     steps: Sequence[StudyStep] = ()
     """The steps of the study file that made it, where one did."""
+    families: Sequence[Finding] = ()
+    """What sets CLIP against CNN."""
 
     @property
     def kind(self) -> Kind[Any]:

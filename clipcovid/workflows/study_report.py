@@ -9,18 +9,15 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
 from clipcovid.data.manifest import Manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.errors import UserError
-from clipcovid.evaluate import load_predictions
-from clipcovid.evaluate.compare import CompareConfig, compare
+from clipcovid.evaluate.compare import CompareConfig
 from clipcovid.evaluate.load_predictions import MethodPredictions
-from clipcovid.evaluate.scores import Comparison
-from clipcovid.identity import comparison_identity
 from clipcovid.io.files import read_json_object, write_text
 from clipcovid.methods.registry import METHODS
 from clipcovid.report.checklists import read_answers
@@ -30,6 +27,7 @@ from clipcovid.report.study import Audit, MethodRun, Study, StudyStep
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, read_run_metadata, start_run
 from clipcovid.tracking.provenance import revision, versions
 from clipcovid.workflows.command_lines import command_line, command_of_run, in_order, prepare_command, typed_fields
+from clipcovid.workflows.compare import Compared, compare_methods
 
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "torchvision", "timm", "transformers")
 
@@ -54,14 +52,12 @@ class ReportConfig(CompareConfig):
 
 def report_study(config: ReportConfig) -> Run:
     """Compare the config's runs and write report.html, .md, .tex and .csv into the report's run folder."""
-    config = _comparison_settings(config)
     answers = read_answers(config.answers) if config.answers else {}
-    methods = load_predictions.load_method_predictions(config.runs, config.split)
-    audit = read_audit(config.audit, methods[0].metadata["split_hash"]) if config.audit else None
-    images = _open_images(config.data, methods)
-    study = _study(config, methods, compare(methods, config), images, audit)
-    identity = comparison_identity({method.name: method.metadata for method in methods}, config.settings)
-    run = start_run(config, method="report", identity=identity)
+    compared = compare_methods(_comparison_settings(config))
+    config = cast(ReportConfig, compared.config)
+    audit = read_audit(config.audit, compared.comparison.split_hash) if config.audit else None
+    study = _study(config, compared, _open_images(config.data, compared.methods), audit)
+    run = start_run(config, method="report", identity=compared.identity)
     (run.folder / SUCCESS_MARKER).unlink(missing_ok=True)
     report = make_report(study, answers, footer=f"Made by clipcovid on {time.strftime('%Y-%m-%d')}.")
     for suffix, text in (("html", report.html), ("md", report.markdown), ("tex", report.latex), ("csv", report.csv)):
@@ -106,11 +102,10 @@ def read_steps(folder: Path) -> list[StudyStep]:
 
 
 def _comparison_settings(config: ReportConfig) -> ReportConfig:
-    """The config with the runs to compare: those named, those that a comparison's folder names, or all that are found."""
+    """The config, or where it names a comparison's folder, with the settings and the runs of that."""
     if len(config.runs) == 1 and (config.runs[0] / "comparison.json").is_file():
         return _stored_settings(config)
-    runs = config.runs or tuple(load_predictions.find_runs(config.out, config.split, SUCCESS_MARKER, config.kind))
-    return dataclasses.replace(config, runs=runs)
+    return config
 
 
 def _stored_settings(config: ReportConfig) -> ReportConfig:
@@ -164,13 +159,8 @@ def _run_config(method: MethodPredictions) -> dict[str, Any]:
     return read_run_metadata(folder).get("config", {}) if method.path.parent.name == "predictions" else {}
 
 
-def _study(
-    config: ReportConfig,
-    methods: Sequence[MethodPredictions],
-    comparison: Comparison,
-    images: PackedImages | None,
-    audit: Audit | None,
-) -> Study:
+def _study(config: ReportConfig, compared: Compared, images: PackedImages | None, audit: Audit | None) -> Study:
+    methods, comparison = compared.methods, compared.comparison
     first = {name: _first_run(methods, source) for name, source in comparison.sources.items()}
     runs = {name: _method_run(method) for name, method in first.items()}
     dataset = images.manifest.dataset if images else "predictions"
@@ -186,6 +176,7 @@ def _study(
         environment=_environment(),
         commands=[step.command for step in steps] or _commands(config, runs, images),
         steps=steps,
+        families=compared.families,
     )
 
 
