@@ -20,7 +20,7 @@ def flag(name, default=""):
 
 command, name = words[0], flag("--name")
 folder = Path(flag("--out", "embeddings")) / name
-step = name or (command if command != "prepare" else f"prepare {folder.name}")
+step = (name or (command if command != "prepare" else f"prepare {folder.name}")) + "-val" * (flag("--split") == "val")
 orders = json.loads(Path(os.environ["FAKE_ORDERS"]).read_text())
 calls = Path(os.environ["FAKE_ORDERS"]).with_name("calls.jsonl")
 
@@ -56,10 +56,15 @@ while order[:5] == "with " and f'"step": "{order[5:]}", "event": "began"' not in
     assert time.monotonic() < deadline, f"{order[5:]} does not begin beside {step}"
     time.sleep(0.02)
 folder.mkdir(parents=True, exist_ok=True)
+if command == "compare":
+    (folder / "config.json").write_text(json.dumps({"method": command, "identity": words}))
 if command == "sweep":
     best = {"optim.lr": 0.003, "class_weights": "balanced", "optim.lr_scale": ["a=1", "b=2"]}
     (folder / "best.json").write_text(json.dumps({"values": best}))
-marker = folder / ("manifest.parquet" if command in ("prepare", "apply-masks") else "_SUCCESS")
+marker = folder / {"prepare": "manifest.parquet"}.get(command, "_SUCCESS")
+if command == "zeroshot":
+    (folder / "predictions").mkdir(exist_ok=True)
+    (folder / "predictions" / f"{flag('--split', 'test')}.parquet").touch()
 if order != "forget" and not marker.exists():
     marker.touch()
 note("ended")

@@ -106,11 +106,12 @@ def test_every_step_runs_once_and_behind_all_that_it_waits_for(world, capfd):
     assert world.states().keys() == steps.keys()
     calls = world.calls()
     assert len(world.began()) == len(steps) == len(set(world.began()))
-    ended = {tuple(call["words"][:9]): call["time"] for call in calls if call["event"] == "ended"}
-    began = {tuple(call["words"][:9]): call["time"] for call in calls if call["event"] == "began"}
+    ended, began = (
+        {tuple(call["words"]): call["time"] for call in calls if call["event"] == event} for event in ("ended", "began")
+    )
     for step in steps.values():
         for before in (*step.needs, *step.after):
-            assert ended[steps[before].words[:9]] < began[step.words[:9]], (before, step.name)
+            assert ended[steps[before].words] < began[step.words], (before, step.name)
     compared = next(call["words"] for call in calls if call["step"] == "compare")
     assert compared[1:6] == [f"outputs/{name}" for name in ("cnn", "zeroshot", "finetune", "probe", "coop")]
     assert {call["study"] for call in calls} == {"trial"}
@@ -139,7 +140,9 @@ def test_a_failed_step_leaves_out_what_needs_it_and_nothing_else(world, capfd):
     world.order(finetune="fail")
     assert not do_study(world.study())
     assert world.states() == {
-        **dict.fromkeys(("prepare", "prepare-other", "cnn", "embed-small", "zeroshot", "compare"), "done"),
+        **dict.fromkeys(
+            ("prepare", "prepare-other", "cnn", "embed-small", "zeroshot-val", "zeroshot", "compare"), "done"
+        ),
         "finetune": "failed",
         **dict.fromkeys(("probe", "coop"), "left out"),
     }
@@ -156,11 +159,12 @@ def test_a_failed_step_leaves_out_what_needs_it_and_nothing_else(world, capfd):
 
 
 @pytest.mark.parametrize("order", ["", "fail"])
-def test_the_report_takes_the_audit_where_it_is_done(world, order):
-    world.order(audit=order)
+def test_the_report_takes_comparison_and_audit_where_they_are_done(world, order):
+    world.order(audit=order, compare=order)
     assert do_study(world.study(audit="", report="")) == (order == "")
     words = next(call["words"] for call in world.calls() if call["step"] == "report")
-    assert words[1:6] == [f"outputs/{name}" for name in ("cnn", "zeroshot", "finetune", "probe", "coop")]
+    runs = [f"outputs/{name}" for name in ("cnn", "zeroshot", "finetune", "probe", "coop")]
+    assert words[1 : words.index("--data")] == (runs if order else ["outputs/compare"])
     assert (words[-2:] == ["--audit", "outputs/audit"]) == (order == "")
 
 
@@ -173,6 +177,35 @@ def test_a_step_that_is_killed_or_leaves_no_result_has_failed(world, order, reas
     assert not do_study(world.study())
     assert world.outcomes()["cnn"].reason == reason
     assert world.states()["compare"] == "done"
+
+
+def test_what_is_made_of_other_runs_than_before_does_not_take_their_place(world):
+    """A comparison's folder holds one comparison: that of fewer methods is renamed, and one of the same runs is not."""
+    world.order(finetune="fail")
+    assert not do_study(world.study())
+    world.order()
+    assert do_study(world.study())
+    (former,) = (world.folder / "outputs").glob("compare-*")
+    names = [
+        json.loads((folder / "config.json").read_text())["identity"] for folder in (former, former.with_name("compare"))
+    ]
+    assert [sum(word.startswith("outputs/") for word in words) for words in names] == [2, 5]
+    (former.with_name("cnn") / "_SUCCESS").unlink()
+    assert do_study(world.study())
+    assert world.began().count("compare") == 2
+    assert [*(world.folder / "outputs").glob("compare-*")] == [former]
+
+
+def test_external_data_that_can_not_be_prepared_are_left_out_of_the_comparison(world):
+    there = world.folder / "data" / "there"
+    there.mkdir(parents=True)
+    (there / "manifest.parquet").touch()
+    external = {"other": {"source": "table", "root": "o.csv", "out": "data/others"}, "there": "data/there"}
+    for order, used in (("fail", ["data/there"]), ("", ["data/others", "data/there"])):
+        world.order(**{"prepare others": order})
+        assert do_study(world.study(external=external)) == (order == "")
+        words = next(call["words"] for call in world.calls() if call["step"] == "compare")
+        assert words[words.index("--external") + 1 :] == used
 
 
 def test_where_nothing_is_left_to_compare_the_comparison_is_left_out(world):
@@ -317,5 +350,5 @@ def test_on_a_terminal_one_line_shows_what_runs(world, monkeypatch, capsys):
     world.order(cnn="0.3")
     assert do_study(world.study())
     said = capsys.readouterr().out
-    assert "\r\x1b[K2 of 9 steps · cnn 0:00:00" in said
+    assert "\r\x1b[K2 of 10 steps · cnn 0:00:00" in said
     assert "cnn works" in said

@@ -111,7 +111,7 @@ class Estimates:
         """The seconds of arithmetic that are expected of a step, before any correction."""
         config = step.config
         if step.command in FIXED_S:
-            return FIXED_S[step.command]
+            return FIXED_S[step.command] + self._external_s(step)
         if step.command in IMAGE_S:
             return IMAGE_S[step.command] * self.images(step).total / self.cores
         if step.command == "tune-prompts":
@@ -120,6 +120,11 @@ class Estimates:
             return self._compute_s(self.images(step).total * _model(step)[0])
         trainings = {CROSSVAL: "folds", "sweep": "trials"}.get(step.command, "")
         return self._training_s(step) * getattr(config, trainings, 1) * (PRUNED if step.command == "sweep" else 1)
+
+    def _external_s(self, step: Step) -> float:
+        """Of a comparison: that all methods predict the external sets."""
+        images = sum(self._images(folder).total for folder in getattr(step.config, "external", ()))
+        return self._compute_s(images * sum(_model(other)[0] for other in self.steps if other.name in step.gathers))
 
     def _training_s(self, step: Step) -> float:
         """Of one training: forward and backward passes of its epochs, validation, and the test."""

@@ -1,7 +1,7 @@
 """A study file: read, and each section checked against the config of the command that it is for."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from clipcovid.methods.registry import METHODS
 from clipcovid.study.settings import NO, as_mapping, near, read_settings, settings_of
 
 UNTRAINED = ("zeroshot", "tune-prompts")  # the methods that no training is needed for
-SET_BY_STUDY = ("data", "out", "name", "fold", "embeddings", "split", "kind", "audit", "against")
+SET_BY_STUDY = ("data", "out", "name", "fold", "embeddings", "split", "kind", "external", "audit", "against", "study")
 METHOD_KEYS = ("command", "encoder")  # of a method's section beside its settings
 PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9_.+-]*"
 
@@ -93,6 +93,7 @@ class Study:
     methods: Mapping[str, Job]
     sweeps: Mapping[str, Job] = field(default_factory=dict)
     crossval: Job | None = None
+    ensembles: Mapping[str, Job] = field(default_factory=dict)
     compare: Job
     audit: Job | None
     """None where the file says `audit: false`."""
@@ -129,7 +130,18 @@ def read_study(path: Path) -> Study:
 def parse_study(content: Mapping[str, Any], name: str) -> Study:
     """The study that a file's content says, called `name` where it does not say how."""
     own = settings_of(StudySettings)
-    sections = ("data", "external", "encoders", "methods", "sweeps", "crossval", "compare", "audit", "report")
+    sections = (
+        "data",
+        "external",
+        "encoders",
+        "methods",
+        "sweeps",
+        "crossval",
+        "ensembles",
+        "compare",
+        "audit",
+        "report",
+    )
     keys = {*sections, *(name.partition(".")[0] for name in own)}
     if unknown := [key for key in content if str(key).partition(".")[0] not in keys]:
         raise UserError(f"The study file: there is no setting {unknown[0]!r}{near(str(unknown[0]), keys)}.")
@@ -166,6 +178,10 @@ def parse_study(content: Mapping[str, Any], name: str) -> Study:
         crossval=_read_job("crossval", content["crossval"], "crossval", methods, "methods")
         if "crossval" in content
         else None,
+        ensembles={
+            key: _read_ensemble(value, f"ensembles.{key}", methods)
+            for key, value in _entries(content, "ensembles").items()
+        },
         compare=read_job("compare", content.get("compare"), "compare"),
         audit=_read_closing("audit", content),
         report=_read_closing("report", content),
@@ -246,11 +262,30 @@ def _read_methods(entries: Mapping[str, Any], encoders: Collection[str]) -> dict
 def _read_job(command: str, content: Any, place: str, methods: Mapping[str, Job], key: str) -> Job:
     """A section about trained methods, which it names under `key`."""
     entries = dict(as_mapping(content, place))
-    named = entries.pop(key, None)
-    names = tuple(map(str, named if isinstance(named, list) else [named] if named else []))
     trained = [name for name, job in methods.items() if job.command not in UNTRAINED]
-    if not names:
-        raise UserError(f"{place}: {key} is missing: name of {', '.join(trained)}.")
-    if unknown := [name for name in names if name not in trained]:
-        raise UserError(f"{place}: {unknown[0]!r} is no method to train{near(unknown[0], trained)}.")
+    names = _names(entries.pop(key, None), f"{place}: {key}", trained, "method to train")
     return read_job(command, entries, place, of=names)
+
+
+def _read_ensemble(content: Any, place: str, methods: Mapping[str, Job]) -> Job:
+    """An ensemble of classifications, which it names as `runs`."""
+    entries = dict(as_mapping(content, place))
+    joined = [name for name, job in methods.items() if kind_of(job.command) == "classification"]
+    names = _names(entries.pop("runs", None), f"{place}: runs", joined, "classifier")
+    return read_job("ensemble", entries, place, of=names)
+
+
+def _names(value: Any, place: str, known: Sequence[str], what: str) -> tuple[str, ...]:
+    """The names of methods that a section is about; none, or one that is not among `known`, is a `UserError`."""
+    names = tuple(map(str, value if isinstance(value, list) else [value] if value else []))
+    if not names:
+        raise UserError(f"{place} is missing: name of {', '.join(known)}.")
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"{place}: {unknown[0]!r} is no {what}{near(unknown[0], known)}.")
+    return names
+
+
+def kind_of(command: str) -> str:
+    """The kind of a method's predictions."""
+    method = METHODS.get(command.replace("-", "_"))
+    return method.kind if method else "classification"

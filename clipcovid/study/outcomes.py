@@ -29,6 +29,8 @@ class Outcome:
     """What its last start took."""
     work: float = 0.0
     """The seconds that were expected (see `Estimates.work`), before any step was measured."""
+    words: tuple[str, ...] = ()
+    """The command line that was started."""
     key: str = ""
     """What it was made from (see `step_key`)."""
 

@@ -11,7 +11,7 @@ from clipcovid.config import ComputeConfig
 from clipcovid.errors import UserError
 from clipcovid.methods.registry import METHODS
 from clipcovid.runs import SUCCESS_MARKER
-from clipcovid.study.file import UNTRAINED, Data, Job, Study, config_of
+from clipcovid.study.file import UNTRAINED, Data, Job, Study, config_of, kind_of
 from clipcovid.study.settings import build_config, command_words, settings_of
 
 PREPARED = "manifest.parquet"
@@ -34,8 +34,10 @@ class Step:
     """The steps that must have ended, however they did."""
     gathers: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     """Step → the folder that is added to the words where the step is done; one of them at least must be."""
-    with_done: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    """Step → words that are added where that step is done."""
+    instead: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    """Step → the folder that is added in place of all that are gathered, where the step is done."""
+    with_done: Mapping[str, tuple[str, Path]] = dataclasses.field(default_factory=dict)
+    """Step → a setting, and a folder that is added to its values unless that step failed; also of what is no step."""
     best_of: Path | None = None
     """The run folder of a sweep, whose best settings are added to the words."""
     marker: Path | None = None
@@ -46,12 +48,19 @@ class Step:
     @property
     def computes(self) -> bool:
         """Whether it computes with torch on all the cores that it gets."""
-        return self.command in (*UNTRAINED, "embed", CROSSVAL, "sweep") or self.command.replace("-", "_") in METHODS
+        predicts = self.command == "compare" and bool(self.config.external or self.config.clip_vs_cnn)
+        commands = (*UNTRAINED, "embed", CROSSVAL, "sweep", *(name.replace("_", "-") for name in METHODS))
+        return predicts or self.command in commands
 
     @property
     def is_method(self) -> bool:
         """Whether it is one of the methods that the study is about, which a budget may leave out."""
-        return self.computes and self.command != "embed"
+        return self.computes and self.command not in ("embed", "compare")
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether it is made of other runs, or of all data: what changes in the study changes it."""
+        return self.command in ("compare", "audit", "report", "ensemble")
 
     @property
     def prepares(self) -> bool:
@@ -92,6 +101,8 @@ def plan_study(study: Study) -> list[Step]:
         planner.sweep(name, job)
     if study.crossval:
         planner.crossval(study.crossval)
+    for name, job in study.ensembles.items():
+        planner.ensemble(name, job)
     planner.compare()
     planner.audit()
     planner.report()
@@ -116,21 +127,27 @@ class _Planner:
         self.steps[step.name] = step
 
     def step(
-        self, name: str, job: Job, values: Mapping[str, Any], *, settings: Mapping[str, Any] | None = None, **more: Any
+        self, name: str, job: Job, values: Mapping[str, Any], fields: Mapping[str, Any] | None = None, **more: Any
     ) -> Step:
-        """A step of a job with further `values`, which its own settings override; checked by its config."""
+        """A step of a job with further `values`, which its own settings override; checked by its config.
+
+        `fields`: the config's fields that are no settings.
+        """
         config_type = config_of(job.command)
         flags = settings_of(config_type)
-        given = {key: value for key, value in self.study.compute.items() if key in flags} | dict(values)
-        given |= job.settings if settings is None else settings
-        config = build_config(config_type, flags, given, job.place)
+        compute = self.study.compute if job.command != "report" else {}  # it has its comparison's
+        given = {key: value for key, value in compute.items() if key in flags} | dict(values)
+        given |= job.settings
+        config = build_config(config_type, flags, given, job.place, fields)
         return Step(name=name, command=job.command, words=(job.command, *command_words(given)), config=config, **more)
 
-    def run_step(self, name: str, job: Job, values: Mapping[str, Any], **more: Any) -> Step:
+    def run_step(
+        self, name: str, job: Job, values: Mapping[str, Any], fields: Mapping[str, Any] | None = None, **more: Any
+    ) -> Step:
         """A step that writes a run folder."""
         folder = self.study.run(name)
         placed = {**values, "out": self.study.settings.out, "name": folder.name}
-        return self.step(name, job, placed, folder=folder, marker=folder / SUCCESS_MARKER, **more)
+        return self.step(name, job, placed, fields, **{"folder": folder, "marker": folder / SUCCESS_MARKER} | more)
 
     def prepare(self, name: str, data: Data) -> None:
         """The step that prepares data, if any does; from another prepared folder, if it masks that."""
@@ -156,8 +173,21 @@ class _Planner:
             values = {"data": self.study.data.folder} | ({} if seed is None else {"seed": seed})
             encoder, needs = self.encoder(job, place)
             after = self.embed(step, job, values | encoder, needs)
-            self.add(self.run_step(step, job, values | encoder, needs=self.needs_data() + needs, after=after))
+            needs, values = self.needs_data() + needs, values | encoder
+            if job.command == "zeroshot":
+                after = self.predict_validation(step, job, values, needs, after)
+            self.add(self.run_step(step, job, values, needs=needs, after=after))
             self.runs[name].append(step)
+
+    def predict_validation(
+        self, step: str, job: Job, values: Mapping[str, Any], needs: tuple[str, ...], after: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """The step that predicts val into a zero-shot run, as trainings do, for what is fitted on val: temperatures."""
+        name, folder = f"{step}-val", self.study.run(step)
+        marker = folder / "predictions" / "val.parquet"
+        placed = {**values, "split": "val", "out": self.study.settings.out, "name": folder.name}
+        self.add(self.step(name, job, placed, folder=folder, marker=marker, needs=needs, after=after))
+        return (name,)
 
     def encoder(self, job: Job, place: int) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The settings `clip.*` of a method's encoder, and the step that trains it, of the same place among the seeds."""
@@ -180,8 +210,8 @@ class _Planner:
         flags = settings_of(config_of("embed"))
         read = {key: value for key, value in {**values, **job.settings}.items() if key in flags and key != "embeddings"}
         read = {key: value for key, value in read.items() if not key.startswith("compute.")}
-        if read.get("clip.pretrained") != "none":
-            read.pop("seed", None)  # only random weights depend on it
+        if read.get("clip.pretrained") != "none" or not read.get("seed"):
+            read.pop("seed", None)  # only random weights depend on it, and 0 is the default
         key = tuple(sorted((name, str(value)) for name, value in read.items()))
         if not trained and key not in self.readers:
             name = f"embed-{job.encoder or step}"
@@ -229,19 +259,32 @@ class _Planner:
             needs, after = self.needs_data() + needs, tuple(self.runs[name])
             self.add(self.many(f"{name}-{CROSSVAL}", job, method, values, "method", needs=needs, after=after))
 
+    def ensemble(self, name: str, job: Job) -> None:
+        """A method that joins the runs of others, of all their seeds."""
+        steps = [step for method in job.of for step in self.runs[method]]
+        runs = tuple(self.result(step) for step in steps)
+        made = self.run_step(name, job, {}, needs=tuple(steps), fields={"runs": runs})
+        self.add(dataclasses.replace(made, words=(made.command, *map(str, runs), *made.words[1:])))
+        self.runs[name] = [name]
+
     def compare(self) -> None:
         """A comparison of all methods of a kind, and one of all cross-validations, where there are two or more."""
-        for split in ("test", CROSSVAL):
-            kinds: dict[str, dict[str, Path]] = {}
-            for step in self.steps.values():
-                if step.is_method and step.command != "sweep" and (step.command == CROSSVAL) == (split == CROSSVAL):
-                    kinds.setdefault(_kind(step), {})[step.name] = self.result(step.name)
-            for kind, runs in kinds.items():
+        folds = [step.name for step in self.steps.values() if step.command == CROSSVAL]
+        for split, names in (("test", [step for steps in self.runs.values() for step in steps]), (CROSSVAL, folds)):
+            for kind in dict.fromkeys(_kind(self.steps[name]) for name in names):
+                runs = {name: self.result(name) for name in names if _kind(self.steps[name]) == kind}
                 ending = [*([] if split == "test" else [split]), *([] if kind == "classification" else [kind])]
                 if len(runs) > 1:
                     name, by = "-".join(["compare", *ending]), "by" in self.study.compare.settings
                     values = {"split": split} | ({"data": self.study.data.folder} if by else {})
-                    self.add(self.run_step(name, self.study.compare, values, gathers=runs))
+                    external = self.external() if name == "compare" else {}
+                    fields = {"external": tuple(folder for _, folder in external.values())}
+                    made = self.run_step(name, self.study.compare, values, fields, gathers=runs, with_done=external)
+                    self.add(made)
+
+    def external(self) -> dict[str, tuple[str, Path]]:
+        """The external sets that methods are tested on, by the steps that prepare them."""
+        return {f"prepare-{name}": ("external", data.folder) for name, data in self.study.external.items()}
 
     def audit(self) -> None:
         """The audit of the data against the external ones, once the encoders have embedded them."""
@@ -253,20 +296,25 @@ class _Planner:
             self.add(self.run_step("audit", self.study.audit, values, needs=needs, after=after))
 
     def report(self) -> None:
-        """The page of all classifications, or of the only kind there is: of what the comparison is of."""
-        compared = [step for step in self.steps.values() if step.command == "compare"]
-        if self.study.report and (compared or self.runs):
-            runs = compared[0].gathers if compared else {name: self.result(name) for name in self.runs}
-            values = {"data": self.study.data.folder, "study": self.study.folder}
-            more = {"audit": ("--audit", str(self.steps["audit"].folder))} if "audit" in self.steps else {}
-            needs = self.needs_data()
-            self.add(self.run_step("report", self.study.report, values, needs=needs, gathers=runs, with_done=more))
+        """The page of all classifications; of another kind, where there are none."""
+        if not self.study.report:
+            return
+        names = [step for steps in self.runs.values() for step in steps]
+        kinds = [_kind(self.steps[name]) for name in names]
+        kind = "classification" if "classification" in kinds else kinds[0]
+        runs = {name: self.result(name) for name in names if _kind(self.steps[name]) == kind}
+        audit = {"audit": ("audit", self.steps["audit"].folder)} if "audit" in self.steps else {}
+        values = {"data": self.study.data.folder, "study": self.study.folder}
+        comparison = next((step for step in self.steps.values() if step.command == "compare"), None)
+        instead = {comparison.name: comparison.folder} if comparison and {*comparison.gathers} == {*runs} else {}
+        needs, after = self.needs_data(), tuple(self.steps)
+        made = self.run_step("report", self.study.report, values, needs=needs, after=after, gathers=runs)
+        self.add(dataclasses.replace(made, with_done=audit, instead=instead))
 
 
 def _kind(step: Step) -> str:
     """The kind of a method's predictions."""
-    task = getattr(step.trained, "task", "")
-    return METHODS[task].kind if task in METHODS else "classification"
+    return kind_of(getattr(step.trained, "task", step.command))
 
 
 def best_words(words: Iterable[str], sweep: Path, command: str) -> tuple[str, ...]:

@@ -5,15 +5,19 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from clipcovid.identity import digest
 from clipcovid.io.files import lock_folder, refuse_unknown_files, unlock_folder, write_json
+from clipcovid.runs import read_run_metadata
 from clipcovid.study.estimate import Estimates
 from clipcovid.study.file import Study
 from clipcovid.study.outcomes import PLAN_FILE, Outcome, Outcomes, State, step_key
 from clipcovid.study.plan import Step, best_words
 from clipcovid.study.process import StepProcess, exit_reason, last_line, open_log
 from clipcovid.study.room import Room
+from clipcovid.study.settings import command_words
 from clipcovid.terminal import format_duration, terminal_width
 
 STUDY_FILES = r"(plan|steps)\.json|logs/.*\.log"
@@ -29,9 +33,9 @@ class Runner:
         self.study, self.steps, self.room, self.estimates = study, list(steps), room, estimates
         self.outcomes = Outcomes.read(study.folder)
         self.waiting = {step.name: step for step in steps}
-        self.running: dict[str, tuple[Step, StepProcess, str]] = {}
+        self.running: dict[str, tuple[Step, StepProcess]] = {}
         self.ran: set[str] = set()
-        """The steps that were started, not found done."""
+        """The steps that were started, not found done, but for those that prepare data and always are."""
         self.spent_before = self.outcomes.spent_s
         self.began = self.saved = time.monotonic()
         self.told_to_wait: set[str] = set()
@@ -76,12 +80,8 @@ class Runner:
             words = self._words(step)
             key = step_key(words)
             done = self.outcomes.steps.get(step.name, Outcome(state="left out"))
-            if (
-                done.state == "done"
-                and done.key == key
-                and not step.prepares
-                and (not step.marker or step.marker.exists())
-            ):
+            stale = step.prepares or (step.command == "report" and self.ran)
+            if done.state == "done" and done.key == key and not stale and (not step.marker or step.marker.exists()):
                 del self.waiting[step.name]
                 self._say(f"{step.name}: done before, in {format_duration(done.seconds)}.")
             elif self._is_over_budget(step):
@@ -104,8 +104,12 @@ class Runner:
         if step.best_of:
             words = [*best_words(words, step.best_of, command)]
         gathered = [str(folder) for name, folder in step.gathers.items() if self.outcomes.is_done(name)]
-        added = [word for name, more in step.with_done.items() if self.outcomes.is_done(name) for word in more]
-        return [command, *gathered, *words, *added]
+        gathered = [str(folder) for name, folder in step.instead.items() if self.outcomes.is_done(name)] or gathered
+        added: dict[str, list[Path]] = {}
+        for name, (setting, folder) in step.with_done.items():
+            if self.outcomes.is_done(name) or name not in self.outcomes.steps:
+                added.setdefault(setting, []).append(folder)
+        return [command, *gathered, *words, *command_words(added)]
 
     def _is_over_budget(self, step: Step) -> bool:
         return step.is_method and self._spent() > self.study.settings.budget_s
@@ -118,6 +122,7 @@ class Runner:
         variables = self.room.take(step)
         if variables is None:
             return
+        self._set_aside(step, words)
         log = open_log(self.log(step))
         if log is None:
             self.room.leave(step)
@@ -126,19 +131,30 @@ class Runner:
                 self._say(f"{step.name}: waits until the process of an earlier start has ended (see {self.log(step)}).")
             return
         del self.waiting[step.name]
-        self.ran.add(step.name)
+        self.ran |= set() if step.prepares else {step.name}
         variables |= {STUDY_VARIABLE: self.study.settings.name, "COLUMNS": str(terminal_width())}
         self._say(f"$ clipcovid {shlex.join(words)}")
-        self.running[step.name] = step, StepProcess(words, log, variables), key
-        self.outcomes.steps[step.name] = Outcome(state="running", key=key)
+        self.running[step.name] = step, StepProcess(words, log, variables)
+        self.outcomes.steps[step.name] = Outcome(state="running", key=key, words=tuple(words))
         self._save()
+
+    def _set_aside(self, step: Step, words: list[str]) -> None:
+        """Rename what this step made of other runs before, as a run folder holds one run alone."""
+        before = self.outcomes.steps.get(step.name)
+        identity = read_run_metadata(step.folder).get("identity")
+        if step.is_derived and before and before.words and list(before.words) != words and identity:
+            aside = step.folder.with_name(f"{step.folder.name}-{digest(identity, 8)}")
+            while aside.exists():
+                aside = aside.with_name(f"{aside.name}-again")
+            step.folder.rename(aside)
+            self._say(f"{step.name}: it is of other runs or settings now; the former one is {aside}.")
 
     def log(self, step: Step) -> Path:
         """Where a step's output goes."""
         return self.study.folder / "logs" / f"{step.name}.log"
 
     def _end_finished(self) -> None:
-        for step, process, _ in list(self.running.values()):
+        for step, process in list(self.running.values()):
             status = process.poll()
             if status is None:
                 continue
@@ -152,26 +168,27 @@ class Runner:
     def _end(self, step: Step, state: State, reason: str = "") -> None:
         """Note how a step ended, and say so."""
         self.waiting.pop(step.name, None)
-        seconds, key = 0.0, ""
+        outcome = Outcome(state=state, reason=reason)
         if step.name in self.running:
-            _, process, key = self.running.pop(step.name)
-            seconds = round(process.seconds, 1)
+            _, process = self.running.pop(step.name)
             self.room.leave(step)
-        work = self.estimates.work(step) if state == "done" else 0.0
-        self.outcomes.steps[step.name] = Outcome(state=state, reason=reason, seconds=seconds, key=key, work=work)
+            begun = self.outcomes.steps[step.name]
+            work = self.estimates.work(step) if state == "done" else 0.0
+            outcome = replace(begun, state=state, reason=reason, seconds=round(process.seconds, 1), work=work)
+        self.outcomes.steps[step.name] = outcome
         self._save()
-        after = f" after {format_duration(seconds)}" if seconds else ""
+        after = f" after {format_duration(outcome.seconds)}" if outcome.seconds else ""
         self._say(f"{step.name}: {state}{after}{f' ({reason})' if reason else ''}.", error=state == "failed")
 
     def _stop(self, number: int) -> None:
         """Pass a signal on to the running steps, and wait for them."""
-        for _, process, _ in self.running.values():
+        for _, process in self.running.values():
             process.send_signal(number)
-        for step, process, key in self.running.values():
+        for step, process in self.running.values():
             process.wait()
-            seconds = round(process.seconds, 1)
-            reason = "the study was stopped"
-            self.outcomes.steps[step.name] = Outcome(state="stopped", reason=reason, seconds=seconds, key=key)
+            begun, seconds = self.outcomes.steps[step.name], round(process.seconds, 1)
+            stopped = replace(begun, state="stopped", reason="the study was stopped", seconds=seconds)
+            self.outcomes.steps[step.name] = stopped
 
     def _save(self) -> None:
         self.outcomes.spent_s = self._spent()
@@ -185,8 +202,8 @@ class Runner:
         if not sys.stdout.isatty() or not self.running:
             return
         ended = len(self.steps) - len(self.waiting) - len(self.running)
-        now = [f"{name} {format_duration(process.seconds)}" for name, (_, process, _) in self.running.items()]
-        step, process, _ = next(iter(self.running.values()))
+        now = [f"{name} {format_duration(process.seconds)}" for name, (_, process) in self.running.items()]
+        step, process = next(iter(self.running.values()))
         facts = [f"{ended} of {len(self.steps)} steps", *now]
         seconds = self.estimates.seconds_of([step, *self.waiting.values()])
         if seconds is not None:

@@ -47,6 +47,7 @@ def study_schema() -> Schema:
             _about("sweep", {"method": name}), "Searches for a method's best settings, and their training."
         ),
         "crossval": _about("crossval", {"methods": names}),
+        "ensembles": _entries(_about("ensemble", {"runs": names}), "Methods that join the runs of others."),
         "compare": _object(settings_of(config_of("compare"), SET_BY_STUDY)),
         "audit": _closing("audit"),
         "report": _closing("report"),

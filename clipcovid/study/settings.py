@@ -39,11 +39,12 @@ def read_settings(flags: Mapping[str, Flag], content: Mapping[str, Any], place: 
 
 
 def near(name: str, names: Collection[str]) -> str:
-    """`; near it: …`, the names that are spelled like one that is unknown; where none is, `; there are: …`."""
+    """`; near it: …`, the names that are spelled like one that is unknown; where none is, `; there are: …`, all of them."""
     last = {known.rpartition(".")[2]: known for known in names}
     close = [*difflib.get_close_matches(name, [*names], n=3), *difflib.get_close_matches(name, [*last], n=2)]
     found = dict.fromkeys(last.get(match, match) for match in close)
-    return f"; near it: {', '.join(found)}" if found else f"; there are: {', '.join(sorted(names))}"
+    known = f"; there are: {', '.join(sorted(names))}" if names else ""
+    return f"; near it: {', '.join(found)}" if found else known
 
 
 def _flattened(
