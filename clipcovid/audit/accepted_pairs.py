@@ -1,0 +1,74 @@
+"""Pairs of images that a person has looked at: a CSV file that an audit writes, a person fills in, and an audit reads."""
+
+import dataclasses
+from pathlib import Path
+
+import pandas as pd
+
+from clipcovid.errors import UserError
+from clipcovid.io.files import write_text
+from clipcovid.io.tables import read_table_file
+
+PAIR_COLUMNS = ("accepted", "score", "set_1", "image_1", "pixels_1", "set_2", "image_2", "pixels_2", "comment")
+"""`accepted`: yes for a pair that is no duplicate or may stay, no for one that is; empty where nobody has looked yet."""
+ANSWERS = ("yes", "no", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class AcceptedPairs:
+    """The rows of a file of reviewed pairs."""
+
+    table: pd.DataFrame = dataclasses.field(default_factory=lambda: pd.DataFrame(columns=list(PAIR_COLUMNS)))
+    """`PAIR_COLUMNS`, text."""
+
+    def accepted(self, hashes: pd.Series, others: pd.Series) -> pd.Series:
+        """Which pairs, by the hashes of both images' pixels, were accepted, bool (n,)."""
+        rows = self.table[self.table["accepted"] == "yes"]
+        known = {frozenset(pair) for pair in zip(rows["pixels_1"], rows["pixels_2"], strict=True)}
+        return pd.Series([frozenset(pair) in known for pair in zip(hashes, others, strict=True)], hashes.index, bool)
+
+    def count_gone(self, hashes: pd.Series) -> int:
+        """How many accepted pairs have an image whose pixels are not among those with these hashes."""
+        rows = self.table[self.table["accepted"] == "yes"]
+        return int((~(rows["pixels_1"].isin(hashes) & rows["pixels_2"].isin(hashes))).sum())
+
+
+def read_accepted_pairs(path: Path) -> AcceptedPairs:
+    """The pairs of a file that `write_pairs` wrote and a person filled in; another file is a `UserError`.
+
+    A pair is known by its pixels: one whose image has changed since is not accepted any more.
+    """
+    table = read_table_file(path)
+    if missing := [column for column in PAIR_COLUMNS if column not in table and column != "comment"]:
+        raise UserError(
+            f"{path} lacks the columns {', '.join(missing)}: fill in the near_duplicates.csv that an audit writes."
+        )
+    answers = table["accepted"].astype(str).str.strip().str.casefold()
+    if (unknown := ~answers.isin(ANSWERS)).any():
+        row = int(unknown.to_numpy().argmax())
+        raise UserError(
+            f"{path}, row {row + 2}: accepted is {table['accepted'].iloc[row]!r}; write yes, no, or nothing where the pair "
+            "has not been looked at."
+        )
+    if (empty := (answers == "yes") & ((table["pixels_1"] == "") | (table["pixels_2"] == ""))).any():
+        row = int(empty.to_numpy().argmax())
+        raise UserError(f"{path}, row {row + 2}: pixels_1 or pixels_2 is empty: leave them as the audit wrote them.")
+    return AcceptedPairs(table.assign(accepted=answers).reindex(columns=list(PAIR_COLUMNS), fill_value="").astype(str))
+
+
+def write_pairs(path: Path, pairs: pd.DataFrame, earlier: AcceptedPairs) -> None:
+    """Write pairs (`PAIR_COLUMNS` but the answer and the comment) to be reviewed, with the answers of `earlier`.
+
+    Accepted pairs that were not found again are kept at the end, for they may be once more.
+    """
+    answers = {
+        frozenset((row["pixels_1"], row["pixels_2"])): (row["accepted"], row["comment"])
+        for row in earlier.table.to_dict("records")
+    }
+    keys = [frozenset(pair) for pair in zip(pairs["pixels_1"], pairs["pixels_2"], strict=True)]
+    given = [answers.get(key, ("", "")) for key in keys]
+    table = pairs.assign(accepted=[answer for answer, _ in given], comment=[comment for _, comment in given])
+    pairs_before = zip(earlier.table["pixels_1"], earlier.table["pixels_2"], strict=True)
+    gone = pd.Series([frozenset(pair) not in keys for pair in pairs_before], earlier.table.index, bool)
+    rows = pd.concat([table, earlier.table[gone & (earlier.table["accepted"] == "yes")]], ignore_index=True)
+    write_text(path, rows[list(PAIR_COLUMNS)].to_csv(index=False))

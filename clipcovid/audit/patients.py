@@ -1,0 +1,174 @@
+"""Patients in several splits, in several data sets, of several classes; and those that nobody knows."""
+
+import pandas as pd
+
+from clipcovid.audit.config import AuditConfig
+from clipcovid.audit.data import AuditData, PreparedSet
+from clipcovid.data.manifest import SPLITS
+from clipcovid.data.patients import normalize_id, patient_warnings
+from clipcovid.evaluate.text_table import TextTable
+from clipcovid.report.findings import Examples, Finding, Severity
+
+MAX_ROWS = 20  # patients that a table lists
+MAX_SHEETS, MAX_IMAGES = 3, 6  # of examples
+
+
+def check_patients(data: AuditData, config: AuditConfig) -> list[Finding]:
+    """Findings on patients across splits and data sets, on unknown patients, and on how their ids are written."""
+    findings = [*_across_splits(data.main), *_unknown(data.main), *_several_classes(data.main)]
+    findings += [
+        Finding(
+            check="patient ids",
+            severity="medium",
+            summary=f"{warning[0].upper()}{warning[1:]}",
+            advice="Correct the patient ids in the data set's table, and prepare it again.",
+        )
+        for warning in patient_warnings(data.main.table["patient_id"])
+    ]
+    return [*findings, *(finding for other in data.others for finding in _across_sets(data.main, other))]
+
+
+def _across_splits(part: PreparedSet) -> list[Finding]:
+    known = part.table[part.table["patient_id"] != ""]
+    if known.empty:
+        return []  # said by `_unknown`
+    counts = known.groupby(["patient_id", "split"]).size().unstack(fill_value=0).reindex(columns=SPLITS, fill_value=0)
+    leaking = counts[(counts > 0).sum(axis=1) > 1]
+    trained = leaking.index[leaking["train"] > 0]
+    held_out = known["patient_id"].isin(trained) & (known["split"] != "train")
+    patients, images = len(counts), len(known)
+    numbers = {
+        "patients": patients,
+        "images_of_known_patients": images,
+        "patients_across_splits": len(leaking),
+        "held_out_images_of_training_patients": int(held_out.sum()),
+    }
+    if leaking.empty:
+        summary = f"Each of the {patients:,} known patients ({images:,} images) is in one split."
+        return [_finding("patients across splits", "info", summary, "Nothing.", numbers=numbers)]
+    rows = [(str(name), *map(str, row)) for name, row in leaking.head(MAX_ROWS).iterrows()]
+    return [
+        _finding(
+            "patients across splits",
+            "high",
+            f"{len(leaking):,} of {patients:,} patients are in several splits: {int(held_out.sum()):,} images of val and "
+            "test are of patients who are in train, too.",
+            "Prepare the set again with --resplit, which keeps patients together.",
+            numbers=numbers,
+            tables=(TextTable(title=_title("Patients", len(leaking)), headers=("patient", *SPLITS), sections=[rows]),),
+            examples=_sheets(part, leaking.index),
+        )
+    ]
+
+
+def _unknown(part: PreparedSet) -> list[Finding]:
+    unknown, count = int((part.table["patient_id"] == "").sum()), len(part.table)
+    if not unknown:
+        return []
+    several = part.table.loc[part.table["patient_id"] == "", "split"].nunique() > 1
+    return [
+        _finding(
+            "unknown patients",
+            "medium" if several else "low",
+            f"{unknown:,} of {count:,} images have no patient id"
+            + (": whether one patient's images are in several splits is not known." if several else "."),
+            "Find the patients (--columns.patient-id names the column of a table that has them); till then, intervals and "
+            "splits take each image for a patient.",
+            numbers={"images_without_patient": unknown, "images": count},
+        )
+    ]
+
+
+def _several_classes(part: PreparedSet) -> list[Finding]:
+    known = part.table[(part.table["patient_id"] != "") & (part.table["label"] != "")]
+    classes = known.groupby("patient_id")["label"].agg(lambda labels: sorted(set(labels)))
+    mixed = classes[classes.map(len) > 1]
+    if mixed.empty:
+        return []
+    combinations = mixed.map(", ".join).value_counts()
+    rows = [(name, f"{count:,}") for name, count in combinations.items()]
+    return [
+        _finding(
+            "patients of several classes",
+            "low",
+            f"{len(mixed):,} of {len(classes):,} patients have images of several classes.",
+            "This may be right (a disease begins or heals); if not, correct the labels.",
+            numbers={"patients_of_several_classes": len(mixed), "classes": combinations.to_dict()},
+            tables=(TextTable(headers=("classes", "patients"), sections=[rows]),),
+            examples=_sheets(part, mixed.index),
+        )
+    ]
+
+
+def _across_sets(main: PreparedSet, other: PreparedSet) -> list[Finding]:
+    keys = [part.table["patient_id"].map(lambda name: normalize_id(name) if name else "") for part in (main, other)]
+    shared = sorted((set(keys[0]) & set(keys[1])) - {""})
+    images = [int(key.isin(shared).sum()) for key in keys]
+    numbers = {"patients": len(shared), "images": images[0], "images_of_the_other": images[1], "set": other.name}
+    unknown = [int((key == "").sum()) for key in keys]
+    said = f" ({unknown[0]:,} and {unknown[1]:,} images have no patient id)" if any(unknown) else ""
+    check = f"patients shared with {other.name}"
+    if not shared:
+        return [_finding(check, "info", f"No patient id of {main.name} is in {other.name}{said}.", "Nothing.", numbers)]
+    telling = sum(not name.isdecimal() for name in shared)
+    return [
+        _finding(
+            check,
+            "high" if telling else "medium",
+            f"{len(shared):,} patient ids are in {main.name} ({images[0]:,} images) and in {other.name} ({images[1]:,} "
+            f"images){said}; {telling:,} of them are more than a number.",
+            "If these are the same patients, never train on one set and test on the other with them in it; plain numbers may "
+            "be the same by chance.",
+            numbers,
+            examples=_sheets_of_both(main, other, keys, shared),
+        )
+    ]
+
+
+def _sheets(part: PreparedSet, patients: pd.Index) -> tuple[Examples, ...]:
+    sheets = []
+    for patient in patients[:MAX_SHEETS]:
+        rows = part.table.index[part.table["patient_id"] == patient][:MAX_IMAGES]
+        named = ", ".join(dict.fromkeys((part.table["split"] + " " + part.table["label"])[rows]))
+        sheets.append(
+            Examples(caption=f"patient {patient}: {named}", images=tuple(part.example(int(at)) for at in rows))
+        )
+    return tuple(sheets)
+
+
+def _sheets_of_both(
+    main: PreparedSet, other: PreparedSet, keys: list[pd.Series], shared: list[str]
+) -> tuple[Examples, ...]:
+    sheets = []
+    for patient in shared[:MAX_SHEETS]:
+        images = [
+            part.example(int(at))
+            for part, key in zip((main, other), keys, strict=True)
+            for at in key.index[key == patient][: MAX_IMAGES // 2]
+        ]
+        sheets.append(Examples(caption=f"patient {patient} in both sets", images=tuple(images)))
+    return tuple(sheets)
+
+
+def _title(what: str, count: int) -> str:
+    return f"{what} (the first {MAX_ROWS} of {count:,})" if count > MAX_ROWS else what
+
+
+def _finding(
+    check: str,
+    severity: Severity,
+    summary: str,
+    advice: str,
+    numbers: dict[str, object],
+    tables: tuple[TextTable, ...] = (),
+    examples: tuple[Examples, ...] = (),
+) -> Finding:
+    return Finding(
+        check=check,
+        severity=severity,
+        summary=summary,
+        advice=advice,
+        numbers=numbers,
+        tables=tables,
+        examples=examples,
+    )
