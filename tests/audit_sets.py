@@ -8,6 +8,7 @@ import pandas as pd
 from clipcovid.audit.data import PreparedSet, read_prepared_set
 from clipcovid.data.images import pixel_hash
 from clipcovid.data.manifest import Manifest, normalize_columns, write_manifest
+from clipcovid.data.phantoms import draw_phantom
 from clipcovid.data.shards import write_shard
 
 CLASSES = ("COVID-19", "Non-COVID", "Normal")
@@ -47,6 +48,16 @@ def noise(rng, n, size):
     """Images uint8 (n, size, size) of smooth noise."""
     coarse = rng.normal(size=(n, size // 4, size // 4)).repeat(4, axis=1).repeat(4, axis=2)
     return np.clip(128 + 30 * coarse + 10 * rng.normal(size=(n, size, size)), 0, 255).astype(np.uint8)
+
+
+def phantoms_of_patients(count, *, size, seed):
+    """Phantoms uint8 (count, size, size) of a patient each: two films of one patient are much alike."""
+    images, at = {}, 0
+    while len(images) < count:
+        phantom = draw_phantom(at, size=size, seed=seed)
+        images[phantom.patient_id] = phantom.image
+        at += 1
+    return np.stack(list(images.values()))
 
 
 def open_set(folder) -> PreparedSet:

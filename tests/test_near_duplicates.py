@@ -1,22 +1,19 @@
 import numpy as np
 import pytest
+from audit_sets import phantoms_of_patients
 
 from clipcovid.audit import near_duplicates
 from clipcovid.audit.alignment import MIN_AGREEMENT
 from clipcovid.audit.fingerprints import averaging_weights, equalize, make_thumbnails, perceptual_hashes
 from clipcovid.audit.near_duplicates import find_near_duplicates
 from clipcovid.audit.planted import CHANGES, measure_recall
-from clipcovid.data.phantoms import draw_phantom
 
 COUNT = 40  # of one patient each: two films of one patient are much alike
 
 
 @pytest.fixture(scope="module")
 def images():
-    phantoms = (draw_phantom(index, size=224, seed=5) for index in range(100))
-    by_patient = {phantom.patient_id: phantom.image for phantom in phantoms}
-    assert len(by_patient) >= COUNT
-    return np.stack(list(by_patient.values())[:COUNT])
+    return phantoms_of_patients(COUNT, size=224, seed=5)
 
 
 def search(images, searches=None, **options):

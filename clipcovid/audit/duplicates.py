@@ -19,13 +19,19 @@ from clipcovid.report.findings import Examples, Finding, Severity
 
 MAX_ROWS = 50  # pairs that a table lists
 MAX_SHEETS = 12  # pairs that are drawn
-PLACES = {"splits": "in several splits", "sets": "in several data sets", "one split": "in one split"}
+PLACES = {
+    "splits": "in several splits",
+    "sets": "in several data sets",
+    "one split": "in one split",
+    "one patient": "of one patient in one split",
+}
 ADVICE = {
     "splits": "Take one of each pair out of the set, or put both into one split, and prepare it again",
     "sets": "Never train on one of the sets and test on the other with these images in it",
     "one split": "Each counts twice; take one of each pair out",
+    "one patient": "These may be films that were taken one after the other; nothing, if they are",
 }
-SEVERITY: Mapping[str, Severity] = {"splits": "high", "sets": "high", "one split": "low"}
+SEVERITY: Mapping[str, Severity] = {"splits": "high", "sets": "high", "one split": "low", "one patient": "info"}
 
 
 def check_duplicates(data: AuditData, config: AuditConfig) -> list[Finding]:
@@ -77,7 +83,9 @@ def describe_pairs(pool: ImagePool, pairs: pd.DataFrame) -> pd.DataFrame:
             described[f"{name}_{number}"] = rows[name]
     same_set = described["set_1"] == described["set_2"]
     same_split = described["split_1"] == described["split_2"]
-    described["place"] = np.select([~same_set, ~same_split], ["sets", "splits"], "one split")
+    same_patient = (described["patient_id_1"] == described["patient_id_2"]) & (described["patient_id_1"] != "")
+    places = ["sets", "splits", "one patient"]
+    described["place"] = np.select([~same_set, ~same_split, same_patient], places, "one split")
     return described[~same_set | (described["set_1"] == names[0])].reset_index(drop=True)
 
 

@@ -56,13 +56,28 @@ def find_near_duplicates(
     searches: Sequence[Search],
     *,
     embeddings: np.ndarray | None = None,
-    floors: Mapping[str, float] | None = None,
 ) -> NearDuplicates:
     """Near duplicates among images, of which `thumbnails` are uint8 (n, 64, 64).
 
     `searches`: what to look for among what; of each image the `NEIGHBOURS` nearest in each search are looked at. So a
     duplicate in the training split is found however many others there are in the test split. `embeddings`: unit vectors
-    (n, d), if there are any. `floors`: similarities below which nothing that a stage proposes is verified.
+    (n, d), if there are any.
+    """
+    pairs, floors = propose_pairs(thumbnails, searches, embeddings=embeddings)
+    found = keep_duplicates(pairs, thumbnails, read_pixels)
+    return NearDuplicates(pairs=found, verified=len(pairs), floors=floors, full=_count_full(found))
+
+
+def propose_pairs(
+    thumbnails: np.ndarray,
+    searches: Sequence[Search],
+    *,
+    embeddings: np.ndarray | None = None,
+    floors: Mapping[str, float] | None = None,
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Pairs to be verified, `first`, `second`, `found_by`, each once; and `NearDuplicates.floors`.
+
+    Other arguments as of `find_near_duplicates`. `floors`: similarities below which nothing that a stage proposes is taken.
     """
     searches = [(queries, others) for queries, others in searches if len(queries) and len(others)]
     space = ThumbnailVectors(thumbnails)
@@ -81,17 +96,15 @@ def find_near_duplicates(
         if len(table) > MAX_VERIFIED:
             table = table.head(MAX_VERIFIED)
             cut[stage] = float(table["similarity"].iloc[-1])
-        tables.append(table)
-    pairs = pd.concat(tables, ignore_index=True).drop_duplicates(["first", "second"], ignore_index=True)
-    found = _verified(pairs, thumbnails, read_pixels)
-    return NearDuplicates(pairs=found, verified=len(pairs), floors=cut, full=_count_full(found))
+        tables.append(table.drop(columns="similarity"))
+    return pd.concat(tables, ignore_index=True).drop_duplicates(["first", "second"], ignore_index=True), cut
 
 
-def _verified(pairs: pd.DataFrame, thumbnails: np.ndarray, read_pixels: ReadPixels) -> pd.DataFrame:
-    """The pairs whose pixels agree, as `NearDuplicates.pairs` has them."""
+def keep_duplicates(pairs: pd.DataFrame, thumbnails: np.ndarray, read_pixels: ReadPixels) -> pd.DataFrame:
+    """The proposed pairs whose pixels agree, as `NearDuplicates.pairs` has them."""
     alignment, scores = verify_pairs(pairs[["first", "second"]].to_numpy(), thumbnails, read_pixels)
     columns = {name: getattr(alignment, name) for name in ("correlation", "mirrored", "inverted")}
-    pairs = pairs.drop(columns="similarity").assign(score=scores, **columns)
+    pairs = pairs.assign(score=scores, **columns)
     alike = pairs[pairs["score"] >= MIN_AGREEMENT]
     return alike.sort_values(["score", "first", "second"], ascending=[False, True, True], ignore_index=True)
 

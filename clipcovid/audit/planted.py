@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from clipcovid.audit.fingerprints import make_thumbnails
-from clipcovid.audit.near_duplicates import ReadPixels, find_near_duplicates
+from clipcovid.audit.near_duplicates import ReadPixels, keep_duplicates, propose_pairs
 
 PLANTED_IMAGES = 100  # that are changed in each way
 JPEG_QUALITY = 50
@@ -66,10 +67,10 @@ class Recall:
 def measure_recall(
     thumbnails: np.ndarray, read_pixels: ReadPixels, *, seed: int, floors: Mapping[str, float] | None = None
 ) -> dict[str, Recall]:
-    """The recall of each of `CHANGES`, planted on a sample of the images; arguments as of `find_near_duplicates`.
+    """The recall of each of `CHANGES`, planted on a sample of the images; arguments as of `propose_pairs`.
 
-    Each changed copy is looked for among all images, and is found if it is verified as a duplicate of its original.
-    Embeddings are left out: copies would have to be encoded.
+    A copy is found if the search proposes it with its original, among all images, and their pixels agree. Embeddings are
+    left out: copies would have to be encoded.
     """
     rng, count = np.random.default_rng(seed), len(thumbnails)
     originals = np.sort(rng.choice(count, min(PLANTED_IMAGES, count), replace=False))
@@ -81,12 +82,12 @@ def measure_recall(
         own = iter(read_pixels(positions[positions < count]))
         return [copies[at - count] if at >= count else next(own) for at in positions]
 
-    planted = np.arange(count, len(every))
-    searches = [(planted, np.arange(count)), (originals, np.arange(len(every)))]  # as images search both ways
-    found = find_near_duplicates(every, read, searches, floors=floors).pairs
-    pairs = set(zip(found["first"], found["second"], strict=True))
-    hits = np.array(
-        [(original, copy) in pairs for original, copy in zip(np.tile(originals, len(CHANGES)), planted, strict=True)]
-    )
-    counts = hits.reshape(len(CHANGES), -1).sum(axis=1)
-    return {name: Recall(int(hit), len(originals)) for name, hit in zip(CHANGES, counts, strict=True)}
+    planted = pd.DataFrame({"first": np.tile(originals, len(CHANGES)), "second": np.arange(count, len(every))})
+    searches = [
+        (planted["second"].to_numpy(), np.arange(count)),
+        (originals, np.arange(len(every))),
+    ]  # from either image
+    proposed, _ = propose_pairs(every, searches, floors=floors)
+    found = keep_duplicates(proposed.merge(planted), every, read)
+    hits = planted["second"].isin(found["second"]).to_numpy().reshape(len(CHANGES), len(originals)).sum(axis=1)
+    return {name: Recall(int(hit), len(originals)) for name, hit in zip(CHANGES, hits, strict=True)}
