@@ -10,10 +10,10 @@ from conftest import HERE
 from PIL import Image
 
 from clipcovid.audit import planted
-from clipcovid.audit.accepted_pairs import PAIR_COLUMNS, AcceptedPairs, read_accepted_pairs, write_pairs
+from clipcovid.audit.accepted_pairs import PAIR_COLUMNS, read_accepted_pairs, write_pairs
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, read_prepared_set
-from clipcovid.audit.duplicates import check_duplicates, equal_pairs
+from clipcovid.audit.duplicates import check_duplicates, equal_pairs, near_pairs
 from clipcovid.audit.fields import check_fields
 from clipcovid.audit.patients import check_patients
 from clipcovid.audit.planted import CHANGES
@@ -147,9 +147,9 @@ def test_duplicates_in_another_set_are_found_and_its_own_are_not_its_business(cl
 
 def test_reviewed_pairs_stay_away_until_the_pixels_change(leaking, leaks, tmp_path):
     near = leaks["near duplicates in several splits"]
-    pairs = pd.DataFrame(near.numbers["listed"])
+    pairs = near_pairs(leaks.values())
     path = tmp_path / "near_duplicates.csv"
-    write_pairs(path, pairs, AcceptedPairs())
+    write_pairs(path, pairs)
     assert not pd.read_csv(path, dtype=str)["accepted"].notna().any()
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     table.loc[0, "accepted"], table.loc[1, "accepted"], table.loc[0, "comment"] = "Yes", "no", "looked, unlike"
@@ -158,8 +158,8 @@ def test_reviewed_pairs_stay_away_until_the_pixels_change(leaking, leaks, tmp_pa
     found = by_check(check_duplicates(audited(leaking), config))
     assert found["near duplicates in several splits"].numbers["pairs"] == near.numbers["pairs"] - 1
     assert found["search for near duplicates"].numbers["accepted_pairs"] == 1
-    left = pd.DataFrame(found["near duplicates in several splits"].numbers["listed"])
-    write_pairs(tmp_path / "next.csv", left, read_accepted_pairs(path))
+    left = near_pairs(found.values())
+    write_pairs(tmp_path / "next.csv", left, path)
     again = pd.read_csv(tmp_path / "next.csv", dtype=str, keep_default_na=False)
     assert sorted(again["accepted"]) == sorted(["yes", "no", *[""] * (len(pairs) - 2)])
     assert again.loc[again["accepted"] == "yes", "comment"].tolist() == ["looked, unlike"]
@@ -189,7 +189,7 @@ def test_equal_pairs_tie_all_groups_together():
         {
             "set": [0, 0, 0, 0, 1, 0],
             "split": ["train", "train", "test", "val", "test", "val"],
-            "sha256": list("aaaab") + [""],
+            "sha256": [*"aaaab", ""],
         }
     )
     pairs = set(map(tuple, equal_pairs(table).to_numpy().tolist()))
@@ -247,7 +247,7 @@ def test_names_that_are_nearly_alike_are_named(clean, leaking):
     table = renamed.manifest.table
     labels = table["label"].str.upper()
     other = dataclasses.replace(
-        renamed, manifest=renamed.manifest.with_columns(classes=sorted(set(labels)), label=labels)
+        renamed, name="other", manifest=renamed.manifest.with_columns(classes=sorted(set(labels)), label=labels)
     )
     data = dataclasses.replace(audited(clean), others=(other,))
     found = by_check(check_fields(data, AuditConfig(data=clean)))

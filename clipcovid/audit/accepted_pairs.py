@@ -33,11 +33,13 @@ class AcceptedPairs:
         return int((~(rows["pixels_1"].isin(hashes) & rows["pixels_2"].isin(hashes))).sum())
 
 
-def read_accepted_pairs(path: Path) -> AcceptedPairs:
-    """The pairs of a file that `write_pairs` wrote and a person filled in; another file is a `UserError`.
+def read_accepted_pairs(path: Path | None) -> AcceptedPairs:
+    """The pairs of a file that `write_pairs` wrote and a person filled in; another file is a `UserError`. None: no pairs.
 
     A pair is known by its pixels: one whose image has changed since is not accepted any more.
     """
+    if path is None:
+        return AcceptedPairs()
     table = read_table_file(path)
     if missing := [column for column in PAIR_COLUMNS if column not in table and column != "comment"]:
         raise UserError(
@@ -56,11 +58,12 @@ def read_accepted_pairs(path: Path) -> AcceptedPairs:
     return AcceptedPairs(table.assign(accepted=answers).reindex(columns=list(PAIR_COLUMNS), fill_value="").astype(str))
 
 
-def write_pairs(path: Path, pairs: pd.DataFrame, earlier: AcceptedPairs) -> None:
-    """Write pairs (`PAIR_COLUMNS` but the answer and the comment) to be reviewed, with the answers of `earlier`.
+def write_pairs(path: Path, pairs: pd.DataFrame, reviewed: Path | None = None) -> None:
+    """Write pairs (`PAIR_COLUMNS` but the answer and the comment) to be reviewed, with the answers of an earlier file.
 
     Accepted pairs that were not found again are kept at the end, for they may be once more.
     """
+    earlier = read_accepted_pairs(reviewed)
     answers = {
         frozenset((row["pixels_1"], row["pixels_2"])): (row["accepted"], row["comment"])
         for row in earlier.table.to_dict("records")

@@ -7,10 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from clipcovid.audit.accepted_pairs import write_pairs
 from clipcovid.audit.associations import check_associations
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.contamination import check_contamination
 from clipcovid.audit.data import AuditData, PreparedSet
+from clipcovid.audit.duplicates import PAIRS_FILE, check_duplicates, near_pairs
+from clipcovid.audit.fields import check_fields
+from clipcovid.audit.patients import check_patients
 from clipcovid.audit.shortcuts import check_shortcuts
 from clipcovid.io.files import write_json, write_text
 from clipcovid.report.findings import SEVERITIES, Finding, findings_html, rank_findings
@@ -18,6 +22,9 @@ from clipcovid.report.page import Section, facts_html, list_html, render_page
 
 Check = Callable[[AuditData, AuditConfig], list[Finding]]
 CHECKS: dict[str, Check] = {
+    "patients": check_patients,
+    "duplicates": check_duplicates,
+    "fields": check_fields,
     "what goes with the class": check_associations,
     "shortcuts": check_shortcuts,
     "what encoders have seen": check_contamination,
@@ -29,7 +36,7 @@ SECTION_TITLES = {
     "low": "Low: to be known",
     "info": "What was looked at without a fault, or could not be",
 }
-RESULT_FILES = ("audit.json", "audit.html", "metrics.json")
+RESULT_FILES = ("audit.json", "audit.html", "metrics.json", PAIRS_FILE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +76,8 @@ def audit(
 
 
 def write_audit(result: Audit, config: AuditConfig, folder: Path) -> None:
-    """Write audit.html, audit.json and metrics.json into the run's `folder`."""
+    """Write audit.html, audit.json, metrics.json and the near duplicates to be reviewed into the run's `folder`."""
+    write_pairs(folder / PAIRS_FILE, near_pairs(result.findings), config.accept)
     write_json(folder / "audit.json", audit_json(result, config))
     write_json(folder / "metrics.json", {"audit": _scores(result)})
     write_text(folder / "audit.html", audit_page(result, config))

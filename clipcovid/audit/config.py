@@ -20,7 +20,7 @@ class AuditConfig:
     fail_on: FailOn = "high"
     """The least severity of a finding that makes the exit status 1."""
     accept: Path | None = None
-    """A file of pairs of images that were reviewed and are no duplicates: they are not found again."""
+    """The near_duplicates.csv of an earlier audit, with yes beside the pairs that are no duplicates or may stay."""
     encoders: tuple[str, ...] = ()
     """Encoders that are to be used on --data: MODEL:WEIGHTS of --clip.model and --clip.pretrained, a hub model, a timm
     architecture, or a run's folder. Default: those that --data has embeddings of."""

@@ -1,13 +1,13 @@
 """Duplicates across splits and data sets: equal pixels, and near duplicates; and what is said of one picture twice."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from clipcovid.audit.accepted_pairs import AcceptedPairs, read_accepted_pairs
+from clipcovid.audit.accepted_pairs import PAIR_COLUMNS, read_accepted_pairs
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData
 from clipcovid.audit.image_pool import ImagePool
@@ -17,6 +17,7 @@ from clipcovid.data.classes import normalize_name
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.findings import Examples, Finding, Severity
 
+PAIRS_FILE = "near_duplicates.csv"  # to be reviewed, and given to --accept
 MAX_ROWS = 50  # pairs that a table lists
 MAX_SHEETS = 12  # pairs that are drawn
 PLACES = {
@@ -37,7 +38,7 @@ SEVERITY: Mapping[str, Severity] = {"splits": "high", "sets": "high", "one split
 def check_duplicates(data: AuditData, config: AuditConfig) -> list[Finding]:
     """Findings on equal pixels, near duplicates (with the recall of the search), and labels that contradict each other."""
     pool = ImagePool.from_data(data)
-    accepted = read_accepted_pairs(config.accept) if config.accept else AcceptedPairs()
+    accepted = read_accepted_pairs(config.accept)
     equal = equal_pairs(pool.table)
     embeddings, encoder = pool.embeddings()
     thumbnails = pool.thumbnails
@@ -136,6 +137,12 @@ def pair_records(pairs: pd.DataFrame) -> list[dict[str, Any]]:
     """Pairs as audit.json has them."""
     columns = [name for name in pairs if name not in ("first", "second", "place")]
     return pairs[columns].round(3).to_dict("records")
+
+
+def near_pairs(findings: Iterable[Finding]) -> pd.DataFrame:
+    """The near duplicates that findings list, as `write_pairs` takes them."""
+    listed = [row for one in findings if one.check.startswith("near duplicates ") for row in one.numbers["listed"]]
+    return pd.DataFrame(listed).reindex(columns=[name for name in PAIR_COLUMNS if name not in ("accepted", "comment")])
 
 
 def _pair_table(pairs: pd.DataFrame) -> TextTable:
