@@ -64,7 +64,7 @@ def build_index(vectors: np.ndarray) -> Any:
     import faiss
 
     if len(vectors) <= FLAT_ROWS:
-        index = faiss.IndexFlatIP(vectors.shape[1])
+        index: Any = faiss.IndexFlatIP(vectors.shape[1])
     else:
         lists = len(vectors) // VECTORS_PER_LIST
         index = faiss.index_factory(vectors.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)

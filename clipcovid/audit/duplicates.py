@@ -104,7 +104,8 @@ def _pair_findings(check: str, pairs: pd.DataFrame, pool: ImagePool) -> list[Fin
             )
         ]
     findings = []
-    for place, there in pairs.groupby("place", sort=False):
+    for place in pairs["place"].unique().tolist():
+        there = pairs[pairs["place"] == place]
         images = pd.concat([there["first"], there["second"]]).nunique()
         between = there[["split_1", "split_2"]].apply(lambda row: " and ".join(sorted(row)), axis=1).value_counts()
         detail = "; ".join(f"{count:,} {name}" for name, count in between.items()) if place == "splits" else ""
@@ -135,8 +136,13 @@ def _what(check: str) -> str:
 
 def pair_records(pairs: pd.DataFrame) -> list[dict[str, Any]]:
     """Pairs as audit.json has them."""
-    columns = [name for name in pairs if name not in ("first", "second", "place")]
-    return pairs[columns].round(3).to_dict("records")
+    columns = [str(name) for name in pairs if name not in ("first", "second", "place")]
+    return _records(pairs[columns].round(3))
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A table's rows by their columns' names."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def near_pairs(findings: Iterable[Finding]) -> pd.DataFrame:
@@ -153,7 +159,7 @@ def _pair_table(pairs: pd.DataFrame) -> TextTable:
             f"{row['label_1']} — {row['label_2']}" if row["label_1"] != row["label_2"] else row["label_1"],
             _score(row),
         )
-        for row in pairs.head(MAX_ROWS).to_dict("records")
+        for row in _records(pairs.head(MAX_ROWS))
     ]
     title = f"The first {MAX_ROWS} of {len(pairs):,} pairs (audit.json has all)" if len(pairs) > MAX_ROWS else "Pairs"
     return TextTable(title=title, headers=("images", "where", "class", "agreement"), sections=[rows], wrap_cells=True)
@@ -173,7 +179,7 @@ def _sheets(pairs: pd.DataFrame, pool: ImagePool) -> tuple[Examples, ...]:
             caption=f"{row['split_1']} {row['label_1']} — {row['split_2']} {row['label_2']}: {_score(row)}",
             images=(pool.example(row["first"]), pool.example(row["second"])),
         )
-        for row in pairs.head(MAX_SHEETS).to_dict("records")
+        for row in _records(pairs.head(MAX_SHEETS))
     )
 
 

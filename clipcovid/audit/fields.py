@@ -23,25 +23,26 @@ def check_fields(data: AuditData, config: AuditConfig) -> list[Finding]:
 def _alike_names(data: AuditData) -> list[Finding]:
     findings = []
     for column in NAMED_COLUMNS:
-        counts = pd.concat({part.name: part.table[column].value_counts() for part in data.sets}, names=["set", "name"])
-        counts = counts.rename("images").reset_index()
+        counted = {part.name: part.table[column].value_counts() for part in data.sets}
+        counts = pd.concat(counted, names=["set", "name"]).rename("images").reset_index()
         counts = counts[counts["name"] != ""]
         key = counts["name"].map(normalize_name)
         several = counts.groupby(key)["name"].transform("nunique") > 1
         if not several.any():
             continue
         twins = counts[several]
-        names = [quote_names(group.unique()) for _, group in twins.groupby(key[several], sort=False)["name"]]
+        names = [group.unique().tolist() for _, group in twins.groupby(key[several], sort=False)["name"]]
+        alike = "; ".join(map(quote_names, names))
         rows = [(row["name"], row["set"], f"{row['images']:,}") for row in twins.to_dict("records")]
         findings.append(
             Finding(
                 check=f"names of the {column} that are nearly alike",
                 severity="medium" if column == "label" else "low",
-                summary=f"Names of the {column} differ in case, spaces or punctuation only: {'; '.join(names)}.",
+                summary=f"Names of the {column} differ in case, spaces or punctuation only: {alike}.",
                 advice="Write them alike (--rename does it for classes) and prepare again: they count as different ones."
                 if column == "label"
                 else "Write them alike in the data set's table and prepare again: they count as different ones.",
-                numbers={"names": [group.split(", ") for group in names]},
+                numbers={"names": names},
                 tables=(TextTable(headers=(column, "set", "images"), sections=[rows]),),
             )
         )
@@ -50,7 +51,7 @@ def _alike_names(data: AuditData) -> list[Finding]:
 
 def _missing_fields(table: pd.DataFrame) -> Finding:
     own = [column for column in COLUMNS if column not in NOT_FILLED_IN]
-    others = [column for column in table if column not in COLUMNS]
+    others = [str(column) for column in table if column not in COLUMNS]
     columns = [*own, *others[:MAX_OTHERS]]
     missing = (table[columns] == "").sum()
     partly = [column for column in own if 0 < missing[column] < len(table)]

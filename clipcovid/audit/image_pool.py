@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -45,24 +44,23 @@ class ImagePool:
 
     def example(self, position: int) -> tuple[str, str]:
         """The prepared folder and the id of an image."""
-        row = self.table.loc[position]
-        return str(self.sets[row["set"]].folder), str(row["image_id"])
-
-    def groups(self) -> Iterator[tuple[int, str, np.ndarray]]:
-        """Number of the set, split and positions: each split of the audited set, and each other set whole (split "")."""
-        for (number, split), rows in self.table.groupby(["set", self.table["split"].where(self.table["set"] == 0, "")]):
-            yield int(number), str(split), rows.index.to_numpy()
+        number, name = self.table["set"].iloc[position], self.table["image_id"].iloc[position]
+        return str(self.sets[int(number)].folder), str(name)
 
     def searches(self) -> list[Search]:
         """What to look for among what: everything in each split of the audited set, and the audited set in each other one.
 
         Images of equal pixels in one group take part once.
         """
-        group = self.table["split"].where(self.table["set"] == 0, "")
-        again = (self.table["sha256"] != "") & self.table.assign(split=group).duplicated(["set", "split", "sha256"])
-        own, single = self.table["set"] == 0, ~again
-        every, audited = np.flatnonzero(single), np.flatnonzero(own & single)
-        return [(audited if number else every, rows[single.to_numpy()[rows]]) for number, _, rows in self.groups()]
+        own = self.table["set"] == 0
+        group = self.table["set"].astype(str) + self.table["split"].where(own, "")
+        again = (self.table["sha256"] != "") & self.table.assign(group=group).duplicated(["group", "sha256"])
+        every, audited = np.flatnonzero(~again), np.flatnonzero(own & ~again)
+        searches = []
+        for name in group.unique():
+            there = group == name
+            searches.append((every if own[there].all() else audited, np.flatnonzero(there & ~again)))
+        return searches
 
     def embeddings(self) -> tuple[np.ndarray | None, str]:
         """Stored embeddings (n, d) of all images by one encoder, and its name; None where no encoder embedded them all."""

@@ -1,5 +1,7 @@
 """Patients in several splits, in several data sets, of several classes; and those that nobody knows."""
 
+from typing import Any
+
 import pandas as pd
 
 from clipcovid.audit.config import AuditConfig
@@ -86,7 +88,7 @@ def _several_classes(part: PreparedSet) -> list[Finding]:
     if mixed.empty:
         return []
     combinations = mixed.map(", ".join).value_counts()
-    rows = [(name, f"{count:,}") for name, count in combinations.items()]
+    rows = [(str(name), f"{count:,}") for name, count in combinations.items()]
     return [
         _finding(
             "patients of several classes",
@@ -159,7 +161,7 @@ def _finding(
     severity: Severity,
     summary: str,
     advice: str,
-    numbers: dict[str, object],
+    numbers: dict[str, Any],
     tables: tuple[TextTable, ...] = (),
     examples: tuple[Examples, ...] = (),
 ) -> Finding:
