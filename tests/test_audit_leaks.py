@@ -163,6 +163,8 @@ def test_reviewed_pairs_stay_away_until_the_pixels_change(leaking, leaks, tmp_pa
     again = pd.read_csv(tmp_path / "next.csv", dtype=str, keep_default_na=False)
     assert sorted(again["accepted"]) == sorted(["yes", "no", *[""] * (len(pairs) - 2)])
     assert again.loc[again["accepted"] == "yes", "comment"].tolist() == ["looked, unlike"]
+    write_pairs(tmp_path / "next.csv", left)  # an audit that forgets --accept does not forget the answers
+    assert pd.read_csv(tmp_path / "next.csv", dtype=str)["accepted"].value_counts().to_dict() == {"yes": 1, "no": 1}
     changed = table.assign(pixels_1="another hash")
     changed.to_csv(path, index=False)
     found = by_check(check_duplicates(audited(leaking), config))

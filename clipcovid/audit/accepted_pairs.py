@@ -61,17 +61,21 @@ def read_accepted_pairs(path: Path | None) -> AcceptedPairs:
 def write_pairs(path: Path, pairs: pd.DataFrame, reviewed: Path | None = None) -> None:
     """Write pairs (`PAIR_COLUMNS` but the answer and the comment) to be reviewed, with the answers of an earlier file.
 
+    Answers that `path` holds already are kept, too, where the earlier file has none.
     Accepted pairs that were not found again are kept at the end, for they may be once more.
     """
-    earlier = read_accepted_pairs(reviewed)
+    files = [file for file in (path if path.exists() else None, reviewed) if file]
+    answered = pd.concat(
+        [AcceptedPairs().table, *(read_accepted_pairs(file).table for file in files)], ignore_index=True
+    )
+    answered = answered[answered["accepted"] != ""].drop_duplicates(["pixels_1", "pixels_2"], keep="last")
     answers = {
         frozenset((row["pixels_1"], row["pixels_2"])): (row["accepted"], row["comment"])
-        for row in earlier.table.to_dict("records")
+        for row in answered.to_dict("records")
     }
     keys = [frozenset(pair) for pair in zip(pairs["pixels_1"], pairs["pixels_2"], strict=True)]
     given = [answers.get(key, ("", "")) for key in keys]
     table = pairs.assign(accepted=[answer for answer, _ in given], comment=[comment for _, comment in given])
-    pairs_before = zip(earlier.table["pixels_1"], earlier.table["pixels_2"], strict=True)
-    gone = pd.Series([frozenset(pair) not in keys for pair in pairs_before], earlier.table.index, bool)
-    rows = pd.concat([table, earlier.table[gone & (earlier.table["accepted"] == "yes")]], ignore_index=True)
+    again = AcceptedPairs(pairs.assign(accepted="yes")).accepted(answered["pixels_1"], answered["pixels_2"])
+    rows = pd.concat([table, answered[~again & (answered["accepted"] == "yes")]], ignore_index=True)
     write_text(path, rows[list(PAIR_COLUMNS)].to_csv(index=False))
