@@ -11,6 +11,7 @@ from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import pack_hash
 from clipcovid.inference.image_models import ENCODER, ZEROSHOT
 from clipcovid.inference.predict import check_encoder
+from clipcovid.inference.predict_zeroshot import is_zeroshot_run, zeroshot_clip
 from clipcovid.io.files import write_json
 from clipcovid.methods.checkpoints import CAPTION_TABLE, CHECKPOINT_FILES, PROMPTS, read_checkpoint
 from clipcovid.methods.registry import METHODS
@@ -27,7 +28,7 @@ def check_exportable(run: Path) -> None:
     metadata = read_run_metadata(run)
     if not (run / SUCCESS_MARKER).exists() or not metadata:
         raise UserError(f"{run} is no finished run: give the folder of a training or of clipcovid zeroshot.")
-    if metadata["method"] == "zeroshot":
+    if is_zeroshot_run(run):
         images = _zeroshot_images(run, metadata)
     else:
         config, checkpoint, _ = read_checkpoint(run)
@@ -63,9 +64,8 @@ def export_model(run: Path, folder: Path) -> None:
     `UserError`.
     """
     check_exportable(run)
-    metadata = read_run_metadata(run)
-    if metadata["method"] == "zeroshot":
-        _export_zeroshot(run, metadata, folder)
+    if is_zeroshot_run(run):
+        _export_zeroshot(run, read_run_metadata(run), folder)
         return
     config, checkpoint, source = read_checkpoint(run)
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
@@ -79,14 +79,13 @@ def export_model(run: Path, folder: Path) -> None:
 
 
 def _export_zeroshot(run: Path, metadata: dict[str, Any], folder: Path) -> None:
-    identity, config = metadata["identity"], metadata["config"]
-    clip = ClipConfig(**{name: config[f"clip.{name}"] for name in ("model", "pretrained", "precision")})
-    _export_encoder(clip, config["seed"], folder)
+    clip, settings = zeroshot_clip(run), metadata["config"]
+    _export_encoder(clip, settings["seed"], folder)
     shutil.copyfile(run / PROMPTS, folder / PROMPTS)
     images = _zeroshot_images(run, metadata)
     write_json(
         folder / ZEROSHOT,
-        {"images": asdict(images), "input": identity["input"], "precision": clip.precision},
+        {"images": asdict(images), "input": settings["input"], "precision": clip.precision},
     )
 
 

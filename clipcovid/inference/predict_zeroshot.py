@@ -54,14 +54,20 @@ def predict_zeroshot(config: PredictConfig, log: Callable[[str], None] = print) 
 
 def zeroshot_encoder(config: PredictConfig) -> EmbedConfig:
     """The encoder of the config's zero-shot run, for the images to predict; one with other weights now is a `UserError`."""
-    metadata = read_run_metadata(config.run)
+    changes = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
+    settings = read_run_metadata(config.run)["config"]
+    return EmbedConfig(clip=zeroshot_clip(config.run), input=settings["input"], seed=settings["seed"], **changes)
+
+
+def zeroshot_clip(run: Path) -> ClipConfig:
+    """The CLIP of a zero-shot run; one that has other weights now is a `UserError`."""
+    metadata = read_run_metadata(run)
     settings, identity = metadata["config"], metadata["identity"]
     clip = ClipConfig(**{name: settings[f"clip.{name}"] for name in ("model", "pretrained", "precision")})
     weights = {f"clip.{key}": value for key, value in weights_hash(clip, settings["seed"]).items()}
     if any(identity.get(key) != value for key, value in weights.items()):
         raise UserError(
-            f"{config.run} was made with other weights than those that are in {clip.pretrained} now: bring back the encoder "
+            f"{run} was made with other weights than those that are in {clip.pretrained} now: bring back the encoder "
             "as it was, or run it anew."
         )
-    changes = {name: getattr(config, name) for name in ("data", "embeddings", "out", "compute")}
-    return EmbedConfig(clip=clip, input=settings["input"], seed=settings["seed"], **changes)
+    return clip

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import clipcovid
-from clipcovid.config import RESEARCH_ONLY, UserError, override, summarize_error
+from clipcovid.config import RESEARCH_ONLY, RunConfig, UserError, override, summarize_error
 from clipcovid.identity import checkpoint_hash, digest
 from clipcovid.inference.export_model import check_exportable, export_model
-from clipcovid.methods.checkpoints import read_checkpoint
+from clipcovid.inference.predict_zeroshot import is_zeroshot_run, zeroshot_clip
+from clipcovid.inference.zeroshot import ZeroshotConfig
+from clipcovid.io.files import read_json_object
+from clipcovid.methods.checkpoints import PROMPTS, read_checkpoint
+from clipcovid.prompts import PromptsConfig
 from clipcovid.runs import Run, read_run_metadata
 from clipcovid.tracking import runs
 from clipcovid.tracking.datasets import CONTEXT_TAG
@@ -113,13 +117,17 @@ def _nearest_store(run: Path) -> Path:
 
 
 def _tracked_run(client: Any, folder: Path, out: Path) -> Any:
-    """MLflow's run of a run folder, in the store of `out`; a training that it does not know is shown now."""
+    """MLflow's run of a run folder, in the store of `out`; one that it does not know is shown now."""
     run, store = _read_run(folder), hide_password(tracking_uri(out))
     if found := runs.find_run(client, run):
         return found
-    if run.method == "zeroshot":
-        raise UserError(f"MLflow at {store} has no run of {folder}: run the same clipcovid zeroshot again.")
-    config = override(read_checkpoint(folder)[0], {"out": out})
+    if is_zeroshot_run(folder):
+        settings = read_run_metadata(folder)["config"]
+        prompts = PromptsConfig(prompts=str(folder / PROMPTS))
+        clip, data = zeroshot_clip(folder), Path(settings["data"])
+        config: RunConfig = ZeroshotConfig(data=data, clip=clip, input=settings["input"], prompts=prompts, out=out)
+    else:
+        config = override(read_checkpoint(folder)[0], {"out": out})
     if runs.track(run, config, tags={}) and (found := runs.find_run(client, run)):
         return found
     raise UserError(f"MLflow at {store} did not take {folder}, as the warning above says: register it again.")
@@ -128,14 +136,14 @@ def _tracked_run(client: Any, folder: Path, out: Path) -> Any:
 def _read_run(folder: Path) -> Run:
     """The run in a folder, as the job that wrote it named it."""
     stored = read_run_metadata(folder)
-    job = "zeroshot" if stored["method"] == "zeroshot" else "train"
+    job = "zeroshot" if is_zeroshot_run(folder) else "train"
     return Run(folder=folder.resolve(), method=stored["method"], identity=stored["identity"], job=job)
 
 
 def _model_hash(folder: Path) -> str:
     """Of all that the model predicts with, and of the code's version."""
     stored = read_run_metadata(folder)
-    checkpoint = "" if stored["method"] == "zeroshot" else checkpoint_hash(read_checkpoint(folder)[2])
+    checkpoint = "" if is_zeroshot_run(folder) else checkpoint_hash(read_checkpoint(folder)[2])
     return digest([stored["identity"], checkpoint, clipcovid.__version__])
 
 
@@ -218,9 +226,8 @@ def _save_model(run: Path, path: Path, logged: Any) -> None:
 
 def _output_columns(run: Path) -> dict[str, str]:
     """Column → MLflow's type of what the model answers."""
-    stored = read_run_metadata(run)
-    if stored["method"] == "zeroshot":
-        return _class_columns(list(stored["identity"]["prompts"]))
+    if is_zeroshot_run(run):
+        return _class_columns(list(read_json_object(run / PROMPTS)))
     config, checkpoint, _ = read_checkpoint(run)
     regions = getattr(config, "regions", None)
     if regions is None:
