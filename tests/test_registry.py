@@ -268,6 +268,7 @@ def test_an_exported_classifier_predicts_files_as_its_run_did(phantoms, scans, t
         }
         run = trained(configs[method]())
     export_model(run.folder, tmp_path / "model")
+    assert list(registry._output_columns(run.folder)) == ["predicted", *[f"prob_{name}" for name in CLASSES]]
     shutil.rmtree(run.folder / "checkpoint", ignore_errors=True)
     rows, _ = scans
     pixels = [np.asarray(Image.open(path)) for path in rows["path"]]
@@ -361,6 +362,21 @@ def test_a_run_that_no_store_has_seen_needs_one_or_is_shown_first(cnn, tmp_path,
     found = MlflowClient(tracking_uri(tmp_path)).get_run(version.version)
     assert (found.info.run_name, found.info.status) == ("cnn", "FINISHED")
     assert NOTE_TAG in found.data.tags
+
+
+def test_a_zero_shot_run_that_no_store_has_seen_is_shown_too(phantoms, tmp_path, monkeypatch):
+    config = ZeroshotConfig(data=phantoms, out=tmp_path, compute=HERE, clip=CLIP, embeddings=tmp_path / "embeddings")
+    run = zeroshot(config, quiet).run
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(registry, "_create_version", lambda client, name, folder, tracked: tracked.info.run_id)
+    version = register_run(run.folder, "covid", out=tmp_path)
+    found = MlflowClient(tracking_uri(tmp_path)).get_run(version.version)
+    assert (found.data.params["clip.model"], found.data.tags["clipcovid.job"]) == ("tiny", "zeroshot")
+    stored = json.loads((run.folder / "config.json").read_text())
+    stored["identity"]["clip.weights"] = "others"
+    (run.folder / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match="made with other weights"):
+        export_model(run.folder, tmp_path / "model")
 
 
 def test_requirements_are_those_of_ours_that_are_imported():

@@ -13,6 +13,7 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,9 @@ from clipcovid.evaluate.number_format import format_with_interval
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.io.files import write_json
 from clipcovid.runs import Run
+from clipcovid.study.file import StudySettings
+from clipcovid.study.outcomes import Outcome, Outcomes
+from clipcovid.study.tracking import show_study
 from clipcovid.tracking import provenance, store
 from clipcovid.tracking.datasets import describe_data
 from clipcovid.tracking.provenance import REVISION, packages, revision
@@ -145,18 +149,30 @@ def test_an_experiment_of_an_older_version_opens_as_model_training_too(tracked, 
     assert client.get_experiment_by_name("clipcovid").tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_runs_are_shown_beneath_another_and_those_unknown_are_told(tracked, tmp_path):
+def test_a_study_has_the_runs_of_its_done_steps_beneath_it(tracked, tmp_path):
     run, config, client, (found,) = tracked
-    study = Run(folder=tmp_path / "study", method="study", identity={"of": "two runs"})
-    for folder in (study.folder, tmp_path / "unknown"):
-        write_json(folder / "config.json", {"method": "study", "identity": study.identity})
-    assert nest_runs(study, config.out, [run.folder]) == [run.folder]
-    assert track(study, config, tags={})
-    assert nest_runs(study, config.out, [run.folder, tmp_path / "unknown"]) == [tmp_path / "unknown"]
+    settings = StudySettings(name="study", out=config.out)
+    study = SimpleNamespace(settings=settings, folder=tmp_path / "study")
+    write_json(study.folder / "plan.json", {})
+    steps = [SimpleNamespace(name=name, folder=run.folder) for name in ("done", "failed")]
+    outcomes = Outcomes(folder=study.folder, steps={"done": Outcome(state="done"), "failed": Outcome(state="failed")})
+    show_study(study, [*steps, SimpleNamespace(name="done", folder=tmp_path / "no run")], outcomes)
     above = client.get_run(client.get_run(found.info.run_id).data.tags["mlflow.parentRunId"])
-    assert (above.info.run_name, above.info.status) == ("study", "FINISHED")
-    client.delete_run(above.info.run_id)
+    assert (above.info.run_name, above.info.status) == ("study", "FAILED")
+    assert above.data.params["seeds"] == ""
     client.delete_tag(found.info.run_id, "mlflow.parentRunId")
+    outcomes.steps = {"failed": Outcome(state="done")}
+    show_study(study, steps[:1], outcomes)
+    assert "mlflow.parentRunId" not in client.get_run(found.info.run_id).data.tags
+    assert client.get_run(above.info.run_id).info.status == "FINISHED"
+    client.delete_run(above.info.run_id)
+
+
+def test_runs_that_mlflow_does_not_know_are_told(tracked, tmp_path):
+    run, config, *_ = tracked
+    unknown = Run(folder=tmp_path, method="study", identity={})
+    assert nest_runs(unknown, config.out, [run.folder]) == [run.folder]
+    assert nest_runs(run, config.out, [tmp_path / "unknown"]) == [tmp_path / "unknown"]
 
 
 def test_figures_predictions_prompts_and_environment_are_artifacts(tracked):

@@ -13,6 +13,7 @@ from clipcovid.study.plan import Step, plan_study
 from clipcovid.study.process import last_output
 from clipcovid.study.room import Room
 from clipcovid.study.run import Runner
+from clipcovid.study.tracking import show_study
 from clipcovid.terminal import format_duration
 
 
@@ -28,6 +29,7 @@ def do_study(study: Study) -> bool:
             console.print(last_output(runner.log(step)), markup=False, soft_wrap=True)
     table = outcomes.table(steps)
     console.print(table.rich(console.width))
+    show_study(study, steps, outcomes)
     failed = [name for name, outcome in outcomes.steps.items() if outcome.state == "failed"]
     if failed:
         print(

@@ -145,7 +145,8 @@ def _open_run(run: Run, config: RunConfig, uri: str) -> tuple[Any, str, str]:
         client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)
     if found := find_run(client, run):
         return client, found.info.run_id, found.info.status
-    began = int((run.folder / "config.json").stat().st_mtime * 1000)
+    made = run.folder / "config.json"
+    began = int((made if made.exists() else run.folder).stat().st_mtime * 1000)
     tags = {RUN_TAG: _run_key(run)}
     created = client.create_run(experiment.experiment_id, began, run_name=run.name, tags=tags)
     params = [Param(name, str(value)[:6000]) for name, value in flatten_resolved(config).items()]
