@@ -303,7 +303,7 @@ def test_the_area_is_the_mean_over_all_orders_of_equals(seed):
     assert curve.measure(np.ones(6, int), np.ones(1))[0] == pytest.approx(naive_area(confidence, wrong))
     weights = rng.multinomial(6, np.full(6, 1 / 6))
     rows = np.repeat(np.arange(6), weights)
-    area, errors = curve.measure(weights, np.array([1.0]))
+    area, errors = curve.measure(weights[curve.order], np.array([1.0]))
     assert area == pytest.approx(naive_area(confidence[rows], wrong[rows]))
     assert errors == pytest.approx([wrong[rows].mean()])
 

@@ -181,9 +181,9 @@ def test_an_ensemble_is_a_method_that_compare_takes(runs, tmp_path, quick, rule)
     stored = run.metrics()["test"]
     assert stored["metrics"] == pytest.approx(expected)
     assert stored["metrics"]["accuracy"] > 1 / 3
-    assert f"{name}" not in stored["notes"][0]
     assert "method0, method1, method2, fitted on 90 validation images" in stored["notes"][0]
-    assert "fitted on other patients' images" in run.metrics()["val"]["notes"][0]
+    assert "fitted on other patients' images" in " ".join(run.metrics()["val"]["notes"])
+    assert ("with 27 coefficients" in stored["notes"][0]) == (rule == "stacking")
     validation = load_validation(next(method for method in methods if method.name == name))
     assert len(validation) == 90
     fitted = json.loads((run.folder / "ensemble.json").read_text())
@@ -239,6 +239,7 @@ def test_images_that_a_member_learned_from_are_marked_and_neither_fitted_on_nor_
         assert table["image_id"][table["trained_on"]].tolist() == [f"{split}{i:03}" for i in range(6)]
         assert run.metrics()[split]["n"] == n - 6
         assert any("6 of" in note and "not scored" in note for note in run.metrics()[split]["notes"])
+        assert "fitted on 84 validation images" in run.metrics()[split]["notes"][0]
     plain = tuple(
         make_run(tmp_path / "plain" / f"run{member}", member, lambda table, split: table[6:]) for member in range(3)
     )

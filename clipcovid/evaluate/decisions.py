@@ -6,7 +6,9 @@ probabilities as they were predicted, so that no validation image is used twice 
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,17 +148,14 @@ def analyze_decisions(
     resamples = Resamples(patient_groups(tests[0]), samples=samples, seed=seed, level=level)
     validations = {name: _validation(table, classes) for name, (table, _) in methods.items()}
     truth = encode_labels(tests[0]["label"].tolist(), classes)
-    analyzed = {
-        name: _analyze(
-            validations[name],
-            (truth, class_probabilities(test, classes)),
-            classes,
-            resamples,
-            sensitivity=sensitivity,
-            coverage=coverage,
-        )
-        for name, (_, test) in methods.items()
-    }
+    tested = {name: (truth, class_probabilities(test, classes)) for name, (_, test) in methods.items()}
+
+    def analyze(name: str) -> MethodDecisions:
+        wishes = {"sensitivity": sensitivity, "coverage": coverage}
+        return _analyze(validations[name], tested[name], classes, resamples, **wishes)
+
+    with ThreadPoolExecutor(min(len(methods), os.cpu_count() or 1)) as pool:  # NumPy lets other threads run meanwhile
+        analyzed = dict(zip(methods, pool.map(analyze, methods), strict=True))
     decisions = Decisions(
         classes=list(classes),
         n=len(truth),

@@ -32,16 +32,17 @@ class SelectivePrediction:
 def selective_prediction(truth: np.ndarray, probabilities: np.ndarray, resamples: Resamples) -> SelectivePrediction:
     """Of the true class (n,) int64 and probabilities (n, k) of the images of `resamples`."""
     curve = RiskCoverage(probabilities.max(axis=1), probabilities.argmax(axis=1) != truth)
-    area, errors = curve.measure(np.ones(len(truth), np.int64), np.array(COVERAGES))
+    once, coverages, units = np.ones(len(truth), np.int64), np.array(COVERAGES), resamples.unit_of_row[curve.order]
+    area, errors = curve.measure(once, coverages)
     names = ["aurc", *map(str, COVERAGES)]
     values = dict(zip(names, [area, *(1 - errors)], strict=True))
     drawn = []
     for counts in resamples.counts:
-        area, errors = curve.measure(counts[resamples.unit_of_row], np.array(COVERAGES))
+        area, errors = curve.measure(np.take(counts, units), coverages)
         drawn.append([area, *(1 - errors)])
     estimates = resamples.estimates(values, dict(zip(names, np.array(drawn).T, strict=True)))
     shares = np.arange(1, CURVE_POINTS + 1) / CURVE_POINTS
-    _, errors = curve.measure(np.ones(len(truth), np.int64), shares)
+    _, errors = curve.measure(once, shares)
     return SelectivePrediction(
         aurc=estimates.pop("aurc"), accuracy=estimates, curve=np.stack([shares, errors], axis=1).tolist()
     )
@@ -57,6 +58,7 @@ class RiskCoverage:
 
     def __init__(self, confidence: np.ndarray, wrong: np.ndarray) -> None:
         self.order = np.argsort(-confidence, kind="stable")
+        """The rows (n,), the surest first."""
         ordered, wrong = confidence[self.order], wrong[self.order]
         starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
         ends = np.append(starts[1:], len(ordered))
@@ -70,11 +72,11 @@ class RiskCoverage:
     def measure(self, weights: np.ndarray, shares: np.ndarray) -> tuple[float, np.ndarray]:
         """The area under the curve, and the share of errors (c,) among the surest images that are at least `shares` of all.
 
-        `weights` (n,): how often each row stands, whole numbers, not all 0.
+        `weights` (n,): how often each row stands, in the `order` of the rows; whole numbers, not all 0.
         """
-        ordered = weights[self.order]
-        answered = np.append(0, np.cumsum(ordered, dtype=np.int64))
-        errors = np.append(0, np.cumsum(ordered[self.wrong], dtype=np.int64))
+        answered, errors = np.zeros(len(weights) + 1, np.int64), np.zeros(len(self.wrong) + 1, np.int64)
+        np.cumsum(weights, out=answered[1:])
+        np.cumsum(np.take(weights, self.wrong), out=errors[1:])
         before, after, n = answered[self.starts], answered[self.ends], int(answered[-1])
         wrong, size = errors[self.last_error] - errors[self.first_error], after - before
         rate = wrong / np.maximum(size, 1)

@@ -44,8 +44,9 @@ def ensemble_runs(config: EnsembleConfig) -> Run:
     fitted, tables = _predict(config, validations, tests, members, classes)
     names = [test.name for test in tests]
     write_json(run.folder / "ensemble.json", {"rule": config.rule, **fitted.to_json(names)})
+    fitted_on = len(tables["val"]) - int(tables["val"].get(TRAINED_ON, pd.Series(dtype=bool)).sum())
     scores = {
-        split: _score(run, table, methods, classes, _notes(config, split, tables["val"], names))
+        split: _score(run, table, methods, classes, _notes(config, split, fitted_on, fitted, names))
         for (split, table), methods in zip(tables.items(), (validations, tests), strict=True)
     }
     write_json(run.folder / "metrics.json", {split: entry.to_json() for split, entry in scores.items()})
@@ -149,9 +150,11 @@ def _score(
     return dataclasses.replace(scores, notes=[*notes, *scores.notes])
 
 
-def _notes(config: EnsembleConfig, split: str, validation: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    rule = f"{RULES[config.rule]} of {', '.join(names)}"
-    how = f"This is {rule}, fitted on {len(validation):,} validation images."
+def _notes(config: EnsembleConfig, split: str, fitted_on: int, fitted: FittedRule, names: Sequence[str]) -> list[str]:
+    """What was fitted on how many images, and how validation images were predicted."""
+    coefficients = fitted.to_json(names).get("coefficients", [])
+    count = f" with {sum(map(len, coefficients))} coefficients" if coefficients else ""
+    notes = [f"This is {RULES[config.rule]}{count} of {', '.join(names)}, fitted on {fitted_on:,} validation images."]
     if split == "val":
-        return [f"{how} Each of these is predicted by a rule that was fitted on other patients' images."]
-    return [how]
+        notes.append("Each of these is predicted by a rule that was fitted on other patients' images.")
+    return notes
