@@ -105,3 +105,15 @@ def test_calibration_has_intervals_and_baselines():
     assert {"ece", "classwise_ece", "ece_equal_mass"} <= bounds.keys()
     assert baselines["prior"]["brier"] == baselines["majority"]["brier"] > values["brier"]
     assert baselines["prior"]["classwise_ece"] == pytest.approx(0)  # it promises the very shares
+
+
+def test_errors_are_those_of_mapie():
+    """MAPIE's number of bins is that of their ends."""
+    from mapie.metrics.calibration import expected_calibration_error
+
+    truth, probabilities = encoded(300)
+    right = (probabilities.argmax(axis=1) == truth).astype(int)
+    ours, options = calibration_metrics(truth, probabilities), {"num_bins": BINS + 1, "split_strategy": "uniform"}
+    assert ours["ece"] == pytest.approx(expected_calibration_error(right, probabilities.max(axis=1), **options))
+    each = [expected_calibration_error((truth == at).astype(int), probabilities[:, at], **options) for at in range(3)]
+    assert ours["classwise_ece"] == pytest.approx(np.mean(each))
