@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from conftest import LOCAL
 
+from clipcovid.audit.associations import check_associations
+from clipcovid.audit.config import AuditConfig
+from clipcovid.audit.data import AuditData, read_prepared_set
+from clipcovid.audit.shortcuts import check_shortcuts
 from clipcovid.config import ImagesConfig
 from clipcovid.data.packed import PackedImages
 from clipcovid.data.prepare import PrepareConfig, count_by_split, prepare
@@ -50,6 +54,11 @@ def cxr3(done, folder):
     assert (table.groupby("patient_id")["split"].nunique() == 1).all()
     shares = table.groupby("label")["split"].value_counts(normalize=True).unstack()
     np.testing.assert_allclose(shares[["train", "val", "test"]], [[0.7, 0.1, 0.2]] * 3, atol=0.04)
+    audited, config = AuditData(main=read_prepared_set(folder, "cxr3")), AuditConfig(data=folder)
+    found = {one.check: one for one in [*check_associations(audited, config), *check_shortcuts(audited, config)]}
+    assert "all 124 images of COVID-19 come from the source cohen" in found["class × source"].summary
+    assert "122 of the 124 images of COVID-19 are not square" in found["class × file shape"].summary
+    assert {found[f"class from {what}"].severity for what in ("file properties", "borders")} == {"high"}
 
 
 def medpix2(done, folder):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDS = 5
 MIN_IMAGES, MIN_PATIENTS = 20, 2 * FOLDS  # of a class or source that is told from the others
-MAX_IMAGES = 5_000  # that a probe looks at: more of them sharpen the intervals and nothing else
+MAX_IMAGES = 3_000  # that a probe looks at: more of them sharpen the intervals and nothing else
 RESAMPLES = 500
 GRADES: tuple[tuple[Severity, float, float], ...] = (("high", 0.9, 0.8), ("medium", 0.75, 0.65), ("low", 0.65, 0.55))
 """Severity, and the AUROC of the class that is told best and the lower end of its interval, from which on it holds."""
@@ -218,9 +218,7 @@ def _surest(result: ProbeResult) -> dict[str, np.ndarray]:
     for name in order[:3]:
         scores = result.scores[:, result.classes.index(name)]
         own = np.flatnonzero(truth == name)
-        sheets[f"{name}: the images that it is surest of, by {result.probe.shown}"] = result.rows[
-            own[np.argsort(-scores[own], kind="stable")]
-        ]
+        sheets[f"{name}: the images that it is surest of"] = result.rows[own[np.argsort(-scores[own], kind="stable")]]
     return sheets
 
 
