@@ -12,9 +12,11 @@ from clipcovid.errors import UserError
 from clipcovid.evaluate import captions, plots
 from clipcovid.evaluate.compare import compare, comparison_markdown, write_comparison
 from clipcovid.evaluate.console import print_comparison, print_folds
+from clipcovid.evaluate.external_gap import compare_sets, external_tables, gap_metrics
 from clipcovid.evaluate.kinds.registry import get_kind, kind_names
 from clipcovid.evaluate.load_predictions import find_runs, load_method_predictions
 from clipcovid.evaluate.predictions import write_predictions
+from clipcovid.evaluate.scores import ExternalTest
 from clipcovid.runs import SUCCESS_MARKER
 
 N = 24
@@ -233,3 +235,17 @@ def test_folds_show_what_their_kind_is_judged_by(kind):
     text = console.file.getvalue()
     assert text.count("0.500 ± 0.354") == len(metrics)
     assert set(get_kind(kind).key_metrics) <= set(metrics)
+
+
+@KINDS
+def test_external_gaps_of_every_kind_are_differences_of_its_own_scores(kind):
+    of_kind, tables = get_kind(kind), TABLES[kind]
+    told = {"data": "d", "dataset": "other", "split": "all", "manifest_hash": "m", "split_hash": "s", "label_map": {}}
+    about = ExternalTest(**told, left_out=0, shared={}, runs={}, skipped={})
+    test = compare_sets(of_kind, {"one": tables["better"]}, {"one": tables["worse"]}, [], about)
+    gap = test.gaps["one"][KEY[kind]]
+    better, worse = (of_kind.score(tables[name]).metrics[KEY[kind]] for name in ("better", "worse"))
+    assert [gap["internal"], gap["external"], gap["value"]] == pytest.approx([better, worse, worse - better])
+    assert gap["low"] < gap["value"] < gap["high"] < 0
+    (shown,) = external_tables([test], of_kind)
+    assert len(shown.headers) == 1 + 3 * len(gap_metrics(test, of_kind))

@@ -241,3 +241,12 @@ def test_the_words_of_a_run_give_its_own_predictions(out, phantoms):
 def test_without_a_clip_there_is_nothing_to_set_against_a_cnn(out):
     with pytest.raises(UserError, match="--clip-vs-cnn needs a method that starts from a CLIP"):
         compare_runs(CompareConfig(runs=(out / "cnn",), clip_vs_cnn=True, out=out, name="alone", compute=HERE))
+
+
+def test_without_its_data_set_nothing_can_be_said(out, tmp_path):
+    run = shutil.copytree(out / "zeroshot", tmp_path / "zeroshot")
+    about = json.loads((run / "config.json").read_text())
+    about["config"]["data"] = str(tmp_path / "gone")
+    (run / "config.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"--clip-vs-cnn reads the compared images, and .*gone\) is not there"):
+        compare_runs(CompareConfig(runs=(run,), clip_vs_cnn=True, out=tmp_path, name="gone", compute=HERE))

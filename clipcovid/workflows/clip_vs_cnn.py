@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from clipcovid.data.manifest import read_manifest
+from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.errors import UserError
 from clipcovid.evaluate.compare import CompareConfig
 from clipcovid.evaluate.load_predictions import MethodPredictions
@@ -33,20 +33,23 @@ def clip_against_cnn(config: CompareConfig, methods: Sequence[MethodPredictions]
 
     Methods that can, predict its train split, in runs beside theirs. A comparison without a CLIP is a `UserError`.
     """
+    if methods[0].metadata["task"] != "classification":
+        raise UserError("--clip-vs-cnn is for classifications: segmentations and captions have no such classes.")
     families = {method.name: family for method in methods if (family := _family(method))}
     if "CLIP" not in families.values():
         raise UserError(
             "--clip-vs-cnn needs a method that starts from a CLIP among those compared, e.g. a zero-shot run."
         )
-    data = Path(str(read_run_metadata(_folder(methods[0])).get("config", {}).get("data", "")))
-    if not (data / "manifest.parquet").is_file():
-        raise UserError(f"--clip-vs-cnn reads the compared images' data set, and {data} is not there any more.")
+    data, manifest = _find_data(methods)
+    has_train = bool((manifest.table["split"] == "train").any())
+    if not has_train:
+        log(f"note: {data} has no train split: nothing is said of over-fitting.")
     rivals = [
         Rival(
             name=method.name,
             family=families[method.name],
             table=method.table,
-            training=_training_predictions(config, method, data, log),
+            training=_training_predictions(config, method, data, log) if has_train else None,
             zero_shot=is_zeroshot_run(_folder(method)),
         )
         for method in methods
@@ -60,6 +63,19 @@ def clip_against_cnn(config: CompareConfig, methods: Sequence[MethodPredictions]
         str(data),
         paraphrases=_paraphrases(config, asked, data, classes, log) if asked else (),
         new_classes=_new_classes(config, asked, classes, log) if asked else (),
+    )
+
+
+def _find_data(methods: Sequence[MethodPredictions]) -> tuple[Path, Manifest]:
+    """The prepared folder of the compared images, which a run names; none that is there: `UserError`."""
+    names = {str(read_run_metadata(_folder(method)).get("config", {}).get("data", "")) for method in methods}
+    for folder in (Path(name) for name in sorted(names) if (Path(name) / "manifest.parquet").is_file()):
+        manifest = read_manifest(folder)
+        if manifest.split_hash == methods[0].metadata["split_hash"]:
+            return folder, manifest
+    raise UserError(
+        f"--clip-vs-cnn reads the compared images, and the data set that the runs name ({', '.join(sorted(names))}) is not "
+        "there, or has other splits now."
     )
 
 

@@ -82,6 +82,10 @@ class _ExternalSet:
             entries = [entry for entry in config.external_map if _fits(entry, manifest)]
             plain, merges = parse_merges(entries, classes)
             read = map_labels(manifest, [*classes, *merges], plain, "--external-map")
+        elif config.external_map:
+            raise UserError(
+                f"--external-map maps classes, and {get_kind(methods[0].metadata['task']).title} have none."
+            )
         else:
             plain, merges, read = [], {}, manifest
         return cls(
