@@ -473,6 +473,21 @@ def test_too_few_validation_images_and_odd_wishes_are_said():
             analyzed(**wish)
 
 
+@pytest.mark.parametrize("right", [0, 1, 2])
+def test_all_right_all_wrong_and_three_images_are_no_failure(right, tmp_path):
+    test = table_of(3).assign(label=[CLASSES[0]] * 3)
+    test[[f"prob_{name}" for name in CLASSES]] = np.eye(3)[[0 if row < right else 1 for row in range(3)]]
+    decisions = analyzed({"m": (table_of(12, 1, "v"), test)})
+    method = decisions.methods["m"]
+    assert method.selective.accuracy["1.0"].value == pytest.approx(right / 3)
+    assert method.selective.aurc.value == pytest.approx(1 - right / 3)  # all are as sure as each other
+    assert method.operating_points.keys() == {CLASSES[0]}
+    assert method.operating_points[CLASSES[0]].specificity.value is None  # no image is of another class
+    json.dumps(decisions.to_json(), allow_nan=False)
+    assert len(plots.save_figures(decisions.figures(), tmp_path)) == 4
+    assert all(table.markdown() for table in decisions.tables().values())
+
+
 def test_one_patient_has_numbers_without_intervals():
     test = table_of(30).assign(patient_id="p")
     method = analyzed({"m": (table_of(60, 1, "v"), test)}).methods["m"]
