@@ -19,7 +19,7 @@ from clipcovid.study.outcomes import Outcomes
 from clipcovid.study.plan import plan_study
 from clipcovid.study.room import Room
 from clipcovid.study.run import Runner
-from clipcovid.study.study import do_study
+from clipcovid.study.study import do_study, print_plan
 
 FAKE = Path(__file__).with_name("fake_clipcovid.py")
 STUDY = """
@@ -95,6 +95,7 @@ def world(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "PROGRAM", (sys.executable, str(FAKE)))
     monkeypatch.setattr(run, "POLL_S", 0.02)
     monkeypatch.setattr(Estimates, "work", lambda self, step: 1.0)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////no/such/folder/mlflow.db")  # importing MLflow takes seconds
     return World(tmp_path)
 
 
@@ -134,6 +135,19 @@ def test_what_is_done_is_not_started_again_and_what_changed_is(world):
     (world.folder / "data" / "scans" / "manifest.parquet").write_text("prepared anew")
     assert do_study(world.study())
     assert len(world.began()) == len(plan_study(world.study())) - 1  # no run was written anew: the comparison stands
+
+
+def test_a_dry_run_says_what_is_done_and_what_is_not(world, monkeypatch, capsys):
+    for name in ("seconds", "disk"):
+        monkeypatch.setattr(Estimates, name, lambda self, step: 61.0)
+    assert do_study(world.study())
+    changed = yaml.load(STUDY, Loader=yaml.BaseLoader)["methods"] | {"cnn": {"weights": "none", "tta": "true"}}
+    capsys.readouterr()
+    print_plan(world.study(methods=changed))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    states = {row[0]: row[-1] == "done" for row in rows if row and row[0] in world.outcomes()}
+    assert states == {name: name != "cnn" for name in world.outcomes()}
+    assert next(row for row in rows if row[:1] == ["all"])[1] == "0:01:01"
 
 
 def test_a_failed_step_leaves_out_what_needs_it_and_nothing_else(world, capfd):

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from conftest import shown_below
 
 from clipcovid.study.outcomes import Outcomes
 
@@ -54,7 +55,9 @@ def test_a_study_that_is_killed_goes_on_where_it_was(number, tmp_path):
     assert epochs == sorted(set(epochs)) == [*range(1, 41)]
     compared = json.loads((tmp_path / "outputs" / "compare" / "comparison.json").read_text())
     assert {*compared["runs"].values()} == {"zeroshot", "cnn", "long", "probe"}
+    below = shown_below(tmp_path / "outputs")["study"]
+    assert {"zeroshot", "cnn", "long", "probe", "probe-crossval", "compare", "audit"} <= {*below}
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert again.stdout.count("$ clipcovid") == 2, (
-        again.stdout
-    )  # prepare looks for changed files, broken is tried again
+    started = [line.split()[2] for line in again.stdout.splitlines() if line.startswith("$ clipcovid")]
+    assert started == ["prepare", "cnn", "report"]  # which looks for changed files, failed before, and tells of both
+    assert "broken" in (tmp_path / "outputs" / "report" / "report.md").read_text()

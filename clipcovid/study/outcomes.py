@@ -60,6 +60,10 @@ class Outcomes:
         """Whether a step is done."""
         return name in self.steps and self.steps[name].state == "done"
 
+    def was_started_by(self, name: str, words: Sequence[str]) -> bool:
+        """Whether the command line that a step was last started by begins with these words."""
+        return self.steps[name].words[: len(words)] == tuple(words)
+
     def table(self, steps: Sequence[Step]) -> TextTable:
         """A row a step."""
         rows = []

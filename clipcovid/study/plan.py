@@ -307,7 +307,8 @@ class _Planner:
         values = {"data": self.study.data.folder, "study": self.study.folder}
         comparison = next((step for step in self.steps.values() if step.command == "compare"), None)
         instead = {comparison.name: comparison.folder} if comparison and {*comparison.gathers} == {*runs} else {}
-        needs, after = self.needs_data(), tuple(self.steps)
+        needs = self.needs_data()
+        after = tuple(name for name in self.steps if name not in needs)
         made = self.run_step("report", self.study.report, values, needs=needs, after=after, gathers=runs)
         self.add(dataclasses.replace(made, with_done=audit, instead=instead))
 

@@ -19,9 +19,9 @@ from clipcovid.study.process import StepProcess, exit_reason, last_line, open_lo
 from clipcovid.study.room import Room
 from clipcovid.study.settings import command_words
 from clipcovid.terminal import format_duration, terminal_width
+from clipcovid.tracking import provenance
 
 STUDY_FILES = r"(plan|steps)\.json|logs/.*\.log"
-STUDY_VARIABLE = "CLIPCOVID_STUDY"  # the study's name, which MLflow's runs are tagged with
 POLL_S = 0.2  # seconds between looks at the running steps
 SAVE_S = 10.0  # seconds after which the time spent is kept, however the study ends
 
@@ -132,7 +132,7 @@ class Runner:
             return
         del self.waiting[step.name]
         self.ran |= set() if step.prepares else {step.name}
-        variables |= {STUDY_VARIABLE: self.study.settings.name, "COLUMNS": str(terminal_width())}
+        variables |= {provenance.STUDY: self.study.settings.name, "COLUMNS": str(terminal_width())}
         self._say(f"$ clipcovid {shlex.join(words)}")
         self.running[step.name] = step, StepProcess(words, log, variables)
         self.outcomes.steps[step.name] = Outcome(state="running", key=key, words=tuple(words))

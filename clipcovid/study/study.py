@@ -29,7 +29,8 @@ def do_study(study: Study) -> bool:
             console.print(last_output(runner.log(step)), markup=False, soft_wrap=True)
     table = outcomes.table(steps)
     console.print(table.rich(console.width))
-    show_study(study, steps, outcomes)
+    if runner.ran:
+        show_study(study, steps, outcomes)
     failed = [name for name, outcome in outcomes.steps.items() if outcome.state == "failed"]
     if failed:
         print(
@@ -49,10 +50,10 @@ def print_plan(study: Study) -> None:
     console, rows = Console(highlight=False), []
     seconds = disk = 0.0
     for step in steps:
-        done = outcomes.is_done(step.name)
+        done = outcomes.is_done(step.name) and (bool(step.gathers) or outcomes.was_started_by(step.name, step.words))
         time, room_on_disk = (0.0, 0.0) if done else (estimates.seconds(step), estimates.disk(step))
         seconds, disk = seconds + time, disk + room_on_disk
-        waits = ", ".join([*step.needs, *step.after]) or ("its runs" if step.gathers else "")
+        waits = "its runs" if step.gathers else ", ".join([*step.needs, *step.after])
         shown = ["done", ""] if done else [format_duration(time), f"{room_on_disk / 1e6:,.0f} MB"]
         rows.append([step.name, step.command, waits, *shown])
     total = [["all", "", "", format_duration(seconds), f"{disk / 1e6:,.0f} MB"]]
@@ -78,7 +79,7 @@ def _notes(study: Study, steps: list[Step], estimates: Estimates, seconds: float
         if measured
         else "not measured on this machine yet, and so right within a factor of three at best"
     )
-    what = f"{estimates.gpus} GPUs" if estimates.gpus else f"{estimates.cores:g} cores"
+    what = f"{estimates.gpus} GPUs" if estimates.gpus else f"{estimates.cores:g} core{'s' * (estimates.cores != 1)}"
     notes = [
         f"Times are those of one step after the other on {what}, from images × epochs × the model's operations, {basis}."
     ]

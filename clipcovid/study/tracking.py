@@ -13,5 +13,7 @@ def show_study(study: Study, steps: Sequence[Step], outcomes: Outcomes) -> None:
     """Show the study, and beneath it the runs that its done steps have shown; FAILED where a step failed."""
     run = Run(folder=study.folder, method="study", identity={"study": study.settings.name}, job="study")
     failed = any(outcome.state == "failed" for outcome in outcomes.steps.values())
-    if track(run, study.settings, tags={}, status="FAILED" if failed else "FINISHED"):
+    if track(
+        run, study.settings, tags={"clipcovid.study": study.settings.name}, status="FAILED" if failed else "FINISHED"
+    ):
         nest_runs(run, study.settings.out, [step.folder for step in steps if outcomes.is_done(step.name)])

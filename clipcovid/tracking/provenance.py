@@ -8,6 +8,13 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 
 REVISION = "CLIPCOVID_REVISION"  # the git commit of a copy without `.git`, such as a submitted job's working directory
+STUDY = "CLIPCOVID_STUDY"  # the name of the study that a job is a step of, which the study's process sets
+
+
+def study() -> dict[str, str]:
+    """The study that this job is a step of; empty for none."""
+    name = os.environ.get(STUDY, "")
+    return {"clipcovid.study": name} if name else {}
 
 
 def user() -> dict[str, str]:

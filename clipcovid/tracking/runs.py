@@ -275,6 +275,7 @@ def _run_tags(run: Run) -> dict[str, str]:
         "clipcovid.method": run.method,
         **({"clipcovid.job": run.job} if run.job else {}),
         "mlflow.source.name": sys.argv[0],
+        **provenance.study(),
         **provenance.user(),
         **provenance.revision(),
         **provenance.versions(),
