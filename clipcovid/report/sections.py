@@ -71,7 +71,8 @@ def make_report(study: Study, answers: Mapping[str, Mapping[str, str]] | None = 
         _making(study),
         checklist_sections(study, answers or {}),
     ]
-    subtitle = f"{len(study.comparison.methods)} methods, {study.comparison.n:,} {study.comparison.split} images"
+    count = len(study.comparison.methods)
+    subtitle = f"{count} method{'s' * (count != 1)}, {study.comparison.n:,} {study.comparison.split} images"
     return Report(
         html=render_page(study.title, sections, lead=lead, subtitle=subtitle, footer=footer),
         markdown=to_markdown(study.title, [" ".join(sentences), *_undone_steps(study)], sections),
