@@ -332,6 +332,7 @@ def test_latex_has_booktabs_rules_and_escapes_what_latex_reads():
     assert not re.search(r"(?<!\\)[&%#_$]", escaped)
     assert escaped.count("{") == escaped.count("}")
     assert "<" not in escaped
+    assert latex_text("[5pt] *") == "{[}5pt] {*}"  # no option of the row's end before it
     long = TextTable(headers=("item", "answer"), sections=[[("1", "yes & no")]], texts=True)
     assert r"\begin{longtable}{p{0.47\linewidth}p{0.47\linewidth}}" in to_latex("T", [long], [])
 

@@ -27,6 +27,8 @@ LATEX_CHARACTERS = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "[": "{[}",  # which begins an option behind the end of a row
+    "*": "{*}",  # likewise
     "–": "--",
     "—": "---",
     "−": "$-$",
