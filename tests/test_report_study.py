@@ -196,6 +196,15 @@ def test_the_report_says_what_is_not_there(tmp_path, phantoms, capsys):
     assert "its command can" in page
 
 
+def test_a_page_that_is_too_large_to_send_is_said(tmp_path, phantoms, capsys, monkeypatch):
+    config = ReportConfig(runs=runs_of(tmp_path, phantoms), out=tmp_path / "out", samples=100)
+    report_study(config)
+    assert "MB" not in capsys.readouterr().out
+    monkeypatch.setattr("clipcovid.workflows.study_report.LARGE_PAGE", 100_000)
+    report_study(config)
+    assert "name fewer runs" in capsys.readouterr().out
+
+
 def test_a_report_takes_the_runs_of_a_comparison(tmp_path, phantoms):
     runs = runs_of(tmp_path, phantoms)
     compared = tmp_path / "compared"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 
 from clipcovid.config import ImagesConfig
@@ -37,8 +38,6 @@ def _legend(groups: Sequence[ExampleGroup], packed: PackedImages) -> list[str]:
 
 
 def _example_html(example: ExampleImage, packed: PackedImages) -> Markup:
-    import pandas as pd
-
     at = packed.manifest.positions(pd.Series([example.image_id]))
     pixels = packed.images(at)[0]
     colour = pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)

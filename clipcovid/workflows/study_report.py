@@ -29,6 +29,7 @@ from clipcovid.tracking.provenance import revision, versions
 from clipcovid.workflows.command_lines import command_line, command_of_run, in_order, prepare_command, typed_fields
 from clipcovid.workflows.compare import Compared, compare_methods
 
+LARGE_PAGE = 15_000_000  # bytes; a page of a usual study has one or two million
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "torchvision", "timm", "transformers")
 
 
@@ -62,6 +63,10 @@ def report_study(config: ReportConfig) -> Run:
     report = make_report(study, answers, footer=f"Made by clipcovid on {time.strftime('%Y-%m-%d')}.")
     for suffix, text in (("html", report.html), ("md", report.markdown), ("tex", report.latex), ("csv", report.csv)):
         write_text(run.folder / f"report.{suffix}", text)
+    if (size := len(report.html.encode())) > LARGE_PAGE:
+        print(
+            f"note: report.html has {size / 1e6:.0f} MB, which mail may refuse: name fewer runs, or leave --audit out."
+        )
     finish_run(run)
     print(f"Report: {run.folder / 'report.html'}")
     return run
