@@ -30,44 +30,45 @@ class Config:
     """How many methods."""
     rows: int = 34_000
     """Images that each of them predicts."""
+    val_rows: int = 5_000
+    """Validation images that each of them predicts, for calibration and operating points; 0: none."""
     images_per_patient: int = 2
     """How many images a patient has."""
     samples: int = 2_000
     """Resamples of the bootstrap."""
 
 
-def write_made_predictions(folder: Path, config: Config) -> list[Path]:
-    """Predictions of methods of growing skill for the same images; gives the files."""
-    rng, rows = np.random.default_rng(0), config.rows
-    truth = rng.integers(0, len(CLASSES), rows)
-    facts = pd.DataFrame({"image_id": [f"{row:06}.png" for row in range(rows)]})
-    facts["label"] = np.array(CLASSES)[truth]
-    facts["patient_id"] = [f"p{row // config.images_per_patient}" for row in range(rows)]
-    paths = []
-    for number in range(config.methods):
-        logits = rng.normal(size=(rows, len(CLASSES))) + (1 + 0.05 * number) * np.eye(len(CLASSES))[truth]
-        odds = np.exp(logits)
-        table = facts.copy()
-        table[[f"prob_{name}" for name in CLASSES]] = odds / odds.sum(axis=1, keepdims=True)
-        paths.append(folder / f"method-{number:02}.parquet")
-        write_predictions(
-            paths[-1],
-            table,
-            method=paths[-1].stem,
-            task="classification",
-            identity={},
-            manifest_hash="made",
-            split_hash="made",
-            split="test",
-            classes=CLASSES,
-        )
-    return paths
+def write_made_runs(folder: Path, config: Config) -> list[Path]:
+    """Runs of methods of growing skill that predict the same images; gives their folders."""
+    runs = [folder / f"method-{number:02}" for number in range(config.methods)]
+    for split, rows in (("test", config.rows), ("val", config.val_rows)):
+        rng = np.random.default_rng(rows)
+        truth = rng.integers(0, len(CLASSES), rows)
+        facts = pd.DataFrame({"image_id": [f"{split}{row:06}.png" for row in range(rows)]})
+        facts["label"] = np.array(CLASSES)[truth]
+        facts["patient_id"] = [f"{split}{row // config.images_per_patient}" for row in range(rows)]
+        for number, run in enumerate(runs if rows else []):
+            odds = np.exp(rng.normal(size=(rows, len(CLASSES))) + (1 + 0.05 * number) * np.eye(len(CLASSES))[truth])
+            table = facts.copy()
+            table[[f"prob_{name}" for name in CLASSES]] = odds / odds.sum(axis=1, keepdims=True)
+            write_predictions(
+                run / "predictions" / f"{split}.parquet",
+                table,
+                method=run.name,
+                task="classification",
+                identity={},
+                manifest_hash="made",
+                split_hash="made",
+                split=split,
+                classes=CLASSES,
+            )
+    return runs
 
 
 def main(config: Config) -> None:
     """Time the parts and print them."""
     with tempfile.TemporaryDirectory() as made:
-        paths = write_made_predictions(Path(made), config)
+        paths = write_made_runs(Path(made), config)
         times = [time.perf_counter()]
         methods = load_method_predictions(paths, "test")
         times.append(time.perf_counter())
