@@ -168,6 +168,56 @@ def test_what_one_method_lacks_is_not_compared(tmp_path):
 
 
 @KINDS
+def test_pairs_seeds_and_hard_images_are_those_of_every_kind(tmp_path, kind):
+    make_table = {"segmentation": lambda seed: masks(0.8, seed=seed), "captions": lambda seed: texts(7, seed=seed)}[
+        kind
+    ]
+    paths = files_of(tmp_path, kind, {"worse": TABLES[kind]["worse"]})
+    for seed in (0, 1):
+        paths.append(tmp_path / f"seed-{seed}.parquet")
+        about = METADATA | {"identity": {"seed": seed, "lr": 1}}
+        write_predictions(paths[-1], make_table(seed), method="better", task=kind, **about)
+    comparison = compare(load_method_predictions(paths, "test"))
+    metric = KEY[kind]
+    assert (comparison.best, comparison.judged_by) == ("better (2 seeds)", metric)
+    each = [get_kind(kind).score(make_table(seed)).metrics[metric] for seed in (0, 1)]
+    assert comparison.methods[comparison.best].metrics[metric] == pytest.approx(np.mean(each))
+    (pair,) = comparison.pairs
+    assert (pair.verdict, pair.mcnemar) == ("better", None)
+    assert 0 < pair.differences[metric]["low"] <= pair.differences[metric]["low_90"]
+    assert pair.differences[metric]["p"] < 0.05
+    hard = comparison.hard_images
+    assert len(hard.runs) == 3
+    assert sum(hard.counts) == N
+    content = comparison.to_json()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_a_mask_is_right_from_half_an_overlap_on_and_nothing_is_right_where_nothing_is():
+    kind, table = get_kind("segmentation"), masks(0.55).sort_values("image_id", kind="stable", ignore_index=True)
+    hits = kind.hits([table, table.assign(fp=0)], ())
+    infection = table[table["region"] == "infection"]
+    iou = infection["tp"] / (infection["tp"] + infection["fp"] + infection["fn"])
+    assert hits.right[0].tolist() == [
+        not (bare or value < 0.5) for bare, value in zip(infection["tp"] + infection["fn"] == 0, iou, strict=True)
+    ]
+    assert hits.right[1][2]  # the image without any infection, where now nothing is found
+    assert 0 < hits.right[0].sum() < N
+    shown = kind.describe_predictions(table, ["02.png", "03.png"], ())
+    assert "infection: " in shown[0]
+    assert shown[0].endswith("pixels of none")
+    assert shown[1].endswith(f"infection IoU {iou.iloc[3]:.2f}")
+
+
+def test_a_caption_is_right_among_the_first_ten_and_texts_alone_are_not_right_or_wrong():
+    kind, table = get_kind("captions"), texts(3)
+    hits = kind.hits([table], ())
+    assert hits.right[0].tolist() == (table["image_to_text_rank"] <= 10).tolist()
+    assert kind.describe_predictions(table, ["01.png"], ()) == [f"rank {table['image_to_text_rank'][1]}"]
+    assert kind.hits([table, texts(3, ranks=False)], ()) is None
+
+
+@KINDS
 @pytest.mark.parametrize("width", [80, 160])
 def test_a_comparison_is_printed_and_written_whole(tmp_path, monkeypatch, kind, width):
     saved = {}
