@@ -334,6 +334,22 @@ def test_trainings_that_ask_for_a_gpu_each_get_one_of_their_own(world):
     assert {gpus["cnn"], gpus["finetune"]} == {"4", "7"}
 
 
+def test_on_a_cluster_its_cores_count_and_ray_gives_out_the_gpus(world, monkeypatch):
+    monkeypatch.setattr("clipcovid.study.room.find_cluster", lambda address: "head:6379")
+    monkeypatch.setattr("clipcovid.study.room.connect", lambda compute: None)
+    monkeypatch.setattr("clipcovid.study.room.cluster_nodes", lambda: [(8.0, 2.0), (8.0, 0.0)])
+    asked = {"workers": "2", "cpus-per-worker": "3", "gpus-per-worker": "0.5"}
+    study = world.study(compute=asked, methods={name: {"command": "cnn"} for name in ("a", "b", "c")})
+    room = Room.of(study.settings.compute)
+    assert (room.cores, len(room.gpus)) == (16, 2)
+    a, b, c = (step for step in plan_study(study) if step.is_method)
+    assert room.take(a) == room.take(b) == {}  # six cores and a GPU each
+    assert room.take(c) is None
+    room.leave(a)
+    assert room.take(c) == {}
+    assert Room.of(world.study(compute={"workers": "0"}).settings.compute).is_cluster is False
+
+
 def test_a_sweep_is_followed_by_the_training_of_its_best(world):
     study = world.study(sweeps={"tuned": {"method": "cnn", "trials": "3"}})
     assert do_study(study)

@@ -31,19 +31,24 @@ crossval: {methods: [probe], folds: 2}
 def test_a_study_that_is_killed_goes_on_where_it_was(number, tmp_path):
     (tmp_path / "study.yaml").write_text(STUDY)
     command = [sys.executable, "-m", "clipcovid", "study", "study.yaml"]
-    study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    folder, history = tmp_path / "outputs" / "study", tmp_path / "outputs" / "long" / "history.json"
-    deadline = time.monotonic() + 300
-    while not history.exists():
-        assert time.monotonic() < deadline
-        assert study.poll() is None
-        time.sleep(0.1)
-    study.send_signal(number)
-    study.wait()
+    folder, run = tmp_path / "outputs" / "study", tmp_path / "outputs" / "long"
+    study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 600
+        while not (run / "state" / "state.pt").exists():
+            assert time.monotonic() < deadline
+            assert study.poll() is None
+            time.sleep(0.1)
+        study.send_signal(number)
+    except AssertionError:
+        study.terminate()
+        raise
+    finally:
+        study.wait()
     states = {name: outcome.state for name, outcome in Outcomes.read(folder).steps.items()}
     assert states["long"] == ("running" if number == signal.SIGKILL else "stopped")
     assert states["cnn"] == "done"
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert again.returncode == 1
     outcomes = Outcomes.read(folder).steps
     assert outcomes.pop("broken").state == "failed"
@@ -51,13 +56,13 @@ def test_a_study_that_is_killed_goes_on_where_it_was(number, tmp_path):
     assert "nowhere.safetensors" in again.stdout
     log = (folder / "logs" / "long.log").read_text()
     assert log.count("$ clipcovid cnn") == 2
-    epochs = [line["epoch"] for line in json.loads(history.read_text())["epochs"]]
+    epochs = [line["epoch"] for line in json.loads((run / "history.json").read_text())["epochs"]]
     assert epochs == sorted(set(epochs)) == [*range(1, 41)]
     compared = json.loads((tmp_path / "outputs" / "compare" / "comparison.json").read_text())
     assert {*compared["runs"].values()} == {"zeroshot", "cnn", "long", "probe"}
     below = shown_below(tmp_path / "outputs")["study"]
     assert {"zeroshot", "cnn", "long", "probe", "probe-crossval", "compare", "audit"} <= {*below}
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     started = [line.split()[2] for line in again.stdout.splitlines() if line.startswith("$ clipcovid")]
     assert started == ["prepare", "cnn", "report"]  # which looks for changed files, failed before, and tells of both
     assert "broken" in (tmp_path / "outputs" / "report" / "report.md").read_text()

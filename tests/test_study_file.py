@@ -392,6 +392,18 @@ def test_estimates_grow_with_images_epochs_pixels_and_models(tmp_path):
     assert added == pytest.approx(50 * (3 * 1.8 + 4.1) / 50)  # four methods predict 50 images at 50 GFLOPS
 
 
+def test_nothing_is_looked_for_in_data_that_are_not_prepared(tmp_path, phantoms):
+    far = {"far": {"source": "table", "root": "nowhere.csv", "out": str(tmp_path / "far")}}
+    steps, estimates = estimates_of(
+        tmp_path, f"{{data: {phantoms}, methods: {{cnn: {{}}, probe: {{}}}}}}", external=far
+    )
+    assert estimates.are_prepared([steps["cnn"], steps["report"]])
+    assert not estimates.are_prepared([steps["compare"]])  # its external data could not be prepared
+    assert estimates.seconds_of([steps["cnn"], steps["compare"]]) is None
+    with pytest.raises(UserError, match="nowhere"):
+        estimates.work(steps["compare"])
+
+
 def test_estimates_follow_what_finished_steps_took(tmp_path):
     text = f"{{data: {DATA}, methods: {{cnn: {{}}, vit: {{command: cnn, arch: resnet50}}, segment: {{}}}}}}"
     steps, estimates = estimates_of(tmp_path, text)

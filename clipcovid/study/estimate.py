@@ -83,10 +83,13 @@ class Estimates:
 
     def seconds_of(self, steps: Sequence[Step]) -> float | None:
         """What steps will take one after the other; None while data that they read are not prepared."""
-        folders = {step.trained.data for step in steps if getattr(step.trained, "data", None)}
-        if any(step.prepares for step in steps) or not all((folder / PREPARED).exists() for folder in folders):
-            return None
-        return sum(map(self.seconds, steps))
+        return sum(map(self.seconds, steps)) if self.are_prepared(steps) else None
+
+    def are_prepared(self, steps: Sequence[Step]) -> bool:
+        """Whether all data that steps read, or make, are prepared, so that images need not be looked for."""
+        folders = [step.folder if step.prepares else step.trained.data for step in steps]
+        folders += [folder for step in steps for folder in getattr(step.config, "external", ())]
+        return all((folder / PREPARED).exists() for folder in folders if folder)
 
     def correction(self, command: str) -> float:
         """The median of what finished steps of a command, else of all, took over what was expected; 1 where there is none."""

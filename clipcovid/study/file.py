@@ -12,7 +12,7 @@ from clipcovid.config import ClipConfig, ComputeConfig
 from clipcovid.errors import UserError
 from clipcovid.io.mappings import read_mapping
 from clipcovid.methods.registry import METHODS
-from clipcovid.study.settings import NO, as_mapping, near, read_settings, settings_of
+from clipcovid.study.settings import NO, as_mapping, build_config, near, read_settings, settings_of
 
 UNTRAINED = ("zeroshot", "tune-prompts")  # the methods that no training is needed for
 SET_BY_STUDY = ("data", "out", "name", "fold", "embeddings", "split", "kind", "external", "audit", "against", "study")
@@ -147,8 +147,7 @@ def parse_study(content: Mapping[str, Any], name: str) -> Study:
         raise UserError(f"The study file: there is no setting {unknown[0]!r}{near(str(unknown[0]), keys)}.")
     values = read_settings(own, {key: value for key, value in content.items() if key not in sections}, "study")
     compute = {key: value for key, value in values.items() if key.startswith("compute.")}
-    top = {key.replace("-", "_"): value for key, value in values.items() if key not in compute}
-    settings = StudySettings(**{"name": name} | top)
+    settings: StudySettings = build_config(StudySettings, own, {"name": name} | values, "study")
     if "data" not in content:
         raise UserError("The study file: data is missing: name a prepared folder, or say what to prepare.")
     encoders = _entries(content, "encoders")

@@ -173,7 +173,7 @@ class Runner:
             _, process = self.running.pop(step.name)
             self.room.leave(step)
             begun = self.outcomes.steps[step.name]
-            work = self.estimates.work(step) if state == "done" else 0.0
+            work = self.estimates.work(step) if state == "done" and self.estimates.are_prepared([step]) else 0.0
             outcome = replace(begun, state=state, reason=reason, seconds=round(process.seconds, 1), work=work)
         self.outcomes.steps[step.name] = outcome
         self._save()
