@@ -1,4 +1,4 @@
-"""Join the predictions of several runs into a method of its own.
+"""Join several runs' predictions into a method of its own.
 
     clipcovid ensemble outputs/cnn outputs/lora outputs/probe
     clipcovid ensemble outputs/cnn outputs/lora --rule weights --name cnn+lora
