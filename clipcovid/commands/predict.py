@@ -1,4 +1,4 @@
-"""Predict a prepared data set with a trained or zero-shot run.
+"""Predict a data set with a trained or zero-shot run.
 
     clipcovid predict --run outputs/cnn-resnet18-1a2b3c4d --data data/quex --split all
     clipcovid predict --run outputs/finetune-lora-1a2b3c4d --data data/other --map Pneumonia=Non-COVID "Lung Opacity="
