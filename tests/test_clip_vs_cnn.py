@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,9 @@ def test_new_classes_are_told_by_auroc_and_the_cnns_by_their_fixed_set(rivals):
     is_class = rng.random(80) < 0.4
     scores = np.clip(0.5 * rng.random(80) + 0.3 * is_class, 0, 1)
     new = NewClass(name="Edema", data="data/nih", is_class=is_class, scores=scores, patients=("",) * 80)
-    finding = of(compare_families(rivals, CLASSES, "x", new_classes=[new]), "New classes")
+    rare = replace(new, name="Hernia", is_class=np.arange(80) < 3)
+    finding = of(compare_families(rivals, CLASSES, "x", new_classes=[new, rare]), "New classes")
+    assert "Too few images to say it of Hernia (3)." in finding.summary
     known, (edema,) = finding.numbers["classes"][:3], finding.numbers["classes"][3:]
     for entry in known:
         truth = rivals[0].table["label"] == entry["class"]

@@ -22,6 +22,7 @@ from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.predict import PredictConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.methods.cnn.config import CnnConfig
+from clipcovid.methods.finetune.config import FinetuneConfig
 from clipcovid.methods.probe.config import ProbeConfig
 from clipcovid.models.clip import load_clip
 from clipcovid.prompts import TEMPLATE
@@ -203,8 +204,8 @@ def test_a_zero_shot_run_predicts_other_data_with_its_own_words(out, phantoms, o
 def test_a_comparison_says_it_in_words_from_its_runs(out, other, capsys, monkeypatch):
     few = PromptSpace((TEMPLATE, "{}", "findings of {}"), (3,), {name: (name, f"no {name}") for name in CLASSES})
     monkeypatch.setattr("clipcovid.workflows.clip_vs_cnn.read_space", lambda path, classes: few)
-    data = other({"COVID-19": "COVID-19", "Non-COVID": "Edema", "Normal": "Normal"}, name="edema")
-    _, folder = compared(out, data, name="words", clip_vs_cnn=True, external_map=("Edema=Non-COVID",))
+    data = other({"COVID-19": "Edema", "Non-COVID": "Non-COVID", "Normal": "Normal"}, name="edema")
+    _, folder = compared(out, data, name="words", clip_vs_cnn=True, external_map=("Edema=COVID-19",))
     findings = [Finding.from_json(entry) for entry in json.loads((folder / "clip_vs_cnn.json").read_text())["findings"]]
     assert [finding.check for finding in findings] == [
         "New classes",
@@ -236,6 +237,21 @@ def test_the_words_of_a_run_give_its_own_predictions(out, phantoms):
     predicted = predict_candidates(embeddings.load(rows["image_id"]).astype(np.float32), texts, alone, [candidate])[0]
     own = pd.read_parquet(out / "zeroshot/predictions/test.parquet").set_index("image_id").loc[rows["image_id"]]
     assert [CLASSES[at] for at in predicted] == own.filter(like="prob_").idxmax(axis=1).str[5:].tolist()
+
+
+def test_an_encoder_that_was_trained_on_the_data_is_not_called_zero_shot(out, phantoms, tmp_path, monkeypatch):
+    few = PromptSpace((TEMPLATE, "{}"), (2,), {name: (name,) for name in CLASSES})
+    monkeypatch.setattr("clipcovid.workflows.clip_vs_cnn.read_space", lambda path, classes: few)
+    training = OptimConfig(epochs=1, batch_size=32)
+    tuned = train_model(
+        FinetuneConfig(clip=TINY, hf=False, data=phantoms, out=tmp_path, optim=training, compute=HERE), log=quiet
+    ).run.folder
+    clip = ClipConfig(model="tiny", pretrained=str(tuned))
+    run = zeroshot(ZeroshotConfig(clip=clip, data=phantoms, out=tmp_path, name="tuned", compute=HERE), quiet).run.folder
+    config = CompareConfig(runs=(run, out / "cnn"), clip_vs_cnn=True, out=tmp_path, name="tuned-words", compute=HERE)
+    findings = json.loads((compare_runs(config).folder / "clip_vs_cnn.json").read_text())["findings"]
+    assert "New classes" not in [finding["check"] for finding in findings]
+    assert not any("learned from no image" in finding["summary"] for finding in findings)
 
 
 def test_without_a_clip_there_is_nothing_to_set_against_a_cnn(out):

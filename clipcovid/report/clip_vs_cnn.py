@@ -20,6 +20,7 @@ from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.findings import Examples, Finding
 
 SHEET = 8  # images of a sheet of examples
+MIN_IMAGES = 10  # of a new class, below which its AUROC says nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,8 @@ def _best(rivals: Sequence[Rival], classes: Sequence[str]) -> Rival:
 
 def _new_classes(rival: Rival, cnns: Sequence[Rival], classes: Sequence[str], new: Sequence[NewClass]) -> Finding:
     """Classes that are told without a training image, and what CNNs can do about them."""
+    few = [f"{entry.name} ({int(entry.is_class.sum())})" for entry in new if entry.is_class.sum() < MIN_IMAGES]
+    new = [entry for entry in new if entry.is_class.sum() >= MIN_IMAGES]
     draws = KIND.draws([rival.table], classes)[0]
     present = [name for name in classes if not np.isnan(draws.values[f"auroc/{name}"][0])]
     measured = {(name, "here"): (draws, f"auroc/{name}") for name in present}
@@ -108,6 +111,7 @@ def _new_classes(rival: Rival, cnns: Sequence[Rival], classes: Sequence[str], ne
     rows = [(*key, cell) for key, cell in zip(measured, cells, strict=True)]
     told = ", ".join(f"{name} {cell}" for name, _, cell in rows)
     unlearned = f" No method learned {quote_names([entry.name for entry in new])}." if new else ""
+    unlearned += f" Too few images to say it of {', '.join(few)}." if few else ""
     fixed = "A CNN has only the classes that it was trained on"
     if cnns:
         fixed = f"{' and '.join(entry.name for entry in cnns)} can answer {quote_names(list(classes))} and nothing else"
@@ -150,7 +154,7 @@ def _phrasing(entry: Paraphrases, rivals: Sequence[Rival], classes: Sequence[str
         summary=(
             f"Over {len(entry.texts):,} {entry.varied}, the accuracy of {entry.method} runs from {shown['min']} to "
             f"{shown['max']} (median {shown['median']}; the middle 90 %: {shown['p5']} to {shown['p95']}); its own prompts "
-            f"reach {format_short(own, 3)}. Whatever the words, {(agreement == 1).mean():.0%} of the images keep a class; "
+            f"reach {format_short(own, 3)}. {(agreement == 1).mean():.0%} of the images keep their class whatever the words; "
             f"on average, {agreement.mean():.0%} of the wordings agree on an image. A CNN reads no words."
         ),
         advice=(

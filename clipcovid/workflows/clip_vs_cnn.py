@@ -13,7 +13,7 @@ from clipcovid.errors import UserError
 from clipcovid.evaluate.compare import CompareConfig
 from clipcovid.evaluate.load_predictions import MethodPredictions
 from clipcovid.evaluate.predictions import read_predictions
-from clipcovid.inference.embed import EmbedConfig, embed
+from clipcovid.inference.embed import EmbedConfig, embed, is_training_image
 from clipcovid.inference.predict import PredictConfig
 from clipcovid.inference.predict_zeroshot import is_zeroshot_run, zeroshot_encoder
 from clipcovid.inference.zeroshot import classify_embeddings
@@ -44,25 +44,27 @@ def clip_against_cnn(config: CompareConfig, methods: Sequence[MethodPredictions]
     has_train = bool((manifest.table["split"] == "train").any())
     if not has_train:
         log(f"note: {data} has no train split: nothing is said of over-fitting.")
+    asked = [method for method in methods if is_zeroshot_run(_folder(method))]
+    untrained = [method.name for method in asked if not _learned_from(config, method, data, manifest)]
+    asked.sort(key=lambda method: method.name not in untrained)  # a fine-tuned encoder's words come second
     rivals = [
         Rival(
             name=method.name,
             family=families[method.name],
             table=method.table,
             training=_training_predictions(config, method, data, log) if has_train else None,
-            zero_shot=is_zeroshot_run(_folder(method)),
+            zero_shot=method.name in untrained,
         )
         for method in methods
         if method.name in families
     ]
-    asked = next((method for method in methods if is_zeroshot_run(_folder(method))), None)
     classes: list[str] = methods[0].metadata["classes"]
     return compare_families(
         rivals,
         classes,
         str(data),
-        paraphrases=_paraphrases(config, asked, data, classes, log) if asked else (),
-        new_classes=_new_classes(config, asked, classes, log) if asked else (),
+        paraphrases=_paraphrases(config, asked[0], data, classes, log) if asked else (),
+        new_classes=_new_classes(config, asked[0], classes, log) if untrained else (),
     )
 
 
@@ -77,6 +79,11 @@ def _find_data(methods: Sequence[MethodPredictions]) -> tuple[Path, Manifest]:
         f"--clip-vs-cnn reads the compared images, and the data set that the runs name ({', '.join(sorted(names))}) is not "
         "there, or has other splits now."
     )
+
+
+def _learned_from(config: CompareConfig, method: MethodPredictions, data: Path, manifest: Manifest) -> bool:
+    """Whether a zero-shot run's encoder is one of ours that learned from images of the compared data set."""
+    return bool(is_training_image(_encoder(config, method, data).clip, manifest)[0].any())
 
 
 def _folder(method: MethodPredictions) -> Path:
