@@ -35,7 +35,7 @@ from clipcovid.tracking import provenance, store
 from clipcovid.tracking.datasets import describe_data
 from clipcovid.tracking.provenance import REVISION, packages, revision
 from clipcovid.tracking.runs import RUN_TAG, LiveTracker, _sanitize_metric_name, live_tracker, nest_runs, track
-from clipcovid.tracking.store import check_store, tracking_uri
+from clipcovid.tracking.store import check_store, tracking_uri, ui_page
 from clipcovid.tracking.summary import summarize_run
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +102,15 @@ def test_the_data_are_logged_by_split_with_digest_schema_and_counts(tracked, pha
         "classes": rows["label"].value_counts().to_dict(),
     }
     assert json.loads(inputs["test"].source)["uri"] == str(phantoms.resolve())
+
+
+def test_the_page_of_the_runs_is_told_for_a_database(tracked, tmp_path, monkeypatch):
+    _, config, client, _ = tracked
+    number = client.get_experiment_by_name("clipcovid").experiment_id
+    assert ui_page(config.out) == f"http://127.0.0.1:5000/#/experiments/{number}?workflowType=machine_learning"
+    assert ui_page(tmp_path) == ""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert ui_page(config.out) == ""
 
 
 def test_a_run_is_described_in_words(tracked, phantoms):

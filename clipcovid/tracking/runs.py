@@ -18,12 +18,11 @@ from clipcovid.identity import digest
 from clipcovid.runs import Run, read_run_metadata
 from clipcovid.tracking import provenance
 from clipcovid.tracking.datasets import TrackedDataset
-from clipcovid.tracking.store import check_store, local_store, make_client, tracking_uri, warn
+from clipcovid.tracking.store import EXPERIMENT, check_store, local_store, make_client, tracking_uri, warn
 from clipcovid.tracking.summary import summarize_run
 
-EXPERIMENT = "clipcovid"
 RUN_TAG = "clipcovid.run"
-KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # opens as Model training, not as GenAI
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"  # Model training, not GenAI; see `store.ui_page`
 NOTE_TAG, PARENT_TAG = "mlflow.note.content", "mlflow.parentRunId"
 ARTIFACTS = ("figures", "predictions")  # folders of a run that MLflow gets; weights and states stay where they are
 Status = Literal["FINISHED", "FAILED", "KILLED"]

@@ -18,6 +18,8 @@ from clipcovid import environment
 from clipcovid.config import summarize_error
 
 STORE_TIMEOUT_S = 4.0  # seconds in which a tracking store has to answer
+EXPERIMENT = "clipcovid"
+UI_ADDRESS = "http://127.0.0.1:5000"  # where `mlflow ui` listens
 PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _failed_stores: set[str] = set()  # stores of which this process has said that they take no runs
 
@@ -38,6 +40,19 @@ def local_store(out: Path) -> str:
 def ui_command(out: Path) -> str:
     """What to type to see the runs."""
     return f"mlflow ui --backend-store-uri {tracking_uri(out)}"
+
+
+def ui_page(out: Path) -> str:
+    """The page of the runs, where `ui_command` serves a database; "" for a server, whose experiments are not asked for.
+
+    Since MLflow 3.17 the page's view is the browser's choice, GenAI at first, whatever the experiment's tag says.
+    """
+    path = Path(tracking_uri(out).removeprefix("sqlite:///"))
+    if not path.is_file():
+        return ""
+    with closing(sqlite3.connect(path, timeout=STORE_TIMEOUT_S)) as database:
+        found = database.execute("SELECT experiment_id FROM experiments WHERE name = ?", (EXPERIMENT,)).fetchone()
+    return f"{UI_ADDRESS}/#/experiments/{found[0]}?workflowType=machine_learning" if found else ""
 
 
 def check_store(uri: str) -> None:

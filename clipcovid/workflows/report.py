@@ -12,7 +12,7 @@ from clipcovid.evaluate.scores import Scores
 from clipcovid.runs import Run
 from clipcovid.tracking.datasets import TRAINING_SPLITS, TrackedDataset, describe_data
 from clipcovid.tracking.runs import Status, track
-from clipcovid.tracking.store import ui_command
+from clipcovid.tracking.store import ui_command, ui_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ def report(
         for child in children
     ):
         print(f"MLflow: {ui_command(config.out)}")
+        if page := ui_page(config.out):
+            print(f"  shows {page}")
 
 
 def _show(shown: ChildRun, parent: Run | None = None) -> bool:
