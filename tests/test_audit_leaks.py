@@ -1,9 +1,12 @@
 """Leaks that are planted, and those that are not there: clipcovid.audit's patients, duplicates and fields."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from audit_sets import phantoms_of_patients
 from conftest import HERE
@@ -15,10 +18,13 @@ from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, read_prepared_set
 from clipcovid.audit.duplicates import check_duplicates, equal_pairs, near_pairs
 from clipcovid.audit.fields import check_fields
+from clipcovid.audit.image_pool import ImagePool
 from clipcovid.audit.patients import check_patients
 from clipcovid.audit.planted import CHANGES
 from clipcovid.config import ImagesConfig, UserError
+from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import PrepareConfig, prepare
+from clipcovid.io.files import write_json
 
 COUNT = 40
 PLANTED = ("JPEG, quality 50", "5% cropped", "mirrored", "gamma 1.5 or its inverse")
@@ -264,3 +270,65 @@ def test_missing_fields_are_counted(clean):
     assert finding.numbers["missing"]["label"] == 0
     assert finding.severity == "low"
     assert f"view ({COUNT - 10})" in finding.summary
+
+
+def embedded(folder, copy, vectors, **encoder):
+    """A copy of a prepared folder with stored embeddings (n, d) of its images."""
+    shutil.copytree(folder, copy)
+    manifest = read_manifest(copy)
+    store = copy / "embeddings" / "0123"
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).ravel()), vectors.shape[1])
+    store.mkdir(parents=True)
+    pq.write_table(
+        pa.table({"image_id": manifest.table["image_id"].tolist(), "embedding": column}), store / "00000.parquet"
+    )
+    identity = {"model": "an encoder", "weights": "w", "manifest": manifest.content_hash, "shard": len(vectors)}
+    write_json(store / "_encoder.json", identity | encoder)
+    (store / "_SUCCESS").touch()
+    return copy
+
+
+def test_stored_embeddings_of_one_encoder_take_part(clean, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(COUNT, 8))
+    first, second = (embedded(clean, tmp_path / name, vectors + at) for at, name in enumerate(("a", "b")))
+    pool = ImagePool.from_data(audited(first))
+    found, encoder = pool.embeddings()
+    assert encoder == "an encoder"
+    assert found == pytest.approx(vectors.astype(np.float16))
+    both = AuditData(main=audited(first).main, others=(read_prepared_set(second, "b"),))
+    found, _ = ImagePool.from_data(both).embeddings()
+    assert found[COUNT:] == pytest.approx((vectors + 1).astype(np.float16))
+    search = by_check(check_duplicates(audited(first), AuditConfig(data=first)))["search for near duplicates"]
+    assert "embeddings are of an encoder" in search.summary
+
+
+@pytest.mark.parametrize("other", [{"weights": "others"}, {"manifest": "of an earlier preparation"}])
+def test_embeddings_that_do_not_belong_together_are_left_out(clean, tmp_path, other):
+    vectors = np.random.default_rng(0).normal(size=(COUNT, 8))
+    first = embedded(clean, tmp_path / "a", vectors)
+    second = embedded(clean, tmp_path / "b", vectors, **other)
+    both = AuditData(main=audited(first).main, others=(read_prepared_set(second, "b"),))
+    assert ImagePool.from_data(both).embeddings() == (None, "")
+
+
+def test_images_are_read_by_their_position_in_all_sets(clean, leaking):
+    data = audited(clean, leaking)
+    pool = ImagePool.from_data(data)
+    positions = np.array([3, COUNT + 2, COUNT, 0])
+    expected = [data.main.packed, data.others[0].packed, data.others[0].packed, data.main.packed]
+    for image, packed, row in zip(pool.read(positions), expected, (3, 2, 0, 0), strict=True):
+        assert np.array_equal(image, packed.images([row])[0])
+    assert pool.example(COUNT + 2) == data.others[0].example(2)
+
+
+def test_equal_pixels_of_a_group_are_searched_once_and_other_sets_not_among_themselves(clean, leaking):
+    pool = ImagePool.from_data(audited(clean, leaking))
+    searches = pool.searches()
+    assert len(searches) == 4  # three splits, and the other set
+    assert sum(len(others) for _, others in searches) == len(pool) - 1  # `equal.png`
+    queries, others = searches[-1]
+    assert (queries < COUNT).all()
+    assert (others >= COUNT).all()
+    pool.table.loc[pool.table.index[1:3], "sha256"] = pool.table["sha256"].iloc[0]
+    splits = pool.table["split"].iloc[:3].nunique()
+    assert sum(len(others) for _, others in pool.searches()) == len(pool) - 4 + splits

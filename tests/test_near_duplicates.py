@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from audit_sets import phantoms_of_patients
 
-from clipcovid.audit import near_duplicates
+from clipcovid.audit import candidates, near_duplicates
 from clipcovid.audit.alignment import MIN_AGREEMENT
 from clipcovid.audit.fingerprints import averaging_weights, equalize, make_thumbnails, perceptual_hashes
 from clipcovid.audit.near_duplicates import find_near_duplicates
@@ -65,7 +65,8 @@ def test_exactly_two_equal_files_are_one_pair(images):
     assert found.pairs["score"].iloc[0] == pytest.approx(1, abs=0.01)
 
 
-def test_none_are_invented_on_different_images(images):
+def test_none_are_invented_on_different_images(images, monkeypatch):
+    monkeypatch.setattr(candidates, "MIN_SIMILARITY", -1.0)
     found = search(images)
     assert found.pairs.empty
     assert found.verified >= COUNT  # it looked
@@ -126,6 +127,7 @@ def test_embeddings_propose_what_thumbnails_do_not(images):
 def test_the_most_alike_are_verified_where_a_stage_proposes_too_many(images, monkeypatch):
     rng = np.random.default_rng(3)
     every = np.concatenate([images, np.stack([CHANGES["JPEG, quality 50"](image, rng) for image in images[:5]])])
+    monkeypatch.setattr(candidates, "MIN_SIMILARITY", -1.0)
     monkeypatch.setattr(near_duplicates, "MAX_VERIFIED", 10)
     found = search(every)
     assert set(pairs(found)) == {(at, COUNT + at) for at in range(5)}

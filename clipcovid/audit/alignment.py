@@ -13,13 +13,13 @@ from clipcovid.audit.fingerprints import averaging_weights, equalize
 
 CROPS = (0.0, 0.05, 0.1)  # shares that may be missing at a side
 SPANS = tuple((low, 1 - high) for low, high in itertools.product(CROPS, CROPS))
-COARSE_SIDE = 32  # pixels of thumbnails that are laid on one another
+COARSE_SIDE = 24  # pixels of thumbnails that are laid on one another
 FINE_SIDE = 128  # pixels of images whose detail is compared
 BLOCK, REACH = 32, 8  # side of a block, and how far it may lie from its place, in pixels of the fine side
 DETAIL_SIGMA = 1.8  # pixels: what varies more slowly is no detail
 MIN_CONTRAST = 0.01  # standard deviation of a block's detail, below which it shows nothing
 MIN_BLOCKS = 4  # that show something, of two images that can be compared
-MIN_CORRELATION = 0.85  # of thumbnails, below which detail is not compared
+MIN_CORRELATION = 0.9  # of thumbnails, below which detail is not compared
 MIN_AGREEMENT = 0.65  # of the detail, from which on two images are one picture
 PAIRS_PER_BLOCK = 32
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from clipcovid.audit.fingerprints import ROWS_PER_BLOCK, averaging_weights, equalize, perceptual_hashes
+from clipcovid.audit.fingerprints import HASH_BYTES, ROWS_PER_BLOCK, averaging_weights, equalize, perceptual_hashes
 
 NEIGHBOURS = 8  # of an image in each group that are looked at
 MAX_HASH_DISTANCE = 40  # bits of 256
+HASHES_PER_BLOCK = 512  # that are searched at once: all images may be alike
 CROP = 0.08  # share of a side that may be missing
 CROPS = tuple(itertools.product((0.0, CROP), repeat=4))  # of top, bottom, left and right
 WHOLE = CROPS[0]
-MIN_SIMILARITY = 0.4  # of vectors of thumbnails: the directions that images share are taken out of them
+MIN_SIMILARITY = 0.5  # of vectors of thumbnails: the directions that images share are taken out of them
 SIDE, DIMENSIONS = 16, 128  # of a thumbnail that is searched by, and of the vector that is made of it
 MAX_FITTED = 8192  # thumbnails that the vectors' directions are found from
 FLAT_ROWS = 4096  # vectors up to which all are looked at
@@ -28,15 +29,18 @@ Proposals = tuple[np.ndarray, np.ndarray]
 """Positions (m, 2) int64 of a query and of its neighbour, and their similarity (m,) float32, the higher the more alike."""
 
 
-def propose_by_hash(thumbnails: np.ndarray, queries: np.ndarray, others: np.ndarray) -> Proposals:
+def propose_by_hash(thumbnails: np.ndarray, queries: np.ndarray, others: np.ndarray) -> Iterator[Proposals]:
     """Nearest of `others` to each of `queries` (positions) within `MAX_HASH_DISTANCE` bits, by thumbnails uint8 (n, s, s)."""
     import faiss
 
-    index = faiss.IndexBinaryFlat(256)
+    index, hashes = faiss.IndexBinaryFlat(8 * HASH_BYTES), perceptual_hashes(thumbnails[queries])
     index.add(perceptual_hashes(thumbnails[others]))
-    distances, found = index.search(perceptual_hashes(thumbnails[queries]), min(NEIGHBOURS + 1, len(others)))
-    near = distances <= MAX_HASH_DISTANCE
-    return _proposals(queries, others, np.where(near, found, -1), 1 - distances / 256)
+    for start in range(0, len(queries), HASHES_PER_BLOCK):
+        block = slice(start, start + HASHES_PER_BLOCK)
+        ends, distances, found = index.range_search(hashes[block], MAX_HASH_DISTANCE + 1)
+        pairs = np.stack([np.repeat(queries[block], np.diff(ends.astype(np.int64))), others[found]], axis=1)
+        other = pairs[:, 0] != pairs[:, 1]
+        yield _nearest(pairs[other], (1 - distances[other] / (8 * HASH_BYTES)).astype(np.float32))
 
 
 def propose_by_vector(vectors: np.ndarray, queries: np.ndarray, others: np.ndarray) -> Proposals:

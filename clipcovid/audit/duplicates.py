@@ -39,7 +39,7 @@ def check_duplicates(data: AuditData, config: AuditConfig) -> list[Finding]:
     """Findings on equal pixels, near duplicates (with the recall of the search), and labels that contradict each other."""
     pool = ImagePool.from_data(data)
     accepted = read_accepted_pairs(config.accept)
-    equal = equal_pairs(pool.table)
+    equal = describe_pairs(pool, equal_pairs(pool.table)).replace({"place": {"one patient": "one split"}})
     embeddings, encoder = pool.embeddings()
     thumbnails = pool.thumbnails
     found = find_near_duplicates(thumbnails, pool.read, pool.searches(), embeddings=embeddings)
@@ -47,9 +47,9 @@ def check_duplicates(data: AuditData, config: AuditConfig) -> list[Finding]:
     near = describe_pairs(pool, found.pairs)
     near = near[(near["pixels_1"] != near["pixels_2"]) | (near["pixels_1"] == "")]
     reviewed = accepted.accepted(near["pixels_1"], near["pixels_2"])
-    findings = _pair_findings("equal pixels", describe_pairs(pool, equal), pool)
+    findings = _pair_findings("equal pixels", equal, pool)
     findings += _pair_findings("near duplicates", near[~reviewed], pool)
-    findings += _conflicts(pd.concat([describe_pairs(pool, equal), near[~reviewed]], ignore_index=True), pool)
+    findings += _conflicts(pd.concat([equal, near[~reviewed]], ignore_index=True), pool)
     gone = accepted.count_gone(pool.table["sha256"])
     return [*findings, _search_finding(pool, found, recall, encoder, int(reviewed.sum()), gone)]
 

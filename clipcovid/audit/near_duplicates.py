@@ -22,7 +22,7 @@ from clipcovid.audit.candidates import (
     propose_by_vector,
 )
 
-MAX_VERIFIED = 40_000  # pairs of a stage that are verified, the most alike ones: minutes on two cores
+MAX_VERIFIED = 20_000  # pairs of a stage that are verified, the most alike ones: minutes on two cores
 
 ReadPixels = Callable[[np.ndarray], Sequence[np.ndarray]]
 """Gray images uint8 (h, w) at positions (k,)."""
@@ -82,7 +82,7 @@ def propose_pairs(
     searches = [(queries, others) for queries, others in searches if len(queries) and len(others)]
     space = ThumbnailVectors(thumbnails)
     proposers: dict[str, Callable[[Search], Iterable[Proposals]]] = {
-        "hash": lambda search: [propose_by_hash(thumbnails, *search)],
+        "hash": lambda search: propose_by_hash(thumbnails, *search),
         "thumbnail": lambda search: propose_by_thumbnail(space, *search),
     }
     if embeddings is not None:

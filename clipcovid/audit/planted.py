@@ -83,10 +83,8 @@ def measure_recall(
         return [copies[at - count] if at >= count else next(own) for at in positions]
 
     planted = pd.DataFrame({"first": np.tile(originals, len(CHANGES)), "second": np.arange(count, len(every))})
-    searches = [
-        (planted["second"].to_numpy(), np.arange(count)),
-        (originals, np.arange(len(every))),
-    ]  # from either image
+    groups = planted["second"].to_numpy().reshape(len(CHANGES), len(originals))  # an original has a copy in each
+    searches = [(groups.ravel(), np.arange(count)), *((originals, group) for group in groups)]
     proposed, _ = propose_pairs(every, searches, floors=floors)
     found = keep_duplicates(proposed.merge(planted), every, read)
     hits = planted["second"].isin(found["second"]).to_numpy().reshape(len(CHANGES), len(originals)).sum(axis=1)
