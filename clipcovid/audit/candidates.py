@@ -37,8 +37,9 @@ def propose_by_hash(thumbnails: np.ndarray, queries: np.ndarray, others: np.ndar
     index.add(perceptual_hashes(thumbnails[others]))
     for start in range(0, len(queries), HASHES_PER_BLOCK):
         block = slice(start, start + HASHES_PER_BLOCK)
-        ends, distances, found = index.range_search(hashes[block], MAX_HASH_DISTANCE + 1)
-        pairs = np.stack([np.repeat(queries[block], np.diff(ends.astype(np.int64))), others[found]], axis=1)
+        limits, distances, found = index.range_search(hashes[block], MAX_HASH_DISTANCE + 1)
+        ends = limits.astype(np.int64)
+        pairs = np.stack([np.repeat(queries[block], ends[1:] - ends[:-1]), others[found]], axis=1)
         other = pairs[:, 0] != pairs[:, 1]
         yield _nearest(pairs[other], (1 - distances[other] / (8 * HASH_BYTES)).astype(np.float32))
 
