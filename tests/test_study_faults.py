@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 from conftest import shown_below
 
@@ -58,8 +59,8 @@ def test_a_study_that_is_killed_goes_on_where_it_was(number, tmp_path):
     assert log.count("$ clipcovid cnn") == 2
     epochs = [line["epoch"] for line in json.loads((run / "history.json").read_text())["epochs"]]
     assert epochs == sorted(set(epochs)) == [*range(1, 41)]
-    compared = json.loads((tmp_path / "outputs" / "compare" / "comparison.json").read_text())
-    assert {*compared["runs"].values()} == {"zeroshot", "cnn", "long", "probe"}
+    compared = pd.read_csv(tmp_path / "outputs" / "compare" / "comparison.csv")
+    assert {*compared["run"].dropna()} == {"zeroshot", "cnn", "long", "probe"}
     below = shown_below(tmp_path / "outputs")["study"]
     assert {"zeroshot", "cnn", "long", "probe", "probe-crossval", "compare", "audit"} <= {*below}
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
