@@ -48,7 +48,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 def broadcast(tensors: Iterable[torch.Tensor]) -> None:
-    """Make these of all processes those of the first."""
+    """Overwrite these tensors in every process with those of the first."""
     for tensor in tensors if world_size() > 1 else ():
         dist.broadcast(tensor, 0)
 

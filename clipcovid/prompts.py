@@ -14,7 +14,7 @@ PHRASES = {
     "Normal": ("normal lungs",),
 }
 TEMPLATE = "a chest X-ray of {}"
-ENSEMBLE = (
+ENSEMBLE_TEMPLATES = (
     "a chest X-ray of {}",
     "a chest radiograph showing {}",
     "a frontal chest X-ray with {}",
@@ -44,7 +44,7 @@ def build_prompts(config: PromptsConfig, classes: tuple[str, ...]) -> dict[str, 
     if config.prompts == "single":
         return _fill((config.template,), {name: PHRASES.get(name, (name,)) for name in classes})
     if config.prompts == "ensemble":
-        return _fill(ENSEMBLE, {name: PHRASES.get(name, (name,)) for name in classes})
+        return _fill(ENSEMBLE_TEMPLATES, {name: PHRASES.get(name, (name,)) for name in classes})
     return read_prompts(Path(config.prompts), classes)
 
 

@@ -6,7 +6,7 @@ import pytest
 from audit_sets import noise_set, open_set, write_set
 
 from clipcovid.audit.config import AuditConfig
-from clipcovid.audit.contamination import check_contamination, judge, public_sets
+from clipcovid.audit.contamination import check_contamination, judge_contamination, public_sets
 from clipcovid.audit.data import AuditData
 from clipcovid.audit.encoder_facts import ENCODERS, PUBLIC_SETS
 from clipcovid.data.training_images import TrainingImages
@@ -44,9 +44,9 @@ def prepared(tmp_path):
 )
 def test_published_encoders_are_unknown_unless_their_makers_say_more(prepared, encoder, contains, status):
     origins = public_sets(prepared, (contains,)) if contains else []
-    known = judge(encoder, prepared, origins)
+    known = judge_contamination(encoder, prepared, origins)
     assert known.status == status
-    assert known.why.endswith(".") or known.why.endswith(").")
+    assert known.reason.endswith(".") or known.reason.endswith(").")
 
 
 def test_public_sets_are_recognised_by_source_and_name(prepared):
@@ -59,8 +59,8 @@ def test_public_sets_are_recognised_by_source_and_name(prepared):
 def test_facts_name_known_sets_and_have_references():
     names = {one.name for one in PUBLIC_SETS}
     for one in ENCODERS:
-        assert {*one.learned_from, *one.not_from} <= names
-        assert not {*one.learned_from} & {*one.not_from}
+        assert {*one.training_sets, *one.excluded_sets} <= names
+        assert not {*one.training_sets} & {*one.excluded_sets}
     assert all(one.reference for one in (*ENCODERS, *PUBLIC_SETS))
     assert {part for one in PUBLIC_SETS for part in one.made_from} <= names
 

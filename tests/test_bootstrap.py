@@ -50,7 +50,7 @@ def test_weighted_rankings_equal_scikit_learn(digits):
     positive = np.array(labels) == "Normal"
     scores = np.round(np.random.default_rng(2).random(80) + 0.2 * positive, digits)
     weights = np.random.default_rng(1).integers(0, 4, (10, 80)).astype(float)
-    found = bootstrap.ranking_draw(positive, scores)(weights)
+    found = bootstrap.weighted_ranking_metrics(positive, scores)(weights)
     for name, metric in (("auroc", roc_auc_score), ("auprc", average_precision_score)):
         expected = [metric(positive, scores, sample_weight=row) for row in weights]
         assert found[name] == pytest.approx(expected, abs=1e-12)
@@ -59,8 +59,12 @@ def test_weighted_rankings_equal_scikit_learn(digits):
 def test_a_ranking_of_one_kind_alone_is_undefined():
     scores, weights = np.linspace(0, 1, 6), np.ones((2, 6))
     for positive in (np.ones(6, bool), np.zeros(6, bool)):
-        assert all(np.isnan(values).all() for values in bootstrap.ranking_draw(positive, scores)(weights).values())
-    some = bootstrap.ranking_draw(np.arange(6) > 2, scores)(np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1.0]]))
+        assert all(
+            np.isnan(values).all() for values in bootstrap.weighted_ranking_metrics(positive, scores)(weights).values()
+        )
+    some = bootstrap.weighted_ranking_metrics(np.arange(6) > 2, scores)(
+        np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1.0]])
+    )
     assert all(np.isnan(values).all() for values in some.values())
 
 
@@ -69,15 +73,15 @@ def test_draws_of_some_rows_are_those_of_a_table_of_these():
     rows = np.arange(90) % 4 > 0
     some = [label for label, taken in zip(labels, rows, strict=True) if taken]
     weights = np.random.default_rng(3).integers(0, 3, (5, 90)).astype(float)
-    part = bootstrap.classification_draw(labels, probabilities, CLASSES, rows)(weights)
-    alone = bootstrap.classification_draw(some, probabilities[rows], CLASSES)(weights[:, rows])
+    part = bootstrap.weighted_classification_metrics(labels, probabilities, CLASSES, rows)(weights)
+    alone = bootstrap.weighted_classification_metrics(some, probabilities[rows], CLASSES)(weights[:, rows])
     assert part.keys() == {name for name in alone if "ece" not in name and name != "brier"}
     for name, values in part.items():
         assert values == pytest.approx(alone[name], abs=1e-12), name
 
 
 def draws_of(labels, predictions, groups, **options):
-    draw = bootstrap.classification_draw(labels, predictions, CLASSES)
+    draw = bootstrap.weighted_classification_metrics(labels, predictions, CLASSES)
     return bootstrap.weighted_draws([draw], groups, **options)[0]
 
 
@@ -141,7 +145,7 @@ def test_seed_and_level():
 
 def test_draws_of_two_methods_are_paired():
     labels, probabilities = make(60)
-    draw = bootstrap.classification_draw(labels, probabilities, CLASSES)
+    draw = bootstrap.weighted_classification_metrics(labels, probabilities, CLASSES)
     first, second = bootstrap.weighted_draws([draw, draw], groups_of(60, 2), samples=50)
     again = draws_of(labels, probabilities, groups_of(60, 2), samples=50)
     assert (again["accuracy"] == first["accuracy"]).all()

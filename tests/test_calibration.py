@@ -11,8 +11,8 @@ from clipcovid.evaluate.calibration import (
     BINS,
     are_probabilities,
     bin_indices,
-    calibration_draw,
     calibration_metrics,
+    weighted_calibration_metrics,
 )
 
 
@@ -37,7 +37,7 @@ def naive_ece(confidence, outcome, weights, ends):
 def test_every_draw_is_that_of_plain_loops(seed):
     truth, probabilities = encoded(80, seed=seed)
     weights = np.random.default_rng(seed).integers(0, 3, (3, 80)).astype(float)
-    draws = calibration_draw(truth, probabilities)(weights)
+    draws = weighted_calibration_metrics(truth, probabilities)(weights)
     width = np.linspace(0, 1, BINS + 1)
     for row, weighting in enumerate(weights):
         squares = [

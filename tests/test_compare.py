@@ -206,7 +206,7 @@ def test_differences_are_those_of_the_paired_draws(patients):
     labels, groups = ours["label"].tolist(), ours["patient_id"].tolist()
     first, second = (class_probabilities(table, CLASSES) for table in (ours, theirs))
     gap = KIND.differences({"best": ours, "other": theirs}, CLASSES)["other"]
-    draws = [bootstrap.classification_draw(labels, scores, CLASSES) for scores in (first, second)]
+    draws = [bootstrap.weighted_classification_metrics(labels, scores, CLASSES) for scores in (first, second)]
     one, two = bootstrap.weighted_draws(draws, groups)
     for key in ("macro_f1", "accuracy"):
         low, high = np.percentile(two[key] - one[key], [2.5, 97.5])

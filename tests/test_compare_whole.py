@@ -105,7 +105,7 @@ def test_pairs_rest_on_the_resamples_of_the_intervals(tmp_path):
     tables = {name: table.sort_values("image_id", ignore_index=True) for name, table in tables.items()}
     labels, groups = tables["a"]["label"].tolist(), tables["a"]["patient_id"].tolist()
     draws = [
-        bootstrap.classification_draw(labels, tables[name].filter(like="prob_").to_numpy(), CLASSES)
+        bootstrap.weighted_classification_metrics(labels, tables[name].filter(like="prob_").to_numpy(), CLASSES)
         for name in comparison.methods
     ]
     drawn_metrics = dict(zip(comparison.methods, bootstrap.weighted_draws(draws, groups), strict=True))

@@ -17,7 +17,7 @@ from clipcovid.errors import RESEARCH_ONLY, UserError
 from clipcovid.evaluate import plots
 from clipcovid.evaluate.bootstrap import bootstrap
 from clipcovid.evaluate.calibration import calibration_metrics
-from clipcovid.evaluate.conformal import conformal_quantile, conformal_sets, set_limits
+from clipcovid.evaluate.conformal import conformal_quantile, conformal_sets, prediction_set_limits
 from clipcovid.evaluate.decisions import analyze_decisions
 from clipcovid.evaluate.load_predictions import load_method_predictions, load_validation
 from clipcovid.evaluate.net_benefit import THRESHOLDS, net_benefit, net_benefits
@@ -222,14 +222,14 @@ def mapie_sets(validation, probabilities, coverage):
 @pytest.mark.parametrize("seed", range(3))
 def test_lac_sets_are_those_of_mapie(coverage, seed):
     validation, test = examples(150, seed=seed), examples(90, seed=seed + 10)
-    inside = 1 - test[1] <= set_limits(*validation, coverage, by_class=False)
+    inside = 1 - test[1] <= prediction_set_limits(*validation, coverage, by_class=False)
     assert (inside == mapie_sets(validation, test[1], coverage)).all()
 
 
 @pytest.mark.filterwarnings("ignore:WARNING. your conformalization dataset has less labels")
 def test_class_conditional_sets_are_those_of_mapie_on_each_class_alone():
     validation, test = examples(150), examples(90, seed=10)
-    inside = 1 - test[1] <= set_limits(*validation, 0.9, by_class=True)
+    inside = 1 - test[1] <= prediction_set_limits(*validation, 0.9, by_class=True)
     for at in range(3):
         of_class = validation[0] == at
         alone = mapie_sets((validation[0][of_class], validation[1][of_class]), test[1], 0.9)
@@ -249,7 +249,7 @@ def test_coverage_is_what_was_promised_over_many_draws():
     for _ in range(400):
         probabilities = rng.dirichlet([1, 1, 1], 80)
         truth = (rng.random((80, 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
-        limits = set_limits(truth[:30], probabilities[:30], 0.9, by_class=False)
+        limits = prediction_set_limits(truth[:30], probabilities[:30], 0.9, by_class=False)
         covered.append((1 - probabilities[30:][np.arange(50), truth[30:]] <= limits[0]).mean())
     spread = 3 * np.std(covered) / len(covered) ** 0.5
     assert 0.9 - spread < np.mean(covered) < 0.9 + 1 / 31 + spread
@@ -258,7 +258,7 @@ def test_coverage_is_what_was_promised_over_many_draws():
 def test_sets_are_counted_by_image_and_by_patient():
     validation, test = examples(150), examples(90, seed=10)
     groups = [f"p{min(i, 40)}" for i in range(90)]  # one patient has fifty images
-    inside = 1 - test[1] <= set_limits(*validation, 0.9, by_class=False)
+    inside = 1 - test[1] <= prediction_set_limits(*validation, 0.9, by_class=False)
     right = inside[np.arange(90), test[0]]
     resamples = Resamples(groups, samples=SAMPLES)
     made = conformal_sets(validation, test, CLASSES, 0.9, resamples, by_class=False)

@@ -41,7 +41,7 @@ from pydicom.uid import (
 
 from clipcovid.data.dicom import read_header
 from clipcovid.data.images import decode_image, open_image
-from clipcovid.data.pixels import STRETCHED
+from clipcovid.data.pixels import STRETCHED_NOTE
 
 BLANK = {"patient_id": "", "patient_key": "", "view": "", "study_date": ""}
 
@@ -156,7 +156,7 @@ def test_dicom_window_agrees_with_pydicom():
 
 
 def test_dicom_without_a_window_is_said_to_be_scaled_from_its_own_range(capsys, tmp_path):
-    assert notes_of(dicom())[1] == [STRETCHED]
+    assert notes_of(dicom())[1] == [STRETCHED_NOTE]
     assert notes_of(dicom(WindowCenter="2000", WindowWidth="4000"))[1] == []
     (tmp_path / "a.dcm").write_bytes(dicom())
     open_image(str(tmp_path / "a.dcm"), max_pixels=LIMIT)

@@ -82,7 +82,7 @@ def other(drawn, tmp_path):
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch):
     """Without MLflow and without files of figures, which take longest."""
-    monkeypatch.setattr("clipcovid.workflows.compare.report", lambda *args, **how: None)
+    monkeypatch.setattr("clipcovid.workflows.compare.report_run", lambda *args, **how: None)
     monkeypatch.setattr("clipcovid.evaluate.plots.save_figures", lambda made, folder: [])
 
 

@@ -381,15 +381,15 @@ def test_masks_that_were_moved_are_known_before_a_training(phantoms, tmp_path):
 
 
 def test_texts_to_choose_among_may_hold_commas():
-    from clipcovid.commands.classify import ClassifierConfig
+    from clipcovid.commands.classify import ClassifyConfig
 
-    assert ClassifierConfig(images=("x",), classes='a dog, "a cat, asleep" , 5" of rain').texts == [
+    assert ClassifyConfig(images=("x",), classes='a dog, "a cat, asleep" , 5" of rain').texts == [
         "a dog",
         "a cat, asleep",
         '5" of rain',
     ]
     with pytest.raises(UserError, match="quotes stand around a text"):
-        ClassifierConfig(images=("x",), classes='a dog, "a cat, asleep')
+        ClassifyConfig(images=("x",), classes='a dog, "a cat, asleep')
 
 
 def test_a_search_keeps_the_one_before_it_and_shows_how_names_end(phantoms, tmp_path, capsys):

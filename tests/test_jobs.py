@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from clipcovid.ray_backend.cluster import OWN_CLUSTER_VARIABLE
-from clipcovid.tracking.provenance import REVISION
+from clipcovid.tracking.provenance import REVISION_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--clip.model", "tiny", "--clip.pretrained", "none"]
@@ -139,7 +139,7 @@ def head_environment():
 def submit(dashboard, name, *args, flags=()):
     """The finished `ray job submit` of jobs/NAME.py, sent again until the cluster takes jobs."""
     command = [Path(sys.executable).parent / "ray", "job", "submit", "--address", dashboard, "--working-dir", ROOT]
-    command += ["--runtime-env-json", json.dumps({"env_vars": {REVISION: "1a2b3c4d"}}), *flags]
+    command += ["--runtime-env-json", json.dumps({"env_vars": {REVISION_VARIABLE: "1a2b3c4d"}}), *flags]
     command += ["--", sys.executable, f"jobs/{name}.py", *args]
     for _ in range(60):
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=head_environment())

@@ -56,7 +56,7 @@ def test_hashes_are_those_of_a_naive_transform_whatever_the_brightness(images):
 def test_none_are_found_among_none_one_and_two_images(images, count):
     found = search(images[:count])
     assert found.pairs.empty
-    assert found.full == 0
+    assert found.saturated_images == 0
 
 
 def test_exactly_two_equal_files_are_one_pair(images):
@@ -110,7 +110,7 @@ def test_a_duplicate_in_train_is_found_behind_many_in_test(images):
     train, test = np.arange(20), np.arange(20, 50)
     found = search(every, [(np.arange(50), train), (np.arange(50), test)])
     assert {(0, at) for at in test.tolist()} <= set(pairs(found))
-    assert found.full > 0
+    assert found.saturated_images > 0
 
 
 def test_embeddings_propose_what_thumbnails_do_not(images):
@@ -131,7 +131,7 @@ def test_the_most_alike_are_verified_where_a_stage_proposes_too_many(images, mon
     monkeypatch.setattr(near_duplicates, "MAX_VERIFIED", 10)
     found = search(every)
     assert set(pairs(found)) == {(at, COUNT + at) for at in range(5)}
-    assert set(found.floors) == {"thumbnail"}
+    assert set(found.min_similarities) == {"thumbnail"}
     assert found.verified <= 20
 
 

@@ -117,7 +117,7 @@ def test_twins_differ_by_nothing_and_are_equivalent_only_by_a_margin():
     ],
 )
 def test_verdicts(narrow, wide, margin, expected):
-    assert significance.verdict(narrow, wide, margin) == expected
+    assert significance.classify_difference(narrow, wide, margin) == expected
 
 
 def test_swapping_the_methods_turns_every_number_around():

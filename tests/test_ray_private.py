@@ -30,7 +30,9 @@ def test_this_ray_has_the_constants_that_are_copied_from_it():
     assert Path(utils.get_ray_address_file(None)).name == private.ADDRESS_FILE, "the last cluster is noted elsewhere"
     assert constants.HEAD_NODE_RESOURCE_NAME == private.HEAD_RESOURCE, "the head node's resource has another name"
     assert hasattr(trainer, private.CLEANER_CALLBACK), "Ray Train cleans up behind a dead driver otherwise"
-    assert any(name.startswith(private.NO_ROOM) for name in vars(exceptions)), "no room for workers is another error"
+    assert any(name.startswith(private.WORKER_START_ERROR_PREFIX) for name in vars(exceptions)), (
+        "no room for workers is another error"
+    )
     assert f'"{private.TEMP_DIR_OPTION}"' in inspect.getsource(inspect.unwrap(ray.init)), "sockets are put otherwise"
     for name in (private.PROGRESS_LOGGER, private.REPORT_LOGGER):
         assert importlib.util.find_spec(name), f"{name} no longer logs: what it logged comes from elsewhere"

@@ -29,7 +29,7 @@ from clipcovid.config import ClipConfig, OptimConfig, UserError
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.masked import ApplyMasksConfig, apply_masks
 from clipcovid.inference.export_model import export_model
-from clipcovid.inference.image_models import Segmenter, load_model
+from clipcovid.inference.image_models import ImageSegmenter, load_model
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.methods.cnn.config import CnnConfig
 from clipcovid.methods.finetune.config import FinetuneConfig
@@ -96,7 +96,9 @@ def registered(cnn):
     """The CNN's version, and a client of its store; the trial in a process of its own had neither Ray nor the files."""
     run, config = cnn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "CHECK", GUARD.format(folders=(str(config.data), str(run.folder))) + registry.CHECK)
+        patch.setattr(
+            registry, "CHECK_SCRIPT", GUARD.format(folders=(str(config.data), str(run.folder))) + registry.CHECK_SCRIPT
+        )
         version = register_run(run.folder, "covid", alias="champion")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", tracking_uri(config.out))
@@ -244,7 +246,7 @@ def test_a_model_that_reads_the_run_is_not_registered(cnn, registered, monkeypat
     """The guard under which the other was tried does see what is opened."""
     run, config = cnn
     looks = f"\nopen({str(run.folder / 'config.json')!r})"
-    monkeypatch.setattr(registry, "CHECK", GUARD.format(folders=(str(config.data), str(run.folder))) + looks)
+    monkeypatch.setattr(registry, "CHECK_SCRIPT", GUARD.format(folders=(str(config.data), str(run.folder))) + looks)
     with pytest.raises(RuntimeError, match=r"the packaged model does not answer: .*config.json was opened"):
         registry._try_model(run.folder)
 
@@ -305,7 +307,7 @@ def test_a_segmenter_answers_with_masks_and_shares(model):
         assert not mask.any()
 
 
-class Halves(Segmenter):
+class Halves(ImageSegmenter):
     """Says that the lungs are the upper half, and healthy."""
 
     def __init__(self):

@@ -16,7 +16,7 @@ from clipcovid.data.manifest import read_manifest
 from clipcovid.data.packed import PackedImages
 from clipcovid.errors import RESEARCH_ONLY, UserError
 from clipcovid.evaluate.text_table import TextTable
-from clipcovid.report.findings import Examples, Finding, findings_html, rank_findings
+from clipcovid.report.findings import ExampleSheet, Finding, findings_html, rank_findings
 from clipcovid.report.page import (
     CONTENT_SECURITY_POLICY,
     Section,
@@ -164,7 +164,7 @@ def test_a_hundred_x_rays_are_within_two_megabytes(phantoms):
 
 def test_findings_survive_json_and_show_their_images(phantoms):
     ids = read_manifest(phantoms).table["image_id"][:2].tolist()
-    sheet = Examples(caption="Two of them", images=tuple((str(phantoms), image_id) for image_id in ids))
+    sheet = ExampleSheet(caption="Two of them", images=tuple((str(phantoms), image_id) for image_id in ids))
     table = TextTable(title="Pairs", headers=("a", "b"), sections=[[("x", "1")]])
     found = Finding(
         check="near duplicates",
@@ -185,7 +185,7 @@ def test_findings_survive_json_and_show_their_images(phantoms):
 
 def test_images_that_are_gone_are_said(phantoms, tmp_path):
     for folder, image_id in ((tmp_path, "a"), (phantoms, "no such image")):
-        sheet = Examples(caption="Pairs", images=((str(folder), image_id),))
+        sheet = ExampleSheet(caption="Pairs", images=((str(folder), image_id),))
         finding = Finding(check="c", severity="info", summary="s.", advice="a.", examples=(sheet,))
         assert "can&#39;t be shown" in findings_html([finding]) or "can't be shown" in findings_html([finding])
         assert str(folder) in findings_html([finding])

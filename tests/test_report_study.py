@@ -28,14 +28,14 @@ from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.io.files import write_json
 from clipcovid.methods.registry import METHODS
 from clipcovid.report import checklists
-from clipcovid.report.answer import answer
+from clipcovid.report.answer import conclusion
 from clipcovid.report.exports import latex_text, to_csv, to_latex, to_markdown
 from clipcovid.report.findings import Finding
 from clipcovid.report.galleries import _draw_outline
 from clipcovid.report.page import Section
 from clipcovid.report.sections import make_report
-from clipcovid.report.study import Audit, MethodRun, Study
-from clipcovid.workflows.command_lines import command_of_run, in_order, prepare_command
+from clipcovid.report.study import AuditSummary, MethodRun, ReportData
+from clipcovid.workflows.command_lines import command_of_run, prepare_command, sort_commands
 from clipcovid.workflows.study_report import ReportConfig, report_study
 
 TABLE = TextTable(
@@ -106,7 +106,7 @@ def study_of(folder, phantoms, audit=None, **more):
     methods = load_method_predictions(runs_of(folder, phantoms, **more), "test")
     comparison = compare(methods)
     by_name = {method.name: method for method in methods}
-    return Study(
+    return ReportData(
         title="T",
         comparison=comparison,
         tables={name: by_name[name].table for name in comparison.methods},
@@ -117,7 +117,7 @@ def study_of(folder, phantoms, audit=None, **more):
 
 def test_the_answer_is_three_sentences_of_the_comparisons_numbers(tmp_path, phantoms):
     study = study_of(tmp_path, phantoms)
-    first, second, third = answer(study)
+    first, second, third = conclusion(study)
     scores = study.comparison.methods["strong"]
     low, high = scores.intervals["intervals"]["macro_f1"]
     for number in (scores.metrics["macro_f1"], scores.metrics["accuracy"], low, high):
@@ -139,7 +139,7 @@ def test_methods_that_are_alike_are_named_with_their_difference(tmp_path, phanto
     study = study_of(tmp_path, phantoms, tables=tables)
     gaps = {name: gap["macro_f1"] for name, gap in study.comparison.paired_differences.items()}
     alike = [name for name, gap in gaps.items() if gap["high"] >= 0]
-    second = answer(study)[1]
+    second = conclusion(study)[1]
     worse = len(gaps) - len(alike)
     assert second.startswith(f"{worse} of the 6 others are worse" if worse else "No other method is surely worse")
     assert all(f"{name} (" in second for name in alike[:4])
@@ -147,7 +147,7 @@ def test_methods_that_are_alike_are_named_with_their_difference(tmp_path, phanto
 
 
 def test_one_method_has_nothing_to_be_compared_with(tmp_path, phantoms):
-    first, second, _ = answer(study_of(tmp_path, phantoms, tables={"only": predictions(phantoms, 1.0)}))
+    first, second, _ = conclusion(study_of(tmp_path, phantoms, tables={"only": predictions(phantoms, 1.0)}))
     assert "only reaches macro F1" in first
     assert "no other method" in second
 
@@ -155,7 +155,7 @@ def test_one_method_has_nothing_to_be_compared_with(tmp_path, phantoms):
 @pytest.mark.parametrize(("severity", "told"), [("high", "1 of high severity"), ("info", "nothing of high or medium")])
 def test_the_answer_warns_of_what_the_audit_found(tmp_path, phantoms, severity, told):
     finding = Finding(check="source", severity=severity, summary="Class is source.", advice="Mix.")
-    third = answer(study_of(tmp_path, phantoms, audit=Audit(folder="a", findings=[finding])))[2]
+    third = conclusion(study_of(tmp_path, phantoms, audit=AuditSummary(folder="a", findings=[finding])))[2]
     assert told in third
     assert ("Class is source." in third) == (severity == "high")
 
@@ -200,7 +200,7 @@ def test_a_page_that_is_too_large_to_send_is_said(tmp_path, phantoms, capsys, mo
     config = ReportConfig(runs=runs_of(tmp_path, phantoms), out=tmp_path / "out", samples=100)
     report_study(config)
     assert "MB" not in capsys.readouterr().out
-    monkeypatch.setattr("clipcovid.workflows.study_report.LARGE_PAGE", 100_000)
+    monkeypatch.setattr("clipcovid.workflows.study_report.LARGE_PAGE_BYTES", 100_000)
     report_study(config)
     assert "name fewer runs" in capsys.readouterr().out
 
@@ -292,8 +292,8 @@ def test_answers_of_people_fill_what_is_open(tmp_path, phantoms):
     assert rows["5"] == "Retrospective."
     assert rows["21"].startswith("All there were. ")
     assert "people have to say" in rows["21"].lower()
-    assert rows["3"] == checklists.OPEN
-    filled = sum(text != checklists.OPEN for text in rows.values())
+    assert rows["3"] == checklists.OPEN_TEXT
+    filled = sum(text != checklists.OPEN_TEXT for text in rows.values())
     assert claim.parts[0].startswith(f"{filled} of 44 items")
 
 
@@ -397,7 +397,7 @@ def test_a_command_comes_after_what_it_reads():
         "o/c": "clipcovid cnn",
         "o/a": "clipcovid finetune --name a",
     }
-    ordered = in_order(commands)
+    ordered = sort_commands(commands)
     assert sorted(ordered) == sorted(commands.values())
     assert ordered.index(commands["o/a"]) < ordered.index(commands["o/b"])
 
@@ -445,7 +445,7 @@ def test_external_tests_and_families_have_sections_of_their_own(tmp_path, phanto
         study.comparison, external=[test], alarms=["Beware of it."], notes=["Both fall.", "CLIP reads words.", "Kept."]
     )
     finding = Finding(check="new classes", severity="info", summary="CLIP reads words.", advice="Use it.")
-    third = answer(dataclasses.replace(study, comparison=comparison))[2]
+    third = conclusion(dataclasses.replace(study, comparison=comparison))[2]
     assert third.endswith("; elsewhere, macro F1 of strong is .600 on other (a gap of -.300, -.400 to -.200).")
     made = make_report(dataclasses.replace(study, comparison=comparison, families=[finding]))
     check_page(made.html)

@@ -17,7 +17,7 @@ from clipcovid.study.estimate import Estimates
 from clipcovid.study.file import parse_study
 from clipcovid.study.outcomes import Outcomes
 from clipcovid.study.plan import plan_study
-from clipcovid.study.room import Room
+from clipcovid.study.room import ComputePool
 from clipcovid.study.run import Runner
 from clipcovid.study.study import do_study, print_plan
 
@@ -317,7 +317,7 @@ def test_trainings_run_one_at_a_time_unless_they_ask_for_less_than_all(world, th
     steps = plan_study(study)
     world.order(**{"prepare others": "with cnn"} | ({"cnn": "with finetune"} if at_once else {}))
     estimates = Estimates(steps=steps, out=study.settings.out, cores=2)
-    Runner(study, steps, Room(cores=2), estimates).run()
+    Runner(study, steps, ComputePool(cores=2), estimates).run()
     together = overlaps(world.calls())
     assert (("cnn", "finetune") in together) == at_once
     assert ("cnn", "prepare others") in together  # which does not compute with torch
@@ -328,7 +328,7 @@ def test_trainings_that_ask_for_a_gpu_each_get_one_of_their_own(world):
     steps = plan_study(study)
     world.order(cnn="with finetune")
     estimates = Estimates(steps=steps, out=study.settings.out, cores=8)
-    Runner(study, steps, Room(cores=8, gpus=("4", "7")), estimates).run()
+    Runner(study, steps, ComputePool(cores=8, gpus=("4", "7")), estimates).run()
     assert ("cnn", "finetune") in overlaps(world.calls())
     gpus = {call["step"]: call["gpus"] for call in world.calls()}
     assert {gpus["cnn"], gpus["finetune"]} == {"4", "7"}
@@ -340,14 +340,14 @@ def test_on_a_cluster_its_cores_count_and_ray_gives_out_the_gpus(world, monkeypa
     monkeypatch.setattr("clipcovid.study.room.cluster_nodes", lambda: [(8.0, 2.0), (8.0, 0.0)])
     asked = {"workers": "2", "cpus-per-worker": "3", "gpus-per-worker": "0.5"}
     study = world.study(compute=asked, methods={name: {"command": "cnn"} for name in ("a", "b", "c")})
-    room = Room.of(study.settings.compute)
+    room = ComputePool.detect(study.settings.compute)
     assert (room.cores, len(room.gpus)) == (16, 2)
     a, b, c = (step for step in plan_study(study) if step.is_method)
-    assert room.take(a) == room.take(b) == {}  # six cores and a GPU each
-    assert room.take(c) is None
-    room.leave(a)
-    assert room.take(c) == {}
-    assert Room.of(world.study(compute={"workers": "0"}).settings.compute).is_cluster is False
+    assert room.acquire(a) == room.acquire(b) == {}  # six cores and a GPU each
+    assert room.acquire(c) is None
+    room.release(a)
+    assert room.acquire(c) == {}
+    assert ComputePool.detect(world.study(compute={"workers": "0"}).settings.compute).is_cluster is False
 
 
 def test_a_sweep_is_followed_by_the_training_of_its_best(world):

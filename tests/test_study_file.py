@@ -19,7 +19,7 @@ from clipcovid.study.estimate import Estimates
 from clipcovid.study.file import SET_BY_STUDY, config_of, method_commands, parse_study, read_study
 from clipcovid.study.plan import plan_study
 from clipcovid.study.schema import study_schema
-from clipcovid.study.settings import build_config, command_words, convert, read_settings, settings_of
+from clipcovid.study.settings import build_config, command_args, convert, read_settings, settings_of
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "how-to" / "study.md"
@@ -104,7 +104,7 @@ def test_the_words_of_any_settings_are_read_back_as_the_same_config(name):
             values[flag.name] = "a name, with 'words'"
     values.pop("shots", None)
     config = build_config(config_of(name), flags, values, name)
-    assert from_cli(config_of(name), "", [*command_words(values)]) == config
+    assert from_cli(config_of(name), "", [*command_args(values)]) == config
     assert config != build_config(config_of(name), flags, {"data": Path("data/x")}, name)
 
 

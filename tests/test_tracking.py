@@ -33,7 +33,7 @@ from clipcovid.study.outcomes import Outcome, Outcomes
 from clipcovid.study.tracking import show_study
 from clipcovid.tracking import provenance, store
 from clipcovid.tracking.datasets import describe_data
-from clipcovid.tracking.provenance import REVISION, packages, revision
+from clipcovid.tracking.provenance import REVISION_VARIABLE, packages, revision
 from clipcovid.tracking.runs import RUN_TAG, LiveTracker, _sanitize_metric_name, live_tracker, nest_runs, track
 from clipcovid.tracking.store import check_store, tracking_uri, ui_page
 from clipcovid.tracking.summary import summarize_run
@@ -385,5 +385,5 @@ def test_the_environment_and_the_revision_are_told():
 def test_a_copy_without_a_repository_has_the_revision_that_came_with_it(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "tracking" / "provenance.py"))
     assert revision() == {}
-    monkeypatch.setenv(REVISION, "1a2b3c4d")
+    monkeypatch.setenv(REVISION_VARIABLE, "1a2b3c4d")
     assert revision() == {"mlflow.source.git.commit": "1a2b3c4d"}

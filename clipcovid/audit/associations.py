@@ -13,7 +13,7 @@ import pandas as pd
 
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, PreparedSet
-from clipcovid.audit.examples import example_sheets, spread
+from clipcovid.audit.examples import evenly_spaced_positions, example_sheets
 from clipcovid.evaluate.bootstrap import Intervals, bootstrap, patient_groups
 from clipcovid.evaluate.number_format import describe_resampling, format_with_interval
 from clipcovid.evaluate.text_table import TextTable
@@ -23,7 +23,7 @@ UNKNOWN = -1  # the code of a missing value
 AGE_BANDS = (0, 18, 40, 60, 80)  # years from which on a band begins
 MAX_SIZES = 12  # sizes of images, from the most frequent on, that are told apart
 STRONG, MODERATE, WEAK = 0.5, 0.3, 0.1  # Cramér's V from which on an association is high, medium and low
-SIGNIFICANT = 1e-3  # p-value, by patients, from which down an association is no chance
+SIGNIFICANCE_LEVEL = 1e-3  # p-value, by patients, from which down an association is no chance
 MIN_GAP = 0.5  # between a class's share of a value and the others', from which on it is a sentence
 DEMOGRAPHICS = {
     "age": ("age", "patientage", "ageyears", "ageinyears"),
@@ -59,11 +59,11 @@ def check_associations(data: AuditData, config: AuditConfig) -> list[Finding]:
     """Findings on class × source × view × age × sex, and class × what the files are."""
     prepared = data.main
     columns = {"class": prepared.table["label"], **metadata_columns(prepared.table), **file_columns(prepared.files)}
-    codes = {name: encode(column) for name, column in columns.items()}
+    codes = {name: category_codes(column) for name, column in columns.items()}
     pairs = [(a, b) for a, b in itertools.combinations(codes, 2) if not (a in FILE_COLUMNS or b in FILE_COLUMNS)]
     pairs += [("class", name) for name in FILE_COLUMNS]
     intervals = association_intervals(codes, pairs, patient_groups(prepared.table), config.seed)
-    rows = [measure(codes, pair, prepared.table["patient_id"], intervals) for pair in pairs]
+    rows = [measure_association(codes, pair, prepared.table["patient_id"], intervals) for pair in pairs]
     findings = [
         _finding(prepared, columns, association)
         for association in rows
@@ -108,7 +108,7 @@ def file_columns(files: pd.DataFrame) -> dict[str, pd.Series]:
     }
 
 
-def encode(column: pd.Series) -> np.ndarray:
+def category_codes(column: pd.Series) -> np.ndarray:
     """Codes (n,) int64 of a column's values, `UNKNOWN` for ""."""
     codes, _ = pd.factorize(column.mask(column == ""), use_na_sentinel=True)
     return codes.astype(np.int64)
@@ -174,12 +174,12 @@ class Association:
     @property
     def severity(self) -> Severity:
         """By V; info where it is small, or may be chance."""
-        if self.v is None or self.p_value is None or self.p_value > SIGNIFICANT:
+        if self.v is None or self.p_value is None or self.p_value > SIGNIFICANCE_LEVEL:
             return "info"
         return "high" if self.v >= STRONG else "medium" if self.v >= MODERATE else "low" if self.v >= WEAK else "info"
 
 
-def measure(
+def measure_association(
     codes: Mapping[str, np.ndarray], pair: tuple[str, str], patients: pd.Series, intervals: Intervals
 ) -> Association:
     """The association of a pair of columns."""
@@ -246,8 +246,8 @@ def _gaps(classes: pd.Series, values: pd.Series, name: str) -> tuple[list[str], 
             f"{_share(int(has[inside].sum()), int(inside.sum()))} images of {label} {what}, and "
             f"{_share(int(has[outside].sum()), int(outside.sum()))} of the other classes"
         )
-        sheets[f"{label}: these {what}"] = spread(inside & has)
-        sheets[f"Not {label}: these do not"] = spread(outside & ~has)
+        sheets[f"{label}: these {what}"] = evenly_spaced_positions(inside & has)
+        sheets[f"Not {label}: these do not"] = evenly_spaced_positions(outside & ~has)
     return sentences, sheets
 
 
@@ -278,7 +278,8 @@ def _summary(rows: Sequence[Association], columns: Mapping[str, pd.Series], inte
         sections=[
             [[row.name, format_with_interval(row.v, _pair(row.interval)), f"{row.images:,}"] for row in measured]
         ],
-        caption=f"{describe_resampling(intervals)}. {SIGNIFICANT:g} is the p-value by patients up to which one is a finding.",
+        caption=f"{describe_resampling(intervals)}. One is a finding where its p-value by patients is at most "
+        f"{SIGNIFICANCE_LEVEL:g}.",
     )
     unknown = [
         f"{name} is unknown of {int((column == '').sum()):,}" for name, column in columns.items() if "" in set(column)

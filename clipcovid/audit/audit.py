@@ -126,7 +126,7 @@ def audit_page(result: Audit, config: AuditConfig) -> str:
         if (found := [finding for finding in result.findings if finding.severity == severity])
     ]
     sections.append(Section(title="Data", parts=(facts_html([_facts(prepared) for prepared in result.data.sets]),)))
-    lead = [verdict(result, config), list_html(_headlines(result))]
+    lead = [verdict_text(result, config), list_html(_headlines(result))]
     return render_page(f"Audit of {result.data.main.name}", sections, lead=lead, subtitle=_subtitle(result.data))
 
 
@@ -138,7 +138,7 @@ def _headlines(result: Audit) -> list[str]:
     return [f"{severity}: {'; '.join(names)}" for severity, names in named.items() if names]
 
 
-def verdict(result: Audit, config: AuditConfig) -> str:
+def verdict_text(result: Audit, config: AuditConfig) -> str:
     """How many findings of what severity there are, and whether they fail the audit, in a sentence."""
     counts = result.counts()
     told = ", ".join(f"{counts[severity]} {severity}" for severity in SEVERITIES[:-1] if counts[severity])

@@ -17,10 +17,10 @@ MAX_HASH_DISTANCE = 40  # bits of 256
 HASHES_PER_BLOCK = 512  # that are searched at once: all images may be alike
 CROP = 0.08  # share of a side that may be missing
 CROPS = tuple(itertools.product((0.0, CROP), repeat=4))  # of top, bottom, left and right
-WHOLE = CROPS[0]
+NO_CROP = CROPS[0]
 MIN_SIMILARITY = 0.5  # of vectors of thumbnails: the directions that images share are taken out of them
 SIDE, DIMENSIONS = 16, 128  # of a thumbnail that is searched by, and of the vector that is made of it
-MAX_FITTED = 8192  # thumbnails that the vectors' directions are found from
+MAX_FIT_THUMBNAILS = 8192  # thumbnails that the vectors' directions are found from
 FLAT_ROWS = 4096  # vectors up to which all are looked at
 VECTORS_PER_LIST = 96  # on average, of those that are searched in part
 LISTS_SEARCHED = 8
@@ -85,8 +85,8 @@ class ThumbnailVectors:
     def __init__(self, thumbnails: np.ndarray) -> None:
         """Find the directions in which these thumbnails, uint8 (n, s, s), differ."""
         self.thumbnails = thumbnails
-        step = math.ceil(max(len(thumbnails), 1) / MAX_FITTED)
-        sample = _flat(equalize(thumbnails[::step]), WHOLE)
+        step = math.ceil(max(len(thumbnails), 1) / MAX_FIT_THUMBNAILS)
+        sample = _flat(equalize(thumbnails[::step]), NO_CROP)
         self.polarity = sample.sum(axis=0)
         sample = sample * self._signs(sample)
         self.mean = sample.sum(axis=0) / (len(sample) + DIMENSIONS)  # drawn towards none where images are few
@@ -95,12 +95,12 @@ class ThumbnailVectors:
         scales, directions = scales[::-1][:DIMENSIONS], directions[:, ::-1][:, :DIMENSIONS]
         self.weights = directions / np.sqrt(np.maximum(scales, 0) + 4e-3 * scales.sum() + 1e-9)
 
-    def whole(self, positions: np.ndarray) -> np.ndarray:
+    def uncropped(self, positions: np.ndarray) -> np.ndarray:
         """Vectors float32 (k, 128) of the thumbnails at these positions."""
         parts = [np.empty((0, DIMENSIONS), np.float32)]
         for start in range(0, len(positions), ROWS_PER_BLOCK):
             ranks = equalize(self.thumbnails[positions[start : start + ROWS_PER_BLOCK]])
-            parts.append(self._vectors(ranks, WHOLE))
+            parts.append(self._vectors(ranks, NO_CROP))
         return np.concatenate(parts)
 
     def variants(self, positions: np.ndarray) -> Iterator[np.ndarray]:
@@ -121,7 +121,7 @@ class ThumbnailVectors:
 
 def propose_by_thumbnail(space: ThumbnailVectors, queries: np.ndarray, others: np.ndarray) -> Iterator[Proposals]:
     """The nearest of `others` to each of `queries`, at the best of its crops and mirrored crops, in blocks of queries."""
-    index = build_index(space.whole(others))
+    index = build_index(space.uncropped(others))
     for start in range(0, len(queries), ROWS_PER_BLOCK):
         block = queries[start : start + ROWS_PER_BLOCK]
         found = [index.search(vectors, min(NEIGHBOURS + 1, len(others))) for vectors in space.variants(block)]

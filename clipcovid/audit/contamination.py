@@ -29,9 +29,9 @@ class Contamination:
 
     encoder: str
     status: Status
-    why: str
+    reason: str
     """A sentence, with its source."""
-    seen: tuple[int, ...] = ()
+    seen_rows: tuple[int, ...] = ()
     """Positions in the data set's table of images that it is known to have learned from."""
 
 
@@ -40,18 +40,18 @@ def check_contamination(data: AuditData, config: AuditConfig) -> list[Finding]:
     prepared = data.main
     origins = public_sets(prepared, config.contains)
     encoders = config.encoders or embedded_encoders(prepared.folder)
-    known = [judge(name, prepared, origins) for name in encoders]
+    known = [judge_contamination(name, prepared, origins) for name in encoders]
     return [*(_finding(one, prepared) for one in known if one.status == "contaminated"), _summary(known, origins)]
 
 
-def public_sets(prepared: PreparedSet, named: tuple[str, ...] = ()) -> list[PublicSet]:
+def public_sets(prepared: PreparedSet, names: tuple[str, ...] = ()) -> list[PublicSet]:
     """The public data sets that a prepared one has images of, with those that they were made from.
 
-    Those that are `named` (an unknown one is a `UserError`), else those that its source, its values of the column source and
+    Those that are `names` (an unknown one is a `UserError`), else those that its source, its values of the column source and
     its name point to.
     """
     by_name = {one.name: one for one in PUBLIC_SETS}
-    if unknown := [name for name in named if name not in by_name]:
+    if unknown := [name for name in names if name not in by_name]:
         raise UserError(f"--contains {unknown[0]} is unknown: use {', '.join(by_name)}.")
     info, table = prepared.manifest.info, prepared.table
     texts = [
@@ -60,7 +60,7 @@ def public_sets(prepared: PreparedSet, named: tuple[str, ...] = ()) -> list[Publ
         prepared.manifest.dataset,
         prepared.name,
     ]
-    found = list(named) or [one.name for one in PUBLIC_SETS if any(one.matches(text) for text in texts)]
+    found = list(names) or [one.name for one in PUBLIC_SETS if any(one.matches(text) for text in texts)]
     for name in found:  # grows while it is read
         found += [part for part in by_name[name].made_from if part not in found]
     return [by_name[name] for name in dict.fromkeys(found)]
@@ -75,36 +75,37 @@ def embedded_encoders(folder: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{encoder['model']}:{encoder['weights']}" for encoder in made_by))
 
 
-def judge(encoder: str, prepared: PreparedSet, origins: list[PublicSet]) -> Contamination:
+def judge_contamination(encoder: str, prepared: PreparedSet, origins: list[PublicSet]) -> Contamination:
     """Whether an encoder, MODEL:WEIGHTS, a hub model, a timm architecture or a run's folder, has seen a data set."""
     if _is_run(encoder):
         return _judge_run(encoder, prepared)
     if encoder.endswith(":none"):
         return Contamination(
-            encoder=encoder, status="clean", why="Its weights are random: it has learned from nothing."
+            encoder=encoder, status="clean", reason="Its weights are random: it has learned from nothing."
         )
     facts = next((one for one in ENCODERS if one.matches(encoder)), None)
     if facts is None:
-        return Contamination(encoder=encoder, status="unknown", why="It is not known what it was trained on.")
+        return Contamination(encoder=encoder, status="unknown", reason="It is not known what it was trained on.")
     if not origins:
-        why = f"{facts.trained_on} ({facts.reference}). Which public data sets these images are of is not known (--contains)."
-        return Contamination(encoder=encoder, status="unknown", why=why)
+        unknown = "Which public data sets these images are of is not known (--contains)."
+        why = f"{facts.training_note} ({facts.reference}). {unknown}"
+        return Contamination(encoder=encoder, status="unknown", reason=why)
     return _judge_published(encoder, facts, origins)
 
 
 def _judge_published(encoder: str, facts: EncoderFacts, origins: list[PublicSet]) -> Contamination:
-    seen = [one.name for one in origins if one.name in facts.learned_from]
-    unseen = [one for one in origins if one.name in facts.not_from or one.released > facts.until]
-    told = f"{facts.trained_on} ({facts.reference})."
+    seen = [one.name for one in origins if one.name in facts.training_sets]
+    unseen = [one for one in origins if one.name in facts.excluded_sets or one.released > facts.cutoff_year]
+    told = f"{facts.training_note} ({facts.reference})."
     if seen:
         return Contamination(
-            encoder=encoder, status="contaminated", why=f"{told} This set has images of {', '.join(seen)}."
+            encoder=encoder, status="contaminated", reason=f"{told} This set has images of {', '.join(seen)}."
         )
     if len(unseen) == len(origins):
         names = ", ".join(f"{one.name} ({one.released})" for one in origins)
-        return Contamination(encoder=encoder, status="clean", why=f"{told} This set has images of {names}.")
+        return Contamination(encoder=encoder, status="clean", reason=f"{told} This set has images of {names}.")
     doubtful = ", ".join(one.name for one in origins if one not in unseen)
-    return Contamination(encoder=encoder, status="unknown", why=f"{told} Whether {doubtful} was in it is not known.")
+    return Contamination(encoder=encoder, status="unknown", reason=f"{told} Whether {doubtful} was in it is not known.")
 
 
 def _is_run(encoder: str) -> bool:
@@ -119,23 +120,23 @@ def _judge_run(encoder: str, prepared: PreparedSet) -> Contamination:
     note = f" {assumed}" if assumed else ""
     if rows:
         why = f"It learned from {len(rows):,} of the {int(tested.sum()):,} images of the test split, by their pixels.{note}"
-        return Contamination(encoder=encoder, status="contaminated", why=why, seen=rows)
+        return Contamination(encoder=encoder, status="contaminated", reason=why, seen_rows=rows)
     why = (
         f"It learned from none of the {int(tested.sum()):,} images of the test split, by their pixels; what the weights that "
         f"it began with have seen is another question.{note}"
     )
-    return Contamination(encoder=encoder, status="unknown", why=why)
+    return Contamination(encoder=encoder, status="unknown", reason=why)
 
 
 def _finding(known: Contamination, prepared: PreparedSet) -> Finding:
     return Finding(
         check="contaminated encoder",
-        severity="high" if known.seen else "medium",
-        summary=f"The encoder {known.encoder} has seen images of this data set: {known.why}",
+        severity="high" if known.seen_rows else "medium",
+        summary=f"The encoder {known.encoder} has seen images of this data set: {known.reason}",
         advice="Don't report scores of this encoder on these images, zero-shot ones least of all: take another encoder, or "
         "test on images that are younger than it is.",
-        numbers={"encoder": known.encoder, "status": known.status, "test_images_seen": len(known.seen)},
-        examples=example_sheets(prepared, {"Test images that it learned from": np.array(known.seen, np.int64)}),
+        numbers={"encoder": known.encoder, "status": known.status, "test_images_seen": len(known.seen_rows)},
+        examples=example_sheets(prepared, {"Test images that it learned from": np.array(known.seen_rows, np.int64)}),
     )
 
 
@@ -149,7 +150,7 @@ def _summary(known: list[Contamination], origins: list[PublicSet]) -> Finding:
     table = TextTable(
         title="What encoders have seen",
         headers=["encoder", "status", "why"],
-        sections=[[[one.encoder, one.status, one.why] for one in known]],
+        sections=[[[one.encoder, one.status, one.reason] for one in known]],
         wrap_cells=True,
     )
     told = ", ".join(f"{one.encoder}: {one.status}" for one in known)
@@ -159,6 +160,6 @@ def _summary(known: list[Contamination], origins: list[PublicSet]) -> Finding:
         summary=f"{told}. {of}." if known else f"No encoder was named, and there are no embeddings of one here. {of}.",
         advice="Name all encoders that you compare with --encoders (MODEL:WEIGHTS or a run's folder); what is unknown is not "
         "clean.",
-        numbers={one.encoder: {"status": one.status, "why": one.why} for one in known},
+        numbers={one.encoder: {"status": one.status, "why": one.reason} for one in known},
         tables=(table,) if known else (),
     )

@@ -15,9 +15,9 @@ from clipcovid.audit.file_facts import read_file_facts
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 
-THUMBNAIL_SIZE = 64  # pixels of a thumbnail's side
+THUMBNAIL_SIDE = 64  # pixels of a thumbnail's side
 HISTOGRAM_BINS = 64
-BATCH = 256  # images that are read at a time
+BATCH_SIZE = 256  # images that are read at a time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,11 @@ class PreparedSet:
     @functools.cached_property
     def lung_masks(self) -> np.ndarray:
         """bool (n, 64, 64): the lungs in the thumbnails; False everywhere in an image without a mask that shows any."""
-        masks = np.zeros((len(self.table), THUMBNAIL_SIZE, THUMBNAIL_SIZE), bool)
+        masks = np.zeros((len(self.table), THUMBNAIL_SIDE, THUMBNAIL_SIDE), bool)
         for rows in batches(np.flatnonzero(self.table["lung_mask"] != "")):
             for row, mask in zip(rows, self.packed.masks("lung_mask", rows), strict=True):
                 if mask is not None:
-                    masks[row] = shrink(mask, THUMBNAIL_SIZE) > 127
+                    masks[row] = shrink(mask, THUMBNAIL_SIDE) > 127
         return masks
 
     def example(self, row: int) -> tuple[str, str]:
@@ -88,13 +88,13 @@ def read_prepared_set(folder: Path, name: str) -> PreparedSet:
     """Open a prepared folder and read its pixels; one that is none is a `UserError`."""
     manifest = read_manifest(folder)
     packed, n = PackedImages(folder, manifest), len(manifest.table)
-    thumbnails = np.empty((n, THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.uint8)
+    thumbnails = np.empty((n, THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
     histograms = np.empty((n, HISTOGRAM_BINS), np.float32)
     with tqdm(total=n, desc=f"Reading {name}", unit="img") as bar:
         for rows in batches(np.arange(n)):
             for row, image in zip(rows, packed.images(rows), strict=True):
                 gray = to_gray(image)
-                thumbnails[row] = shrink(gray, THUMBNAIL_SIZE)
+                thumbnails[row] = shrink(gray, THUMBNAIL_SIDE)
                 histograms[row] = np.bincount(gray.ravel() // (256 // HISTOGRAM_BINS), minlength=HISTOGRAM_BINS)
             bar.update(len(rows))
     histograms /= packed.size**2
@@ -105,8 +105,8 @@ def read_prepared_set(folder: Path, name: str) -> PreparedSet:
 
 def batches(rows: np.ndarray | Sequence[int]) -> Iterator[np.ndarray]:
     """Positions in batches that fit the memory at any packed size."""
-    for start in range(0, len(rows), BATCH):
-        yield np.asarray(rows[start : start + BATCH])
+    for start in range(0, len(rows), BATCH_SIZE):
+        yield np.asarray(rows[start : start + BATCH_SIZE])
 
 
 def to_gray(image: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from clipcovid.audit.near_duplicates import MAX_VERIFIED, NEIGHBOURS, NearDuplic
 from clipcovid.audit.planted import Recall, measure_recall
 from clipcovid.data.classes import normalize_name
 from clipcovid.evaluate.text_table import TextTable
-from clipcovid.report.findings import Examples, Finding, Severity
+from clipcovid.report.findings import ExampleSheet, Finding, Severity
 
 PAIRS_FILE = "near_duplicates.csv"  # to be reviewed, and given to --accept
 MAX_ROWS = 50  # pairs that a table lists
@@ -43,7 +43,7 @@ def check_duplicates(data: AuditData, config: AuditConfig) -> list[Finding]:
     embeddings, encoder = pool.embeddings()
     thumbnails = pool.thumbnails
     found = find_near_duplicates(thumbnails, pool.read, pool.searches(), embeddings=embeddings)
-    recall = measure_recall(thumbnails, pool.read, seed=config.seed, floors=found.floors)
+    recall = measure_recall(thumbnails, pool.read, seed=config.seed, floors=found.min_similarities)
     near = describe_pairs(pool, found.pairs)
     near = near[(near["pixels_1"] != near["pixels_2"]) | (near["pixels_1"] == "")]
     reviewed = accepted.accepted(near["pixels_1"], near["pixels_2"])
@@ -173,9 +173,9 @@ def _score(row: Mapping[str, Any]) -> str:
     return ", ".join([f"{row['score']:.2f} by {row['found_by']}", *turned])
 
 
-def _sheets(pairs: pd.DataFrame, pool: ImagePool) -> tuple[Examples, ...]:
+def _sheets(pairs: pd.DataFrame, pool: ImagePool) -> tuple[ExampleSheet, ...]:
     return tuple(
-        Examples(
+        ExampleSheet(
             caption=f"{row['split_1']} {row['label_1']} — {row['split_2']} {row['label_2']}: {_score(row)}",
             images=(pool.example(row["first"]), pool.example(row["second"])),
         )
@@ -233,10 +233,12 @@ def _search_finding(
     notes.append(
         f"embeddings are of {encoder}" if encoder else "no encoder has embedded all images, so embeddings are left out"
     )
-    if found.floors:
-        notes.append(f"of {' and '.join(found.floors)} the {MAX_VERIFIED:,} most alike pairs were compared")
-    if found.full:
-        notes.append(f"{found.full:,} images have {NEIGHBOURS} or more duplicates, and may have more than are listed")
+    if found.min_similarities:
+        notes.append(f"of {' and '.join(found.min_similarities)} the {MAX_VERIFIED:,} most alike pairs were compared")
+    if found.saturated_images:
+        notes.append(
+            f"{found.saturated_images:,} images have {NEIGHBOURS} or more duplicates, and may have more than are listed"
+        )
     if accepted:
         notes.append(f"{accepted:,} pairs are accepted by --accept")
     if gone:

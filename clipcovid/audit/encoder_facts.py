@@ -6,7 +6,7 @@ To add an encoder or a data set is to add an entry. What is not stated by its ma
 import dataclasses
 import re
 
-NEVER = 9999  # the year of a training set whose end is not known
+NO_CUTOFF_YEAR = 9999  # the year of a training set whose end is not known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,18 +29,18 @@ class PublicSet:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderFacts:
-    """Of one encoder, or several with the same training data."""
+    """What is public about the training data of one encoder, or of several with the same data."""
 
     pattern: str
     """Regular expression, found anywhere in MODEL:WEIGHTS, whatever its case. The first entry that matches counts."""
-    trained_on: str
+    training_note: str
     """A sentence, without its point."""
     reference: str
-    learned_from: tuple[str, ...] = ()
+    training_sets: tuple[str, ...] = ()
     """Public sets that were in its training data."""
-    not_from: tuple[str, ...] = ()
+    excluded_sets: tuple[str, ...] = ()
     """Public sets that were not, though they are older than it is."""
-    until: int = NEVER
+    cutoff_year: int = NO_CUTOFF_YEAR
     """The last year of its training data: sets that were released later it can't have seen."""
 
     def matches(self, encoder: str) -> bool:
@@ -90,77 +90,77 @@ PUBLIC_SETS = (
         reference="Tahir et al., Computers in Biology and Medicine 139, 2021",
         made_from=("cohen", "nih-chestxray14", "kermany", "padchest", "bimcv-covid19"),
     ),
-    PublicSet(name="phantoms", pattern=r"^phantom", released=NEVER + 1, reference="drawn by clipcovid"),
+    PublicSet(name="phantoms", pattern=r"^phantom", released=NO_CUTOFF_YEAR + 1, reference="drawn by clipcovid"),
 )
 
 _WEB = "It was trained on pictures and texts of the web, a collection that"
 ENCODERS = (
     EncoderFacts(
         pattern="rad-?dino",
-        trained_on="It was trained on MIMIC-CXR, CheXpert, NIH ChestX-ray14, PadChest and BRAX, from DINOv2",
+        training_note="It was trained on MIMIC-CXR, CheXpert, NIH ChestX-ray14, PadChest and BRAX, from DINOv2",
         reference="Pérez-García et al., Nature Machine Intelligence 7, 2025",
-        learned_from=("mimic-cxr", "chexpert", "nih-chestxray14", "padchest"),
+        training_sets=("mimic-cxr", "chexpert", "nih-chestxray14", "padchest"),
     ),
     EncoderFacts(
         pattern="biomedclip",
-        trained_on="It was trained on 15 million figures of articles in PubMed Central, which may show public sets' images",
+        training_note="It was trained on 15 million figures of PubMed Central's articles, which may show public sets' images",
         reference="Zhang et al., arXiv 2303.00915",
     ),
     EncoderFacts(
         pattern="pubmed-?clip",
-        trained_on="It was trained on ROCO, figures of articles in PubMed Central up to 2018, from OpenAI's CLIP of 2021",
+        training_note="It was trained on ROCO, figures of articles in PubMed Central up to 2018, from OpenAI's CLIP of 2021",
         reference="Eslami et al., Findings of EACL 2023",
     ),
     EncoderFacts(
         pattern="biovil|cxr-?bert",
-        trained_on="It was trained on MIMIC-CXR and the texts of PubMed, from ImageNet",
+        training_note="It was trained on MIMIC-CXR and the texts of PubMed, from ImageNet",
         reference="Boecking et al., ECCV 2022; Bannur et al., CVPR 2023",
-        learned_from=("mimic-cxr",),
-        not_from=tuple(one.name for one in PUBLIC_SETS if one.name != "mimic-cxr"),
+        training_sets=("mimic-cxr",),
+        excluded_sets=tuple(one.name for one in PUBLIC_SETS if one.name != "mimic-cxr"),
     ),
     EncoderFacts(
         pattern="medclip",
-        trained_on="It was trained on MIMIC-CXR and CheXpert",
+        training_note="It was trained on MIMIC-CXR and CheXpert",
         reference="Wang et al., EMNLP 2022",
-        learned_from=("mimic-cxr", "chexpert"),
+        training_sets=("mimic-cxr", "chexpert"),
     ),
     EncoderFacts(
         pattern="chexzero",
-        trained_on="It was trained on MIMIC-CXR, from OpenAI's CLIP",
+        training_note="It was trained on MIMIC-CXR, from OpenAI's CLIP",
         reference="Tiu et al., Nature Biomedical Engineering 6, 2022",
-        learned_from=("mimic-cxr",),
+        training_sets=("mimic-cxr",),
     ),
     EncoderFacts(
         pattern="medsiglip",
-        trained_on="It was trained on MIMIC-CXR among other medical images, from SigLIP",
+        training_note="It was trained on MIMIC-CXR among other medical images, from SigLIP",
         reference="Sellergren et al., arXiv 2507.05201",
-        learned_from=("mimic-cxr",),
+        training_sets=("mimic-cxr",),
     ),
     EncoderFacts(
         pattern="dinov2|lvd142m",
-        trained_on=f"{_WEB} was not published (LVD-142M)",
+        training_note=f"{_WEB} was not published (LVD-142M)",
         reference="Oquab et al., arXiv 2304.07193",
     ),
     EncoderFacts(
         pattern="webli|siglip",
-        trained_on=f"{_WEB} was not published (WebLI)",
+        training_note=f"{_WEB} was not published (WebLI)",
         reference="Zhai et al., ICCV 2023",
     ),
     EncoderFacts(
         pattern="laion|datacomp|commonpool|metaclip|dfn|yfcc|cc12m",
-        trained_on=f"{_WEB} is a list of addresses, which nobody has searched for these images",
+        training_note=f"{_WEB} is a list of addresses, which nobody has searched for these images",
         reference="Schuhmann et al., NeurIPS 2022; Gadre et al., NeurIPS 2023",
     ),
     EncoderFacts(
         pattern=r"openai|clip-vit",
-        trained_on=f"{_WEB} was not published (WIT)",
+        training_note=f"{_WEB} was not published (WIT)",
         reference="Radford et al., ICML 2021",
     ),
     EncoderFacts(
         pattern=r"(?<!ft_)in(1|12|21|22)k|^((tv_)?resnet|densenet|vgg|wide_resnet)\w*(:(pretrained|imagenet))?$",
-        trained_on="It was trained on ImageNet's photographs, which were collected up to 2012",
+        training_note="It was trained on ImageNet's photographs, which were collected up to 2012",
         reference="Russakovsky et al., IJCV 115, 2015",
-        until=2012,
+        cutoff_year=2012,
     ),
 )
 """The first whose pattern matches counts: encoders that began with others stand before those."""

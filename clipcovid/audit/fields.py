@@ -11,7 +11,7 @@ from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.findings import Finding
 
 NAMED_COLUMNS = ("label", "source", "view")
-NOT_FILLED_IN = ("image_id", "path", "split", "width", "height", "sha256")  # that every image has
+ALWAYS_FILLED_COLUMNS = ("image_id", "path", "split", "width", "height", "sha256")  # that every image has
 MAX_OTHERS = 30  # further columns that are looked at: a source may bring thousands
 
 
@@ -50,7 +50,7 @@ def _alike_names(data: AuditData) -> list[Finding]:
 
 
 def _missing_fields(table: pd.DataFrame) -> Finding:
-    own = [column for column in COLUMNS if column not in NOT_FILLED_IN]
+    own = [column for column in COLUMNS if column not in ALWAYS_FILLED_COLUMNS]
     others = [str(column) for column in table if column not in COLUMNS]
     columns = [*own, *others[:MAX_OTHERS]]
     missing = (table[columns] == "").sum()

@@ -11,7 +11,7 @@ from clipcovid.audit.near_duplicates import Search
 from clipcovid.data.embeddings import Embeddings
 
 POOL_COLUMNS = ["image_id", "label", "patient_id", "split", "sha256"]
-OWN_TO_A_SET = ("manifest", "shard")  # of an encoder's identity
+SET_SPECIFIC_KEYS = ("manifest", "shard")  # of an encoder's identity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +80,6 @@ def _stored_embeddings(part: PreparedSet) -> dict[str, tuple[str, Embeddings]]:
     for marker in sorted((part.folder / "embeddings").glob("*/_SUCCESS")):
         encoder = json.loads((marker.parent / "_encoder.json").read_text(encoding="utf-8"))
         if encoder.get("manifest") == part.manifest.content_hash:
-            key = json.dumps({k: v for k, v in encoder.items() if k not in OWN_TO_A_SET}, sort_keys=True)
+            key = json.dumps({k: v for k, v in encoder.items() if k not in SET_SPECIFIC_KEYS}, sort_keys=True)
             stored[key] = encoder["model"], Embeddings(folder=marker.parent, encoder=encoder, created=False)
     return stored

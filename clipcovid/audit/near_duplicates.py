@@ -39,9 +39,9 @@ class NearDuplicates:
     `mirrored`, `inverted` (bool), `found_by` (the first stage that proposed the pair); the most alike first."""
     verified: int
     """Pairs that were proposed and verified on pixels."""
-    floors: dict[str, float]
+    min_similarities: dict[str, float]
     """The least similarity of a pair that was verified, of each stage that proposed more than `MAX_VERIFIED` pairs."""
-    full: int
+    saturated_images: int
     """Images with as many duplicates as neighbours are looked at: they may have more."""
 
     def __post_init__(self) -> None:
@@ -65,7 +65,9 @@ def find_near_duplicates(
     """
     pairs, floors = propose_pairs(thumbnails, searches, embeddings=embeddings)
     found = keep_duplicates(pairs, thumbnails, read_pixels)
-    return NearDuplicates(pairs=found, verified=len(pairs), floors=floors, full=_count_full(found))
+    return NearDuplicates(
+        pairs=found, verified=len(pairs), min_similarities=floors, saturated_images=_count_full(found)
+    )
 
 
 def propose_pairs(
@@ -75,9 +77,9 @@ def propose_pairs(
     embeddings: np.ndarray | None = None,
     floors: Mapping[str, float] | None = None,
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Pairs to be verified, `first`, `second`, `found_by`, each once; and `NearDuplicates.floors`.
+    """Pairs to be verified, `first`, `second`, `found_by`, each once; and `NearDuplicates.min_similarities`.
 
-    Other arguments as of `find_near_duplicates`. `floors`: similarities below which nothing that a stage proposes is taken.
+    Other arguments as of `find_near_duplicates`. `min_similarities`: similarities below which nothing that a stage proposes is taken.
     """
     searches = [(queries, others) for queries, others in searches if len(queries) and len(others)]
     space = ThumbnailVectors(thumbnails)

@@ -9,7 +9,7 @@ from clipcovid.audit.data import AuditData, PreparedSet
 from clipcovid.data.manifest import SPLITS
 from clipcovid.data.patients import normalize_id, patient_warnings
 from clipcovid.evaluate.text_table import TextTable
-from clipcovid.report.findings import Examples, Finding, Severity
+from clipcovid.report.findings import ExampleSheet, Finding, Severity
 
 MAX_ROWS = 20  # patients that a table lists
 MAX_SHEETS, MAX_IMAGES = 3, 6  # of examples
@@ -127,20 +127,20 @@ def _across_sets(main: PreparedSet, other: PreparedSet) -> list[Finding]:
     ]
 
 
-def _sheets(part: PreparedSet, patients: pd.Index) -> tuple[Examples, ...]:
+def _sheets(part: PreparedSet, patients: pd.Index) -> tuple[ExampleSheet, ...]:
     sheets = []
     for patient in patients[:MAX_SHEETS]:
         rows = part.table.index[part.table["patient_id"] == patient][:MAX_IMAGES]
         named = ", ".join(dict.fromkeys((part.table["split"] + " " + part.table["label"])[rows]))
         sheets.append(
-            Examples(caption=f"patient {patient}: {named}", images=tuple(part.example(int(at)) for at in rows))
+            ExampleSheet(caption=f"patient {patient}: {named}", images=tuple(part.example(int(at)) for at in rows))
         )
     return tuple(sheets)
 
 
 def _sheets_of_both(
     main: PreparedSet, other: PreparedSet, keys: list[pd.Series], shared: list[str]
-) -> tuple[Examples, ...]:
+) -> tuple[ExampleSheet, ...]:
     sheets = []
     for patient in shared[:MAX_SHEETS]:
         images = [
@@ -148,7 +148,7 @@ def _sheets_of_both(
             for part, key in zip((main, other), keys, strict=True)
             for at in key.index[key == patient][: MAX_IMAGES // 2]
         ]
-        sheets.append(Examples(caption=f"patient {patient} in both sets", images=tuple(images)))
+        sheets.append(ExampleSheet(caption=f"patient {patient} in both sets", images=tuple(images)))
     return tuple(sheets)
 
 
@@ -163,7 +163,7 @@ def _finding(
     advice: str,
     numbers: dict[str, Any],
     tables: tuple[TextTable, ...] = (),
-    examples: tuple[Examples, ...] = (),
+    examples: tuple[ExampleSheet, ...] = (),
 ) -> Finding:
     return Finding(
         check=check,

@@ -7,13 +7,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from clipcovid.audit.associations import encode
-from clipcovid.audit.data import THUMBNAIL_SIZE, PreparedSet
+from clipcovid.audit.associations import category_codes
+from clipcovid.audit.data import THUMBNAIL_SIDE, PreparedSet
 
 BORDER = 4  # pixels of a thumbnail of 64, on each side
 CORNER = 12  # pixels of a thumbnail of 64, the side of a corner's square
 CENTRE = 0.8  # of the image's sides: the square that is blacked out
-SMALL = 32  # pixels of the side of the images that are looked at whole
+SMALL_SIDE = 32  # pixels of the side of the images that are looked at whole
 Target = Literal["class", "source"]
 
 
@@ -35,25 +35,25 @@ class Probe:
     """Whether it looks at images with a lung mask alone."""
 
 
-def pixels(images: np.ndarray) -> np.ndarray:
+def flatten_pixels(images: np.ndarray) -> np.ndarray:
     """float32 (n, d) of thumbnails uint8 (n, h, w)."""
     return images.reshape(len(images), -1).astype(np.float32)
 
 
 def small_images(images: np.ndarray) -> np.ndarray:
     """float32 (n, 32, 32): block means of thumbnails (n, 64, 64)."""
-    step = THUMBNAIL_SIZE // SMALL
-    return images.reshape(len(images), SMALL, step, SMALL, step).mean(axis=(2, 4), dtype=np.float32)
+    step = THUMBNAIL_SIDE // SMALL_SIDE
+    return images.reshape(len(images), SMALL_SIDE, step, SMALL_SIDE, step).mean(axis=(2, 4), dtype=np.float32)
 
 
-def border_mask(width: int, size: int = THUMBNAIL_SIZE) -> np.ndarray:
+def border_mask(width: int, size: int = THUMBNAIL_SIDE) -> np.ndarray:
     """bool (size, size): True in a rim of `width` pixels."""
     mask = np.ones((size, size), bool)
     mask[width : size - width, width : size - width] = False
     return mask
 
 
-def corner_mask(side: int, size: int = THUMBNAIL_SIZE) -> np.ndarray:
+def corner_mask(side: int, size: int = THUMBNAIL_SIDE) -> np.ndarray:
     """bool (size, size): True in the four corner squares of `side` pixels."""
     edge = np.zeros(size, bool)
     edge[:side] = edge[size - side :] = True
@@ -75,15 +75,15 @@ def corner_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     return prepared.thumbnails[rows][:, corner_mask(CORNER)].astype(np.float32)
 
 
-def rim_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
+def outside_centre_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     """The pixels outside of the centre."""
-    outside = border_mask(round(THUMBNAIL_SIZE * (1 - CENTRE) / 2))
+    outside = border_mask(round(THUMBNAIL_SIDE * (1 - CENTRE) / 2))
     return prepared.thumbnails[rows][:, outside].astype(np.float32)
 
 
 def image_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     """The image at 32 pixels."""
-    return pixels(small_images(prepared.thumbnails[rows]))
+    return flatten_pixels(small_images(prepared.thumbnails[rows]))
 
 
 def without_lungs_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
@@ -98,7 +98,7 @@ def lung_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
 
 def _masked(prepared: PreparedSet, rows: np.ndarray, *, keep_lungs: bool) -> np.ndarray:
     lungs = prepared.lung_masks[rows]
-    return pixels(small_images(np.where(lungs == keep_lungs, prepared.thumbnails[rows], 0)))
+    return flatten_pixels(small_images(np.where(lungs == keep_lungs, prepared.thumbnails[rows], 0)))
 
 
 def file_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
@@ -111,12 +111,12 @@ def file_features(prepared: PreparedSet, rows: np.ndarray) -> np.ndarray:
     columns = [files["width"], files["height"], files["aspect"]]
     if files["format"].notna().all():
         columns += [files["bits"], files["bytes"], files["compression"]]
-        columns += [pd.Series(encode(files[name])) for name in ("format", "channels")]
+        columns += [pd.Series(category_codes(files[name])) for name in ("format", "channels")]
     facts = np.stack([column.to_numpy(np.float64)[rows] for column in columns], axis=1)
     return np.hstack([facts, borders.mean(axis=2), borders.std(axis=2)])
 
 
-UNSEEN = (
+SHORTCUT_ADVICE = (
     "A model can take this shortcut in place of the lungs. Compare models on images with the lungs blacked out (clipcovid "
     "apply-masks --keep lungs-black): what they still tell there they did not learn from the lungs; "
 )
@@ -143,21 +143,22 @@ PROBES = (
         name="class from borders",
         shown="the outermost 6 % of the image",
         features=border_features,
-        advice=UNSEEN + "crop the borders before the set is prepared.",
+        advice=SHORTCUT_ADVICE + "crop the borders before the set is prepared.",
     ),
     Probe(
         target="class",
         name="class from corners",
         shown="the four corners",
         features=corner_features,
-        advice=UNSEEN + "look for burnt-in letters and markers in the corners, and black them out in all classes.",
+        advice=SHORTCUT_ADVICE
+        + "look for burnt-in letters and markers in the corners, and black them out in all classes.",
     ),
     Probe(
         target="class",
         name="class from the image with its centre blacked out",
         shown="the image with its centre (80 % of each side) blacked out",
-        features=rim_features,
-        advice=UNSEEN + "crop to the lungs (--keep crop) and audit the set again.",
+        features=outside_centre_features,
+        advice=SHORTCUT_ADVICE + "crop to the lungs (--keep crop) and audit the set again.",
     ),
     Probe(
         target="class",
@@ -165,7 +166,7 @@ PROBES = (
         shown="the image with its lungs blacked out",
         features=without_lungs_features,
         needs_masks=True,
-        advice=UNSEEN + "the outline of the masks stays visible and may tell, too.",
+        advice=SHORTCUT_ADVICE + "the outline of the masks stays visible and may tell, too.",
     ),
     Probe(
         target="class", name="class from the whole image", shown="the whole image", features=image_features, advice=""

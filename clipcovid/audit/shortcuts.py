@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from clipcovid.audit.associations import MODERATE, cramers_v, encode
+from clipcovid.audit.associations import MODERATE, category_codes, cramers_v
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, PreparedSet
 from clipcovid.audit.examples import example_sheets
@@ -55,11 +55,11 @@ class ProbeResult:
     """Sentences on images that it did not look at."""
 
     @property
-    def best(self) -> str:
+    def best_class(self) -> str:
         """The class, or source, that is told best from the others."""
         return max(self.classes, key=lambda name: self.metrics[f"auroc/{name}"])
 
-    def shown(self, metric: str) -> str:
+    def format_metric(self, metric: str) -> str:
         """A metric with its interval."""
         low, high = self.intervals.get(metric, (None, None))
         return format_with_interval(self.metrics[metric], None if low is None or high is None else (low, high))
@@ -74,7 +74,7 @@ def check_shortcuts(data: AuditData, config: AuditConfig) -> list[Finding]:
             skipped[probe.name] = outcome
         else:
             results.append(outcome)
-    confounded = cramers_v(encode(data.main.table["label"]), encode(data.main.table["source"]))
+    confounded = cramers_v(category_codes(data.main.table["label"]), category_codes(data.main.table["source"]))
     findings = [
         _finding(result, data.main, results, severity)
         for result in results
@@ -84,15 +84,15 @@ def check_shortcuts(data: AuditData, config: AuditConfig) -> list[Finding]:
 
 
 def grade(result: ProbeResult, confounded: bool) -> Severity:
-    """How bad it is what a probe tells, by `GRADES`.
+    """The severity of what a probe can tell, by `GRADES`.
 
     What the whole image tells of the class is no fault. A source that shows is low where the classes are not `confounded`
     with the sources.
     """
     if not result.probe.advice:
         return "info"
-    score = result.metrics[f"auroc/{result.best}"]
-    low = result.intervals.get(f"auroc/{result.best}", [0.0])[0]
+    score = result.metrics[f"auroc/{result.best_class}"]
+    low = result.intervals.get(f"auroc/{result.best_class}", [0.0])[0]
     severity: Severity = next((name for name, least, bound in GRADES if score >= least and low >= bound), "info")
     if result.probe.target == "source" and severity != "info" and not confounded:
         return "low"
@@ -191,18 +191,18 @@ def _model(kind: str, dim: int, seed: int) -> "BaseEstimator":
 
 def _finding(result: ProbeResult, prepared: PreparedSet, results: Sequence[ProbeResult], severity: Severity) -> Finding:
     """What a probe that tells too much told, beside what the whole image tells."""
-    probe, best = result.probe, result.best
+    probe, best = result.probe, result.best_class
     whole = next((one for one in results if one.probe.name == "class from the whole image"), None)
     beside = ""
     if probe.target == "class" and whole and best in whole.classes:
-        beside = f" The same kind of model, shown the whole image, has {whole.shown(f'auroc/{best}')}."
+        beside = f" The same kind of model, shown the whole image, has {whole.format_metric(f'auroc/{best}')}."
     which = "" if len(result.classes) == 2 else f"{best} from the others, "
     return Finding(
         check=probe.name,
         severity=severity,
         summary=f"A small model that sees only {probe.shown} tells the {probe.target}: {which}AUROC "
-        f"{result.shown(f'auroc/{best}')}, where chance is .5; balanced accuracy {result.shown('balanced_accuracy')}, where "
-        f"chance is {1 / len(result.classes):.2f}.{beside}",
+        f"{result.format_metric(f'auroc/{best}')}, where chance is .5; balanced accuracy "
+        f"{result.format_metric('balanced_accuracy')}, where chance is {1 / len(result.classes):.2f}.{beside}",
         advice=probe.advice,
         numbers=_numbers(result),
         tables=(_class_table(result),),
@@ -212,7 +212,7 @@ def _finding(result: ProbeResult, prepared: PreparedSet, results: Sequence[Probe
 
 def _surest(result: ProbeResult) -> dict[str, np.ndarray]:
     """Captions, and the rows of the images of each class that the probe is surest of, the class that it tells best first."""
-    order = sorted(result.classes, key=lambda name: name != result.best)
+    order = sorted(result.classes, key=lambda name: name != result.best_class)
     truth = np.array(result.labels)
     sheets = {}
     for name in order[:3]:
@@ -235,7 +235,7 @@ def _numbers(result: ProbeResult) -> dict[str, object]:
 
 def _class_table(result: ProbeResult) -> TextTable:
     count = pd.Series(result.labels).value_counts()
-    rows = [[name, result.shown(f"auroc/{name}"), f"{count[name]:,}"] for name in result.classes]
+    rows = [[name, result.format_metric(f"auroc/{name}"), f"{count[name]:,}"] for name in result.classes]
     notes = "".join(f" Left out: {text}." for text in result.left_out)
     return TextTable(
         title=f"How well each {result.probe.target} is told from the others",
@@ -250,8 +250,8 @@ def _summary(results: Sequence[ProbeResult], skipped: dict[str, str]) -> Finding
     rows = [
         [
             result.probe.name,
-            result.shown("macro_auroc"),
-            result.shown("balanced_accuracy"),
+            result.format_metric("macro_auroc"),
+            result.format_metric("balanced_accuracy"),
             format_number(1 / len(result.classes)),
             f"{len(result.rows):,}",
         ]

@@ -29,7 +29,7 @@ from clipcovid.workflows.image_files import raise_errors, read_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
+class ClassifyConfig:
     """The images, and the texts to choose among."""
 
     images: tyro.conf.Positional[tuple[str, ...]]
@@ -67,7 +67,7 @@ class ClassifierConfig:
         return [text.strip() for text in texts if text.strip()]
 
 
-def main(config: ClassifierConfig) -> None:
+def main(config: ClassifyConfig) -> None:
     """Classify the images that can be read, print the results, and name the others in an error."""
     from clipcovid.models.clip import load_clip  # torch: `--help` does without
     from clipcovid.models.clip_model import default_device
@@ -85,7 +85,7 @@ def main(config: ClassifierConfig) -> None:
     raise_errors(errors)
 
 
-def print_results(images: list[str], probabilities: np.ndarray, config: ClassifierConfig) -> None:
+def print_results(images: list[str], probabilities: np.ndarray, config: ClassifyConfig) -> None:
     """Print the likeliest texts of each image, the likeliest first."""
     ranked = [
         {config.texts[index]: float(row[index]) for index in np.argsort(-row, kind="stable")[: config.top]}

@@ -17,7 +17,7 @@ from clipcovid.study.file import Study, parse_study
 from clipcovid.study.study import do_study
 
 DEMO = Path(__file__).parents[1] / "study" / "demo.yaml"
-BLACK: dict[str, Any] = {
+BLACK_LUNGS_OVERRIDES: dict[str, Any] = {
     "name": "demo-black",
     "run-name": "{step}-black",
     "data": {"data": "data/phantom", "keep": "lungs-black", "out": "data/phantom-black"},
@@ -44,5 +44,5 @@ def demo_study(black: bool) -> Study:
     content = read_mapping(DEMO, "The demo", "settings")
     if black:
         methods = {name: method for name, method in content["methods"].items() if name != "segment"}
-        content |= BLACK | {"methods": methods}
+        content |= BLACK_LUNGS_OVERRIDES | {"methods": methods}
     return parse_study(content, "demo")

@@ -9,7 +9,7 @@ goes on where it stopped. Labels are needed only to score.
 
 from clipcovid.inference.predict import PredictConfig
 from clipcovid.workflows.predict import predict_run
-from clipcovid.workflows.report import report
+from clipcovid.workflows.report import report_run
 
 
 def main(config: PredictConfig) -> None:
@@ -17,4 +17,4 @@ def main(config: PredictConfig) -> None:
     predicted = predict_run(config)
     if predicted.scores is None:
         print(f"{predicted.unscored_reason}: predictions are written, but not scored.")
-    report(predicted.run, config, manifest=predicted.manifest, splits=(config.split,), scores=predicted.scores)
+    report_run(predicted.run, config, manifest=predicted.manifest, splits=(config.split,), scores=predicted.scores)

@@ -9,7 +9,7 @@ first.
 """
 
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
-from clipcovid.workflows.report import report
+from clipcovid.workflows.report import report_run
 
 
 def main(config: ZeroshotConfig) -> None:
@@ -17,4 +17,4 @@ def main(config: ZeroshotConfig) -> None:
     result = zeroshot(config)
     if result.scores is None:
         print("The encoder learned from all of these images, by their pixels: predictions are written, but not scored.")
-    report(result.run, config, manifest=result.manifest, splits=(config.split,), scores=result.scores)
+    report_run(result.run, config, manifest=result.manifest, splits=(config.split,), scores=result.scores)

@@ -17,7 +17,7 @@ from pydicom.pixels import apply_color_lut, get_decoder, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from clipcovid.data.patients import is_placeholder_id, normalize_id
-from clipcovid.data.pixels import STRETCHED, BadImage, check_size, to_uint8
+from clipcovid.data.pixels import STRETCHED_NOTE, BadImage, check_size, to_uint8
 
 FRAME_SIZES = re.compile(
     rb"\xff[\xc0-\xc3\xc5-\xc7\xf7]\0[\x0b-\x14].(..)(..)|\xff\x4f\xff\x51....(....)(....)", re.DOTALL
@@ -208,7 +208,7 @@ def _dicom_shades(dataset: Any, stored: np.ndarray, notes: list[str]) -> np.ndar
         if left <= 1 or _count_shades(by_range, padding) >= 4 * MIN_WINDOW_SHADES:
             shades = by_range
             notes.append(
-                f"DICOM whose {what} leaves nothing of its values: their own range is used" if what else STRETCHED
+                f"DICOM whose {what} leaves nothing of its values: their own range is used" if what else STRETCHED_NOTE
             )
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shades = 255 - shades

@@ -25,7 +25,7 @@ from PIL import (
 )
 
 from clipcovid.config import ImagesConfig, summarize_error
-from clipcovid.data.pixels import STRETCHED, BadImage, check_size, to_uint8
+from clipcovid.data.pixels import STRETCHED_NOTE, BadImage, check_size, to_uint8
 
 # The plugins' own classes, for Image.open also judges by the process-wide Image.MAX_IMAGE_PIXELS.
 READERS: dict[str, Callable[..., ImageFile.ImageFile]] = {
@@ -124,7 +124,7 @@ def decode_pixels(data: bytes, *, max_pixels: int) -> np.ndarray:
 def open_image(path: str, *, max_pixels: int) -> np.ndarray:
     """The pixels of an image file or URI, as `decode_image` gives them; what was assumed of this one is said on stderr."""
     picture = decode_image(read_bytes(path), max_pixels=max_pixels)
-    for note in (note for note in picture.notes if note != STRETCHED):
+    for note in (note for note in picture.notes if note != STRETCHED_NOTE):
         print(f"note: {path}: {note}.", file=sys.stderr)  # for a job's stdout may be JSON
     return picture.pixels
 
@@ -148,7 +148,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> DecodedImage:
     else:
         stored, orientation = decode_upright(data, kind, max_pixels, flatten_image)
         array = to_uint8(stored)
-        notes += [STRETCHED] * (stored.dtype != np.uint8)
+        notes += [STRETCHED_NOTE] * (stored.dtype != np.uint8)
     if not (array[::16, ::16] != array[0, 0]).any() and (array == array[0, 0]).all():
         raise BadImage(f"constant: every pixel is {array[0, 0].tolist()}")
     return DecodedImage(array, orientation, tuple(notes))

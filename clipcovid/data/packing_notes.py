@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from clipcovid.data.folder import DICOM_HEADERS
-from clipcovid.data.pixels import STRETCHED
+from clipcovid.data.pixels import STRETCHED_NOTE
 
 MAX_PRINTED_NOTES = 8  # different things assumed of single files that are printed
 
@@ -18,7 +18,7 @@ def read_packing_notes(out: Path, images: int) -> tuple[dict[str, dict[str, str]
         content = json.loads(path.read_text(encoding="utf-8"))
         headers |= content["headers"]
         counts.update(content["notes"])
-    notes = _depth_notes(counts.pop(STRETCHED, 0), images, bool(headers))
+    notes = _depth_notes(counts.pop(STRETCHED_NOTE, 0), images, bool(headers))
     common = counts.most_common(MAX_PRINTED_NOTES)
     rest = counts.total() - sum(count for _, count in common)
     notes += [f"{count:,} × {note}." for note, count in common]

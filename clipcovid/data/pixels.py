@@ -2,7 +2,7 @@
 
 import numpy as np
 
-STRETCHED = "is scaled from its own darkest to its brightest value"
+STRETCHED_NOTE = "is scaled from its own darkest to its brightest value"
 """The note on an image of more than 8 bits, or a DICOM, whose file names no range of values."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.config import UserError
-from clipcovid.evaluate.calibration import Draw, are_probabilities, calibration_draw
+from clipcovid.evaluate.calibration import WeightedMetricFn, are_probabilities, weighted_calibration_metrics
 from clipcovid.evaluate.metrics import Predictions, confusion_rates, encode_labels, nan_mean, predicted_indices
 
 CHUNK_SIZE = 500_000
@@ -63,10 +63,10 @@ def classification_intervals(
     seed: int = 0,
     level: float = 0.95,
 ) -> Intervals:
-    """Intervals of the metrics of `classification_draw`, which says what the arguments are."""
+    """Intervals of the metrics of `weighted_classification_metrics`, which says what the arguments are."""
     if len(groups) != len(labels):
         raise UserError(f"There are {len(groups)} patient ids for {len(labels)} labels; give one (or none) a label.")
-    draw = classification_draw(labels, predictions, classes)
+    draw = weighted_classification_metrics(labels, predictions, classes)
     drawn = weighted_draws([draw], groups, samples=samples, seed=seed, cells=len(classes) ** 2)
     return percentile_intervals(drawn[0], groups, level)
 
@@ -79,31 +79,33 @@ def resampled_indices(groups: Sequence[str], *, samples: int, seed: int) -> Iter
 
 
 def weighted_draws(
-    draws: Sequence[Draw], groups: Sequence[str], *, samples: int = 1000, seed: int = 0, cells: int = 1
+    metric_fns: Sequence[WeightedMetricFn], groups: Sequence[str], *, samples: int = 1000, seed: int = 0, cells: int = 1
 ) -> list[dict[str, np.ndarray]]:
-    """The metrics of each of `draws` in each resample, (samples,) float64 each, NaN where undefined: the fast way.
+    """The metrics of each of `metric_fns` in each resample, (samples,) float64 each, NaN where undefined: the fast way.
 
     All get the same row weights, so what two of them give can be subtracted. Equal seeds and groups give equal resamples, in
     `bootstrap` too. `cells`: how many numbers a draw makes of each resample, which bounds the memory.
     """
     units = unit_of_rows(groups)
-    chunks: list[list[dict[str, np.ndarray]]] = [[] for _ in draws]
-    with ThreadPoolExecutor(min(len(draws), os.cpu_count() or 1)) as pool:  # NumPy lets other threads run meanwhile
+    chunks: list[list[dict[str, np.ndarray]]] = [[] for _ in metric_fns]
+    with ThreadPoolExecutor(
+        min(len(metric_fns), os.cpu_count() or 1)
+    ) as pool:  # NumPy lets other threads run meanwhile
         for weights in _chunks(_row_weights(units, samples, seed), max(1, CHUNK_SIZE // max(len(units), cells))):
-            tasks = [pool.submit(draw, weights) for draw in draws]
+            tasks = [pool.submit(draw, weights) for draw in metric_fns]
             for parts, task in zip(chunks, tasks, strict=True):
                 parts.append(task.result())
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]} for parts in chunks]
 
 
-def classification_draw(
+def weighted_classification_metrics(
     labels: Sequence[str], predictions: Predictions, classes: Sequence[str], rows: np.ndarray | None = None
-) -> Draw:
-    """Of row weightings: the metrics of a classification, of all rows, or of some `rows`, bool (n,), without calibration.
+) -> WeightedMetricFn:
+    """A function from row weightings to the metrics of a classification: of all rows, or of `rows`, bool (n,).
 
     Metrics: all of `metrics.confusion_rates`; for scores (n, k) `auroc/<class>`, `auprc/<class>` and their macro averages,
-    and for those that are probabilities what `calibration_draw` gives. Macro averages run over the classes that a resample
-    has. Errors as in `metrics.classification_metrics`.
+    and for those that are probabilities, where no `rows` are given, what `weighted_calibration_metrics` gives. Macro averages
+    run over the classes that a resample has. Errors as in `metrics.classification_metrics`.
     """
     truth, k = encode_labels(labels, classes), len(classes)
     cells = truth * k + predicted_indices(predictions, classes, len(truth))
@@ -112,8 +114,8 @@ def classification_draw(
     if rows is not None:
         truth, cells, scores = truth[rows], cells[rows], None if scores is None else scores[rows]
     elif scores is not None and are_probabilities(scores):
-        calibration = calibration_draw(truth, scores)
-    ranked = [] if scores is None else [ranking_draw(truth == i, scores[:, i]) for i in range(k)]
+        calibration = weighted_calibration_metrics(truth, scores)
+    ranked = [] if scores is None else [weighted_ranking_metrics(truth == i, scores[:, i]) for i in range(k)]
 
     def draw(weights: np.ndarray) -> dict[str, np.ndarray]:
         weights = weights if rows is None else np.compress(rows, weights, axis=1)
@@ -128,8 +130,8 @@ def classification_draw(
     return draw
 
 
-def ranking_draw(positive: np.ndarray, scores: np.ndarray) -> Draw:
-    """Of row weightings: `auroc` and `auprc` of scores (n,) for rows that are `positive`, bool (n,). Sorts once.
+def weighted_ranking_metrics(positive: np.ndarray, scores: np.ndarray) -> WeightedMetricFn:
+    """A function from row weightings to `auroc` and `auprc` of scores (n,); `positive` rows, bool (n,). Sorts once.
 
     AUROC is the Mann-Whitney share of (positive, negative) pairs in right order, ties counting half. AUPRC is the average
     precision: the mean over positives of the precision among what scores at least as high. Both are NaN where a weighting

@@ -13,7 +13,7 @@ import numpy as np
 
 BINS = 15
 PROBABILITY_SUM_TOLERANCE = 1e-3  # of the sum of an image's probabilities, which may have been rounded
-Draw = Callable[[np.ndarray], dict[str, np.ndarray]]
+WeightedMetricFn = Callable[[np.ndarray], dict[str, np.ndarray]]
 """Takes row weightings (m, n) >= 0, with a positive sum each, and gives each metric's values (m,)."""
 
 
@@ -40,8 +40,8 @@ def bin_indices(confidence: np.ndarray, *, equal_mass: bool = False, bins: int =
     return np.searchsorted(ends, confidence, side="left").astype(np.int64)
 
 
-def calibration_draw(truth: np.ndarray, probabilities: np.ndarray) -> Draw:
-    """Of row weightings: `brier`, `ece`, `classwise_ece`, and both errors with `_equal_mass`.
+def weighted_calibration_metrics(truth: np.ndarray, probabilities: np.ndarray) -> WeightedMetricFn:
+    """A function from row weightings to `brier`, `ece`, `classwise_ece`, and both errors with `_equal_mass`.
 
     `truth` (n,) int64: the true class. `probabilities` (n, k), as `are_probabilities` asks. The Brier score is the mean
     squared distance from the true class's one-hot row, in [0, 2] (Brier 1950). A calibration error is the sum over bins of
@@ -72,8 +72,8 @@ def calibration_draw(truth: np.ndarray, probabilities: np.ndarray) -> Draw:
 
 
 def calibration_metrics(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """The metrics of `calibration_draw` of all rows, each once; none for scores that are no probabilities."""
+    """The metrics of `weighted_calibration_metrics` of all rows, each once; none for scores that are no probabilities."""
     if not are_probabilities(probabilities):
         return {}
-    draws = calibration_draw(truth, probabilities)(np.ones((1, len(truth))))
+    draws = weighted_calibration_metrics(truth, probabilities)(np.ones((1, len(truth))))
     return {name: float(values[0]) for name, values in draws.items()}

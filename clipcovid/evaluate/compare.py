@@ -136,8 +136,8 @@ def compare(methods: Sequence[MethodPredictions], config: CompareConfig = DEFAUL
         hard_images=_hard_images(kind, hits, methods, images, classes) if hits else None,
         decisions=_decisions(kind, runs, classes, config),
     )
-    right = {name: hits.right[members[name][0]] for name in order if hits and name not in comparison.seeds}
-    comparison = _with_tests(comparison, draws, rows, right if kind.tests_hits else {})
+    right = {name: hits.correct[members[name][0]] for name in order if hits and name not in comparison.seeds}
+    comparison = _with_tests(comparison, draws, rows, right if kind.has_correctness_tests else {})
     return dataclasses.replace(comparison, notes=[*_learned_notes(methods), *comparison_notes(comparison)])
 
 
@@ -214,7 +214,7 @@ def _with_tests(
         rows,
         kind.pair_metrics or draws.values,
         intervals=comparison.methods[comparison.best].intervals["units"] > 1,
-        right=right,
+        correct=right,
         margin=comparison.margin,
         judged_by=comparison.judged_by,
     )

@@ -128,7 +128,7 @@ def confusions_figure(comparison: Comparison, confusions: Mapping[str, Sequence[
     room = 0.07 * max(map(text_width, "\n".join(names).split("\n")))  # inches that a name takes
     title = f"Confusion matrices, {'%' if k <= 6 else 'share'} of the true class, {_sample(comparison)}"
     width, height = 1 + room + columns * (side + 0.15), 1.2 + room + rows * (side + 0.45)
-    figure, panels = new_panels(title, rows, columns, width, height, share=True)
+    figure, panels = new_panels(title, rows, columns, width, height, share_x=True)
     for axes in panels[len(confusions) :]:
         axes.set_visible(False)
     for number, (axes, (name, confusion)) in enumerate(zip(panels, confusions.items(), strict=False)):

@@ -40,7 +40,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> float:
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
 
 
-def set_limits(truth: np.ndarray, probabilities: np.ndarray, coverage: float, by_class: bool) -> np.ndarray:
+def prediction_set_limits(truth: np.ndarray, probabilities: np.ndarray, coverage: float, by_class: bool) -> np.ndarray:
     """The greatest 1 - probability with which each class is in a set, (k,) float64: LAC's for all, or each class's own.
 
     `truth` (n,) int64 and `probabilities` (n, k) of validation images.
@@ -65,7 +65,7 @@ def conformal_sets(
 
     `validation` and `test`: the true class (n,) int64 and probabilities (n, k). The test images are those of `resamples`.
     """
-    limits = set_limits(*validation, coverage, by_class)
+    limits = prediction_set_limits(*validation, coverage, by_class)
     truth, probabilities = test
     inside = 1 - probabilities <= limits
     covered, sizes, one = inside[np.arange(len(truth)), truth], inside.sum(axis=1), np.ones(len(truth))

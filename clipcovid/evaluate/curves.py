@@ -70,7 +70,7 @@ def _curves_figure(
     rows = max(1, -(-len(shown) // columns))
     title = f"{name}, one class against the rest{some}, {sample_title(len(truth), split)}"
     room = 0.2 * -(-len(probabilities) // columns)  # inches that the legend takes
-    figure, panels = new_panels(title, rows, columns, 0.6 + 3.1 * columns, 0.6 + 3.3 * rows + room, share=True)
+    figure, panels = new_panels(title, rows, columns, 0.6 + 3.1 * columns, 0.6 + 3.3 * rows + room, share_x=True)
     colours = matplotlib.colormaps["tab10" if len(probabilities) <= 10 else "tab20"]
     for axes, at, label in zip(panels, shown, axis_labels([classes[at] for at in shown]), strict=False):
         positive = truth == at

@@ -33,7 +33,7 @@ from clipcovid.evaluate.text_table import TextTable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Examples = tuple[np.ndarray, np.ndarray]
+LabelsAndProbabilities = tuple[np.ndarray, np.ndarray]
 """The true class (n,) int64 and probabilities (n, k)."""
 
 
@@ -171,7 +171,7 @@ def analyze_decisions(
     return dataclasses.replace(decisions, notes=_notes(decisions, validations))
 
 
-def _validation(table: pd.DataFrame | None, classes: Sequence[str]) -> Examples | None:
+def _validation(table: pd.DataFrame | None, classes: Sequence[str]) -> LabelsAndProbabilities | None:
     """The validation images that something can be chosen on; None where there are none."""
     if table is None:
         return None
@@ -185,8 +185,8 @@ def _validation(table: pd.DataFrame | None, classes: Sequence[str]) -> Examples 
 
 
 def _analyze(
-    validation: Examples | None,
-    test: Examples,
+    validation: LabelsAndProbabilities | None,
+    test: LabelsAndProbabilities,
     classes: Sequence[str],
     resamples: Resamples,
     *,
@@ -215,7 +215,7 @@ def _analyze(
     )
 
 
-def _notes(decisions: Decisions, validations: Mapping[str, Examples | None]) -> list[str]:
+def _notes(decisions: Decisions, validations: Mapping[str, LabelsAndProbabilities | None]) -> list[str]:
     """What the numbers rest on, what was left out, and what is too little to go by."""
     notes = []
     if missing := [name for name, validation in validations.items() if validation is None]:

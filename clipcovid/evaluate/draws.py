@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipcovid.evaluate import bootstrap
-from clipcovid.evaluate.calibration import Draw
+from clipcovid.evaluate.calibration import WeightedMetricFn
 
 Resampler = Callable[[np.ndarray], dict[str, np.ndarray]]
 """From indices of images (m,), those drawn twice standing twice, to metrics of k tables, (k,) float64 each."""
@@ -60,7 +60,7 @@ def _pool(samples: np.ndarray, picks: np.ndarray) -> np.ndarray:
 
 
 def weighted_table_draws(
-    of_subsets: Sequence[Sequence[Draw]], groups: Sequence[str], *, samples: int, seed: int, cells: int = 1
+    of_subsets: Sequence[Sequence[WeightedMetricFn]], groups: Sequence[str], *, samples: int, seed: int, cells: int = 1
 ) -> list[Draws]:
     """For each subset of the images: the draws of a metric function of row weights for each table."""
     flat = [draw for of_tables in of_subsets for draw in of_tables]

@@ -64,9 +64,9 @@ def compare_sets(
     internal: Mapping[str, pd.DataFrame],
     external: Mapping[str, pd.DataFrame],
     classes: Sequence[str],
-    about: ExternalTest,
+    test: ExternalTest,
 ) -> ExternalTest:
-    """The external test that `about` begins: with scores, gaps, notes and alarms.
+    """The external test that `test` begins: with scores, gaps, notes and alarms.
 
     `internal`, `external`: method → predictions, of the same images in the same order within a set. Where labels are scored,
     classes that only one of the sets has are left out of both: else a macro average over three classes would stand beside
@@ -77,11 +77,11 @@ def compare_sets(
         first, second = (set(next(iter(tables.values()))["label"]) for tables in (internal, external))
         if not first & second:
             raise UserError(
-                f"{about.data} has no image of a class of the compared split ({quote_names(sorted(first))}): map its classes "
+                f"{test.data} has no image of a class of the compared split ({quote_names(sorted(first))}): map its classes "
                 "with --external-map."
             )
         notes = [
-            f"{about.dataset}: no {one} image is {quote_names(sorted(missing))}, so the {other} scores leave these out."
+            f"{test.dataset}: no {one} image is {quote_names(sorted(missing))}, so the {other} scores leave these out."
             for missing, one, other in (
                 (first - second, "external", "internal"),
                 (second - first, "internal", "external"),
@@ -89,20 +89,20 @@ def compare_sets(
             if missing
         ]
         internal, external = (_images_of(tables, first & second) for tables in (internal, external))
-        notes.append(f"{about.dataset}: {_class_shares(internal, external)}")
+        notes.append(f"{test.dataset}: {_class_shares(internal, external)}")
     gaps = internal_external_gaps(kind, list(internal.values()), list(external.values()), classes)
     by_method = dict(zip(external, gaps, strict=True))
     scores = {name: kind.score(table, classes) for name, table in external.items()}
     metric = kind.ranking_metric(scores)
-    notes += [f"{about.dataset}: {note}" for note in gap_notes(by_method, metric, kind.key_metrics[metric])]
+    notes += [f"{test.dataset}: {note}" for note in gap_notes(by_method, metric, kind.key_metrics[metric])]
     return replace(
-        about,
+        test,
         n=next(iter(external.values()))["image_id"].nunique(),
         classes=list(classes),
         methods=scores,
         gaps=by_method,
         notes=notes,
-        alarms=_alarms(about, scores),
+        alarms=_alarms(test, scores),
     )
 
 

@@ -15,7 +15,7 @@ class Hits:
 
     criterion: str
     """What counts as right, in a sentence: "the label is the most probable class"."""
-    right: np.ndarray
+    correct: np.ndarray
     """(k, images) bool, images in the order of the tables."""
 
 
@@ -57,7 +57,7 @@ def find_hard_images(
 
     `describe` says what a run (its index) predicts for some images, by their ids.
     """
-    times_right = hits.right.sum(axis=0)
+    times_right = hits.correct.sum(axis=0)
     missed = images[times_right == 0]
     image_ids = missed["image_id"].tolist()
     texts = [describe(at, image_ids) for at in range(len(names))] if image_ids else []
@@ -74,7 +74,7 @@ def find_hard_images(
         criterion=hits.criterion,
         runs=list(names),
         counts=np.bincount(times_right, minlength=len(names) + 1).tolist(),
-        expected_missed=float(len(images) * np.prod(1 - hits.right.mean(axis=1))),
+        expected_missed=float(len(images) * np.prod(1 - hits.correct.mean(axis=1))),
         labels=_by_label(images["label"], times_right, len(names)),
         missed=rows,
     )

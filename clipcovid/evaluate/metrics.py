@@ -108,7 +108,7 @@ def classification_metrics(
     top2_accuracy … top5_accuracy (below k), mean_reciprocal_rank. All lie in [0, 1] but kappa in [-1, 1]. AUROC (ties count
     half) and AUPRC (average precision) are one class against the rest, defined for a class that some labels have and some
     have not. Equal scores rank in the order of `classes`. For all of these only order matters, so any finite score does;
-    what `calibration_draw` gives is added for rows that are probabilities.
+    what `weighted_calibration_metrics` gives is added for rows that are probabilities.
 
     Empty input, shapes that don't fit, NaN, a label that is not a class: `UserError`.
     """

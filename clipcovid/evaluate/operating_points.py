@@ -45,7 +45,7 @@ def operating_points(
     sensitivity: float,
     resamples: Resamples,
 ) -> dict[str, OperatingPoint]:
-    """Class → operating point, of those that some validation image and some test image is of.
+    """Class → operating point, for the classes with at least one validation and one test image.
 
     `validation` and `test`: the true class (n,) int64 and probabilities (n, k). The test images are those of `resamples`.
     """

@@ -33,14 +33,14 @@ def compare_pairs(
     metrics: Iterable[str],
     *,
     intervals: bool = True,
-    right: Mapping[str, np.ndarray] | None = None,
+    correct: Mapping[str, np.ndarray] | None = None,
     margin: float | None = None,
     judged_by: str = "",
 ) -> list[Pair]:
     """Each pair of `methods` (name → row of the draws), the one named first against the other.
 
     A difference is left out where the metric is undefined for either. `intervals`: whether there are patients enough to
-    resample. `right`: method → which images it has right, bool (n,), for McNemar's test. P-values are corrected for the
+    resample. `correct`: method → which images it has right, bool (n,), for McNemar's test. P-values are corrected for the
     number of pairs, for each metric on its own. `judged_by`: the metric of the verdict, with its `margin` of equivalence.
     """
     pairs = list(combinations(methods, 2))
@@ -52,7 +52,7 @@ def compare_pairs(
             if gap is not None:
                 entry[metric] = gap
         _correct([entry[metric] for entry in differences if metric in entry])
-    tests = [_mcnemar(right or {}, *pair) for pair in pairs]
+    tests = [_mcnemar(correct or {}, *pair) for pair in pairs]
     _correct([test for test in tests if test is not None])
     return [
         Pair(
@@ -110,7 +110,7 @@ def _mcnemar(right: Mapping[str, np.ndarray], first: str, second: str) -> dict[s
 def _verdict(gap: Mapping[str, float], margin: float | None) -> str:
     if "low" not in gap:
         return ""
-    return significance.verdict((gap["low_90"], gap["high_90"]), (gap["low"], gap["high"]), margin)
+    return significance.classify_difference((gap["low_90"], gap["high_90"]), (gap["low"], gap["high"]), margin)
 
 
 def _negative(gap: Mapping[str, float]) -> dict[str, float]:

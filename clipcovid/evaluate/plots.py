@@ -288,13 +288,13 @@ def new_figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def new_panels(
-    title: str, rows: int, columns: int, width: float, height: float, share: bool = False, share_y: bool = True
+    title: str, rows: int, columns: int, width: float, height: float, share_x: bool = False, share_y: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of several panels, row by row. `share`: the x axis is one, `share_y`: the y axis is."""
+    """A figure of several panels, row by row. `share_x`: the x axis is one, `share_y`: the y axis is."""
     figure = Figure(figsize=(min(width, 24), min(height, 24)), layout="constrained")
     figure.suptitle(_escape_mathtext("\n".join(_wrap(title, int(9 * width)))), fontsize=11)
     figure.supxlabel(RESEARCH_ONLY, fontsize=7, color="dimgray", x=0.01, ha="left")
-    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share, sharey=share_y).flat)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharex=share_x, sharey=share_y).flat)
 
 
 def sample_title(n: int, split: str) -> str:

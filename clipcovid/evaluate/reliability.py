@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipcovid.evaluate.calibration import BINS, bin_indices, calibration_draw
+from clipcovid.evaluate.calibration import BINS, bin_indices, weighted_calibration_metrics
 from clipcovid.evaluate.resamples import Estimate, Resamples
 
 
@@ -14,7 +14,7 @@ class Reliability:
     """Calibration of a method's probabilities on the test images."""
 
     metrics: dict[str, Estimate]
-    """Those of `calibration_draw`: brier, ece, classwise_ece, and both errors with _equal_mass, without intervals here."""
+    """Those of `weighted_calibration_metrics`: brier, ece, classwise_ece, and both errors with _equal_mass, without intervals here."""
     top_label: list[list[float]]
     """A bin of equal width each, of images by the probability of their most probable class: mean probability, share of right
     predictions, images. Empty bins are left out."""
@@ -25,8 +25,8 @@ class Reliability:
 def reliability(
     truth: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], resamples: Resamples
 ) -> Reliability:
-    """Of the true class (n,) int64 and probabilities (n, k) of the images of `resamples`."""
-    once = calibration_draw(truth, probabilities)(np.ones((1, len(truth))))
+    """The calibration of `probabilities` (n, k) against `truth` (n,) int64, both of the images of `resamples`."""
+    once = weighted_calibration_metrics(truth, probabilities)(np.ones((1, len(truth))))
     right = probabilities.argmax(axis=1) == truth
     outcomes = np.column_stack([right, truth[:, None] == np.arange(len(classes))])
     confidences = np.column_stack([probabilities.max(axis=1), probabilities])

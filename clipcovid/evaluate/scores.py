@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from clipcovid.evaluate.bootstrap import Intervals
 from clipcovid.evaluate.hits import HardImages
 from clipcovid.evaluate.pairs import Pair
-from clipcovid.evaluate.subgroups import Gap, Subgroup
+from clipcovid.evaluate.subgroups import Subgroup, SubgroupGap
 from clipcovid.evaluate.text_table import TextTable
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Comparison:
     seeds: dict[str, SeedRuns] = field(default_factory=dict)
     """Method of several seeds → its runs."""
     subgroups: list[Subgroup] = field(default_factory=list)
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[SubgroupGap] = field(default_factory=list)
     hard_images: HardImages | None = None
     external: list[ExternalTest] = field(default_factory=list)
     """The methods on other data sets."""

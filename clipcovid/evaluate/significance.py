@@ -29,16 +29,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def cochran_q(right: np.ndarray) -> dict[str, float]:
-    """Cochran's Q of k methods on the same n images: `statistic`, `df` and `p`; `right` (k, n) bool, which has which right.
+def cochran_q(correct: np.ndarray) -> dict[str, float]:
+    """Cochran's Q of k methods on the same n images: `statistic`, `df` and `p`; `correct` (k, n) bool, which has which right.
 
     Cochran, Biometrika 37 (1950), against chi-squared with k - 1 degrees of freedom. Of two methods it is McNemar's test
     without correction. Where no image tells the methods apart, p is 1.
     """
     from scipy.stats import chi2  # half a second to import, which a training does not need
 
-    methods, images = right.sum(axis=1).astype(np.float64), right.sum(axis=0).astype(np.float64)
-    k, total = len(right), float(methods.sum())
+    methods, images = correct.sum(axis=1).astype(np.float64), correct.sum(axis=0).astype(np.float64)
+    k, total = len(correct), float(methods.sum())
     spread = float(k * total - (images**2).sum())
     statistic = (k - 1) * (k * float((methods**2).sum()) - total**2) / spread if spread > 0 else 0.0
     return {"statistic": statistic, "df": k - 1, "p": float(chi2.sf(statistic, k - 1)) if spread > 0 else 1.0}
@@ -59,7 +59,7 @@ def bootstrap_p_value(value: float, draws: np.ndarray) -> float | None:
     return math.erfc(abs(value) / deviation / math.sqrt(2))
 
 
-def verdict(interval_90: Sequence[float], interval_95: Sequence[float], margin: float | None) -> str:
+def classify_difference(interval_90: Sequence[float], interval_95: Sequence[float], margin: float | None) -> str:
     """equivalent, better, worse or undecided, of a difference with its intervals.
 
     Equivalent: the 90 % interval lies within ±`margin`, which is two one-sided tests at 5 % (Schuirmann, J. Pharmacokinet.

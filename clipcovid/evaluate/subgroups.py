@@ -12,9 +12,9 @@ from clipcovid.errors import UserError, first_names
 from clipcovid.evaluate import bootstrap
 from clipcovid.evaluate.draws import Draws
 
-MOST_GROUPS = 20  # groups of one column
-AGE_ENDS = (0, 20, 40, 60, 80)  # years at which groups of ages begin
-OLDEST = 120  # years
+MAX_GROUPS = 20  # groups of one column
+AGE_BAND_EDGES = (0, 20, 40, 60, 80)  # years at which groups of ages begin
+MAX_AGE = 120  # years
 UNKNOWN, UNREADABLE = "unknown", "unreadable"
 AGE_UNITS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}  # DICOM's, in years
 
@@ -47,7 +47,7 @@ class Subgroup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gap:
+class SubgroupGap:
     """A method's best group minus its worst, which were found on these very images."""
 
     column: str
@@ -68,7 +68,7 @@ class Gap:
 def find_groups(manifest: Manifest, columns: Sequence[str], images: pd.DataFrame) -> list[Group]:
     """The groups of each of `columns`, from the least value up; `images`: image_id and label of those that are scored.
 
-    Ages, in a column whose name has the word, are put together by `AGE_ENDS`. Images without a value are a group of their
+    Ages, in a column whose name has the word, are put together by `AGE_BAND_EDGES`. Images without a value are a group of their
     own. A column that the manifest lacks or that has too many values, images that it lacks or labels otherwise: `UserError`.
     """
     facts = manifest.table.set_index("image_id")
@@ -93,10 +93,10 @@ def find_groups(manifest: Manifest, columns: Sequence[str], images: pd.DataFrame
         values = facts[column].astype(str)
         values = values.map(age_group) if _is_age(column) else values.where(values != "", UNKNOWN)
         names = sorted(set(values), key=_order)
-        if len(names) > MOST_GROUPS:
+        if len(names) > MAX_GROUPS:
             raise UserError(
                 f"--by {column}: the compared images have {len(names)} values of it, as {first_names(names)}: choose a "
-                f"column with at most {MOST_GROUPS}."
+                f"column with at most {MAX_GROUPS}."
             )
         groups += [Group(column=column, name=name, rows=(values == name).to_numpy()) for name in names]
     return groups
@@ -108,10 +108,14 @@ def age_group(text: str) -> str:
         return UNKNOWN
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([ymwd]?)(?:ears?|rs?)?", text.strip(), re.IGNORECASE)
     years = float(found[1]) * AGE_UNITS[found[2].upper() or "Y"] if found else np.inf
-    if years > OLDEST:
+    if years > MAX_AGE:
         return UNREADABLE
-    at = int(np.searchsorted(AGE_ENDS, years, side="right"))
-    return f"{AGE_ENDS[at - 1]}–{AGE_ENDS[at] - 1}" if at < len(AGE_ENDS) else f"{AGE_ENDS[-1]} and over"
+    at = int(np.searchsorted(AGE_BAND_EDGES, years, side="right"))
+    return (
+        f"{AGE_BAND_EDGES[at - 1]}–{AGE_BAND_EDGES[at] - 1}"
+        if at < len(AGE_BAND_EDGES)
+        else f"{AGE_BAND_EDGES[-1]} and over"
+    )
 
 
 def score_groups(
@@ -120,12 +124,13 @@ def score_groups(
     methods: Mapping[str, int],
     metrics: Sequence[str],
     images: pd.DataFrame,
-    least: int,
-) -> tuple[list[Subgroup], list[Gap]]:
+    min_patients: int,
+) -> tuple[list[Subgroup], list[SubgroupGap]]:
     """The groups' scores of `methods` (name → row of the draws, one of `draws` for each group), and the gaps.
 
-    Groups of fewer than `least` patients are not scored. They, unknown values and groups that lack a class count in no gap,
-    since a mean over other classes is another metric. `images`: label and patient_id of each image, as `Group.rows` says.
+    Groups of fewer than `min_patients` patients are not scored. They, unknown values and groups that lack a class count in no
+    gap, since a mean over other classes is another metric. `images`: label and patient_id of each image, as `Group.rows`
+    says.
     """
     scored = []
     for group, drawn in zip(groups, draws, strict=True):
@@ -135,8 +140,8 @@ def score_groups(
         units = bootstrap.count_units(bootstrap.patient_groups(own))
         reason = f"lacks {', '.join(absent)}" if absent else ""
         reason = "no group, but without a value" if group.name in (UNKNOWN, UNREADABLE) else reason
-        reason = f"too few (below {least})" if units < least else reason
-        scores = {} if units < least else _scores(drawn, methods, metrics)
+        reason = f"too few (below {min_patients})" if units < min_patients else reason
+        scores = {} if units < min_patients else _scores(drawn, methods, metrics)
         scored.append(
             Subgroup(
                 column=group.column,
@@ -176,7 +181,7 @@ def _scores(draws: Draws, methods: Mapping[str, int], metrics: Sequence[str]) ->
     return found
 
 
-def _gap(column: str, method: str, metric: str, draws: Mapping[str, Draws], at: int) -> list[Gap]:
+def _gap(column: str, method: str, metric: str, draws: Mapping[str, Draws], at: int) -> list[SubgroupGap]:
     """The gap of one method, in a list; [] where the metric is not defined in two groups."""
     values = {
         name: float(of.values[metric][at])
@@ -189,7 +194,11 @@ def _gap(column: str, method: str, metric: str, draws: Mapping[str, Draws], at: 
     bounds = bootstrap.percentile_interval(draws[best].samples[metric][at] - draws[worst].samples[metric][at])
     low, high = bounds or (None, None)
     value = values[best] - values[worst]
-    return [Gap(column=column, method=method, metric=metric, best=best, worst=worst, value=value, low=low, high=high)]
+    return [
+        SubgroupGap(
+            column=column, method=method, metric=metric, best=best, worst=worst, value=value, low=low, high=high
+        )
+    ]
 
 
 def _is_age(column: str) -> bool:

@@ -10,8 +10,8 @@ from rich.table import Table
 
 Row = Sequence[str]
 BORDERS = {"head": box.SIMPLE_HEAD, "plain": box.SIMPLE, "full": box.HEAVY_HEAD}
-NARROW = 100  # characters of a terminal below which intervals stand beneath their values
-NAME_ROOM = 16  # characters that are left for names
+NARROW_WIDTH = 100  # characters of a terminal below which intervals stand beneath their values
+MIN_NAME_WIDTH = 16  # characters that are left for names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class TextTable:
         for head in self.headers[1:]:
             justify: Literal["left", "right"] = "left" if self.texts else "right"
             table.add_column(escape(head), justify=justify, no_wrap=self.no_wrap == "numbers")
-        narrow = self.no_wrap == "numbers" and width < NARROW
+        narrow = self.no_wrap == "numbers" and width < NARROW_WIDTH
         bounds_apart = narrow and self._too_wide(width)
         for rows in self.sections:
             for name, *cells in rows:
@@ -65,10 +65,10 @@ class TextTable:
         return table
 
     def _too_wide(self, width: int) -> bool:
-        """Whether intervals beneath their values, in a terminal `width` wide, leave the names less room than `NAME_ROOM`."""
+        """Whether intervals beneath their values, in a terminal `width` wide, leave the names less room than `MIN_NAME_WIDTH`."""
         rows = [self.headers, *(_wrap_cells(row, False) for rows in self.sections for row in rows)]
         widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
-        return sum(widths[1:]) + len(widths) + min(widths[0], NAME_ROOM) > width
+        return sum(widths[1:]) + len(widths) + min(widths[0], MIN_NAME_WIDTH) > width
 
     def markdown(self) -> list[str]:
         """The table's lines in Markdown, the title as a heading."""

@@ -9,7 +9,7 @@ from typing import Any
 from clipcovid.config import ClipConfig, ImagesConfig, TrainConfig, UserError
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import pack_hash
-from clipcovid.inference.image_models import ENCODER, ZEROSHOT
+from clipcovid.inference.image_models import ENCODER_FOLDER, ZEROSHOT_FILE
 from clipcovid.inference.predict import check_encoder
 from clipcovid.inference.predict_zeroshot import is_zeroshot_run, zeroshot_clip
 from clipcovid.io.files import write_json
@@ -84,7 +84,7 @@ def _export_zeroshot(run: Path, metadata: dict[str, Any], folder: Path) -> None:
     shutil.copyfile(run / PROMPTS, folder / PROMPTS)
     images = _zeroshot_images(run, metadata)
     write_json(
-        folder / ZEROSHOT,
+        folder / ZEROSHOT_FILE,
         {"images": asdict(images), "input": settings["input"], "precision": clip.precision},
     )
 
@@ -103,4 +103,4 @@ def _export_encoder(config: ClipConfig, seed: int, folder: Path) -> None:
     """Write the CLIP that a config names as a checkpoint of ours."""
     from clipcovid.models.clip import load_clip, save_clip
 
-    save_clip(folder / ENCODER, load_clip(config, seed=seed), hf=False)
+    save_clip(folder / ENCODER_FOLDER, load_clip(config, seed=seed), hf=False)

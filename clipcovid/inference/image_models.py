@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from clipcovid.models.clip_model import Clip
 
 BATCH_SIZE = 32
-ENCODER = "encoder"  # of an exported folder: the CLIP whose embeddings the model reads
-ZEROSHOT = "zeroshot.json"  # of an exported folder without a checkpoint: how images are read, and CLIP's precision
+ENCODER_FOLDER = "encoder"  # of an exported folder: the CLIP whose embeddings the model reads
+ZEROSHOT_FILE = "zeroshot.json"  # of an exported folder without a checkpoint: how images are read, and CLIP's precision
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classifier:
+class ImageClassifier:
     """Probabilities of classes."""
 
     classes: tuple[str, ...]
@@ -48,7 +48,7 @@ class Classifier:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmenter:
+class ImageSegmenter:
     """Masks of regions."""
 
     regions: tuple[str, ...]
@@ -76,15 +76,15 @@ def _fitted_batches(images: Sequence[np.ndarray], size: ImagesConfig) -> Iterato
         yield np.stack([fit_image(image, size) for image in images[start : start + BATCH_SIZE]])
 
 
-def load_model(folder: Path) -> Classifier | Segmenter:
+def load_model(folder: Path) -> ImageClassifier | ImageSegmenter:
     """The model that `export_model` left in `folder`."""
-    if (folder / ZEROSHOT).is_file():
+    if (folder / ZEROSHOT_FILE).is_file():
         return _load_zeroshot(folder)
     kind = METHODS[read_checkpoint(folder)[0].task].kind
     return load_classifier(folder) if kind == "classification" else load_segmenter(folder)
 
 
-def load_classifier(run: Path) -> Classifier:
+def load_classifier(run: Path) -> ImageClassifier:
     """The classifier of images in a run's folder, or an exported one; a run of another kind is a `UserError`."""
     config = _check_kind(run, "classification")
     from clipcovid.methods.task import load_checkpoint
@@ -95,35 +95,35 @@ def load_classifier(run: Path) -> Classifier:
     images = task.images
     if not METHODS[config.task].uses_embeddings:
         predict = _predictor(predictor, config.optim.precision, lambda pixels: {"image": pixels})
-        return Classifier(classes=task.classes, images=images, predict=predict)
+        return ImageClassifier(classes=task.classes, images=images, predict=predict)
     clip = _load_encoder(run, config.clip.precision)
     predict = _predictor(predictor, config.optim.precision, lambda pixels: {"embedding": embed_pixels(clip, pixels)})
     if config.input == "raw":
         images = replace(images, size=clip.image_size)
-    return Classifier(classes=task.classes, images=images, predict=predict)
+    return ImageClassifier(classes=task.classes, images=images, predict=predict)
 
 
-def load_segmenter(run: Path) -> Segmenter:
+def load_segmenter(run: Path) -> ImageSegmenter:
     """The segmenter in a run's folder, or an exported one; a run of another kind is a `UserError`."""
     config = _check_kind(run, "segmentation")
     from clipcovid.methods.task import load_checkpoint
     from clipcovid.models.clip_model import default_device
 
     task, module, _ = load_checkpoint(run)
-    return Segmenter(regions=tuple(config.regions), task=task, module=module.to(default_device()).eval())
+    return ImageSegmenter(regions=tuple(config.regions), task=task, module=module.to(default_device()).eval())
 
 
-def _load_zeroshot(folder: Path) -> Classifier:
+def _load_zeroshot(folder: Path) -> ImageClassifier:
     """CLIP with the texts of the classes."""
     from clipcovid.inference.zeroshot import softmax
     from clipcovid.models.clip_model import class_embeddings
 
-    settings, prompts = read_json_object(folder / ZEROSHOT), read_json_object(folder / PROMPTS)
+    settings, prompts = read_json_object(folder / ZEROSHOT_FILE), read_json_object(folder / PROMPTS)
     clip = _load_encoder(folder, settings["precision"])
     texts, images = class_embeddings(clip, prompts).T, ImagesConfig(**settings["images"])
     if settings["input"] == "raw":
         images = replace(images, size=clip.image_size)
-    return Classifier(
+    return ImageClassifier(
         classes=tuple(prompts),
         images=images,
         predict=lambda pixels: softmax(clip.logit_scale * embed_pixels(clip, pixels) @ texts),
@@ -140,7 +140,7 @@ def _load_encoder(folder: Path, precision: str) -> "Clip":
     from clipcovid.models.clip_model import default_device
 
     device = default_device()
-    config = ClipConfig(pretrained=str(folder / ENCODER))
+    config = ClipConfig(pretrained=str(folder / ENCODER_FOLDER))
     return load_clip(config, device=device, precision=resolve_precision(precision, device))
 
 
@@ -148,7 +148,7 @@ def _check_kind(run: Path, kind: str) -> Any:
     """The config of a run that predicts this kind from images; another is a `UserError`."""
     config, _, _ = read_checkpoint(run)
     method = METHODS[config.task]
-    if method.kind != kind or (method.uses_embeddings and not (run / ENCODER).is_dir()):
+    if method.kind != kind or (method.uses_embeddings and not (run / ENCODER_FOLDER).is_dir()):
         raise UserError(f"{run} is a {config.title} run; this wants one of {kind} from images.")
     return config
 

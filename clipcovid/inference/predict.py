@@ -87,12 +87,12 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
 
     return write_prediction_run(
         config,
-        task=task,
+        train_config=task,
         method=task.title,
-        trained=checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint,
+        trained_run=checkpoint.parent if checkpoint.name == "checkpoint" else checkpoint,
         identity=prediction_identity(checkpoint, task, metadata, manifest, config.split),
         manifest=manifest,
-        learned=learned,
+        is_trained_on=learned,
         predict_rows=predict_rows,
         log=log,
     )
@@ -101,30 +101,30 @@ def predict_split(config: PredictConfig, log: Callable[[str], None] = print) -> 
 def write_prediction_run(
     config: PredictConfig,
     *,
-    task: TrainConfig | None = None,
+    train_config: TrainConfig | None = None,
     method: str,
-    trained: Path,
+    trained_run: Path,
     identity: dict[str, Any],
     manifest: Manifest,
-    learned: pd.Series,
+    is_trained_on: pd.Series,
     predict_rows: Callable[[Run, pd.DataFrame], tuple[pd.DataFrame, np.ndarray | None]],
     log: Callable[[str], None],
 ) -> PredictResult:
     """The run of a split's predictions, which is made where it is not finished.
 
-    `task`: that of the checkpoint; None for a classification without one. `trained`: the folder of what predicts. `manifest`:
-    with the model's classes; `learned`, bool by position in it: the images that the model learned from. `predict_rows`: the
-    predictions table of some rows, and maybe their similarities (n, k) to the classes' texts.
+    `train_config`: that of the checkpoint; None for a classification without one. `trained_run`: the folder of the run that
+    predicts. `manifest`: with the model's classes; `is_trained_on`, bool by position in it: the images that the model learned
+    from. `predict_rows`: the predictions table of some rows, and maybe their similarities (n, k) to the classes' texts.
     """
-    stem = f"predict-{trained.resolve().name}-{config.data.resolve().name}"
+    stem = f"predict-{trained_run.resolve().name}-{config.data.resolve().name}"
     finished = find_finished_run(config, method=method, identity=identity, stem=stem, job="predict")
     run = finished or start_run(config, method=method, identity=identity, stem=stem, job="predict")
-    kind = get_kind(METHODS[task.task].kind if task else "classification")
-    rows, required = manifest.rows(config.split), task.required_columns if task else ("label",)
+    kind = get_kind(METHODS[train_config.task].kind if train_config else "classification")
+    rows, required = manifest.rows(config.split), train_config.required_columns if train_config else ("label",)
     if labelled := bool((rows[list(required)] != "").all(axis=1).any()):
         rows, _ = manifest.rows_with(config.split, required)
         kind.check_images(rows)
-    trained_on = set(manifest.table.loc[learned, "image_id"]) & set(rows["image_id"])
+    trained_on = set(manifest.table.loc[is_trained_on, "image_id"]) & set(rows["image_id"])
     reason = "" if labelled else "No image of this split has what its predictions could be scored by"
     if labelled and len(trained_on) == len(rows):
         reason = f"The model learned from all {len(rows)} of these images, by their pixels"
@@ -136,7 +136,7 @@ def write_prediction_run(
     table, similarities = predict_rows(run, rows)
     scores, split = None, config.split
     if labelled:
-        of_data = dataclasses.replace(task, data=config.data) if task else None
+        of_data = dataclasses.replace(train_config, data=config.data) if train_config else None
         scores = score_split(
             run, manifest, table, of_data, split=split, similarities=similarities, trained_on=trained_on
         )

@@ -43,10 +43,10 @@ def predict_zeroshot(config: PredictConfig, log: Callable[[str], None] = print) 
     return write_prediction_run(
         config,
         method=metadata["method"],
-        trained=config.run,
+        trained_run=config.run,
         identity={"run": used, "split": config.split} | data_identity(manifest),
         manifest=manifest,
-        learned=learned,
+        is_trained_on=learned,
         predict_rows=predict_rows,
         log=log,
     )

@@ -20,10 +20,10 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_mapping(path: Path, flag: str, what: str = "class names to texts") -> dict[str, Any]:
+def read_mapping(path: Path, flag: str, noun: str = "class names to texts") -> dict[str, Any]:
     """The mapping in a YAML or JSON (`.json`) file; in YAML all that is no list or mapping is text, keys too.
 
-    A file that can't be read, or holds something else, is a `UserError` that names `flag`, and of `what` it is a mapping.
+    A file that can't be read, or holds something else, is a `UserError` that names `flag`, and of `noun` it is a mapping.
     """
     where = f"{flag} {path}"
     try:
@@ -38,5 +38,5 @@ def read_mapping(path: Path, flag: str, what: str = "class names to texts") -> d
         except yaml.YAMLError as error:
             raise UserError(f"{where} is not valid YAML ({' '.join(str(error).split())[:300]}).") from None
     if not isinstance(content, dict):
-        raise UserError(f"{where} must hold a mapping of {what}.")
+        raise UserError(f"{where} must hold a mapping of {noun}.")
     return content

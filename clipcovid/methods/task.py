@@ -142,7 +142,7 @@ class Task(ABC, Generic[ConfigT, StateT]):
         return {}, state
 
     def test_predictor(self, module: torch.nn.Module, state: StateT) -> Predictor:
-        """Predicts what `table` reads, once trained."""
+        """The predictor, once trained, whose outputs `predictions_table` reads."""
         return self.predictor(module)
 
     def variants(self, module: torch.nn.Module, state: StateT) -> dict[str, Predictor]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from clipcovid.config import UserError
 from clipcovid.models.normalization import ImageNormalizer
-from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER
+from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER_FOLDER
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -151,10 +151,10 @@ def build_untrained_clip(
 
 def text_tower_cfg(folder: Path) -> dict[str, Any]:
     """The open_clip config entry that points to a checkpoint's Hugging Face text encoder; empty if it has none."""
-    if not (folder / TEXT_TOWER).is_dir():
+    if not (folder / TEXT_TOWER_FOLDER).is_dir():
         return {}
     text_cfg = json.loads((folder / OPENCLIP_CONFIG).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
-    return {"text_cfg": text_cfg | {"hf_model_name": str(folder / TEXT_TOWER), "hf_model_pretrained": False}}
+    return {"text_cfg": text_cfg | {"hf_model_name": str(folder / TEXT_TOWER_FOLDER), "hf_model_pretrained": False}}
 
 
 @contextmanager

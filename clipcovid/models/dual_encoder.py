@@ -16,7 +16,7 @@ from clipcovid.models.clip_model import Clip, build_untrained_clip, silence_logg
 from clipcovid.models.cnn import load_backbone, timm_input_defaults
 from clipcovid.models.presets import TEXT_ENCODERS
 from clipcovid.models.state_dicts import check_weights, error_reason
-from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER
+from clipcovid.models.weights import OPENCLIP_CONFIG, TEXT_TOWER_FOLDER
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -97,8 +97,8 @@ def _model_cfg(towers: DualEncoderSpec) -> dict[str, Any]:
             "image_size": towers.image_size,
         },
         "text_cfg": {
-            "hf_model_name": TEXT_TOWER,
-            "hf_tokenizer_name": TEXT_TOWER,
+            "hf_model_name": TEXT_TOWER_FOLDER,
+            "hf_tokenizer_name": TEXT_TOWER_FOLDER,
             "hf_proj_type": towers.projection,
             "hf_pooler_type": "mean_pooler",
             "context_length": towers.context,
@@ -111,7 +111,7 @@ def _write_text_tower(folder: Path, towers: DualEncoderSpec, texts: Sequence[str
     from transformers import AutoConfig, AutoTokenizer, BertConfig
 
     if towers.text not in TEXT_ENCODERS:
-        AutoConfig.from_pretrained(towers.text).save_pretrained(folder / TEXT_TOWER)
+        AutoConfig.from_pretrained(towers.text).save_pretrained(folder / TEXT_TOWER_FOLDER)
         AutoTokenizer.from_pretrained(towers.text).save_pretrained(folder)
         return
     layers, width, heads = TEXT_ENCODERS[towers.text]
@@ -125,7 +125,7 @@ def _write_text_tower(folder: Path, towers: DualEncoderSpec, texts: Sequence[str
         intermediate_size=4 * width,
         max_position_embeddings=towers.context,
         pad_token_id=tokenizer.pad_token_id,
-    ).save_pretrained(folder / TEXT_TOWER)
+    ).save_pretrained(folder / TEXT_TOWER_FOLDER)
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
@@ -168,5 +168,5 @@ def write_text_tower(folder: Path, clip: Clip) -> None:
     """Write into a checkpoint what its Hugging Face text encoder is built from, if it has one: config and tokenizer."""
     text = getattr(clip.model, "text", None)
     if text is not None and hasattr(text, "config"):
-        text.config.save_pretrained(folder / TEXT_TOWER)
+        text.config.save_pretrained(folder / TEXT_TOWER_FOLDER)
         clip.tokenizer.tokenizer.save_pretrained(folder)

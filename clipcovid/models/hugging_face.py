@@ -332,7 +332,9 @@ def _preprocess_cfg(folder: Path) -> dict[str, Any]:
         if len(preprocess["mean"]) != 3 or len(preprocess["std"]) != 3:
             raise ValueError("not three channels")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder} says in a way that is not understood how to prepare images ({error}).") from error
+        raise UserError(
+            f"{folder} describes how images are prepared in a way that is not understood ({error})."
+        ) from error
     return preprocess
 
 

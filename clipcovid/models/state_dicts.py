@@ -65,7 +65,7 @@ class StateDictMatch:
     """Where in the file they were, and the prefix that was taken off; empty where the file is the plain state dict."""
     missing: list[str] = field(default_factory=list)
     """Names in the model that the file lacks."""
-    reshaped: list[str] = field(default_factory=list)
+    shape_mismatches: list[str] = field(default_factory=list)
     """Tensors of another shape, each with both shapes."""
     unexpected: list[str] = field(default_factory=list)
     """Names in the file that the model lacks."""
@@ -77,7 +77,7 @@ class StateDictMatch:
     @property
     def mismatch_count(self) -> int:
         """How many of the model's tensors are not there, and how many there are of a larger one."""
-        return len(self.missing) + len(self.reshaped) + len(self.extra_layers)
+        return len(self.missing) + len(self.shape_mismatches) + len(self.extra_layers)
 
 
 def load_weights(module: torch.nn.Module, path: Path, name: str, flag: str, *, allow_extra: bool = False) -> None:
@@ -238,7 +238,7 @@ def _match_prefix(
         state=kept,
         source=".".join(part for part in (source, prefix.removesuffix(".")) if part),
         missing=[name for name in shapes if name not in renamed and not name.endswith(_OPTIONAL_KEYS)],
-        reshaped=reshaped,
+        shape_mismatches=reshaped,
         unexpected=unexpected,
         extra_layers=[name for name in unexpected if not rows.isdisjoint(_rows(name))],
         without_prefix=[name for name in state if not name.startswith(prefix)],
@@ -328,8 +328,8 @@ def _mismatch_message(
     parts = []
     if best.missing:
         parts.append(f"{len(best.missing)} of its {len(shapes)} tensors are missing ({best.missing[0]} first)")
-    if best.reshaped:
-        parts.append(f"{len(best.reshaped)} have another shape ({best.reshaped[0]})")
+    if best.shape_mismatches:
+        parts.append(f"{len(best.shape_mismatches)} have another shape ({best.shape_mismatches[0]})")
     if others := best.extra_layers if part else best.unexpected:
         parts.append(f"{len(others)} in the file are not the model's ({others[0]} first)")
     seems = describe_weights({key: tuple(value.shape) for key, value in state.items()})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcovid.config import ClipConfig, UserError, summarize_error
-from clipcovid.models.weights import HF_CONFIG, OPENCLIP_CONFIG, TEXT_TOWER, checkpoint_folder, is_hf
+from clipcovid.models.weights import HF_CONFIG, OPENCLIP_CONFIG, TEXT_TOWER_FOLDER, checkpoint_folder, is_hf
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -180,8 +180,10 @@ def architecture_name(folder: Path) -> str:
         f"ViT-{vision.get('width')}x{vision.get('layers')}" if isinstance(vision.get("layers"), int) else "ResNet"
     )
     words = text.get("hf_model_name", "")
-    if words == TEXT_TOWER:
-        words = json.loads((folder / TEXT_TOWER / HF_CONFIG).read_text(encoding="utf-8")).get("model_type", "text")
+    if words == TEXT_TOWER_FOLDER:
+        words = json.loads((folder / TEXT_TOWER_FOLDER / HF_CONFIG).read_text(encoding="utf-8")).get(
+            "model_type", "text"
+        )
     return f"{image}+{Path(words).name}" if words else image
 
 

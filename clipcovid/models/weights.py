@@ -6,7 +6,7 @@ from pathlib import Path
 from clipcovid.config import ClipConfig, UserError
 
 OPENCLIP_CONFIG = "open_clip_config.json"
-TEXT_TOWER = "text"  # of a checkpoint's folder, where its text encoder is one of Hugging Face
+TEXT_TOWER_FOLDER = "text"  # of a checkpoint's folder, where its text encoder is one of Hugging Face
 HF_CONFIG = "config.json"
 HF_IMAGE_CONFIGS = (
     "preprocessor_config.json",
@@ -111,8 +111,8 @@ def _hf_kind(folder: Path) -> str:
 
 def open_clip_files(folder: Path) -> list[Path]:
     """An open_clip checkpoint's config, its text tower's and tokenizer's, and its weights."""
-    texts = [path for place in (folder / TEXT_TOWER, folder) for path in sorted(place.glob("*token*.json"))]
-    configs = [folder / OPENCLIP_CONFIG, *sorted((folder / TEXT_TOWER).glob(HF_CONFIG)), *texts]
+    texts = [path for place in (folder / TEXT_TOWER_FOLDER, folder) for path in sorted(place.glob("*token*.json"))]
+    configs = [folder / OPENCLIP_CONFIG, *sorted((folder / TEXT_TOWER_FOLDER).glob(HF_CONFIG)), *texts]
     return [*configs, weights_file(folder)]
 
 

@@ -29,7 +29,9 @@ ADDRESS_FILE = (
     "ray_current_cluster"  # in Ray's folder for temporary files: the address of the last cluster started here
 )
 HEAD_RESOURCE = "node:__internal_head__"  # of which only the head node has some
-NO_ROOM = "WorkerGroupStartup"  # the start of the names of Ray Train's errors where workers can't be started
+WORKER_START_ERROR_PREFIX = (
+    "WorkerGroupStartup"  # the start of the names of Ray Train's errors where workers can't be started
+)
 TEMP_DIR_OPTION = "_temp_dir"  # of `ray.init`: the folder of its sockets
 CLEANER_CALLBACK = "PlacementGroupCleanerCallback"  # of Ray Train, in ray.train.v2.api.data_parallel_trainer
 PROGRESS_LOGGER = "ray.data._internal.progress"  # warns that Ray Data's own bars are off

@@ -43,7 +43,7 @@ def train_on_workers(job: Any, train: Callable[..., None], report: Report | None
         if failed.exists():
             pass
         elif isinstance(error, ControllerError):
-            if type(error.controller_failure).__name__.startswith(private.NO_ROOM):
+            if type(error.controller_failure).__name__.startswith(private.WORKER_START_ERROR_PREFIX):
                 raise UserError(_placement_message(job.plan)) from error
             raise
         elif all(

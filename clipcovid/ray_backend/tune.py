@@ -48,7 +48,7 @@ def run_trials(
     settings: dict[str, Any],
     compute: ComputeConfig,
 ) -> list[Trial]:
-    """Run `work(task, **settings)` for each task and write its `path`; tasks whose file exists are not run again.
+    """Run `run_trial(task, **settings)` for each task and write its `path`; tasks whose file exists are not run again.
 
     With `--compute.workers 0` it is done in this process.
     """

@@ -3,23 +3,23 @@
 from collections.abc import Sequence
 
 from clipcovid.evaluate.number_format import format_short
-from clipcovid.report.study import Study
+from clipcovid.report.study import ReportData
 
 MAX_NAMED = 4  # methods named in a sentence
 
 
-def answer(study: Study) -> list[str]:
+def conclusion(study: ReportData) -> list[str]:
     """Three sentences."""
     return [_who_is_best(study), _how_sure(study), _whether_to_believe(study)]
 
 
-def _ranking_metric(study: Study) -> tuple[str, str]:
+def _ranking_metric(study: ReportData) -> tuple[str, str]:
     """The metric that ranks the methods, and its name."""
     metric = study.comparison.judged_by
     return metric, study.kind.key_metrics[metric]
 
 
-def _who_is_best(study: Study) -> str:
+def _who_is_best(study: ReportData) -> str:
     comparison = study.comparison
     scores = comparison.methods[comparison.best]
     intervals = scores.intervals
@@ -39,7 +39,7 @@ def _who_is_best(study: Study) -> str:
     )
 
 
-def _beside_baseline(study: Study) -> str:
+def _beside_baseline(study: ReportData) -> str:
     """The best of the baselines by the metric that ranks."""
     metric, name = _ranking_metric(study)
     names = study.kind.baseline_names(study.comparison)
@@ -50,7 +50,7 @@ def _beside_baseline(study: Study) -> str:
     return f", where the baseline {names[best]}, which sees no image, has {name} {format_short(values[best], 3)}"
 
 
-def _how_sure(study: Study) -> str:
+def _how_sure(study: ReportData) -> str:
     comparison = study.comparison
     metric, name = _ranking_metric(study)
     gaps = {method: gap[metric] for method, gap in comparison.paired_differences.items() if metric in gap}
@@ -74,11 +74,11 @@ def _how_sure(study: Study) -> str:
     return f"{len(worse)} of the {len(bounded)} others are worse in {name} beyond the paired 95% interval; {told}."
 
 
-def _whether_to_believe(study: Study) -> str:
+def _whether_to_believe(study: ReportData) -> str:
     return f"{_what_the_audit_says(study)}{_what_is_elsewhere(study)}."
 
 
-def _what_the_audit_says(study: Study) -> str:
+def _what_the_audit_says(study: ReportData) -> str:
     if study.audit is None:
         return "The data have not been audited: until then, leaks and shortcuts may explain any of these scores"
     counts = {
@@ -92,7 +92,7 @@ def _what_the_audit_says(study: Study) -> str:
     return f"Believe it with care: the audit of the data has {told} among its findings, first of all: {first}"
 
 
-def _what_is_elsewhere(study: Study) -> str:
+def _what_is_elsewhere(study: ReportData) -> str:
     """The best method's score on the external sets."""
     metric, name = _ranking_metric(study)
     best, told = study.comparison.best, []

@@ -10,7 +10,7 @@ from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.evaluate.number_format import format_short, format_with_interval
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.page import Part, Section, code_html, facts_html, list_html
-from clipcovid.report.study import MethodRun, Study
+from clipcovid.report.study import MethodRun, ReportData
 
 FIELDS = ("patient_id", "source", "view", "sex", "age", "caption", "lung_mask", "infection_mask", "boxes")
 GROUP_COLUMNS = ("source", "view", "sex")
@@ -18,7 +18,7 @@ MAX_GROUPS = 12  # values of a column that are told apart
 WEIGHTS_KEYS = ("arch", "clip.model", "clip.pretrained", "weights")
 
 
-def data_card(study: Study) -> Section:
+def data_card(study: ReportData) -> Section:
     """What the images are: counts, splits, what is known of them, and how they were prepared."""
     if study.images is None:
         return Section(title="Data card", parts=("The prepared data are not at hand: --data names their folder.",))
@@ -130,14 +130,14 @@ def _group_tables(manifest: Manifest) -> list[TextTable]:
     return tables
 
 
-def model_cards(study: Study) -> Section:
+def model_cards(study: ReportData) -> Section:
     """What each method is and how it was trained."""
     intro = f"What each method is, by its run folder. {RESEARCH_ONLY}"
     cards = tuple(_model_card(name, study) for name in study.comparison.methods)
     return Section(title="Model cards", parts=(intro, _training_table(study)), subsections=cards)
 
 
-def _training_table(study: Study) -> TextTable:
+def _training_table(study: ReportData) -> TextTable:
     heads = ("method", "starts from", "epochs", "kept", "minutes", "train\naccuracy", "val\naccuracy")
     rows = []
     for name, run in study.runs.items():
@@ -156,7 +156,7 @@ def initial_weights_text(run: MethodRun) -> str:
     return ", ".join("random weights" if part == "none" else part for part in dict.fromkeys(parts)) or "unknown"
 
 
-def _model_card(name: str, study: Study) -> Section:
+def _model_card(name: str, study: ReportData) -> Section:
     run, scores = study.runs[name], study.comparison.methods[name]
     values = [
         f"{label} {format_with_interval(scores.metrics[metric], scores.intervals['intervals'].get(metric))}"
@@ -164,7 +164,7 @@ def _model_card(name: str, study: Study) -> Section:
         if metric in scores.metrics
     ]
     facts: list[tuple[str, str]] = [
-        *([("What it is", run.what)] if run.what else []),
+        *([("What it is", run.description)] if run.description else []),
         ("Run", run.folder),
         ("Starts from", initial_weights_text(run)),
         *_training_facts(run),

@@ -10,10 +10,10 @@ from clipcovid.errors import UserError
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report import cards
 from clipcovid.report.page import Part, Section
-from clipcovid.report.study import Study
+from clipcovid.report.study import ReportData
 
 FOLDER = Path(__file__).parent / "checklists"
-OPEN = "For people to answer."
+OPEN_TEXT = "For people to answer."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,13 @@ def read_answers(path: Path) -> dict[str, dict[str, str]]:
     for name, entry in answers.items():
         if unknown := set(entry) - known.get(name, set()):
             raise UserError(
-                f"--answers {path} answers {name} {min(unknown)}, which there is not: the checklists are "
+                f"--answers {path} answers {name} {min(unknown)}, which does not exist: the checklists are "
                 f"{' and '.join(known)}, with their own numbers."
             )
     return answers
 
 
-def checklist_sections(study: Study, answers: Mapping[str, Mapping[str, str]]) -> Section:
+def checklist_sections(study: ReportData, answers: Mapping[str, Mapping[str, str]]) -> Section:
     """A table for each checklist; people's answers stand before what files know."""
     found = evidence(study)
     below = []
@@ -75,7 +75,7 @@ def checklist_sections(study: Study, answers: Mapping[str, Mapping[str, str]]) -
             told = [answers.get(checklist.name, {}).get(item.item, ""), found.get(item.evidence, "")]
             text = " ".join(filter(None, told))
             filled += bool(text)
-            rows.append([item.item, item.topic, item.asks, text or OPEN])
+            rows.append([item.item, item.topic, item.asks, text or OPEN_TEXT])
         table = TextTable(headers=("item", "topic", "asks", "answer"), sections=[rows], texts=True)
         intro = (
             f"{filled} of {len(rows)} items have an answer here, {len(rows) - filled} are for people to answer. The "
@@ -86,21 +86,21 @@ def checklist_sections(study: Study, answers: Mapping[str, Mapping[str, str]]) -
     return Section(title="Checklists", parts=parts, subsections=tuple(below))
 
 
-def evidence(study: Study) -> dict[str, str]:
+def evidence(study: ReportData) -> dict[str, str]:
     """Key → what the files of a study say of it, "" where they say nothing."""
     return {key: tell(study) for key, tell in EVIDENCE.items()}
 
 
-def _of_data(tell: Callable[[Study], str]) -> Callable[[Study], str]:
+def _of_data(tell: Callable[[ReportData], str]) -> Callable[[ReportData], str]:
     """The same where the prepared data are at hand, else nothing."""
     return lambda study: tell(study) if study.images is not None else ""
 
 
-def _manifest_text(tell: Callable[..., str]) -> Callable[[Study], str]:
+def _manifest_text(tell: Callable[..., str]) -> Callable[[ReportData], str]:
     return _of_data(lambda study: tell(study.images.manifest if study.images else None))
 
 
-def _goal(study: Study) -> str:
+def _goal(study: ReportData) -> str:
     trained = [name for name, run in study.runs.items() if run.history.get("epochs")]
     return (
         f"A comparison of {len(study.runs)} methods on the same images; {len(trained)} of them were trained for it. Research "
@@ -108,7 +108,7 @@ def _goal(study: Study) -> str:
     )
 
 
-def _sources(study: Study) -> str:
+def _sources(study: ReportData) -> str:
     assert study.images is not None
     manifest = study.images.manifest
     names = [name for name in manifest.table["source"].unique() if name]
@@ -116,29 +116,29 @@ def _sources(study: Study) -> str:
     return f"{manifest.dataset}, {len(manifest.table):,} images{listed}. The data card has counts; people have to say whose."
 
 
-def _left_out(study: Study) -> str:
+def _left_out(study: ReportData) -> str:
     assert study.images is not None
     return f"Left out: {cards.left_out_text(study.images.manifest, study.quarantined)}."
 
 
-def _missing(study: Study) -> str:
+def _missing(study: ReportData) -> str:
     assert study.images is not None
     left_out = cards.left_out_text(study.images.manifest, study.quarantined)
     return f"Images left out: {left_out}. Fields that are missing: see the data card; none is filled in by a guess."
 
 
-def _views(study: Study) -> str:
+def _views(study: ReportData) -> str:
     assert study.images is not None
     views = study.images.manifest.table["view"].replace("", "unknown").value_counts()
     return "Views: " + ", ".join(f"{name} {count:,}" for name, count in views.items()) + "."
 
 
-def _disjoint(study: Study) -> str:
+def _disjoint(study: ReportData) -> str:
     assert study.images is not None
     return f"Patients, where they are known, and equal pixels. {cards.duplicates_text(study.images.manifest)}."
 
 
-def _sample_size(study: Study) -> str:
+def _sample_size(study: ReportData) -> str:
     comparison = study.comparison
     intervals = comparison.methods[comparison.best].intervals
     return (
@@ -147,15 +147,15 @@ def _sample_size(study: Study) -> str:
     )
 
 
-def _models(study: Study) -> str:
+def _models(study: ReportData) -> str:
     return f"See the model cards of {', '.join(study.runs)}."
 
 
-def _initial_weights(study: Study) -> str:
+def _initial_weights(study: ReportData) -> str:
     return "; ".join(f"{name}: {cards.initial_weights_text(run)}" for name, run in study.runs.items()) + "."
 
 
-def _training(study: Study) -> str:
+def _training(study: ReportData) -> str:
     keys = ("optim.epochs", "optim.batch_size", "optim.lr", "optim.weight_decay", "seed")
     told = [
         f"{name}: " + ", ".join(f"{key.removeprefix('optim.')} {run.config[key]}" for key in keys if key in run.config)
@@ -167,7 +167,7 @@ def _training(study: Study) -> str:
     )
 
 
-def _model_choice(study: Study) -> str:
+def _model_choice(study: ReportData) -> str:
     told = [
         f"{name}: {run.config.get('optim.keep', 'best')} epoch, watched by validation {run.history['monitor']}"
         for name, run in study.runs.items()
@@ -176,33 +176,33 @@ def _model_choice(study: Study) -> str:
     return "; ".join(told) + "." if told else ""
 
 
-def _ensembles(study: Study) -> str:
+def _ensembles(study: ReportData) -> str:
     names = [name for name in study.runs if name.startswith("ensemble")]
     return f"{', '.join(names)}: see the model cards." if names else "None."
 
 
-def _metrics(study: Study) -> str:
+def _metrics(study: ReportData) -> str:
     heads = study.kind.comparison_headers(study.comparison).values()
     return f"{', '.join(head.replace(chr(10), ' ') for head in heads)}, and those of the further tables."
 
 
-def _uncertainty(study: Study) -> str:
+def _uncertainty(study: ReportData) -> str:
     return " ".join(study.comparison.notes[:4])
 
 
-def _robustness(study: Study) -> str:
+def _robustness(study: ReportData) -> str:
     if study.audit is None:
         return ""
     return f"The audit looked for leaks and shortcuts: {len(study.audit.findings)} findings, in their section."
 
 
-def _external(study: Study) -> str:
+def _external(study: ReportData) -> str:
     tests = study.comparison.external
     sets = ", ".join(f"{test.dataset} ({test.n:,} images)" for test in tests)
     return f"Methods were tested on {sets} too: see external testing." if tests else ""
 
 
-def _flow(study: Study) -> str:
+def _flow(study: ReportData) -> str:
     assert study.images is not None
     manifest = study.images.manifest
     left_out = cards.left_out_text(manifest, study.quarantined)
@@ -212,27 +212,27 @@ def _flow(study: Study) -> str:
     )
 
 
-def _characteristics(study: Study) -> str:
+def _characteristics(study: ReportData) -> str:
     return "Classes, views, sources and what is known of patients: see the data card."
 
 
-def _performance(study: Study) -> str:
+def _performance(study: ReportData) -> str:
     return (
         f"See the results: {len(study.runs)} methods and {len(study.comparison.baselines)} baselines, with intervals."
     )
 
 
-def _limitations(study: Study) -> str:
+def _limitations(study: ReportData) -> str:
     return " ".join(study.comparison.alarms)
 
 
-def _outcome(study: Study) -> str:
+def _outcome(study: ReportData) -> str:
     assert study.images is not None
     classes = ", ".join(study.images.manifest.classes)
     return f"Classes of the data set: {classes}. People have to say how they were determined." if classes else ""
 
 
-def _imbalance(study: Study) -> str:
+def _imbalance(study: ReportData) -> str:
     weights = {str(run.config["class_weights"]) for run in study.runs.values() if "class_weights" in run.config}
     return (
         f"Class weights in training: {', '.join(sorted(weights))}. Macro averages count classes alike."
@@ -241,15 +241,15 @@ def _imbalance(study: Study) -> str:
     )
 
 
-def _say(text: str) -> Callable[[Study], str]:
+def _say(text: str) -> Callable[[ReportData], str]:
     return lambda study: text
 
 
-def _software(study: Study) -> str:
+def _software(study: ReportData) -> str:
     return ", ".join(f"{name} {value}" for name, value in study.environment) + "." if study.environment else ""
 
 
-EVIDENCE: Mapping[str, Callable[[Study], str]] = {
+EVIDENCE: Mapping[str, Callable[[ReportData], str]] = {
     "goal": _goal,
     "sources": _of_data(_sources),
     "preprocessing": _manifest_text(lambda manifest: f"{cards.preprocessing_text(manifest)}."),

@@ -17,9 +17,9 @@ from clipcovid.evaluate.number_format import format_p_value, format_short, forma
 from clipcovid.evaluate.probabilities import class_probabilities
 from clipcovid.evaluate.significance import mcnemar
 from clipcovid.evaluate.text_table import TextTable
-from clipcovid.report.findings import Examples, Finding
+from clipcovid.report.findings import ExampleSheet, Finding
 
-SHEET = 8  # images of a sheet of examples
+IMAGES_PER_SHEET = 8  # images of a sheet of examples
 MIN_IMAGES = 10  # of a new class, below which its AUROC says nothing
 
 
@@ -42,7 +42,7 @@ class Paraphrases:
     """What a zero-shot method predicts with other words for the same classes."""
 
     method: str
-    varied: str
+    varied_noun: str
     """What differs between them, in the plural."""
     texts: tuple[str, ...]
     """What each of them says, p of them."""
@@ -149,10 +149,10 @@ def _phrasing(entry: Paraphrases, rivals: Sequence[Rival], classes: Sequence[str
     shown = {name: format_short(value, 3) for name, value in spread.items()}
     rows = [(entry.texts[at], format_short(float(accuracy[at]), 3)) for at in order[[0, (len(order) - 1) // 2, -1]]]
     return Finding(
-        check=f"Robustness to phrasing: {entry.varied}",
+        check=f"Robustness to phrasing: {entry.varied_noun}",
         severity="low" if spread["max"] - spread["min"] > 0.05 else "info",
         summary=(
-            f"Over {len(entry.texts):,} {entry.varied}, the accuracy of {entry.method} runs from {shown['min']} to "
+            f"Over {len(entry.texts):,} {entry.varied_noun}, the accuracy of {entry.method} runs from {shown['min']} to "
             f"{shown['max']} (median {shown['median']}; the middle 90 %: {shown['p5']} to {shown['p95']}); its own prompts "
             f"reach {format_short(own, 3)}. {(agreement == 1).mean():.0%} of the images keep their class whatever the words; "
             f"on average, {agreement.mean():.0%} of the wordings agree on an image. A CNN reads no words."
@@ -163,7 +163,7 @@ def _phrasing(entry: Paraphrases, rivals: Sequence[Rival], classes: Sequence[str
         ),
         numbers={
             "method": entry.method,
-            "varied": entry.varied,
+            "varied": entry.varied_noun,
             "paraphrases": len(entry.texts),
             "accuracy": spread | {"own": own, "standard_deviation": float(accuracy.std())},
             "mean_agreement": float(agreement.mean()),
@@ -301,7 +301,7 @@ def _duel(clip: Rival, cnn: Rival, classes: Sequence[str], data: str) -> Finding
 
 def _duel_sheets(
     clip: Rival, cnn: Rival, probabilities: Sequence[np.ndarray], truth: np.ndarray, data: str
-) -> tuple[Examples, ...]:
+) -> tuple[ExampleSheet, ...]:
     """The images that one has right and the other wrong, the plainest first, and those that both have most wrong."""
     right = [matrix.argmax(axis=1) == truth for matrix in probabilities]
     one, other = (matrix[np.arange(len(truth)), truth] for matrix in probabilities)  # the probability of the true class
@@ -325,8 +325,10 @@ def _outcomes(clip: np.ndarray, cnn: np.ndarray) -> dict[str, int]:
     return {name: int(of.sum()) for name, of in outcomes.items()}
 
 
-def _sheet(caption: str, data: str, image_ids: pd.Series, order: np.ndarray) -> Examples:
-    return Examples(caption=caption, images=tuple((data, str(image)) for image in image_ids.iloc[order[:SHEET]]))
+def _sheet(caption: str, data: str, image_ids: pd.Series, order: np.ndarray) -> ExampleSheet:
+    return ExampleSheet(
+        caption=caption, images=tuple((data, str(image)) for image in image_ids.iloc[order[:IMAGES_PER_SHEET]])
+    )
 
 
 def _value(draws: Draws, metric: str, at: int = 0) -> float:

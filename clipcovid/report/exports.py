@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.evaluate.text_table import TextTable
-from clipcovid.report.page import Part, Section, Told
+from clipcovid.report.page import DualMarkup, Part, Section
 
 LATEX_CHARACTERS = {
     "\\": r"\textbackslash{}",
@@ -63,7 +63,7 @@ def _markdown_parts(parts: Sequence[Part]) -> list[str]:
             title = [f"**{part.title}**", ""] if part.title else []
             caption = [part.caption, ""] if part.caption else []
             lines += [*title, *TextTable.markdown(_without_title(part)), *caption]
-        elif isinstance(part, Told):
+        elif isinstance(part, DualMarkup):
             lines += part.markdown
         elif not isinstance(part, Markup):
             lines += [part, ""]

@@ -21,7 +21,7 @@ EXAMPLE_SIDE = 160  # pixels of an image's longer side in a sheet of examples
 
 
 @dataclass(frozen=True, kw_only=True)
-class Examples:
+class ExampleSheet:
     """A sheet of images that show a finding."""
 
     caption: str
@@ -43,7 +43,7 @@ class Finding:
     numbers: dict[str, Any] = field(default_factory=dict)
     """The numbers, as JSON has them."""
     tables: tuple[TextTable, ...] = ()
-    examples: tuple[Examples, ...] = ()
+    examples: tuple[ExampleSheet, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.severity in SEVERITIES, self.severity
@@ -58,7 +58,7 @@ class Finding:
         try:
             tables = tuple(TextTable(**table) for table in content.get("tables", ()))
             examples = tuple(
-                Examples(
+                ExampleSheet(
                     caption=sheet["caption"], images=tuple((folder, image_id) for folder, image_id in sheet["images"])
                 )
                 for sheet in content.get("examples", ())
@@ -100,7 +100,7 @@ def _finding_html(finding: Finding, read_image: Callable[[str, str], np.ndarray]
     return Markup('<div class="finding {}">{}</div>').format(finding.severity, head + tables + sheets)
 
 
-def _sheet_html(sheet: Examples, read_image: Callable[[str, str], np.ndarray]) -> Markup:
+def _sheet_html(sheet: ExampleSheet, read_image: Callable[[str, str], np.ndarray]) -> Markup:
     figures = []
     for folder, image_id in sheet.images:
         try:

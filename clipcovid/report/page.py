@@ -29,7 +29,7 @@ Part = Markup | str | TextTable
 """`Markup` stands in a page as it is, a text as a paragraph, a table as `table_html` gives it."""
 
 
-class Told(Markup):
+class DualMarkup(Markup):
     """HTML of which Markdown has a form, too."""
 
     markdown: list[str]
@@ -81,25 +81,25 @@ def table_html(table: TextTable) -> Markup:
     return _fragment("table", table=table)
 
 
-def list_html(items: Sequence[Markup | str]) -> Told:
+def list_html(items: Sequence[Markup | str]) -> DualMarkup:
     """A list with a point for each item; nothing for none."""
     lines = [f"- {_plain(item)}" for item in items]
     return _told(_fragment("bullets", items=items) if items else Markup(""), lines)
 
 
-def facts_html(facts: Sequence[tuple[str, Markup | str]]) -> Told:
+def facts_html(facts: Sequence[tuple[str, Markup | str]]) -> DualMarkup:
     """Names with their values, one beneath the other; nothing for none."""
     lines = [f"- {name}: {_plain(value)}" for name, value in facts]
     return _told(_fragment("facts", facts=facts) if facts else Markup(""), lines)
 
 
-def code_html(text: str) -> Told:
+def code_html(text: str) -> DualMarkup:
     """Commands or file contents, as they are typed."""
     return _told(Markup("<pre><code>{}</code></pre>").format(text), ["```", *text.split("\n"), "```"])
 
 
-def _told(html: Markup, lines: list[str]) -> Told:
-    told = Told(html)
+def _told(html: Markup, lines: list[str]) -> DualMarkup:
+    told = DualMarkup(html)
     told.markdown = [*lines, ""] if lines else []
     return told
 

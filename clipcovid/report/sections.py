@@ -9,17 +9,17 @@ from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.evaluate.comparison_tables import comparison_tables
 from clipcovid.evaluate.external_gap import external_tables
 from clipcovid.evaluate.text_table import TextTable
-from clipcovid.report.answer import answer
+from clipcovid.report.answer import conclusion
 from clipcovid.report.cards import data_card, model_cards
 from clipcovid.report.checklists import checklist_sections
 from clipcovid.report.exports import to_csv, to_latex, to_markdown
 from clipcovid.report.findings import findings_html, findings_table
 from clipcovid.report.galleries import galleries
 from clipcovid.report.page import Part, Section, code_html, facts_html, figure_html, list_html, render_page
-from clipcovid.report.study import Study
+from clipcovid.report.study import ReportData
 from clipcovid.terminal import format_duration
 
-UNDONE = ("failed", "left out", "stopped")
+UNDONE_STATES = ("failed", "left out", "stopped")
 FIGURE_ORDER = (
     "scores",
     "differences",
@@ -55,9 +55,9 @@ class Report:
     csv: str
 
 
-def make_report(study: Study, answers: Mapping[str, Mapping[str, str]] | None = None, footer: str = "") -> Report:
+def make_report(study: ReportData, answers: Mapping[str, Mapping[str, str]] | None = None, footer: str = "") -> Report:
     """The report of a study. `answers`: people's, to the checklists; `footer`: what made it, and when."""
-    sentences = answer(study)
+    sentences = conclusion(study)
     lead: list[Part] = [Markup('<div class="answer">{}</div>').format(_paragraphs(sentences)), *_undone_steps(study)]
     sections = [
         _results(study),
@@ -85,13 +85,13 @@ def _paragraphs(texts: list[str]) -> Markup:
     return Markup("").join(Markup("<p>{}</p>").format(text) for text in texts)
 
 
-def _results(study: Study) -> Section:
+def _results(study: ReportData) -> Section:
     """The headline table as papers print it, then what else the comparison says."""
     comparison = study.comparison
     elsewhere = external_tables(comparison.external, study.kind)
     headline, *others = (table for table in comparison_tables(comparison) if table not in elsewhere)
     told = {note for test in comparison.external for note in (*test.notes, *test.alarms)}
-    told |= {finding.summary for finding in study.families}  # each in a section of its own
+    told |= {finding.summary for finding in study.family_findings}  # each in a section of its own
     alarms = [Markup("<strong>Warning:</strong> {}").format(alarm) for alarm in comparison.alarms if alarm not in told]
     notes = [note for note in comparison.notes if note not in told]
     below = [Section(title=table.title, parts=(_untitled(table),)) for table in others]
@@ -102,7 +102,7 @@ def _untitled(table: TextTable) -> TextTable:
     return dataclasses.replace(table, title="")
 
 
-def _figures(study: Study) -> Section:
+def _figures(study: ReportData) -> Section:
     comparison = study.comparison
     figures = study.kind.comparison_figures(comparison)
     figures |= study.kind.curve_figures(study.tables, comparison.classes, split=comparison.split)
@@ -115,24 +115,27 @@ def _figures(study: Study) -> Section:
     return Section(title="Figures", parts=tuple(shown))
 
 
-def _hits_and_misses(study: Study) -> Section:
+def _hits_and_misses(study: ReportData) -> Section:
     if study.images is None:
         return Section(title="Hits and misses", parts=("The images are not at hand: --data names their folder.",))
     groups = study.kind.examples(study.tables, study.comparison.classes)
     return Section(title="Hits and misses", parts=galleries(groups, study.images))
 
 
-def _families(study: Study) -> list[Section]:
+def _families(study: ReportData) -> list[Section]:
     """CLIP against CNN, where that was asked for."""
-    if not study.families:
+    if not study.family_findings:
         return []
     intro = "What each family can do here; the best of each is that of the highest score on these very images."
     return [
-        Section(title="CLIP against CNN", parts=(intro, findings_table(study.families), findings_html(study.families)))
+        Section(
+            title="CLIP against CNN",
+            parts=(intro, findings_table(study.family_findings), findings_html(study.family_findings)),
+        )
     ]
 
 
-def _external(study: Study) -> Section:
+def _external(study: ReportData) -> Section:
     """The methods on other data sets, and the gap to their scores here."""
     tests = study.comparison.external
     if not tests:
@@ -152,7 +155,7 @@ def _external(study: Study) -> Section:
     return Section(title="External testing", parts=tuple(shown), subsections=tuple(below))
 
 
-def _audit(study: Study) -> Section:
+def _audit(study: ReportData) -> Section:
     if study.audit is None:
         text = "The data have not been audited: clipcovid audit does that, and --audit takes its folder."
         return Section(title="Audit of the data", parts=(text,))
@@ -161,7 +164,7 @@ def _audit(study: Study) -> Section:
     return Section(title="Audit of the data", parts=(intro, findings_table(findings), findings_html(findings)))
 
 
-def _making(study: Study) -> Section:
+def _making(study: ReportData) -> Section:
     """Environment and commands."""
     environment = Section(
         title="Environment", parts=("What this report was made with.", facts_html(list(study.environment)))
@@ -177,13 +180,13 @@ def _making(study: Study) -> Section:
     return Section(title="How it was made", parts=(RESEARCH_ONLY,), subsections=(*steps, environment, commands))
 
 
-def _undone_steps(study: Study) -> list[Part]:
+def _undone_steps(study: ReportData) -> list[Part]:
     """What the study was to do and has not done."""
-    undone = [f"{step.name} ({step.state})" for step in study.steps if step.state in UNDONE]
+    undone = [f"{step.name} ({step.state})" for step in study.steps if step.state in UNDONE_STATES]
     return [f"Not in this report, for these steps of the study are not done: {', '.join(undone)}."] if undone else []
 
 
-def _steps(study: Study) -> Section:
+def _steps(study: ReportData) -> Section:
     rows = [[step.name, step.state, format_duration(step.seconds), step.reason] for step in study.steps]
     table = TextTable(headers=("step", "state", "time", "why"), sections=[rows], texts=True)
     return Section(title="Steps of the study", parts=(table,))

@@ -25,7 +25,7 @@ class MethodRun:
     """A training's epochs, and which of them was the best; empty for what is not trained."""
     command: str = ""
     """The command that makes the run again; "" where it can't be told."""
-    what: str = ""
+    description: str = ""
     """What the method is, in a line."""
 
     @property
@@ -40,7 +40,7 @@ class MethodRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Audit:
+class AuditSummary:
     """An audit of the data."""
 
     folder: str
@@ -61,7 +61,7 @@ class StudyStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class ReportData:
     """All that a report tells."""
 
     title: str
@@ -74,14 +74,14 @@ class Study:
     """The prepared data; None where it is not at hand."""
     quarantined: Mapping[str, int] = field(default_factory=dict)
     """Reason → files that could not be used."""
-    audit: Audit | None = None
+    audit: AuditSummary | None = None
     environment: Sequence[tuple[str, str]] = ()
     """Names and versions of what the report was made with."""
     commands: Sequence[str] = ()
     """The commands that make all of it again, in their order."""
     steps: Sequence[StudyStep] = ()
     """The steps of the study file that made it, where one did."""
-    families: Sequence[Finding] = ()
+    family_findings: Sequence[Finding] = ()
     """What sets CLIP against CNN."""
 
     @property

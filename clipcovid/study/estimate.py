@@ -41,17 +41,17 @@ UNKNOWN_MODEL = (5.0, 50)
 CORE_GFLOPS = 25.0  # billions of operations a second, of a server's core
 GPU_GFLOPS = 5000.0
 START_S, RAY_START_S = 8.0, 10.0  # seconds until a job begins, and after it is done; more where it starts Ray
-IMAGE_S = {"prepare": 0.02, "apply-masks": 0.005, "audit": 0.2}  # seconds of a core an image
+SECONDS_PER_IMAGE = {"prepare": 0.02, "apply-masks": 0.005, "audit": 0.2}  # seconds of a core an image
 FIXED_S = {"compare": 20.0, "report": 30.0, "zeroshot": 3.0, "ensemble": 5.0}
 PROMPTS_PER_S = 500.0  # candidates of `tune-prompts`
-EMBEDDED_S = 5.0  # seconds of a training on embeddings
-PRUNED = 0.5  # the share of a sweep's epochs that are left where bad trials are stopped early
+EMBEDDING_TRAINING_S = 5.0  # seconds of a training on embeddings
+PRUNED_SHARE = 0.5  # the share of a sweep's epochs that are left where bad trials are stopped early
 MIN_WORK_S = 3.0  # expected seconds below which a step's time is all start, and says nothing of the machine
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}  # of the splits that `prepare` makes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class ImageCounts:
     """The images of a data set, prepared or to be."""
 
     splits: dict[str, float]
@@ -74,7 +74,7 @@ class Estimates:
     """Where finished steps of studies are looked for."""
     cores: float
     gpus: int = 0
-    _counted: dict[Path, Images] = field(default_factory=dict)
+    _counted: dict[Path, ImageCounts] = field(default_factory=dict)
 
     def seconds(self, step: Step) -> float:
         """What the step will take, corrected by what was measured."""
@@ -87,7 +87,7 @@ class Estimates:
 
     def are_prepared(self, steps: Sequence[Step]) -> bool:
         """Whether all data that steps read, or make, are prepared, so that images need not be looked for."""
-        folders = [step.folder if step.prepares else step.trained.data for step in steps]
+        folders = [step.folder if step.prepares else step.training_config.data for step in steps]
         folders += [folder for step in steps for folder in getattr(step.config, "external", ())]
         return all((folder / PREPARED).exists() for folder in folders if folder)
 
@@ -115,26 +115,28 @@ class Estimates:
         config = step.config
         if step.command in FIXED_S:
             return FIXED_S[step.command] + self._external_s(step)
-        if step.command in IMAGE_S:
-            return IMAGE_S[step.command] * self.images(step).total / self.cores
+        if step.command in SECONDS_PER_IMAGE:
+            return SECONDS_PER_IMAGE[step.command] * self.images(step).total / self.cores
         if step.command == "tune-prompts":
             return float(config.candidates / PROMPTS_PER_S)
         if step.command == "embed":
             return self._compute_s(self.images(step).total * _model(step)[0])
         trainings = {CROSSVAL: "folds", "sweep": "trials"}.get(step.command, "")
-        return self._training_s(step) * getattr(config, trainings, 1) * (PRUNED if step.command == "sweep" else 1)
+        return self._training_s(step) * getattr(config, trainings, 1) * (PRUNED_SHARE if step.command == "sweep" else 1)
 
     def _external_s(self, step: Step) -> float:
         """Of a comparison: that all methods predict the external sets."""
         images = sum(self._images(folder).total for folder in getattr(step.config, "external", ()))
-        return self._compute_s(images * sum(_model(other)[0] for other in self.steps if other.name in step.gathers))
+        return self._compute_s(
+            images * sum(_model(other)[0] for other in self.steps if other.name in step.input_folders)
+        )
 
     def _training_s(self, step: Step) -> float:
         """Of one training: forward and backward passes of its epochs, validation, and the test."""
         images = self.images(step)
-        if METHODS[step.trained.task].uses_embeddings:
-            return EMBEDDED_S
-        config = resolve_schedule(step.trained, max(1, round(images.splits["train"])))
+        if METHODS[step.training_config.task].uses_embeddings:
+            return EMBEDDING_TRAINING_S
+        config = resolve_schedule(step.training_config, max(1, round(images.splits["train"])))
         passes = config.optim.epochs * (3 * images.splits["train"] + images.splits["val"]) + images.splits["test"]
         size = 224 if config.task == "finetune" else getattr(config, "image_size", 0) or images.size
         return self._compute_s(passes * _model(step)[0] * (size / 224) ** 2)
@@ -149,15 +151,15 @@ class Estimates:
             return (images.total * images.channels + images.masks) * images.size**2
         if step.command == "embed":
             return self.images(step).total * 512 * 2  # float16
-        weights = _model(step)[1] * 4e6 if step.is_method and hasattr(step.trained, "optim") else 0.0
-        copies = 2 if getattr(step.trained, "hf", False) else 1
+        weights = _model(step)[1] * 4e6 if step.is_method and hasattr(step.training_config, "optim") else 0.0
+        copies = 2 if getattr(step.training_config, "hf", False) else 1
         return 2e6 + weights * copies * getattr(step.config, "folds", 1)
 
-    def images(self, step: Step) -> Images:
+    def images(self, step: Step) -> ImageCounts:
         """The images that a step reads; of a folder that is not prepared yet, those that preparing it will find."""
-        return self._images(step.folder if step.prepares else step.trained.data)
+        return self._images(step.folder if step.prepares else step.training_config.data)
 
-    def _images(self, folder: Path) -> Images:
+    def _images(self, folder: Path) -> ImageCounts:
         if folder not in self._counted:
             prepares = [step.config for step in self.steps if step.prepares and step.folder == folder]
             if (folder / PREPARED).exists() or not prepares:
@@ -169,10 +171,10 @@ class Estimates:
         return self._counted[folder]
 
 
-def _prepared_images(folder: Path) -> Images:
+def _prepared_images(folder: Path) -> ImageCounts:
     manifest = read_manifest(folder)
     images = manifest.info["images"]
-    return Images(
+    return ImageCounts(
         splits={split: float((manifest.table["split"] == split).sum()) for split in SHARES},
         masks=sum(int((manifest.table[kind] != "").sum()) for kind in MASK_COLUMNS),
         size=images["size"],
@@ -180,7 +182,7 @@ def _prepared_images(folder: Path) -> Images:
     )
 
 
-def _listed_images(config: PrepareConfig) -> Images:
+def _listed_images(config: PrepareConfig) -> ImageCounts:
     """The images that a source lists, before any is opened; phantoms are not drawn for that."""
     if config.source == "phantom":
         count, masks, splits = config.phantom.images, config.phantom.images * len(MASK_COLUMNS), {}
@@ -192,7 +194,7 @@ def _listed_images(config: PrepareConfig) -> Images:
         count, masks = len(table), sum(int((table[kind] != "").sum()) for kind in MASK_COLUMNS)
         splits = {split: float((table["split"] == split).sum()) for split in SHARES}
     known = sum(splits.values()) == count
-    return Images(
+    return ImageCounts(
         splits=splits if known else {split: share * count for split, share in SHARES.items()},
         masks=masks,
         size=config.images.size,
@@ -202,7 +204,7 @@ def _listed_images(config: PrepareConfig) -> Images:
 
 def _model(step: Step) -> tuple[float, float]:
     """The entry of `MODELS` of what a step computes with, by the architecture that its config names."""
-    config: Any = step.trained
+    config: Any = step.training_config
     clip = config.clip.model if hasattr(config, "clip") else ""
     names = [getattr(config, "arch", ""), clip if getattr(config, "towers", "clip") == "clip" else ""]
     found = [MODELS.get(name, UNKNOWN_MODEL) for name in names if name] or [UNKNOWN_MODEL]
@@ -211,6 +213,8 @@ def _model(step: Step) -> tuple[float, float]:
 
 def unknown_models(steps: Sequence[Step]) -> list[str]:
     """The architectures of a plan that are not among `MODELS`, of which an average is taken."""
-    named = [getattr(step.trained, "arch", "") for step in steps if step.computes]
-    named += [step.trained.clip.model for step in steps if step.computes and hasattr(step.trained, "clip")]
+    named = [getattr(step.training_config, "arch", "") for step in steps if step.computes]
+    named += [
+        step.training_config.clip.model for step in steps if step.computes and hasattr(step.training_config, "clip")
+    ]
     return sorted({name for name in named if name and name not in MODELS})

@@ -12,7 +12,7 @@ from clipcovid.config import ClipConfig, ComputeConfig
 from clipcovid.errors import UserError
 from clipcovid.io.mappings import read_mapping
 from clipcovid.methods.registry import METHODS
-from clipcovid.study.settings import NO, as_mapping, build_config, near, read_settings, settings_of
+from clipcovid.study.settings import NO, as_mapping, build_config, read_settings, settings_of, suggest_names
 
 UNTRAINED = ("zeroshot", "tune-prompts")  # the methods that no training is needed for
 SET_BY_STUDY = ("data", "out", "name", "fold", "embeddings", "split", "kind", "external", "audit", "against", "study")
@@ -67,12 +67,12 @@ class Job:
     """Where it stands in the file."""
     encoder: str = ""
     """The encoder, or the method whose run is the encoder."""
-    of: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     """The methods that it is about: a sweep, a cross-validation or an ensemble."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class DataSource:
     """A prepared folder, and what prepares it; None where it is there already."""
 
     folder: Path
@@ -86,8 +86,8 @@ class Study:
     settings: StudySettings
     compute: Mapping[str, Any]
     """The settings `compute.*` that are given, of all steps."""
-    data: Data
-    external: Mapping[str, Data] = field(default_factory=dict)
+    data: DataSource
+    external: Mapping[str, DataSource] = field(default_factory=dict)
     encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name → settings `clip.*`."""
     methods: Mapping[str, Job]
@@ -144,7 +144,7 @@ def parse_study(content: Mapping[str, Any], name: str) -> Study:
     )
     keys = {*sections, *(name.partition(".")[0] for name in own)}
     if unknown := [key for key in content if str(key).partition(".")[0] not in keys]:
-        raise UserError(f"The study file: there is no setting {unknown[0]!r}{near(str(unknown[0]), keys)}.")
+        raise UserError(f"The study file: there is no setting {unknown[0]!r}{suggest_names(str(unknown[0]), keys)}.")
     values = read_settings(own, {key: value for key, value in content.items() if key not in sections}, "study")
     compute = {key: value for key, value in values.items() if key.startswith("compute.")}
     settings: StudySettings = build_config(StudySettings, own, {"name": name} | values, "study")
@@ -211,14 +211,14 @@ def read_job(command: str, content: Any, place: str, without: tuple[str, ...] = 
     return Job(command=command, settings=settings, place=place, **more)
 
 
-def _read_data(content: Any, place: str, classes: tuple[str, ...]) -> Data:
+def _read_data(content: Any, place: str, classes: tuple[str, ...]) -> DataSource:
     """A prepared folder, or the settings of `prepare`, or with `keep` those of `apply-masks`."""
     if isinstance(content, str) and content:
         if classes and place == "data":
             raise UserError(
                 "classes are chosen when data are prepared, and data names a prepared folder: leave them out."
             )
-        return Data(folder=Path(content), job=None)
+        return DataSource(folder=Path(content), job=None)
     entries = as_mapping(content, place)
     command = "apply-masks" if "keep" in entries else "prepare"
     job = read_job(command, entries, place, without=())
@@ -226,7 +226,7 @@ def _read_data(content: Any, place: str, classes: tuple[str, ...]) -> Data:
         raise UserError(f"{place}: out is missing: say which folder to prepare.")
     if classes and command == "prepare" and "classes" not in job.settings:
         job = Job(command=command, settings={**job.settings, "classes": classes}, place=place)
-    return Data(folder=job.settings["out"], job=job)
+    return DataSource(folder=job.settings["out"], job=job)
 
 
 def _read_methods(entries: Mapping[str, Any], encoders: Collection[str]) -> dict[str, Job]:
@@ -241,7 +241,7 @@ def _read_methods(entries: Mapping[str, Any], encoders: Collection[str]) -> dict
         content = as_mapping(value, place)
         command = str(content.get("command", name))
         if command not in method_commands():
-            hint = near(command, method_commands())
+            hint = suggest_names(command, method_commands())
             raise UserError(f"{place}: {command!r} is no method{hint}; say which with command: ….")
         if name in method_commands() and name != command:
             raise UserError(f"{place}: this name is another command's than {command}: rename it.")
@@ -251,7 +251,7 @@ def _read_methods(entries: Mapping[str, Any], encoders: Collection[str]) -> dict
         if encoder and encoder not in (*encoders, *methods):
             known = [*encoders, *methods]
             raise UserError(
-                f"{place}: encoder {encoder!r} is neither an encoder nor a method above{near(encoder, known)}."
+                f"{place}: encoder {encoder!r} is neither an encoder nor a method above{suggest_names(encoder, known)}."
             )
         settings = {key: setting for key, setting in content.items() if key not in METHOD_KEYS}
         methods[name] = read_job(command, settings, place, encoder=encoder)
@@ -280,7 +280,7 @@ def _names(value: Any, place: str, known: Sequence[str], what: str) -> tuple[str
     if not names:
         raise UserError(f"{place} is missing: name of {', '.join(known)}.")
     if unknown := [name for name in names if name not in known]:
-        raise UserError(f"{place}: {unknown[0]!r} is no {what}{near(unknown[0], known)}.")
+        raise UserError(f"{place}: {unknown[0]!r} is no {what}{suggest_names(unknown[0], known)}.")
     return names
 
 

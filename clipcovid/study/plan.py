@@ -11,8 +11,8 @@ from clipcovid.config import ComputeConfig
 from clipcovid.errors import UserError
 from clipcovid.methods.registry import METHODS
 from clipcovid.runs import SUCCESS_MARKER
-from clipcovid.study.file import UNTRAINED, Data, Job, Study, config_of, kind_of
-from clipcovid.study.settings import build_config, command_words, settings_of
+from clipcovid.study.file import UNTRAINED, DataSource, Job, Study, config_of, kind_of
+from clipcovid.study.settings import build_config, command_args, settings_of
 
 PREPARED = "manifest.parquet"
 CROSSVAL = "crossval"
@@ -24,7 +24,7 @@ class Step:
 
     name: str
     command: str
-    words: tuple[str, ...]
+    args: tuple[str, ...]
     """Its command line behind `clipcovid`."""
     config: Any = dataclasses.field(repr=False, compare=False)
     """The config that the words make."""
@@ -32,11 +32,11 @@ class Step:
     """The steps that must be done before it: without them it is left out."""
     after: tuple[str, ...] = ()
     """The steps that must have ended, however they did."""
-    gathers: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    input_folders: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     """Step → the folder that is added to the words where the step is done; one of them at least must be."""
-    instead: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    combined: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     """Step → the folder that is added in place of all that are gathered, where the step is done."""
-    with_done: Mapping[str, tuple[str, Path]] = dataclasses.field(default_factory=dict)
+    optional_folders: Mapping[str, tuple[str, Path]] = dataclasses.field(default_factory=dict)
     """Step → a setting, and a folder that is added to its values unless that step failed; also of what is no step."""
     best_of: Path | None = None
     """The run folder of a sweep, whose best settings are added to the words."""
@@ -68,23 +68,23 @@ class Step:
         return self.command in ("prepare", "apply-masks")
 
     @property
-    def trained(self) -> Any:
+    def training_config(self) -> Any:
         """The config of the method that it trains, once or many times; of another step its own."""
         return getattr(self.config, {"sweep": "task", CROSSVAL: "method"}.get(self.command, ""), self.config)
 
     @property
     def compute(self) -> ComputeConfig:
         """What it asks of the cluster."""
-        compute: ComputeConfig = self.trained.compute
+        compute: ComputeConfig = self.training_config.compute
         return compute
 
     def to_json(self) -> dict[str, Any]:
         """What plan.json says of it."""
         return {
             "name": self.name,
-            "command": ["clipcovid", *self.words],
+            "command": ["clipcovid", *self.args],
             "needs": list(self.needs),
-            "after": list(dict.fromkeys([*self.after, *self.gathers, *self.with_done])),
+            "after": list(dict.fromkeys([*self.after, *self.input_folders, *self.optional_folders])),
             "folder": str(self.folder),
         }
 
@@ -139,7 +139,7 @@ class _Planner:
         given = {key: value for key, value in compute.items() if key in flags} | dict(values)
         given |= job.settings
         config = build_config(config_type, flags, given, job.place, fields)
-        return Step(name=name, command=job.command, words=(job.command, *command_words(given)), config=config, **more)
+        return Step(name=name, command=job.command, args=(job.command, *command_args(given)), config=config, **more)
 
     def run_step(
         self, name: str, job: Job, values: Mapping[str, Any], fields: Mapping[str, Any] | None = None, **more: Any
@@ -149,7 +149,7 @@ class _Planner:
         placed = {**values, "out": self.study.settings.out, "name": folder.name}
         return self.step(name, job, placed, fields, **{"folder": folder, "marker": folder / SUCCESS_MARKER} | more)
 
-    def prepare(self, name: str, data: Data) -> None:
+    def prepare(self, name: str, data: DataSource) -> None:
         """The step that prepares data, if any does; from another prepared folder, if it masks that."""
         if not data.job and not (data.folder / PREPARED).exists():
             place = "data" if name == "prepare" else f"external.{name.removeprefix('prepare-')}"
@@ -231,12 +231,12 @@ class _Planner:
 
     def sweep(self, name: str, job: Job) -> None:
         """The search of a method's settings, and its training with the best."""
-        if len(job.of) != 1:
-            raise UserError(f"{job.place}: a sweep is of one method, not of {len(job.of)}.")
-        method = self.study.methods[job.of[0]]
+        if len(job.methods) != 1:
+            raise UserError(f"{job.place}: a sweep is of one method, not of {len(job.methods)}.")
+        method = self.study.methods[job.methods[0]]
         search = f"{name}-search"
         values = {"data": self.study.data.folder} | self.encoder(method, 0)[0]
-        needs, after = self.needs_data() + self.encoder(method, 0)[1], tuple(self.runs[job.of[0]])
+        needs, after = self.needs_data() + self.encoder(method, 0)[1], tuple(self.runs[job.methods[0]])
         self.add(self.many(search, job, method, values, "task", needs=needs, after=after))
         folder = self.study.run(search)
         self.add(self.run_step(name, method, values, needs=(*needs, search), best_of=folder))
@@ -247,12 +247,12 @@ class _Planner:
         once = self.run_step(step, method, values)
         config_type = config_of(job.command)
         config = build_config(config_type, settings_of(config_type), job.settings, job.place, {field: once.config})
-        words = (job.command, method.command.replace("-", "_"), *once.words[1:], *command_words(job.settings))
-        return dataclasses.replace(once, command=job.command, words=words, config=config, **more)
+        words = (job.command, method.command.replace("-", "_"), *once.args[1:], *command_args(job.settings))
+        return dataclasses.replace(once, command=job.command, args=words, config=config, **more)
 
     def crossval(self, job: Job) -> None:
         """A cross-validation of each method that is named."""
-        for name in job.of:
+        for name in job.methods:
             method = self.study.methods[name]
             encoder, needs = self.encoder(method, 0)
             values = {"data": self.study.data.folder} | encoder
@@ -261,10 +261,10 @@ class _Planner:
 
     def ensemble(self, name: str, job: Job) -> None:
         """A method that joins the runs of others, of all their seeds."""
-        steps = [step for method in job.of for step in self.runs[method]]
+        steps = [step for method in job.methods for step in self.runs[method]]
         runs = tuple(self.result(step) for step in steps)
         made = self.run_step(name, job, {}, needs=tuple(steps), fields={"runs": runs})
-        self.add(dataclasses.replace(made, words=(made.command, *map(str, runs), *made.words[1:])))
+        self.add(dataclasses.replace(made, args=(made.command, *map(str, runs), *made.args[1:])))
         self.runs[name] = [name]
 
     def compare(self) -> None:
@@ -306,20 +306,20 @@ class _Planner:
         audit = {"audit": ("audit", self.steps["audit"].folder)} if "audit" in self.steps else {}
         values = {"data": self.study.data.folder, "study": self.study.folder}
         comparison = next((step for step in self.steps.values() if step.command == "compare"), None)
-        instead = {comparison.name: comparison.folder} if comparison and {*comparison.gathers} == {*runs} else {}
+        instead = {comparison.name: comparison.folder} if comparison and {*comparison.input_folders} == {*runs} else {}
         needs = self.needs_data()
         after = tuple(name for name in self.steps if name not in needs)
         made = self.run_step("report", self.study.report, values, needs=needs, after=after, gathers=runs)
-        self.add(dataclasses.replace(made, with_done=audit, instead=instead))
+        self.add(dataclasses.replace(made, optional_folders=audit, combined=instead))
 
 
 def _kind(step: Step) -> str:
     """The kind of a method's predictions."""
-    return kind_of(getattr(step.trained, "task", step.command))
+    return kind_of(getattr(step.training_config, "task", step.command))
 
 
-def best_words(words: Iterable[str], sweep: Path, command: str) -> tuple[str, ...]:
+def add_best_settings(words: Iterable[str], sweep: Path, command: str) -> tuple[str, ...]:
     """The words of a training, and behind them the best settings that a finished sweep found."""
     names = {".".join(flag.path): name for name, flag in settings_of(config_of(command)).items()}
     best = json.loads((sweep / "best.json").read_text(encoding="utf-8"))["values"]
-    return (*words, *command_words({names[key]: value for key, value in best.items()}))
+    return (*words, *command_args({names[key]: value for key, value in best.items()}))

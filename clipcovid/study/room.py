@@ -12,7 +12,7 @@ GPU_DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 @dataclass(kw_only=True)
-class Room:
+class ComputePool:
     """The cores and GPUs that steps compute on; what does not compute with torch runs beside them."""
 
     cores: float
@@ -23,7 +23,7 @@ class Room:
     """Step → the cores and GPUs that it has."""
 
     @classmethod
-    def of(cls, compute: ComputeConfig) -> "Room":
+    def detect(cls, compute: ComputeConfig) -> "ComputePool":
         """What the running Ray cluster has, if a job would join one, else this machine."""
         if compute.workers != 0 and find_cluster(compute.address):
             connect(compute)
@@ -38,8 +38,8 @@ class Room:
         gpus = there if shown is None else [name for name in shown.split(",") if name and name != "-1"]
         return cls(cores=_cores(), gpus=tuple(gpus))
 
-    def take(self, step: Step) -> dict[str, str] | None:
-        """The variables to start a step with, whose room is taken until `leave`; None where it has to wait."""
+    def acquire(self, step: Step) -> dict[str, str] | None:
+        """The variables to start a step with, whose room is taken until `release`; None where it has to wait."""
         beside = [name for name, (cores, _) in self.taken.items() if not cores]
         if not step.computes:
             if len(beside) >= max(1, self.cores // 2):
@@ -54,7 +54,7 @@ class Room:
         self.taken[step.name] = cores, tuple(free[:gpus])
         return {} if self.is_cluster or not gpus else {"CUDA_VISIBLE_DEVICES": ",".join(free[:gpus])}
 
-    def leave(self, step: Step) -> None:
+    def release(self, step: Step) -> None:
         """Give back what a step has taken."""
         self.taken.pop(step.name)
 

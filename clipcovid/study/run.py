@@ -14,10 +14,10 @@ from clipcovid.runs import read_run_metadata
 from clipcovid.study.estimate import Estimates
 from clipcovid.study.file import Study
 from clipcovid.study.outcomes import PLAN_FILE, Outcome, Outcomes, State, step_key
-from clipcovid.study.plan import Step, best_words
+from clipcovid.study.plan import Step, add_best_settings
 from clipcovid.study.process import StepProcess, exit_reason, last_line, open_log
-from clipcovid.study.room import Room
-from clipcovid.study.settings import command_words
+from clipcovid.study.room import ComputePool
+from clipcovid.study.settings import command_args
 from clipcovid.terminal import format_duration, terminal_width
 from clipcovid.tracking import provenance
 
@@ -29,7 +29,7 @@ SAVE_S = 10.0  # seconds after which the time spent is kept, however the study e
 class Runner:
     """The steps of one study, as they run."""
 
-    def __init__(self, study: Study, steps: Sequence[Step], room: Room, estimates: Estimates) -> None:
+    def __init__(self, study: Study, steps: Sequence[Step], room: ComputePool, estimates: Estimates) -> None:
         self.study, self.steps, self.room, self.estimates = study, list(steps), room, estimates
         self.outcomes = Outcomes.read(study.folder)
         self.waiting = {step.name: step for step in steps}
@@ -71,7 +71,7 @@ class Runner:
     def _start_ready(self) -> None:
         """Start what waits for nothing else and has room; settle what is done already, or can't be done."""
         for step in list(self.waiting.values()):
-            before = {*step.needs, *step.after, *step.gathers, *step.with_done}
+            before = {*step.needs, *step.after, *step.input_folders, *step.optional_folders}
             if before & {*self.waiting, *self.running}:
                 continue
             if reason := self._why_left_out(step):
@@ -94,22 +94,22 @@ class Runner:
         missing = [name for name in step.needs if not self.outcomes.is_done(name)]
         if missing:
             return f"{missing[0]} is {self.outcomes.steps[missing[0]].state}"
-        if step.gathers and not any(self.outcomes.is_done(name) for name in step.gathers):
-            return f"none of {', '.join(step.gathers)} is done"
+        if step.input_folders and not any(self.outcomes.is_done(name) for name in step.input_folders):
+            return f"none of {', '.join(step.input_folders)} is done"
         return ""
 
     def _words(self, step: Step) -> list[str]:
         """The step's command line: with what it gathers, and the settings that its sweep found."""
-        command, *words = step.words
+        command, *words = step.args
         if step.best_of:
-            words = [*best_words(words, step.best_of, command)]
-        gathered = [str(folder) for name, folder in step.gathers.items() if self.outcomes.is_done(name)]
-        gathered = [str(folder) for name, folder in step.instead.items() if self.outcomes.is_done(name)] or gathered
+            words = [*add_best_settings(words, step.best_of, command)]
+        gathered = [str(folder) for name, folder in step.input_folders.items() if self.outcomes.is_done(name)]
+        gathered = [str(folder) for name, folder in step.combined.items() if self.outcomes.is_done(name)] or gathered
         added: dict[str, list[Path]] = {}
-        for name, (setting, folder) in step.with_done.items():
+        for name, (setting, folder) in step.optional_folders.items():
             if self.outcomes.is_done(name) or name not in self.outcomes.steps:
                 added.setdefault(setting, []).append(folder)
-        return [command, *gathered, *words, *command_words(added)]
+        return [command, *gathered, *words, *command_args(added)]
 
     def _is_over_budget(self, step: Step) -> bool:
         return step.is_method and self._spent() > self.study.settings.budget_s
@@ -119,20 +119,20 @@ class Runner:
 
     def _start(self, step: Step, words: list[str], key: str) -> None:
         """Start a step, if there is room and no process of an earlier start is left of it."""
-        variables = self.room.take(step)
+        variables = self.room.acquire(step)
         if variables is None:
             return
         self._set_aside(step, words)
         log = open_log(self.log(step))
         if log is None:
-            self.room.leave(step)
+            self.room.release(step)
             if step.name not in self.told_to_wait:
                 self.told_to_wait.add(step.name)
                 self._say(f"{step.name}: waits until the process of an earlier start has ended (see {self.log(step)}).")
             return
         del self.waiting[step.name]
         self.ran |= set() if step.prepares else {step.name}
-        variables |= {provenance.STUDY: self.study.settings.name, "COLUMNS": str(terminal_width())}
+        variables |= {provenance.STUDY_VARIABLE: self.study.settings.name, "COLUMNS": str(terminal_width())}
         self._say(f"$ clipcovid {shlex.join(words)}")
         self.running[step.name] = step, StepProcess(words, log, variables)
         self.outcomes.steps[step.name] = Outcome(state="running", key=key, words=tuple(words))
@@ -171,7 +171,7 @@ class Runner:
         outcome = Outcome(state=state, reason=reason)
         if step.name in self.running:
             _, process = self.running.pop(step.name)
-            self.room.leave(step)
+            self.room.release(step)
             begun = self.outcomes.steps[step.name]
             work = self.estimates.work(step) if state == "done" and self.estimates.are_prepared([step]) else 0.0
             outcome = replace(begun, state=state, reason=reason, seconds=round(process.seconds, 1), work=work)

@@ -31,14 +31,14 @@ def read_settings(flags: Mapping[str, Flag], content: Mapping[str, Any], place: 
     values: dict[str, Any] = {}
     for name, value in _flattened(content, flags, place):
         if name not in flags:
-            raise UserError(f"{place}: there is no setting {name!r}{near(name, flags)}.")
+            raise UserError(f"{place}: there is no setting {name!r}{suggest_names(name, flags)}.")
         if name in values:
             raise UserError(f"{place}: {name} stands twice, nested and dotted: leave one of them.")
         values[name] = convert(flags[name].type, value, f"{place}.{name}")
     return values
 
 
-def near(name: str, names: Collection[str]) -> str:
+def suggest_names(name: str, names: Collection[str]) -> str:
     """`; near it: …`, the names that are spelled like one that is unknown; where none is, `; there are: …`, all of them."""
     last = {known.rpartition(".")[2]: known for known in names}
     close = [*difflib.get_close_matches(name, [*names], n=3), *difflib.get_close_matches(name, [*last], n=2)]
@@ -118,7 +118,7 @@ def build_config(
         raise UserError(f"{place}: {error}") from None
 
 
-def command_words(values: Mapping[str, Any]) -> Iterator[str]:
+def command_args(values: Mapping[str, Any]) -> Iterator[str]:
     """The words of a command line that say these values (name → value); what is None is not said."""
     for name, value in values.items():
         head, dot, last = name.rpartition(".")

@@ -11,7 +11,7 @@ from clipcovid.study.file import Study
 from clipcovid.study.outcomes import Outcomes
 from clipcovid.study.plan import Step, plan_study
 from clipcovid.study.process import last_output
-from clipcovid.study.room import Room
+from clipcovid.study.room import ComputePool
 from clipcovid.study.run import Runner
 from clipcovid.study.tracking import show_study
 from clipcovid.terminal import format_duration
@@ -20,7 +20,7 @@ from clipcovid.terminal import format_duration
 def do_study(study: Study) -> bool:
     """Run what is not done of a study, print its comparison and how each step ended; whether nothing failed."""
     steps = plan_study(study)
-    room = Room.of(study.settings.compute)
+    room = ComputePool.detect(study.settings.compute)
     runner = Runner(study, steps, room, _estimates(study, steps, room))
     outcomes = runner.run()
     console = Console(highlight=False)
@@ -45,15 +45,17 @@ def do_study(study: Study) -> bool:
 def print_plan(study: Study) -> None:
     """Print the steps with their estimates, and how these were made."""
     steps = plan_study(study)
-    room = Room.of(study.settings.compute)
+    room = ComputePool.detect(study.settings.compute)
     estimates, outcomes = _estimates(study, steps, room), Outcomes.read(study.folder)
     console, rows = Console(highlight=False), []
     seconds = disk = 0.0
     for step in steps:
-        done = outcomes.is_done(step.name) and (bool(step.gathers) or outcomes.was_started_by(step.name, step.words))
+        done = outcomes.is_done(step.name) and (
+            bool(step.input_folders) or outcomes.was_started_by(step.name, step.args)
+        )
         time, room_on_disk = (0.0, 0.0) if done else (estimates.seconds(step), estimates.disk(step))
         seconds, disk = seconds + time, disk + room_on_disk
-        waits = "its runs" if step.gathers else ", ".join([*step.needs, *step.after])
+        waits = "its runs" if step.input_folders else ", ".join([*step.needs, *step.after])
         shown = ["done", ""] if done else [format_duration(time), f"{room_on_disk / 1e6:,.0f} MB"]
         rows.append([step.name, step.command, waits, *shown])
     total = [["all", "", "", format_duration(seconds), f"{disk / 1e6:,.0f} MB"]]
@@ -67,7 +69,7 @@ def print_plan(study: Study) -> None:
     print(RESEARCH_ONLY)
 
 
-def _estimates(study: Study, steps: list[Step], room: Room) -> Estimates:
+def _estimates(study: Study, steps: list[Step], room: ComputePool) -> Estimates:
     return Estimates(steps=steps, out=study.settings.out, cores=room.cores, gpus=len(room.gpus))
 
 

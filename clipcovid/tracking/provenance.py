@@ -7,13 +7,14 @@ import subprocess
 from importlib.metadata import distributions, version
 from pathlib import Path
 
-REVISION = "CLIPCOVID_REVISION"  # the git commit of a copy without `.git`, such as a submitted job's working directory
-STUDY = "CLIPCOVID_STUDY"  # the name of the study that a job is a step of, which the study's process sets
+REVISION_VARIABLE = "CLIPCOVID_REVISION"
+"""The git commit of a copy without `.git`, such as a submitted job's working directory."""
+STUDY_VARIABLE = "CLIPCOVID_STUDY"  # the name of the study that a job is a step of, which the study's process sets
 
 
 def study() -> dict[str, str]:
     """The study that this job is a step of; empty for none."""
-    name = os.environ.get(STUDY, "")
+    name = os.environ.get(STUDY_VARIABLE, "")
     return {"clipcovid.study": name} if name else {}
 
 
@@ -26,7 +27,7 @@ def user() -> dict[str, str]:
 
 
 def revision() -> dict[str, str]:
-    """The git commit of this code and whether it was changed since; outside of a checkout what `REVISION` names, if set."""
+    """The git commit of this code and whether it was changed since; outside of a checkout what `REVISION_VARIABLE` names."""
     folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:
@@ -38,7 +39,7 @@ def revision() -> dict[str, str]:
         changed = bool(git("status", "--porcelain", "--", "."))
         return {"mlflow.source.git.commit": git("rev-parse", "HEAD"), "git.changed": str(changed).lower()}
     except (OSError, subprocess.CalledProcessError):
-        declared = os.environ.get(REVISION, "")
+        declared = os.environ.get(REVISION_VARIABLE, "")
         return {"mlflow.source.git.commit": declared} if declared else {}
 
 

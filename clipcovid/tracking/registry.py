@@ -32,7 +32,7 @@ from clipcovid.tracking.store import check_store, hide_password, make_client, tr
 MODEL_TAG = "clipcovid.model"  # of a version: the hash of what it predicts with
 RESERVED_ALIASES = r"latest|v\d+"
 EXAMPLE_SIZE = 128  # pixels: the example is stored with every version
-CHECK = """
+CHECK_SCRIPT = """
 import json, sys
 import mlflow
 from mlflow.models import Model
@@ -256,7 +256,9 @@ def _try_model(path: Path) -> list[str]:
 
     It sees neither the working directory nor PYTHONPATH, and so takes our code from the model.
     """
-    done = subprocess.run([sys.executable, "-IB", "-c", CHECK, str(path)], cwd=path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-IB", "-c", CHECK_SCRIPT, str(path)], cwd=path, capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(f"the packaged model does not answer: {done.stderr.strip().splitlines()[-1]}")
     modules: list[str] = json.loads(done.stdout.splitlines()[-1])["modules"]

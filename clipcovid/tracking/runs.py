@@ -18,7 +18,7 @@ from clipcovid.identity import digest
 from clipcovid.runs import Run, read_run_metadata
 from clipcovid.tracking import provenance
 from clipcovid.tracking.datasets import TrackedDataset
-from clipcovid.tracking.store import EXPERIMENT, check_store, local_store, make_client, tracking_uri, warn
+from clipcovid.tracking.store import EXPERIMENT, check_store, local_store, make_client, tracking_uri, warn_unavailable
 from clipcovid.tracking.summary import summarize_run
 
 RUN_TAG = "clipcovid.run"
@@ -50,7 +50,7 @@ def track(
         check_store(uri)
         _track(run, config, tags, data, parent, status)
     except Exception as error:
-        warn(uri, error)
+        warn_unavailable(uri, error)
         return False
     return True
 
@@ -102,7 +102,7 @@ class LiveTracker:
 
     def _give_up(self, error: Exception) -> None:
         self.refused = True
-        warn(self.store, error)
+        warn_unavailable(self.store, error)
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def _end(run: Run, config: RunConfig, uri: str, status: Status) -> None:
         client, run_id, _ = _open_run(run, config, uri)
         client.set_terminated(run_id, status)
     except Exception as error:
-        warn(uri, error)
+        warn_unavailable(uri, error)
 
 
 def _open_run(run: Run, config: RunConfig, uri: str) -> tuple[Any, str, str]:
@@ -180,7 +180,7 @@ def nest_runs(parent: Run, out: Path, folders: Iterable[Path]) -> list[Path]:
                 client.set_tag(found.info.run_id, PARENT_TAG, above.info.run_id)
                 missing.remove(folder)
     except Exception as error:
-        warn(uri, error)
+        warn_unavailable(uri, error)
     return missing
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from clipcovid.config import ImagesConfig, UserError
 from clipcovid.data.images import decode_pixels
 from clipcovid.data.pixels import BadImage
-from clipcovid.inference.image_models import BATCH_SIZE, Classifier, Segmenter, load_model
+from clipcovid.inference.image_models import BATCH_SIZE, ImageClassifier, ImageSegmenter, load_model
 
 IMAGE = "image"  # the column of the input: an image file (PNG, JPEG, TIFF, BMP, WebP, GIF or DICOM) in base64
 MAX_BYTES = 64 << 20  # of a file: a radiograph of 16 bits a pixel has some 20 MiB
@@ -28,7 +28,7 @@ MAX_BYTES = 64 << 20  # of a file: a radiograph of 16 bits a pixel has some 20 M
 class ServedModel(PythonModel):
     """A classifier or a segmenter of images."""
 
-    model: Classifier | Segmenter
+    model: ImageClassifier | ImageSegmenter
 
     def load_context(self, context: Any) -> None:
         """Load the weights that are kept in the model."""
@@ -40,7 +40,8 @@ class ServedModel(PythonModel):
         tables = []
         for start in range(0, len(texts), BATCH_SIZE):  # so that no more than these are decoded at a time
             batch = [
-                decode_text(text, start + at, len(texts)) for at, text in enumerate(texts[start : start + BATCH_SIZE])
+                decode_image_text(text, start + at, len(texts))
+                for at, text in enumerate(texts[start : start + BATCH_SIZE])
             ]
             try:
                 tables.append(predict_table(self.model, batch))
@@ -49,7 +50,7 @@ class ServedModel(PythonModel):
         return pd.concat(tables, ignore_index=True) if tables else predict_table(self.model, [])
 
 
-def decode_text(text: str, number: int, count: int) -> np.ndarray:
+def decode_image_text(text: str, number: int, count: int) -> np.ndarray:
     """The pixels, uint8 (h, w) or (h, w, 3), of an image file in base64; what is none is an error with the reason.
 
     `number`: which of the `count` images of the request it is, from 0.
@@ -71,9 +72,9 @@ def decode_base64(text: str) -> bytes:
         raise BadImage("is not base64: send the file's bytes as `base64 FILE` prints them") from None
 
 
-def predict_table(model: Classifier | Segmenter, images: Sequence[np.ndarray]) -> pd.DataFrame:
+def predict_table(model: ImageClassifier | ImageSegmenter, images: Sequence[np.ndarray]) -> pd.DataFrame:
     """predicted and prob_<class>, or of each region its mask, a PNG in base64, and its share of the image."""
-    if isinstance(model, Classifier):
+    if isinstance(model, ImageClassifier):
         outputs = model.probabilities(images).astype(np.float64)
         table = pd.DataFrame(outputs, columns=[f"prob_{name}" for name in model.classes])
         table.insert(0, "predicted", [model.classes[index] for index in outputs.argmax(axis=1)])

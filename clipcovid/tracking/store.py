@@ -89,7 +89,7 @@ def _check_sqlite(path: Path) -> None:
             raise OSError(f"{path}: {error}") from error
 
 
-def warn(uri: str, error: Exception) -> None:
+def warn_unavailable(uri: str, error: Exception) -> None:
     """Say once that the store took no run, and why."""
     if uri not in _failed_stores:
         _failed_stores.add(uri)

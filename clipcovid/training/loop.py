@@ -104,14 +104,14 @@ def fit(
 
 
 class StepCheck:
-    """Whether training was to stop at a step, on its way from the device, and the step's batch."""
+    """One step's stop flag, copied from the device in the background, with the loss and the rows of its batch."""
 
     def __init__(self, stopped: torch.Tensor, loss: torch.Tensor, rows: list[int]) -> None:
         self.flag, self.loss, self.rows = stopped.to("cpu", non_blocking=True, copy=True), loss, rows
         self.arrived = torch.cuda.current_stream(stopped.device).record_event() if stopped.is_cuda else None
 
     def stopped(self) -> bool:
-        """The flag, waited for; what the device does after this step is not."""
+        """Wait for the flag alone, not for what the device does after this step."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return bool(self.flag)

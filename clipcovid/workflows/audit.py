@@ -2,14 +2,14 @@
 
 import textwrap
 
-from clipcovid.audit.audit import Audit, audit, verdict, write_audit
+from clipcovid.audit.audit import Audit, audit, verdict_text, write_audit
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import read_audit_data
 from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.identity import audit_identity
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, start_run
 from clipcovid.terminal import terminal_width
-from clipcovid.workflows.report import report
+from clipcovid.workflows.report import report_run
 
 
 def audit_data(config: AuditConfig) -> tuple[Audit, Run]:
@@ -22,7 +22,7 @@ def audit_data(config: AuditConfig) -> tuple[Audit, Run]:
     write_audit(result, config, run.folder)
     finish_run(run)
     print_audit(result, config)
-    report(run, config, manifest=manifests[0], splits=("all",), title="Audit")
+    report_run(run, config, manifest=manifests[0], splits=("all",), title="Audit")
     return result, run
 
 
@@ -33,5 +33,5 @@ def print_audit(result: Audit, config: AuditConfig) -> None:
         if finding.severity != "info":
             print(textwrap.fill(f"{finding.severity.upper()}: {finding.summary}", width, subsequent_indent="  "))
             print(textwrap.fill(finding.advice, width, initial_indent="  → ", subsequent_indent="    "))
-    print(textwrap.fill(verdict(result, config), width))
+    print(textwrap.fill(verdict_text(result, config), width))
     print(RESEARCH_ONLY)

@@ -23,7 +23,7 @@ from clipcovid.report.clip_vs_cnn import NewClass, Paraphrases, Rival, compare_f
 from clipcovid.report.findings import Finding
 from clipcovid.runs import read_run_metadata
 from clipcovid.workflows.predict import predict_run
-from clipcovid.workflows.prompt_search import MAX_BATCH, Candidate, PromptSpace, every_candidate, read_space
+from clipcovid.workflows.prompt_search import MAX_SIMILARITIES, Candidate, PromptSpace, every_candidate, read_space
 
 Log = Callable[[str], None]
 
@@ -141,7 +141,7 @@ def _paraphrases(
             images, features.reshape(len(part.templates), -1, features.shape[1]), part, candidates
         )
         if len(candidates) > 1:
-            found.append(Paraphrases(method=method.name, varied=varied, texts=said, predicted=predicted))
+            found.append(Paraphrases(method=method.name, varied_noun=varied, texts=said, predicted=predicted))
     return found
 
 
@@ -169,7 +169,7 @@ def predict_candidates(
     offsets = np.cumsum([0, *sizes[:-1]])
     rows = np.array([candidate.templates[0] for candidate in candidates])
     columns = np.array([[offset + of[0] for offset, of in zip(offsets, c.phrases, strict=True)] for c in candidates])
-    chunk = max(1, MAX_BATCH // (len(images) * len(sizes)))
+    chunk = max(1, MAX_SIMILARITIES // (len(images) * len(sizes)))
     parts = []
     for start in range(0, len(candidates), chunk):
         part = slice(start, start + chunk)

@@ -14,7 +14,7 @@ from clipcovid.inference.predict import PredictConfig
 from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.methods.registry import METHODS
 
-PLACE = "PATH"  # where a command's required path is not known
+PATH_PLACEHOLDER = "PATH"  # where a command's required path is not known
 
 
 def command_line(command: str, config: Any, default: Any, given: Sequence[str] = ("data",)) -> str:
@@ -52,7 +52,7 @@ def command_of_run(metadata: Mapping[str, Any]) -> str:
     required = [field.name for field in fields(config_type) if field.default is MISSING and field.init]
     try:
         config = config_type(**typed_fields(config_type, settings))
-        default = config_type(**dict.fromkeys(required, Path(PLACE)))
+        default = config_type(**dict.fromkeys(required, Path(PATH_PLACEHOLDER)))
     except (UserError, TypeError):  # of another version, whose settings this one does not have
         return ""
     return command_line(command, config, default, required)
@@ -61,7 +61,7 @@ def command_of_run(metadata: Mapping[str, Any]) -> str:
 def prepare_command(folder: str, recipe: Mapping[str, Any]) -> str:
     """The command that prepares a data set again, from the recipe that its manifest keeps, without its root."""
     defaults = flatten_fields(PrepareConfig())
-    root = "" if recipe["source"] == "phantom" else f" --root {PLACE}"
+    root = "" if recipe["source"] == "phantom" else f" --root {PATH_PLACEHOLDER}"
     flags = []
     for key, default in defaults.items():
         value = recipe.get(key, "")
@@ -74,7 +74,7 @@ def prepare_command(folder: str, recipe: Mapping[str, Any]) -> str:
     return f"clipcovid prepare --source {recipe['source']}{root} --out {shlex.quote(folder)}{''.join(flags)}"
 
 
-def in_order(commands: Mapping[str, str]) -> list[str]:
+def sort_commands(commands: Mapping[str, str]) -> list[str]:
     """Commands by the folders that they write, so that one that reads another's folder comes after it."""
     reads = {
         folder: {other for other in commands if other != folder and other in shlex.split(command, comments=True)}

@@ -20,7 +20,7 @@ from clipcovid.tracking.datasets import describe_data
 from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import TrainResult, resolve_training_schedule, train_model, training_manifest
 from clipcovid.workflows.register import refuse_register_flag
-from clipcovid.workflows.report import ChildRun, report
+from clipcovid.workflows.report import ChildRun, report_run
 from clipcovid.workflows.train import embeddings_for
 
 CROSSVAL = "crossval"
@@ -59,7 +59,7 @@ def cross_validate(config: TrainConfig, folds: int) -> Run:
     write_json(run.folder / "metrics.json", {CROSSVAL: scores.to_json()})
     finish_run(run)
     print_folds(scores.kind, scores.folds, Console())
-    report(run, config, manifest=everything, splits=("all",), scores=scores, children=children)
+    report_run(run, config, manifest=everything, splits=("all",), scores=scores, children=children)
     return run
 
 

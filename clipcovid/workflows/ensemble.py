@@ -19,7 +19,7 @@ from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import ensemble_identity
 from clipcovid.io.files import write_json
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, start_run
-from clipcovid.workflows.report import report
+from clipcovid.workflows.report import report_run
 
 RULES = {
     "mean": "the mean of temperature-scaled probabilities",
@@ -53,7 +53,7 @@ def ensemble_runs(config: EnsembleConfig) -> Run:
     finish_run(run)
     metadata = tests[0].metadata
     tags = {"split": metadata["split_hash"], "manifest": metadata["manifest_hash"], "members": ", ".join(names)}
-    report(run, config, tags, scores=scores["test"], title="Ensemble")
+    report_run(run, config, tags, scores=scores["test"], title="Ensemble")
     return run
 
 

@@ -16,7 +16,7 @@ from clipcovid.tracking.datasets import TRAINING_SPLITS, describe_data
 from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import train_model, training_manifest
 from clipcovid.workflows.register import refuse_register_flag
-from clipcovid.workflows.report import ChildRun, report
+from clipcovid.workflows.report import ChildRun, report_run
 from clipcovid.workflows.train import embeddings_for
 
 DRAWS_PER_SHOT = 3  # of the images of each number of shots
@@ -52,5 +52,5 @@ def few_shot(config: FewShotConfig) -> Run:
     plots.save_figures({"shots": plots.few_shot_figure(curve)}, run.folder / "figures")
     finish_run(run)
     print_shots(curve, Console())
-    report(run, config, manifest=manifest, children=children)
+    report_run(run, config, manifest=manifest, children=children)
     return run

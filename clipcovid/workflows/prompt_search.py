@@ -42,7 +42,7 @@ SYNONYMS = {
     "Normal": ("normal lungs", "no findings", "healthy lungs", "clear lungs", "no acute disease"),
 }
 ELITE_SHARE = 0.2  # the share of a generation that the next one is bred from
-MAX_BATCH = 20_000_000  # similarities, which bounds the memory that scoring takes
+MAX_SIMILARITIES = 20_000_000  # similarities, which bounds the memory that scoring takes
 SearchStrategy = Literal["random", "exhaustive", "optuna", "evolve"]
 
 
@@ -131,7 +131,7 @@ class CandidateScorer:
         texts = np.stack([self._class_features(candidate) for candidate in candidates])
         texts /= np.linalg.norm(texts, axis=-1, keepdims=True)
         classes = list(self.space.phrases)
-        chunk = max(1, MAX_BATCH // (len(self.image_features) * len(classes)))
+        chunk = max(1, MAX_SIMILARITIES // (len(self.image_features) * len(classes)))
         scores = [
             score_candidates(
                 self.image_features, texts[at : at + chunk], self.labels, classes, self.objective, self.scale

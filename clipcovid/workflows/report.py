@@ -36,7 +36,7 @@ def data_tags(manifest: Manifest) -> dict[str, str]:
     return {"manifest": manifest.content_hash, "split": manifest.split_hash, "dataset": manifest.dataset}
 
 
-def report(
+def report_run(
     run: Run,
     config: RunConfig,
     tags: Mapping[str, str] | None = None,

@@ -23,13 +23,13 @@ from clipcovid.methods.registry import METHODS
 from clipcovid.report.checklists import read_answers
 from clipcovid.report.findings import Finding, rank_findings
 from clipcovid.report.sections import make_report
-from clipcovid.report.study import Audit, MethodRun, Study, StudyStep
+from clipcovid.report.study import AuditSummary, MethodRun, ReportData, StudyStep
 from clipcovid.runs import SUCCESS_MARKER, Run, finish_run, read_run_metadata, start_run
 from clipcovid.tracking.provenance import revision, versions
-from clipcovid.workflows.command_lines import command_line, command_of_run, in_order, prepare_command, typed_fields
-from clipcovid.workflows.compare import Compared, compare_methods
+from clipcovid.workflows.command_lines import command_line, command_of_run, prepare_command, sort_commands, typed_fields
+from clipcovid.workflows.compare import ComparisonResult, compare_methods
 
-LARGE_PAGE = 15_000_000  # bytes; a page of a usual study has one or two million
+LARGE_PAGE_BYTES = 15_000_000  # bytes; a page of a usual study has one or two million
 PACKAGES = ("numpy", "pandas", "scipy", "scikit-learn", "pyarrow", "torchvision", "timm", "transformers")
 
 
@@ -63,7 +63,7 @@ def report_study(config: ReportConfig) -> Run:
     report = make_report(study, answers, footer=f"Made by clipcovid on {time.strftime('%Y-%m-%d')}.")
     for suffix, text in (("html", report.html), ("md", report.markdown), ("tex", report.latex), ("csv", report.csv)):
         write_text(run.folder / f"report.{suffix}", text)
-    if (size := len(report.html.encode())) > LARGE_PAGE:
+    if (size := len(report.html.encode())) > LARGE_PAGE_BYTES:
         print(
             f"note: report.html has {size / 1e6:.0f} MB, which mail may refuse: name fewer runs, or leave --audit out."
         )
@@ -72,7 +72,7 @@ def report_study(config: ReportConfig) -> Run:
     return run
 
 
-def read_audit(folder: Path, split_hash: str) -> Audit:
+def read_audit(folder: Path, split_hash: str) -> AuditSummary:
     """The audit of a run folder; one without findings to read, or of other data than `split_hash`, is a `UserError`."""
     content = read_json_object(folder / "audit.json")
     findings, data = content.get("findings"), content.get("data", {})
@@ -85,7 +85,7 @@ def read_audit(folder: Path, split_hash: str) -> Audit:
             f"--audit {folder} is of {data.get('folder', 'other data')}, whose images or splits are not those that were "
             "predicted: audit the predicted data set."
         )
-    return Audit(folder=str(folder), findings=rank_findings(map(Finding.from_json, findings)))
+    return AuditSummary(folder=str(folder), findings=rank_findings(map(Finding.from_json, findings)))
 
 
 def read_steps(folder: Path) -> list[StudyStep]:
@@ -164,13 +164,15 @@ def _run_config(method: MethodPredictions) -> dict[str, Any]:
     return read_run_metadata(folder).get("config", {}) if method.path.parent.name == "predictions" else {}
 
 
-def _study(config: ReportConfig, compared: Compared, images: PackedImages | None, audit: Audit | None) -> Study:
+def _study(
+    config: ReportConfig, compared: ComparisonResult, images: PackedImages | None, audit: AuditSummary | None
+) -> ReportData:
     methods, comparison = compared.methods, compared.comparison
     first = {name: _first_run(methods, source) for name, source in comparison.sources.items()}
     runs = {name: _method_run(method) for name, method in first.items()}
     dataset = images.manifest.dataset if images else "predictions"
     steps = read_steps(config.study) if config.study else []
-    return Study(
+    return ReportData(
         title=config.title or f"How {len(runs)} method{'s' * (len(runs) > 1)} did on {dataset}",
         comparison=comparison,
         tables={name: method.table for name, method in first.items()},
@@ -181,7 +183,7 @@ def _study(config: ReportConfig, compared: Compared, images: PackedImages | None
         environment=_environment(),
         commands=[step.command for step in steps] or _commands(config, runs, images),
         steps=steps,
-        families=compared.families,
+        family_findings=compared.family_findings,
     )
 
 
@@ -202,7 +204,7 @@ def _method_run(method: MethodPredictions) -> MethodRun:
         identity=identity,
         history=read_json_object(folder / "history.json") if metadata else {},
         command=command_of_run(metadata),
-        what=(what or "").partition("\n")[0],
+        description=(what or "").partition("\n")[0],
     )
 
 
@@ -229,4 +231,4 @@ def _commands(config: ReportConfig, runs: Mapping[str, MethodRun], images: Packe
     }
     words = shlex.join(str(path) for path in config.runs)
     flags = command_line("report", dataclasses.replace(config, runs=()), ReportConfig(), ())
-    return [*prepared, *in_order(made), f"clipcovid report {words}{flags.removeprefix('clipcovid report')}"]
+    return [*prepared, *sort_commands(made), f"clipcovid report {words}{flags.removeprefix('clipcovid report')}"]

@@ -29,7 +29,7 @@ from clipcovid.search_space import EMBEDDING_KEYS, MUTABLE_KEYS, Space, read_spa
 from clipcovid.training.trainer import STATE_FILES, resolve_training_schedule, train_model, training_manifest
 from clipcovid.workflows.command_lines import command_line
 from clipcovid.workflows.register import refuse_register_flag
-from clipcovid.workflows.report import ChildRun, report
+from clipcovid.workflows.report import ChildRun, report_run
 from clipcovid.workflows.train import embeddings_for
 
 UNSEARCHABLE_KEYS = ("data", "out", "name", "register", "compute", "seed", "fold")
@@ -117,7 +117,7 @@ def validate_metric(config: SweepConfig) -> tuple[str, str]:
 class TrialSettings:
     """The settings that all trials share."""
 
-    task: TrainConfig
+    train_config: TrainConfig
     """The method's config, before a trial's values are set."""
     folder: Path
     metric: str
@@ -133,7 +133,7 @@ class TrialSettings:
 def objective(params: dict[str, Any], report: Report, *, shared: TrialSettings) -> dict[str, float]:
     """A trial: a training with these parameters; returns the validation score of the model that it keeps."""
     placed = {"out": shared.folder / "trials", "name": params["name"]}
-    config = override(shared.task, params["values"] | placed)
+    config = override(shared.train_config, params["values"] | placed)
     key = f"val/{shared.metric}"
 
     def watch(run: Run) -> Callable[[dict[str, float]], None]:
@@ -183,7 +183,7 @@ def sweep(config: SweepConfig) -> None:
     _print_summary(trials, best, metric, seeds)
     print(f"The best again: {training_command(config.task, best.params['values'])}")
     children = itertools.chain(_trial_runs(run, config.task, trials), _seed_runs(run, config.task, best))
-    report(run, config.task, manifest=manifest, children=children)
+    report_run(run, config.task, manifest=manifest, children=children)
 
 
 def _start_sweep(config: SweepConfig, identity: dict[str, Any]) -> Run:
@@ -208,7 +208,7 @@ def _shared_settings(config: SweepConfig, manifest: Manifest, run: Run, metric: 
     compute |= {"compute.cpus_per_worker": room.cpus_per_worker / workers} if workers else {}
     embeddings = embeddings_for(task)
     return TrialSettings(
-        task=override(save_texts(task, manifest.classes, run.folder), compute | {"data": task.data.resolve()}),
+        train_config=override(save_texts(task, manifest.classes, run.folder), compute | {"data": task.data.resolve()}),
         folder=run.folder.resolve(),
         metric=metric,
         mode=mode,
@@ -252,9 +252,9 @@ def _remove_checkpoints(run: Run, best: Trial) -> None:
 def _confirm(shared: TrialSettings, best: Trial, seeds: int) -> dict[str, list[float]]:
     """`<split>/<metric>` → its values with so many other seeds, of the best configuration."""
     scores: dict[str, list[float]] = {}
-    for seed in range(shared.task.seed + 1, shared.task.seed + 1 + seeds):
+    for seed in range(shared.train_config.seed + 1, shared.train_config.seed + 1 + seeds):
         values = best.params["values"] | {"seed": seed, "out": shared.folder / "seeds", "name": f"seed-{seed}"}
-        result = train_model(override(shared.task, values), embeddings=shared.embeddings)
+        result = train_model(override(shared.train_config, values), embeddings=shared.embeddings)
         for split in ("val", "test"):
             for metric, value in result.run.metrics()[split]["metrics"].items():
                 scores.setdefault(f"{split}/{metric}", []).append(value)
@@ -269,10 +269,10 @@ def _write_best(run: Run, best: Trial, metric: str, seeds: dict[str, list[float]
     write_json(run.folder / "metrics.json", {split: scores[split] for split in scores if split in ("val", "test")})
 
 
-def training_command(task: TrainConfig, values: dict[str, Any]) -> str:
+def training_command(config: TrainConfig, values: dict[str, Any]) -> str:
     """The command line that trains this configuration."""
-    best = override(task, values | {"name": ""})
-    return command_line(task.task.replace("_", "-"), best, type(task)(data=task.data))
+    best = override(config, values | {"name": ""})
+    return command_line(config.task.replace("_", "-"), best, type(config)(data=config.data))
 
 
 def _print_summary(trials: Sequence[Trial], best: Trial, metric: str, seeds: dict[str, list[float]]) -> None:

@@ -35,7 +35,7 @@ from clipcovid.workflows.prompt_search import (
     every_candidate,
     read_space,
 )
-from clipcovid.workflows.report import ChildRun, report
+from clipcovid.workflows.report import ChildRun, report_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def sweep_prompts(config: PromptSweepConfig) -> None:
     finish_run(run)
     print_scores(scores, Console())
     print(f"Prompts: {run.folder / 'prompts.json'}")
-    report(run, config, manifest=manifest, splits=("val", "test"), children=_trial_runs(run, config, trials))
+    report_run(run, config, manifest=manifest, splits=("val", "test"), children=_trial_runs(run, config, trials))
 
 
 def _scorer(

@@ -9,7 +9,7 @@ from clipcovid.tracking.datasets import TRAINING_SPLITS, describe_data
 from clipcovid.tracking.runs import live_tracker
 from clipcovid.training.trainer import TrainResult, train_model, training_manifest
 from clipcovid.workflows.register import check_register_flag, register, split_register_flag
-from clipcovid.workflows.report import report
+from clipcovid.workflows.report import report_run
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -20,7 +20,7 @@ def train(config: TrainConfig) -> TrainResult:
     embeddings = embeddings_for(config, manifest)
     with live_tracker(config, describe_data(used, config.data, TRAINING_SPLITS)) as watch:
         result = train_model(config, manifest=manifest, embeddings=embeddings, on_run=watch)
-        report(result.run, config, manifest=result.manifest, scores=result.scores)
+        report_run(result.run, config, manifest=result.manifest, scores=result.scores)
     if config.register:
         register(result.run.folder, *split_register_flag(config.register), config.out)
     return result

@@ -12,7 +12,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap
-from clipcovid.evaluate.calibration import Draw
+from clipcovid.evaluate.calibration import WeightedMetricFn
 from clipcovid.evaluate.draws import Draws, Resampler, resampled_table_draws, weighted_table_draws
 from clipcovid.evaluate.examples import ExampleGroup
 from clipcovid.evaluate.hits import Hits
@@ -55,7 +55,7 @@ class Kind(ABC, Generic[ScoresT]):
     """The metrics of subgroups; (): the key metrics."""
     detail_metrics: ClassVar[Mapping[str, str]] = {}
     """Metric → head of a second table of a comparison, which is not printed."""
-    tests_hits: ClassVar[bool] = False
+    has_correctness_tests: ClassVar[bool] = False
     """Whether McNemar's and Cochran's tests are made of `hits`, right and wrong being more than a cut through a score."""
     needs_whole_split: ClassVar[bool] = False
     """Whether an image's row depends on all images of its split, as ranks do."""
@@ -119,7 +119,7 @@ class Kind(ABC, Generic[ScoresT]):
 
     def weighted_metrics(
         self, tables: Sequence[pd.DataFrame], classes: Sequence[str], subset: np.ndarray | None
-    ) -> list[Draw]:
+    ) -> list[WeightedMetricFn]:
         """The metrics of each table, of all images or of `subset`, bool (n,), as functions of the images' weights."""
         return []
 
@@ -155,14 +155,14 @@ class Kind(ABC, Generic[ScoresT]):
         """
         predictions = list(tables.values())
         draws = self.draws(predictions, classes, samples=samples, seed=seed)[0]
-        hits = self.hits(predictions, classes) if self.tests_hits else None
+        hits = self.hits(predictions, classes) if self.has_correctness_tests else None
         metrics = self.paired_metrics or draws.values
         pairs = compare_pairs(
             draws,
             {name: at for at, name in enumerate(tables)},
             metrics,
             intervals=bootstrap.count_units(bootstrap.image_groups(predictions[0])) > 1,
-            right=dict(zip(tables, hits.right, strict=True)) if hits else {},
+            correct=dict(zip(tables, hits.correct, strict=True)) if hits else {},
         )
         return differences_to_first(pairs, metrics)
 

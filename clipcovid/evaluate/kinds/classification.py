@@ -12,7 +12,7 @@ import pandas as pd
 
 from clipcovid.config import UserError
 from clipcovid.evaluate import bootstrap, metrics
-from clipcovid.evaluate.calibration import Draw
+from clipcovid.evaluate.calibration import WeightedMetricFn
 from clipcovid.evaluate.decisions import Decisions, analyze_decisions
 from clipcovid.evaluate.examples import ExampleGroup, classification_examples
 from clipcovid.evaluate.hits import Hits
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from clipcovid.data.packed import PackedImages
 
 PER_CLASS_METRICS = ("precision", "recall", "specificity", "npv", "f1", "auroc", "auprc")
-CLASS_HEADS = {
+CLASS_HEADERS = {
     "recall": "Sensitivity",
     "specificity": "Specificity",
     "precision": "PPV",
@@ -176,11 +176,11 @@ class Classification(Kind[ClassificationScores]):
 
     def weighted_metrics(
         self, tables: Sequence[pd.DataFrame], classes: Sequence[str], subset: np.ndarray | None
-    ) -> list[Draw]:
-        """All metrics of `bootstrap.classification_draw`."""
+    ) -> list[WeightedMetricFn]:
+        """All metrics of `bootstrap.weighted_classification_metrics`."""
         labels = tables[0]["label"].tolist()
         predictions = [class_probabilities(table, classes) for table in tables]
-        return [bootstrap.classification_draw(labels, matrix, classes, subset) for matrix in predictions]
+        return [bootstrap.weighted_classification_metrics(labels, matrix, classes, subset) for matrix in predictions]
 
     def hits(self, tables: Sequence[pd.DataFrame], classes: Sequence[str]) -> Hits:
         """Right: the most probable class is the label."""
@@ -257,7 +257,7 @@ class Classification(Kind[ClassificationScores]):
         confusion = np.array(cast(ClassificationScores, comparison.methods[comparison.best]).confusion)
         shares = confusion.sum(axis=1) / confusion.sum()
         return {
-            f"{name}: {share:.0%} of the images": {f"{metric}/{name}": head for metric, head in CLASS_HEADS.items()}
+            f"{name}: {share:.0%} of the images": {f"{metric}/{name}": head for metric, head in CLASS_HEADERS.items()}
             for name, share in zip(comparison.classes, shares, strict=True)
             if share > 0
         }

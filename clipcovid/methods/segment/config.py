@@ -45,8 +45,8 @@ class SegmentConfig(TrainConfig):
             raise UserError("--within-lungs needs the lungs too: use --target both.")
         if self.supervision != "masks" and (self.target == "both" or self.augment.rotate):
             raise UserError(
-                f"--supervision {self.supervision} learns one region, and turned boxes are none: give --target infection or "
-                "lung, and --augment.rotate 0."
+                f"--supervision {self.supervision} learns one region, and a rotated box is no longer a box: "
+                "give --target infection or lung, and --augment.rotate 0."
             )
         if not 0 <= self.box_fill <= 1:
             raise UserError(f"--box-fill {self.box_fill} must be a share from 0 to 1.")

@@ -49,11 +49,11 @@ class CacheModel(torch.nn.Module):
         for name, value in zip(("weight", "sharpness"), INITIAL_WEIGHT_AND_SHARPNESS, strict=True):
             self.register_buffer(name, torch.tensor([value, value]))
 
-    def forward(self, features: torch.Tensor, plain: bool = False) -> torch.Tensor:
-        """Logits (n, k); `plain`: with the keys as they were before training, which have a weight and sharpness too."""
-        images, row = F.normalize(features.float(), dim=-1), int(plain)
+    def forward(self, features: torch.Tensor, initial_keys: bool = False) -> torch.Tensor:
+        """Logits (n, k); `initial_keys`: with the keys from before training, which have a weight and sharpness too."""
+        images, row = F.normalize(features.float(), dim=-1), int(initial_keys)
         with torch.autocast(images.device.type, enabled=False):  # see cosine_logits
-            near = torch.exp(-self.sharpness[row] * (1 - images @ (self.plain if plain else self.keys).T))
+            near = torch.exp(-self.sharpness[row] * (1 - images @ (self.plain if initial_keys else self.keys).T))
             return self.logit_scale * images @ self.texts.T + self.weight[row] * near @ self.values
 
 
@@ -79,11 +79,11 @@ class TipAdapterTask(ClassificationTask[TipAdapterConfig, Embeddings], FewShotTa
         keys, values, texts = (torch.zeros_like(saved[name]) for name in ("keys", "values", "texts"))
         return CacheModel(keys, values, texts, 0.0)
 
-    def predictor(self, module: Any, plain: bool = False) -> Predictor:
-        """The softmax of the logits; `plain`: with the keys as they were before training."""
+    def predictor(self, module: Any, initial_keys: bool = False) -> Predictor:
+        """The softmax of the logits; `initial_keys`: with the keys as they were before training."""
 
         def predict(batch: Batch) -> torch.Tensor:
-            logits: torch.Tensor = module(batch["embedding"], plain=plain)
+            logits: torch.Tensor = module(batch["embedding"], plain=initial_keys)
             return logits.softmax(dim=-1)
 
         return predict
@@ -105,4 +105,4 @@ class TipAdapterTask(ClassificationTask[TipAdapterConfig, Embeddings], FewShotTa
 
     def variants(self, module: Any, state: Embeddings) -> dict[str, Predictor]:
         """Trained, and as it was before training."""
-        return {"": self.predictor(module), "training-free": self.predictor(module, plain=True)}
+        return {"": self.predictor(module), "training-free": self.predictor(module, initial_keys=True)}
