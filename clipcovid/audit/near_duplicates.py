@@ -79,7 +79,7 @@ def propose_pairs(
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Pairs to be verified, `first`, `second`, `found_by`, each once; and `NearDuplicates.min_similarities`.
 
-    Other arguments as of `find_near_duplicates`. `min_similarities`: similarities below which nothing that a stage proposes is taken.
+    Other arguments as of `find_near_duplicates`. `min_similarities`: the least similarity of a pair that a stage proposes.
     """
     searches = [(queries, others) for queries, others in searches if len(queries) and len(others)]
     space = ThumbnailVectors(thumbnails)

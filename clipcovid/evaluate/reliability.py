@@ -14,7 +14,7 @@ class Reliability:
     """Calibration of a method's probabilities on the test images."""
 
     metrics: dict[str, Estimate]
-    """Those of `weighted_calibration_metrics`: brier, ece, classwise_ece, and both errors with _equal_mass, without intervals here."""
+    """Those of `weighted_calibration_metrics`: brier, ece, classwise_ece, and both errors with _equal_mass."""
     top_label: list[list[float]]
     """A bin of equal width each, of images by the probability of their most probable class: mean probability, share of right
     predictions, images. Empty bins are left out."""

@@ -65,7 +65,7 @@ class TextTable:
         return table
 
     def _too_wide(self, width: int) -> bool:
-        """Whether intervals beneath their values, in a terminal `width` wide, leave the names less room than `MIN_NAME_WIDTH`."""
+        """Whether intervals beneath their values leave the names less than `MIN_NAME_WIDTH` in a terminal `width` wide."""
         rows = [self.headers, *(_wrap_cells(row, False) for rows in self.sections for row in rows)]
         widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
         return sum(widths[1:]) + len(widths) + min(widths[0], MIN_NAME_WIDTH) > width

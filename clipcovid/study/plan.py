@@ -279,7 +279,9 @@ class _Planner:
                     values = {"split": split} | ({"data": self.study.data.folder} if by else {})
                     external = self.external() if name == "compare" else {}
                     fields = {"external": tuple(folder for _, folder in external.values())}
-                    made = self.run_step(name, self.study.compare, values, fields, gathers=runs, with_done=external)
+                    made = self.run_step(
+                        name, self.study.compare, values, fields, input_folders=runs, optional_folders=external
+                    )
                     self.add(made)
 
     def external(self) -> dict[str, tuple[str, Path]]:
@@ -309,7 +311,7 @@ class _Planner:
         instead = {comparison.name: comparison.folder} if comparison and {*comparison.input_folders} == {*runs} else {}
         needs = self.needs_data()
         after = tuple(name for name in self.steps if name not in needs)
-        made = self.run_step("report", self.study.report, values, needs=needs, after=after, gathers=runs)
+        made = self.run_step("report", self.study.report, values, needs=needs, after=after, input_folders=runs)
         self.add(dataclasses.replace(made, optional_folders=audit, combined=instead))
 
 
