@@ -103,7 +103,7 @@ def test_logits_keep_their_digits_under_autocast():
     )
     memory = CacheModel(keys, F.one_hot(torch.arange(20) % 3).float(), texts, 100.0)
     words = PromptLearner(torch.zeros(1, 4, 8), texts, 100.0)
-    for logits in (lambda: memory(seen), lambda: memory(seen, plain=True), lambda: words(seen, texts)):
+    for logits in (lambda: memory(seen), lambda: memory(seen, initial_keys=True), lambda: words(seen, texts)):
         exact = logits()
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(logits(), exact)

@@ -56,7 +56,7 @@ def test_every_pair_is_there_once_with_the_naive_difference():
 
 def test_p_values_are_corrected_over_all_pairs_as_statsmodels_does():
     right = dict(zip(NAMES, right_of((0.8, 0.75, 0.6, 0.78)), strict=True))
-    found = compared(right=right)
+    found = compared(correct=right)
     p_values = [pair.differences["f1"]["p"] for pair in found]
     assert [pair.differences["f1"]["p_holm"] for pair in found] == pytest.approx(
         multipletests(p_values, method="holm")[1]
@@ -69,7 +69,7 @@ def test_p_values_are_corrected_over_all_pairs_as_statsmodels_does():
 
 def test_mcnemar_of_every_pair_equals_statsmodels():
     right = dict(zip(NAMES, right_of((0.8, 0.75, 0.6, 0.78)), strict=True))
-    for pair in compared(right=right):
+    for pair in compared(correct=right):
         one, two = right[pair.first], right[pair.second]
         table = [[np.sum(one & two), np.sum(one & ~two)], [np.sum(~one & two), np.sum(~one & ~two)]]
         assert pair.mcnemar["p"] == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
@@ -77,7 +77,7 @@ def test_mcnemar_of_every_pair_equals_statsmodels():
 
 
 def test_methods_that_are_not_tested_have_no_mcnemar():
-    found = compared(right={"best": np.ones(5, bool), "worst": np.zeros(5, bool)})
+    found = compared(correct={"best": np.ones(5, bool), "worst": np.zeros(5, bool)})
     assert [pair.mcnemar is not None for pair in found] == [
         {pair.first, pair.second} == {"best", "worst"} for pair in found
     ]

@@ -112,7 +112,7 @@ def test_every_step_runs_once_and_behind_all_that_it_waits_for(world, capfd):
     )
     for step in steps.values():
         for before in (*step.needs, *step.after):
-            assert ended[steps[before].words] < began[step.words], (before, step.name)
+            assert ended[steps[before].args] < began[step.args], (before, step.name)
     compared = next(call["words"] for call in calls if call["step"] == "compare")
     assert compared[1:6] == [f"outputs/{name}" for name in ("cnn", "zeroshot", "finetune", "probe", "coop")]
     assert {call["study"] for call in calls} == {"trial"}

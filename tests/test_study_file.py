@@ -82,9 +82,9 @@ def test_the_demo_is_the_commands_that_its_results_were_made_with(black):
     assert [step.command for step in steps] == [line.split()[0] for line in lines]
     for step, line in zip(steps, lines, strict=False):
         assert step.config == config_of_line(line), line
-        assert config_of_line(shlex.join(step.words)) == step.config
+        assert config_of_line(shlex.join(step.args)) == step.config
     suffix = "-black" if black else ""
-    runs = {name: str(folder) for name, folder in steps[len(lines) - 1].gathers.items()}
+    runs = {name: str(folder) for name, folder in steps[len(lines) - 1].input_folders.items()}
     assert runs == {
         name: f"outputs/{name}{suffix}{'/winner' if name == 'prompts' else ''}" for name in COMPARED.split()
     }
@@ -206,7 +206,7 @@ def test_seeds_multiply_what_is_trained_and_what_learns_from_it_seed_by_seed():
     assert steps["probe-seed7"].needs == ("prepare", "finetune-seed7")
     assert steps["probe-seed7"].config.clip.pretrained == "outputs/trial-finetune-seed7"
     assert [steps[name].config.seed for name in ("probe-seed0", "probe-seed7", "cnn")] == [0, 7, 3]
-    assert len(steps["compare"].gathers) == 6
+    assert len(steps["compare"].input_folders) == 6
 
 
 def test_no_two_steps_may_make_the_same_embeddings_at_once():
@@ -244,13 +244,13 @@ def test_sweeps_and_crossvalidations_are_of_the_method_with_its_settings():
     text += "sweeps: {tuned: {method: cnn, trials: 5}}, crossval: {methods: [cnn, probe], folds: 3}}"
     steps = {step.name: step for step in plan_study(study_of(text))}
     for name in ("tuned-search", "cnn-crossval", "probe-crossval"):
-        assert config_of_line(shlex.join(steps[name].words)) == steps[name].config
-        assert steps[name].trained.compute.workers == 0
-    assert (steps["tuned-search"].config.trials, steps["tuned-search"].trained.arch) == (5, "resnet50")
+        assert config_of_line(shlex.join(steps[name].args)) == steps[name].config
+        assert steps[name].training_config.compute.workers == 0
+    assert (steps["tuned-search"].config.trials, steps["tuned-search"].training_config.arch) == (5, "resnet50")
     assert steps["tuned"].needs == ("prepare", "tuned-search")
     assert steps["cnn-crossval"].config.folds == 3
-    assert [*steps["compare"].gathers] == ["cnn", "probe", "tuned"]
-    assert [*steps["compare-crossval"].gathers] == ["cnn-crossval", "probe-crossval"]
+    assert [*steps["compare"].input_folders] == ["cnn", "probe", "tuned"]
+    assert [*steps["compare-crossval"].input_folders] == ["cnn-crossval", "probe-crossval"]
     assert steps["compare-crossval"].config.split == "crossval"
 
 
@@ -261,17 +261,17 @@ def test_ensembles_join_all_seeds_of_their_methods_and_are_compared():
         ensembles={"both": {"runs": ["cnn", "zeroshot"], "rule": "weights"}},
     )
     both = steps["both"]
-    assert both.words[1:4] == ("outputs/trial-cnn-seed0", "outputs/trial-cnn-seed1", "outputs/trial-zeroshot")
-    assert config_of_line(shlex.join(both.words)) == both.config
+    assert both.args[1:4] == ("outputs/trial-cnn-seed0", "outputs/trial-cnn-seed1", "outputs/trial-zeroshot")
+    assert config_of_line(shlex.join(both.args)) == both.config
     assert both.needs == ("cnn-seed0", "cnn-seed1", "zeroshot")
-    assert "both" in steps["compare"].gathers
+    assert "both" in steps["compare"].input_folders
     assert not both.computes
 
 
 def test_kinds_are_compared_among_themselves():
     steps = steps_of("{cnn: {}, u: {command: segment}, v: {command: segment}, probe: {}}")
-    assert [*steps["compare"].gathers] == ["cnn", "probe"]
-    assert [*steps["compare-segmentation"].gathers] == ["u", "v"]
+    assert [*steps["compare"].input_folders] == ["cnn", "probe"]
+    assert [*steps["compare-segmentation"].input_folders] == ["u", "v"]
 
 
 def test_the_audit_is_against_the_external_data_and_the_report_takes_all():
@@ -282,13 +282,13 @@ def test_the_audit_is_against_the_external_data_and_the_report_takes_all():
     assert (str(audit.data), list(map(str, audit.against)), audit.seed) == ("data/phantom", ["data/other"], 3)
     assert audit.fail_on == "never"  # its findings are in the report, and do not fail the study
     assert steps["audit"].needs == ("prepare", "prepare-other")
-    assert steps["report"].gathers == steps["compare"].gathers
-    assert steps["report"].with_done == {"audit": ("audit", Path("outputs/trial-audit"))}
+    assert steps["report"].input_folders == steps["compare"].input_folders
+    assert steps["report"].optional_folders == {"audit": ("audit", Path("outputs/trial-audit"))}
     assert str(steps["report"].config.study) == "outputs/trial"
-    assert steps["report"].instead == {"compare": Path("outputs/trial-compare")}
+    assert steps["report"].combined == {"compare": Path("outputs/trial-compare")}
     alone = steps_of("{cnn: {}}", audit="false")
     assert [*alone] == ["prepare", "cnn", "report"]
-    assert alone["report"].with_done == {}
+    assert alone["report"].optional_folders == {}
     assert [*steps_of("{cnn: {}}", audit="false", report="no")] == ["prepare", "cnn"]
 
 
@@ -304,8 +304,8 @@ def test_examples_are_valid_by_schema_and_by_the_configs(text, schema, tmp_path,
     schema.validate(yaml.safe_load(text))
     monkeypatch.chdir(tmp_path)
     for step in plan_study(study_of(text)):
-        if not step.gathers:
-            assert config_of_line(shlex.join(step.words)) == step.config
+        if not step.input_folders:
+            assert config_of_line(shlex.join(step.args)) == step.config
 
 
 @pytest.mark.parametrize(

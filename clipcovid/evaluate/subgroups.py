@@ -68,7 +68,8 @@ class SubgroupGap:
 def find_groups(manifest: Manifest, columns: Sequence[str], images: pd.DataFrame) -> list[Group]:
     """The groups of each of `columns`, from the least value up; `images`: image_id and label of those that are scored.
 
-    Ages, in a column whose name has the word, are put together by `AGE_BAND_EDGES`. Images without a value are a group. A column that the manifest lacks or that has too many values, images that it lacks or labels otherwise: `UserError`.
+    Ages, in a column whose name has the word, are put together by `AGE_BAND_EDGES`. Images without a value are a group. A
+    column that the manifest lacks or that has too many values, images that it lacks or labels otherwise: `UserError`.
     """
     facts = manifest.table.set_index("image_id")
     if missing := images["image_id"][~images["image_id"].isin(facts.index)].tolist():

@@ -263,7 +263,7 @@ def _read_job(command: str, content: Any, place: str, methods: Mapping[str, Job]
     entries = dict(as_mapping(content, place))
     trained = [name for name, job in methods.items() if job.command not in UNTRAINED]
     names = _names(entries.pop(key, None), f"{place}: {key}", trained, "method to train")
-    return read_job(command, entries, place, of=names)
+    return read_job(command, entries, place, methods=names)
 
 
 def _read_ensemble(content: Any, place: str, methods: Mapping[str, Job]) -> Job:
@@ -271,7 +271,7 @@ def _read_ensemble(content: Any, place: str, methods: Mapping[str, Job]) -> Job:
     entries = dict(as_mapping(content, place))
     joined = [name for name, job in methods.items() if kind_of(job.command) == "classification"]
     names = _names(entries.pop("runs", None), f"{place}: runs", joined, "classifier")
-    return read_job("ensemble", entries, place, of=names)
+    return read_job("ensemble", entries, place, methods=names)
 
 
 def _names(value: Any, place: str, known: Sequence[str], what: str) -> tuple[str, ...]:
