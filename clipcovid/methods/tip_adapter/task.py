@@ -83,7 +83,7 @@ class TipAdapterTask(ClassificationTask[TipAdapterConfig, Embeddings], FewShotTa
         """The softmax of the logits; `initial_keys`: with the keys as they were before training."""
 
         def predict(batch: Batch) -> torch.Tensor:
-            logits: torch.Tensor = module(batch["embedding"], plain=initial_keys)
+            logits: torch.Tensor = module(batch["embedding"], initial_keys=initial_keys)
             return logits.softmax(dim=-1)
 
         return predict
