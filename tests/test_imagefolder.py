@@ -39,6 +39,16 @@ def test_masks_of_the_radiography_database_are_lung_masks(tmp_path):
     assert "Passed over as no images: 1 .xlsx." in listing.notes
 
 
+def test_a_backslash_in_the_name_of_a_folder_is_no_slash(tmp_path):
+    names = ["COVID/1.png", r"50% \textbf{a}~^#/2.png"]
+    pictures(tmp_path, *names)
+    listing = listed("imagefolder", tmp_path)
+    assert sorted(relative(tmp_path, listing, "image_id", "label", "path")) == sorted(
+        (name, name.partition("/")[0], name) for name in names
+    )
+    assert listing.refused.empty
+
+
 @pytest.mark.parametrize(
     ("mask", "kind"),
     [

@@ -81,6 +81,12 @@ def test_the_variance_is_that_of_seeds_and_that_of_patients(effects):
     assert pooled.samples["f1"][0].mean() == pytest.approx(pooled.values["f1"][0], abs=0.003)
 
 
+def test_no_resample_leaves_the_range_of_the_seeds():
+    samples = np.random.default_rng(0).uniform(0, 1, (2, 500)).round()
+    pooled = Draws({"f1": samples.mean(axis=1)}, {"f1": samples}).pool([[0, 1]])
+    assert set(pooled.samples["f1"][0]) <= {0.0, 1.0}
+
+
 def test_equal_seeds_leave_only_the_patients():
     draws = made_draws([0.0, 0.0, 0.0])
     assert draws.pool([[0, 1, 2]]).samples["f1"][0] == pytest.approx(draws.samples["f1"][0])

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
@@ -77,7 +78,8 @@ def _refuse_lists(counts: pd.Series, where: str) -> None:
         raise UserError(
             f"Lists of findings stand in {where} ({counts[lists].sum():,} images, e.g. {lists[0]!r}), but an image has one "
             "class here: name a column with one class an image by --columns.label, or the classes to keep by --classes, or "
-            f'rename each list, e.g. --rename "{lists[0]}=Pneumonia" (nothing after the = leaves the images without a label).'
+            f"rename each list, e.g. --rename {shlex.quote(f'{lists[0]}=Pneumonia')} (nothing after the = leaves the images "
+            "without a label)."
         )
 
 
@@ -104,7 +106,7 @@ def _refuse_similar_names(counts: pd.Series, wanted: Sequence[str], where: str) 
     for names in twins:
         first, *others = sorted(names, key=lambda name: (name not in wanted, -counts[name], name))
         listed.append(", ".join(f"{name!r} ({counts[name]:,} images)" for name in (first, *others)))
-        renames += [f'"{other}={first}"' for other in others]
+        renames += [shlex.quote(f"{other}={first}") for other in others]
     raise UserError(
         f"Classes in {where} differ in case, spaces or punctuation only: {'; '.join(listed)}. Make one of them with "
         f"--rename {' '.join(renames)}, or, if they are meant, name all classes with --classes."

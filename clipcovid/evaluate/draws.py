@@ -1,9 +1,8 @@
 """Metrics of several predictions tables of the same images, in resamples that all of them share.
 
 Runs that differ in their seed alone are draws of one method. Its score is their mean, whose interval comes of resampling
-seeds beside patients. Few seeds resampled as they are show too little spread, by (s - 1) / s in variance, so their deviations
-from the mean are stretched by sqrt(s / (s - 1)): Rao & Wu, Resampling inference with complex survey data, J. Am. Statist.
-Ass. 83 (1988), with as many drawn as there are.
+seeds beside patients. As many as there are, s, would show too little spread, by (s - 1) / s in variance: s - 1 are drawn
+(Rao & Wu, Resampling inference with complex survey data, J. Am. Statist. Ass. 83, 1988).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,17 +45,14 @@ class Draws:
 
 
 def _seed_picks(seeds: int, samples: int, seed: list[int]) -> np.ndarray:
-    """Which seeds stand in each resample, (seeds, samples) int64."""
-    return np.random.default_rng(seed).integers(0, seeds, (seeds, samples))
+    """Which seeds stand in each resample, (seeds - 1 or 1, samples) int64."""
+    return np.random.default_rng(seed).integers(0, seeds, (max(1, seeds - 1), samples))
 
 
 def _pool(samples: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    """The mean over seeds (s, samples) in each resample of patients and seeds, (samples,)."""
-    mean, seeds = samples.mean(axis=0), len(samples)
-    if seeds == 1:
-        return mean
+    """The mean over seeds (s, samples) in each resample of patients and seeds, (samples,); NaN where any seed's is."""
     drawn = np.take_along_axis(samples, picks, axis=0).mean(axis=0)
-    return np.asarray(mean + np.sqrt(seeds / (seeds - 1)) * (drawn - mean))
+    return np.where(np.isnan(samples).any(axis=0), np.nan, drawn)
 
 
 def weighted_table_draws(

@@ -82,8 +82,8 @@ class TextTable:
 
 
 def _wrap_cells(cells: Row, bounds_apart: bool) -> list[str]:
-    """Intervals beneath their values; `bounds_apart`: also the upper bound beneath the lower."""
-    cells = [cell.replace(" (", "\n(") for cell in cells]
+    """Intervals and deviations beneath their values; `bounds_apart`: also the upper bound beneath the lower."""
+    cells = [cell.replace(" (", "\n(").replace(" ± ", "\n± ") for cell in cells]
     return [cell.replace(" to ", "\nto ") for cell in cells] if bounds_apart else cells
 
 

@@ -15,7 +15,7 @@ from clipcovid.data.phantoms import write_phantoms
 from clipcovid.data.sources.columns import ColumnsConfig
 from clipcovid.data.sources.locating import resolve_image_paths
 from clipcovid.data.sources.registry import PART_COLUMN, SOURCES, TABULAR_SOURCES, VERSIONED_SOURCES
-from clipcovid.data.sources.root import DatasetRoot, posix_path
+from clipcovid.data.sources.root import DatasetRoot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,9 @@ def _resolve(images_root: DatasetRoot, rows: pd.DataFrame) -> tuple[pd.DataFrame
             refused.append({"path": path, "reason": str(error)})
             return ""
 
-    inside = rows["path"].map(lambda path: posix_path(path).removeprefix(f"{images_root.path}/") if path else "")
+    inside = rows["path"].map(
+        lambda path: images_root.relative(path).removeprefix(f"{images_root.path}/") if path else ""
+    )
     rows["image_id"] = rows["image_id"].where(rows["image_id"] != "", inside)
     refused += [{"path": f"row {i + 1}", "reason": "no image path"} for i in rows.index[rows["path"] == ""]]
     for column in ("path", *MASK_COLUMNS):

@@ -163,6 +163,14 @@ class DatasetRoot:
         """A small text file's content; one that is not UTF-8 is a `UserError`."""
         return decode_text(self.read(relative), self.resolve(relative))
 
+    def relative(self, path: str) -> str:
+        """The path with slashes; one with a backslash stays where a file below the root has that very name."""
+        return (
+            path
+            if "\\" in path and self.local and self.fs.exists(posixpath.join(self.path, path))
+            else posix_path(path)
+        )
+
     def resolve(self, path: str) -> str:
         """An openable place for a path of this data set: URIs and absolute paths stay, relative ones stand below the root.
 
@@ -170,7 +178,7 @@ class DatasetRoot:
         """
         if "://" in path or posixpath.isabs(path):
             return path
-        relative = posix_path(path)
+        relative = self.relative(path)
         if relative.split("/")[0] == "..":
             raise ValueError("the path leaves the data set's folder; an absolute path says that this is meant")
         joined = posixpath.join(self.path, relative)

@@ -383,7 +383,8 @@ def _classes(scores: ClassificationScores) -> TextTable:
     for row, (class_name, counts) in enumerate(zip(scores.classes, scores.confusion, strict=True)):
         values = (format_number(scores.metrics.get(f"{metric}/{class_name}")) for metric in names)
         rows.append((class_name, f"{sum(counts):,}", f"{predicted_counts[row]:,}", *values))
-    return TextTable(headers=("class", "images", "predicted", *names), sections=[rows], border="plain", wrap_cells=True)
+    heads = [name.replace("specificity", "speci-\nficity") for name in names]  # for 80 columns
+    return TextTable(headers=("class", "images", "predicted", *heads), sections=[rows], border="plain", wrap_cells=True)
 
 
 KIND = Classification()
