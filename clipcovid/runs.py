@@ -22,6 +22,8 @@ from clipcovid.io.files import (
 )
 
 SUCCESS_MARKER = "_SUCCESS"
+STORE_FILE, ARTIFACTS_FOLDER = "mlflow.db", "mlartifacts"  # of the MLflow store in `out`, beside the run folders
+STORE_NAMES = rf"{re.escape(STORE_FILE)}(-\w+)?|{ARTIFACTS_FOLDER}"  # with the files that sqlite keeps beside its own
 UNSTARTED_FILES = (
     r"(config|prompts)\.json|state/(failed\.txt|ray/.*)"  # the files of a run that ended before it did anything
 )
@@ -74,13 +76,23 @@ def read_run_metadata(folder: Path) -> dict[str, Any]:
     return metadata if {"method", "identity"} <= metadata.keys() else {}
 
 
+def check_run_name(name: str, out: Path, flag: str = "--name") -> None:
+    """Refuse, as a `UserError`, a name of a run that is a path, or the name of what the MLflow store keeps in `out`."""
+    if name in (".", "..") or Path(name).name != name:
+        raise UserError(f"{flag} {name} must be a plain name: the run's folder is made in --out {out}.")
+    if re.fullmatch(STORE_NAMES, name, re.IGNORECASE):
+        raise UserError(
+            f"{flag} {name} is the name of what the MLflow store keeps in --out {out}: choose another name."
+        )
+
+
 def run_folder(config: RunConfig, *, method: str, identity: dict[str, Any], stem: str = "") -> Path:
     """The folder `config.name` in `config.out`, by default named by `stem`, or else the method, and the identity's hash.
 
-    Models have names with slashes and colons (hf-hub:org/name): folders get dashes. A --name that is a path is a `UserError`.
+    Models have names with slashes and colons (hf-hub:org/name): folders get dashes. A --name that is none for a run
+    (`check_run_name`) is a `UserError`.
     """
-    if config.name in (".", "..") or Path(config.name).name != config.name:
-        raise UserError(f"--name {config.name} must be a plain name: the run's folder is made in --out {config.out}.")
+    check_run_name(config.name, config.out)
     default = f"{re.sub(r'[^a-zA-Z0-9_.+-]+', '-', stem or method)}-{digest(identity, 8)}"
     return config.out / (config.name or default)
 

@@ -233,6 +233,10 @@ def test_a_run_does_not_begin_where_another_program_keeps_its_config(tmp_path):
     for name in ("..", "a/b", str(tmp_path)):
         with pytest.raises(UserError, match="must be a plain name"):
             start_run(dataclasses.replace(config, name=name), method="cnn", identity={"a": 1})
+    for name in ("mlartifacts", "MLartifacts", "mlflow.db", "mlflow.db-wal"):
+        with pytest.raises(UserError, match=f"--name {name} is the name of what the MLflow store keeps in --out"):
+            start_run(dataclasses.replace(config, name=name), method="cnn", identity={"a": 1})
+        assert not (tmp_path / name).exists()
     named = start_run(dataclasses.replace(config, name=""), method="caption-hf-hub:org/name", identity={"a": 1})
     assert named.folder.parent == tmp_path
     assert named.name.startswith("caption-hf-hub-org-name-")

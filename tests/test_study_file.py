@@ -159,6 +159,22 @@ def test_settings_are_nested_or_dotted_and_in_the_types_of_the_config():
         ("{cnn: {}}", {"name": "a/b"}, r"name 'a/b' must be a plain name"),
         ("{trial: {command: cnn}}", {"run-name": "{step}"}, r"A run would have the study's own folder"),
         (
+            "{cnn: {seed: 3}}",
+            {"seeds": ["0", "1"]},
+            r"methods.cnn: seed is 3, .* with 0, 1: leave out the method's seed",
+        ),
+        ("{probe: {seed: 0}}", {"seeds": ["0"]}, r"methods.probe: seed is 0, .* or the study's seeds"),
+        (
+            "{cnn: {}}",
+            {"name": "mlartifacts"},
+            r"The study's name mlartifacts is the name of what the MLflow store keeps",
+        ),
+        (
+            "{mlflow.db: {command: cnn}}",
+            {"run-name": "{step}"},
+            r"methods.mlflow.db: a run's name mlflow.db is the name of what the MLflow store keeps in --out outputs",
+        ),
+        (
             "{cnn: {}}",
             {"sweeps": {"s": {"method": "vgg"}}},
             r"sweeps.s: method: 'vgg' is no method to train; there are: cnn",
@@ -198,15 +214,15 @@ def test_a_name_that_stands_twice_is_refused(tmp_path):
 
 
 def test_seeds_multiply_what_is_trained_and_what_learns_from_it_seed_by_seed():
-    methods = "{zeroshot: {encoder: a}, finetune: {encoder: a}, probe: {encoder: finetune}, cnn: {seed: 3}}"
+    methods = "{zeroshot: {encoder: a}, finetune: {encoder: a}, probe: {encoder: finetune}}"
     steps = steps_of(methods, seeds=["0", "7"])
     assert [name for name in steps if steps[name].is_method] == [
-        *("zeroshot-val", "zeroshot", "finetune-seed0", "finetune-seed7", "probe-seed0", "probe-seed7", "cnn"),
+        *("zeroshot-val", "zeroshot", "finetune-seed0", "finetune-seed7", "probe-seed0", "probe-seed7"),
     ]
     assert steps["probe-seed7"].needs == ("prepare", "finetune-seed7")
     assert steps["probe-seed7"].config.clip.pretrained == "outputs/trial-finetune-seed7"
-    assert [steps[name].config.seed for name in ("probe-seed0", "probe-seed7", "cnn")] == [0, 7, 3]
-    assert len(steps["compare"].input_folders) == 6
+    assert [steps[name].config.seed for name in ("probe-seed0", "probe-seed7")] == [0, 7]
+    assert len(steps["compare"].input_folders) == 5
 
 
 def test_no_two_steps_may_make_the_same_embeddings_at_once():

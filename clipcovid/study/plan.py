@@ -10,7 +10,7 @@ from typing import Any
 from clipcovid.config import ComputeConfig
 from clipcovid.errors import UserError
 from clipcovid.methods.registry import METHODS
-from clipcovid.runs import SUCCESS_MARKER
+from clipcovid.runs import SUCCESS_MARKER, check_run_name
 from clipcovid.study.file import UNTRAINED, DataSource, Job, Study, config_of, kind_of
 from clipcovid.study.settings import build_config, command_args, settings_of
 
@@ -91,6 +91,7 @@ class Step:
 
 def plan_study(study: Study) -> list[Step]:
     """The steps in an order in which each comes behind all that it waits for."""
+    check_run_name(study.settings.name, study.settings.out, "The study's name")
     planner = _Planner(study)
     planner.prepare("prepare", study.data)
     for name, data in study.external.items():
@@ -146,6 +147,7 @@ class _Planner:
     ) -> Step:
         """A step that writes a run folder."""
         folder = self.study.run(name)
+        check_run_name(folder.name, self.study.settings.out, f"{job.place}: a run's name")
         placed = {**values, "out": self.study.settings.out, "name": folder.name}
         return self.step(name, job, placed, fields, **{"folder": folder, "marker": folder / SUCCESS_MARKER} | more)
 
@@ -166,7 +168,12 @@ class _Planner:
 
     def method(self, name: str, job: Job) -> None:
         """The steps of a method: one, or one a seed."""
-        seeds = self.study.settings.seeds if job.command not in UNTRAINED and "seed" not in job.settings else ()
+        seeds = self.study.settings.seeds if job.command not in UNTRAINED else ()
+        if seeds and "seed" in job.settings:
+            raise UserError(
+                f"{job.place}: seed is {job.settings['seed']}, and seeds of the study says to train every method with "
+                f"{', '.join(map(str, seeds))}: leave out the method's seed, or the study's seeds."
+            )
         self.runs[name] = []
         for place, seed in enumerate(seeds or (None,)):
             step = f"{name}-seed{seed}" if len(seeds) > 1 else name

@@ -24,7 +24,7 @@ from clipcovid.inference.zeroshot import ZeroshotConfig
 from clipcovid.io.files import read_json_object
 from clipcovid.methods.checkpoints import PROMPTS, read_checkpoint
 from clipcovid.prompts import PromptsConfig
-from clipcovid.runs import Run, read_run_metadata
+from clipcovid.runs import STORE_FILE, Run, read_run_metadata
 from clipcovid.tracking import runs
 from clipcovid.tracking.datasets import CONTEXT_TAG
 from clipcovid.tracking.store import check_store, hide_password, make_client, tracking_uri
@@ -110,9 +110,9 @@ def register_run(run: Path, name: str, *, alias: str = "", out: Path | None = No
 def _nearest_store(run: Path) -> Path:
     """The folder, of those above the run, that has the MLflow store."""
     places = run.resolve().parents
-    found = [place for place in places if (place / "mlflow.db").is_file()]
+    found = [place for place in places if (place / STORE_FILE).is_file()]
     if not found and not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise UserError(f"No folder above {run} has an mlflow.db: give --out the folder that has, or is to have it.")
+        raise UserError(f"No folder above {run} has an {STORE_FILE}: give --out the folder that has, or is to have it.")
     return found[0] if found else places[0]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from clipcovid.config import RunConfig, flatten_resolved, override
 from clipcovid.evaluate.kinds.registry import get_kind, kind_names
 from clipcovid.identity import digest
-from clipcovid.runs import Run, read_run_metadata
+from clipcovid.runs import ARTIFACTS_FOLDER, Run, read_run_metadata
 from clipcovid.tracking import provenance
 from clipcovid.tracking.datasets import TrackedDataset
 from clipcovid.tracking.store import EXPERIMENT, check_store, local_store, make_client, tracking_uri, warn_unavailable
@@ -138,7 +138,7 @@ def _open_run(run: Run, config: RunConfig, uri: str) -> tuple[Any, str, str]:
     client = make_client(uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     if experiment is None:
-        local = (config.out / "mlartifacts").resolve().as_uri() if uri == local_store(config.out) else None
+        local = (config.out / ARTIFACTS_FOLDER).resolve().as_uri() if uri == local_store(config.out) else None
         experiment = client.get_experiment(client.create_experiment(EXPERIMENT, local, tags={KIND_TAG: KIND}))
     elif KIND_TAG not in experiment.tags:  # made by an older version
         client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)

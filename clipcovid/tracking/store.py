@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from clipcovid import environment
 from clipcovid.config import summarize_error
+from clipcovid.runs import STORE_FILE
 
 STORE_TIMEOUT_S = 4.0  # seconds in which a tracking store has to answer
 EXPERIMENT = "clipcovid"
@@ -34,7 +35,7 @@ def tracking_uri(out: Path) -> str:
 
 def local_store(out: Path) -> str:
     """The URI of the sqlite file in `out`."""
-    return f"sqlite:///{(out / 'mlflow.db').resolve()}"
+    return f"sqlite:///{(out / STORE_FILE).resolve()}"
 
 
 def ui_command(out: Path) -> str:
