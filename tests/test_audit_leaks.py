@@ -15,7 +15,7 @@ from PIL import Image
 from clipcovid.audit import planted
 from clipcovid.audit.accepted_pairs import PAIR_COLUMNS, read_accepted_pairs, write_pairs
 from clipcovid.audit.config import AuditConfig
-from clipcovid.audit.data import AuditData, read_prepared_set
+from clipcovid.audit.data import AuditData, hashes_by_name, read_prepared_set
 from clipcovid.audit.duplicates import check_duplicates, equal_pairs, near_pairs
 from clipcovid.audit.fields import check_fields
 from clipcovid.audit.image_pool import ImagePool
@@ -190,6 +190,45 @@ def test_a_file_that_says_something_else_is_refused(tmp_path):
     path.write_text(",".join(PAIR_COLUMNS) + "\nyes,0.9,a,b,,d,e,f,\n")
     with pytest.raises(UserError, match="row 2: pixels_1 or pixels_2 is empty"):
         read_accepted_pairs(path)
+
+
+def row_of(accepted, first, second, images=("a.png", "b.png")):
+    """A row of a file of pairs, by the answer and the hashes of both images."""
+    return f"{accepted},0.9,main,{images[0]},{first},main,{images[1]},{second},\n"
+
+
+def test_two_answers_to_one_pair_are_refused_whichever_image_comes_first(tmp_path):
+    path, header = tmp_path / "pairs.csv", ",".join(PAIR_COLUMNS) + "\n"
+    for second in (row_of("no", "B", "A", ("b.png", "a.png")), row_of("no", "A", "B")):
+        path.write_text(header + row_of("yes", "A", "B") + row_of("yes", "A", "C") + second)
+        with pytest.raises(UserError, match="rows 2 and 4: accepted is yes and no for the same two pictures"):
+            read_accepted_pairs(path)
+    path.write_text(header + row_of("yes", "A", "B") + row_of("yes", "B", "A") + row_of("", "A", "B"))
+    assert read_accepted_pairs(path).accepted(pd.Series(["B", "A"]), pd.Series(["A", "C"])).tolist() == [True, False]
+
+
+def test_an_answer_of_the_next_file_outweighs_that_of_the_former_whichever_image_comes_first(tmp_path):
+    header = ",".join(PAIR_COLUMNS) + "\n"
+    (tmp_path / "former.csv").write_text(header + row_of("yes", "A", "B"))
+    (tmp_path / "next.csv").write_text(header + row_of("no", "B", "A", ("b.png", "a.png")))
+    write_pairs(tmp_path / "former.csv", near_pairs([]), tmp_path / "next.csv")
+    assert read_accepted_pairs(tmp_path / "former.csv").table.empty
+
+
+def test_hashes_of_other_images_than_those_named_are_refused(leaking, leaks, tmp_path):
+    path, pairs = tmp_path / "pairs.csv", near_pairs(leaks.values())
+    table = pairs.head(2).assign(accepted="yes", comment="")[list(PAIR_COLUMNS)]
+    hashes = hashes_by_name({"main": read_manifest(leaking)})
+    table.to_csv(path, index=False)
+    assert len(read_accepted_pairs(path, hashes).table) == 2
+    for side in (1, 2):  # as a column that was sorted by itself
+        table.assign(**{f"image_{side}": table[f"image_{side}"].tolist()[::-1]}).to_csv(path, index=False)
+        with pytest.raises(UserError, match=rf"row 2: image_{side} .* is not the image with these pixels, which is "):
+            check_duplicates(audited(leaking), AuditConfig(data=leaking, accept=path))
+    table.assign(image_1="gone.png").to_csv(path, index=False)
+    assert len(read_accepted_pairs(path, hashes).table) == 2
+    table.assign(pixels_1="another hash").to_csv(path, index=False)
+    assert len(read_accepted_pairs(path, hashes).table) == 2
 
 
 def test_equal_pairs_tie_all_groups_together():

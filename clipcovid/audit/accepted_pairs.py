@@ -1,6 +1,7 @@
 """Pairs of images that a person has looked at: a CSV file that an audit writes, a person fills in, and an audit reads."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -23,8 +24,7 @@ class AcceptedPairs:
 
     def accepted(self, hashes: pd.Series, others: pd.Series) -> pd.Series:
         """Which pairs, by the hashes of both images' pixels, were accepted, bool (n,)."""
-        rows = self.table[self.table["accepted"] == "yes"]
-        known = {frozenset(pair) for pair in zip(rows["pixels_1"], rows["pixels_2"], strict=True)}
+        known = set(_pixel_pairs(self.table[self.table["accepted"] == "yes"]))
         return pd.Series([frozenset(pair) in known for pair in zip(hashes, others, strict=True)], hashes.index, bool)
 
     def count_gone(self, hashes: pd.Series) -> int:
@@ -33,10 +33,14 @@ class AcceptedPairs:
         return int((~(rows["pixels_1"].isin(hashes) & rows["pixels_2"].isin(hashes))).sum())
 
 
-def read_accepted_pairs(path: Path | None) -> AcceptedPairs:
+def read_accepted_pairs(
+    path: Path | None, hashes_by_name: Mapping[tuple[str, str], str] | None = None
+) -> AcceptedPairs:
     """The pairs of a file that `write_pairs` wrote and a person filled in; another file is a `UserError`. None: no pairs.
 
-    A pair is known by its pixels: one whose image has changed since is not accepted any more.
+    A pair is known by its pixels: one whose image has changed since is not accepted any more. So two answers to a pair are a
+    `UserError`, and so is a hash that is another image's than the one named. `hashes_by_name`: the hash of the pixels of each
+    image that is there, by the names of its set and itself.
     """
     if path is None:
         return AcceptedPairs()
@@ -55,7 +59,44 @@ def read_accepted_pairs(path: Path | None) -> AcceptedPairs:
     if (empty := (answers == "yes") & ((table["pixels_1"] == "") | (table["pixels_2"] == ""))).any():
         row = int(empty.to_numpy().argmax())
         raise UserError(f"{path}, row {row + 2}: pixels_1 or pixels_2 is empty: leave them as the audit wrote them.")
-    return AcceptedPairs(table.assign(accepted=answers).reindex(columns=list(PAIR_COLUMNS), fill_value="").astype(str))
+    table = table.assign(accepted=answers).reindex(columns=list(PAIR_COLUMNS), fill_value="").astype(str)
+    _refuse_two_answers(table, path)
+    _refuse_other_images(table, path, hashes_by_name or {})
+    return AcceptedPairs(table)
+
+
+def _pixel_pairs(table: pd.DataFrame) -> pd.Series:
+    """The hashes of both images' pixels, whichever comes first: frozensets (n,)."""
+    return pd.Series(list(map(frozenset, zip(table["pixels_1"], table["pixels_2"], strict=True))), table.index, object)
+
+
+def _refuse_two_answers(table: pd.DataFrame, path: Path) -> None:
+    """A `UserError` where a pair is accepted in one row and is not in another, whichever image comes first."""
+    first = dict[frozenset[str], tuple[int, str]]()
+    for number, (answer, pair) in enumerate(zip(table["accepted"], _pixel_pairs(table), strict=True), 2):
+        other, given = first.setdefault(pair, (number, answer)) if answer else (number, answer)
+        if given != answer:
+            raise UserError(
+                f"{path}, rows {other} and {number}: accepted is {given} and {answer} for the same two pictures; write one "
+                "answer in both, or delete one of the rows."
+            )
+
+
+def _refuse_other_images(table: pd.DataFrame, path: Path, hashes_by_name: Mapping[tuple[str, str], str]) -> None:
+    """A `UserError` where an answered row's hash is not that of the image that it names, but of another one."""
+    names_by_hash = {pixels: name for (_, name), pixels in hashes_by_name.items()}
+    for side in (1, 2):
+        cells = zip(
+            *(table[name] for name in ("accepted", f"set_{side}", f"image_{side}", f"pixels_{side}")), strict=True
+        )
+        for number, (answer, group, name, pixels) in enumerate(cells, 2):
+            known = hashes_by_name.get((group, name), pixels)
+            if answer and known != pixels and pixels in names_by_hash:
+                raise UserError(
+                    f"{path}, row {number}: image_{side} {name} is not the image with these pixels, which is "
+                    f"{names_by_hash[pixels]}: change accepted and comment alone, leave the other cells as the audit wrote "
+                    "them, or delete the row."
+                )
 
 
 def write_pairs(path: Path, pairs: pd.DataFrame, reviewed: Path | None = None) -> None:
@@ -68,13 +109,12 @@ def write_pairs(path: Path, pairs: pd.DataFrame, reviewed: Path | None = None) -
     answered = pd.concat(
         [AcceptedPairs().table, *(read_accepted_pairs(file).table for file in files)], ignore_index=True
     )
-    answered = answered[answered["accepted"] != ""].drop_duplicates(["pixels_1", "pixels_2"], keep="last")
-    answers = {
-        frozenset((row["pixels_1"], row["pixels_2"])): (row["accepted"], row["comment"])
-        for row in answered.to_dict("records")
-    }
-    keys = [frozenset(pair) for pair in zip(pairs["pixels_1"], pairs["pixels_2"], strict=True)]
-    given = [answers.get(key, ("", "")) for key in keys]
+    answered = answered[answered["accepted"] != ""]
+    answered = answered[~_pixel_pairs(answered).duplicated(keep="last")]
+    answers = dict(
+        zip(_pixel_pairs(answered), zip(answered["accepted"], answered["comment"], strict=True), strict=True)
+    )
+    given = [answers.get(key, ("", "")) for key in _pixel_pairs(pairs)]
     table = pairs.assign(accepted=[answer for answer, _ in given], comment=[comment for _, comment in given])
     again = AcceptedPairs(pairs.assign(accepted="yes")).accepted(answered["pixels_1"], answered["pixels_2"])
     rows = pd.concat([table, answered[~again & (answered["accepted"] == "yes")]], ignore_index=True)

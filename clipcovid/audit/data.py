@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,14 +73,29 @@ class AuditData:
         return (self.main, *self.others)
 
 
-def read_audit_data(config: AuditConfig) -> AuditData:
-    """Open the config's data sets and read their pixels, with a line of progress for each."""
+def read_manifests(config: AuditConfig) -> dict[str, Manifest]:
+    """The manifests of the config's data sets by what findings call the sets, the audited one first."""
     folders = (config.data, *config.against)
     names = [folder.resolve().name for folder in folders]
-    sets = [
-        read_prepared_set(folder, name if names.count(name) == 1 else str(folder))
+    return {
+        name if names.count(name) == 1 else str(folder): read_manifest(folder)
         for folder, name in zip(folders, names, strict=True)
-    ]
+    }
+
+
+def hashes_by_name(manifests: Mapping[str, Manifest]) -> dict[tuple[str, str], str]:
+    """The hash of each image's pixels, by the names of its set and itself."""
+    return {
+        (name, image): pixels
+        for name, manifest in manifests.items()
+        for image, pixels in zip(manifest.table["image_id"], manifest.table["sha256"], strict=True)
+    }
+
+
+def read_audit_data(config: AuditConfig) -> AuditData:
+    """Open the config's data sets and read their pixels, with a line of progress for each."""
+    folders, names = (config.data, *config.against), read_manifests(config)
+    sets = [read_prepared_set(folder, name) for folder, name in zip(folders, names, strict=True)]
     return AuditData(main=sets[0], others=tuple(sets[1:]))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from clipcovid.audit.accepted_pairs import PAIR_COLUMNS, read_accepted_pairs
 from clipcovid.audit.config import AuditConfig
-from clipcovid.audit.data import AuditData
+from clipcovid.audit.data import AuditData, hashes_by_name
 from clipcovid.audit.image_pool import ImagePool
 from clipcovid.audit.near_duplicates import MAX_VERIFIED, NEIGHBOURS, NearDuplicates, find_near_duplicates
 from clipcovid.audit.planted import Recall, measure_recall
@@ -38,7 +38,7 @@ SEVERITY: Mapping[str, Severity] = {"splits": "high", "sets": "high", "one split
 def check_duplicates(data: AuditData, config: AuditConfig) -> list[Finding]:
     """Findings on equal pixels, near duplicates (with the recall of the search), and labels that contradict each other."""
     pool = ImagePool.from_data(data)
-    accepted = read_accepted_pairs(config.accept)
+    accepted = read_accepted_pairs(config.accept, hashes_by_name({part.name: part.manifest for part in data.sets}))
     equal = describe_pairs(pool, equal_pairs(pool.table)).replace({"place": {"one patient": "one split"}})
     embeddings, encoder = pool.embeddings()
     thumbnails = pool.thumbnails
