@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from clipcovid.errors import RESEARCH_ONLY as RESEARCH_ONLY  # as every job finds them here
-from clipcovid.errors import UserError
+from clipcovid.errors import UserError, collect_mapping
 from clipcovid.errors import quote_names as quote_names
 from clipcovid.errors import summarize_error as summarize_error
 
@@ -143,14 +143,19 @@ class OptimConfig:
                 raise UserError(f"--optim.{name.replace('_', '-')} {getattr(self, name)} must be at least {minimum}.")
         if not (self.lr >= 0 and 0 <= self.warmup < 1 and 0 <= self.ema < 1 and 0 < self.layer_decay <= 1):
             raise UserError("--optim: lr >= 0, 0 <= warmup < 1, 0 <= ema < 1 and 0 < layer-decay <= 1 are needed.")
-        for entry in self.lr_scale:
-            name, _, factor = entry.partition("=")
-            try:
-                valid = bool(name) and float(factor) >= 0
-            except ValueError:
-                valid = False
-            if not valid:
-                raise UserError(f"--optim.lr-scale {entry!r} must be NAME=MULTIPLIER, e.g. head=10.")
+        collect_mapping(map(_parse_lr_scale, self.lr_scale), "--optim.lr-scale")
+
+
+def _parse_lr_scale(entry: str) -> tuple[str, float]:
+    """Name and factor, at least 0, of a NAME=MULTIPLIER."""
+    name, _, multiplier = entry.partition("=")
+    try:
+        factor = float(multiplier)
+    except ValueError:
+        factor = -1
+    if not name or not factor >= 0:
+        raise UserError(f"--optim.lr-scale {entry!r} must be NAME=MULTIPLIER, e.g. head=10.")
+    return name, factor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

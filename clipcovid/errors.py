@@ -1,8 +1,10 @@
 """A user's mistake, and the words that errors are reported in."""
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 RESEARCH_ONLY = "Research use only, not for diagnosis."
+ValueT = TypeVar("ValueT")
 
 
 class UserError(ValueError):
@@ -16,6 +18,15 @@ class TrainingStopped(UserError):
 def quote_names(names: Iterable[str]) -> str:
     """Names in quotes with commas between them: they may hold commas themselves."""
     return ", ".join(map(repr, names))
+
+
+def collect_mapping(pairs: Iterable[tuple[str, ValueT]], flag: str) -> dict[str, ValueT]:
+    """Name → value of the pairs that the option `flag` gave; a name with two values is a `UserError`."""
+    mapping: dict[str, ValueT] = {}
+    for name, value in pairs:
+        if (first := mapping.setdefault(name, value)) != value:
+            raise UserError(f"{flag}: {name!r} is mapped twice, to {first!r} and to {value!r}. Keep one of them.")
+    return mapping
 
 
 def first_names(names: Sequence[str], limit: int = 4) -> str:

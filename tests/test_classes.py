@@ -96,7 +96,7 @@ def test_renames_are_checked():
     for entries, words in (
         (["ab"], "--rename 'ab' must be OLD=NEW"),
         (["=b"], "must be OLD=NEW"),
-        (["a=b", "a=c"], "gives 'a' two names"),
+        (["a=b", "a=c"], "--rename: 'a' is mapped twice, to 'b' and to 'c'"),
     ):
         with pytest.raises(UserError, match=words):
             parse_renames(entries)

@@ -138,6 +138,12 @@ def test_images_of_the_internal_set_are_left_out_counted_and_said(out, phantoms,
     assert entry["left_out"] == 6
     assert entry["n"] == 45 - 6
     assert any("by their pixels. clipcovid audit --against" in alarm for alarm in entry["alarms"])
+    splits = read_manifest(data).table["split"].tolist()[:6]
+    split = min(splits, key=splits.count)
+    content, _ = compared(out, data, runs=("cnn", "zeroshot"), name="shared-split", external_split=split)
+    (entry,) = content["external"]
+    assert sum(entry["shared"].values()) == entry["left_out"] == splits.count(split) < 6
+    assert any(alarm.startswith(f"The {split} split of") for alarm in entry["alarms"])
     whole = other(SAME, same=manifest.table["sha256"].tolist()[:45], name="itself")
     with pytest.raises(UserError, match=r"All 45 images of .*itself .*: it is not external"):
         compared(out, whole, name="none")
@@ -149,6 +155,8 @@ def test_classes_are_mapped_and_merged(out, other):
         compared(out, data)
     with pytest.raises(UserError, match="--external-map 'Cancer=Normal' names no class of the external sets"):
         compared(out, data, external_map=("Cancer=Normal",))
+    with pytest.raises(UserError, match="--external-map: 'Other' is mapped twice, to '' and to 'Normal'"):
+        compared(out, data, external_map=("Pneumonia=Non-COVID", "Other=", "Other=Normal"))
     content, _ = compared(out, data, name="mapped", external_map=("Pneumonia=Non-COVID", "Other="))
     assert content["external"][0]["label_map"] == {"COVID-19": "COVID-19", "Pneumonia": "Non-COVID", "Other": ""}
     assert content["external"][0]["n"] == int((read_manifest(data).table["label"] != "Other").sum())
@@ -161,6 +169,32 @@ def test_classes_are_mapped_and_merged(out, other):
     covid = labels.reindex(table["image_id"]).to_numpy() == "positive"
     right = (table["prob_COVID-19"] > table["prob_Non-COVID"] + table["prob_Normal"]).to_numpy() == covid
     assert test["gaps"]["cnn-resnet18"]["accuracy"]["external"] == pytest.approx(right.mean())
+
+
+def test_a_set_with_one_class_is_an_alarm_and_the_next_set_is_scored(out, other):
+    one = other(dict.fromkeys(SAME, "only"), name="one")
+    content, folder = compared(
+        out, one, other(SAME), runs=("cnn", "probe"), name="one-class", external_map=("only=COVID-19",)
+    )
+    lone, scored = content["external"]
+    assert lone["methods"] == {}
+    assert "'COVID-19' is the only class that both sets have images of" in lone["alarms"][0]
+    assert scored["n"] == 45
+    text = (folder / "comparison.md").read_text()
+    assert "External: one" in text
+    assert ", not scored" in text
+    assert text.count("is the best on both sets") + text.count("is the best on the internal set") == 1
+
+
+def test_a_set_without_an_image_to_score_is_refused_before_anything_is_predicted(out, other, monkeypatch):
+    monkeypatch.setattr("clipcovid.workflows.external.predict_run", None)
+    data, unlabelled = other(dict.fromkeys(SAME, "only"), name="gone"), other(dict.fromkeys(SAME, ""), name="bare")
+    with pytest.raises(
+        UserError, match=r"^--external-map leaves out all images of .*gone that .*: map 'only' to classes"
+    ):
+        compared(out, other(SAME), data, external_map=("only=",))
+    with pytest.raises(UserError, match=r"^No image of the test split of .*bare has a class"):
+        compared(out, unlabelled, external_split="test")
 
 
 def test_methods_that_cannot_predict_are_skipped_and_named(out, other, tmp_path):

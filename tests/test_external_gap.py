@@ -113,6 +113,9 @@ def test_an_entry_merges_only_where_all_its_parts_are_classes():
     assert merges == {"negative": ["Non-COVID", "Normal"], "a=b": ["COVID-19", "Edema"]}
     with pytest.raises(UserError, match="merges the class 'Normal' twice"):
         parse_merges(("a=Non-COVID+Normal", "b=Normal+COVID-19"), CLASSES)
+    for second in ("a=COVID-19", "a=COVID-19+Normal", "a="):
+        with pytest.raises(UserError, match=r"--external-map: 'a' is mapped twice, to 'Non-COVID\+Normal' and to"):
+            parse_merges(("a=Non-COVID+Normal", second), CLASSES)
 
 
 def test_classes_of_one_set_alone_are_left_out_of_both():
@@ -126,6 +129,24 @@ def test_classes_of_one_set_alone_are_left_out_of_both():
     assert "other: no external image is 'Normal', so the internal scores leave these out." in test.notes
     with pytest.raises(UserError, match="data/other has no image of a class of the compared split"):
         compare_sets(KIND, {"cnn": both}, {"cnn": internal[internal["label"] == "Normal"]}, CLASSES, about())
+
+
+def test_a_set_of_which_one_class_is_left_has_no_scores_and_the_others_have():
+    internal, external = table_of(150, 1), table_of(90, 2)
+    one = external[external["label"] == "Normal"].reset_index(drop=True)
+    tables = {"strong": internal, "weak": internal}, {"strong": one, "weak": one}
+    test = compare_sets(KIND, *tables, CLASSES, about(left_out=4))
+    assert (test.n, test.methods, test.gaps, test.notes) == (0, {}, {"strong": {}, "weak": {}}, [])
+    assert test.alarms[0].startswith(
+        "data/other is not scored: 'Normal' is the only class that both sets have images of"
+    )
+    assert any(alarm.startswith("4 images of data/other are also internal") for alarm in test.alarms)
+    scored = compare_sets(KIND, {"cnn": internal}, {"cnn": external}, CLASSES, about())
+    shown = [table.title for table in external_tables([test, scored], KIND)]
+    assert shown == ["External: other (data/other), not scored", "External: other (data/other), 90 images"]
+    merged = [merge_classes(table, CLASSES, {"ill": CLASSES}) for table in (internal, external)]
+    whole = compare_sets(KIND, {"cnn": merged[0][0]}, {"cnn": merged[1][0]}, merged[0][1], about())
+    assert "'ill' is the only class" in whole.alarms[0]
 
 
 def test_what_is_assumed_of_a_set_is_said():

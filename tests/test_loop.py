@@ -392,6 +392,8 @@ class TestOptimizer:
         for wrong in ("head", "head=x", "=3", "head=-1"):
             with pytest.raises(UserError, match="NAME=MULTIPLIER"):
                 OptimConfig(lr_scale=(wrong,))
+        with pytest.raises(UserError, match=r"--optim\.lr-scale: 'head' is mapped twice, to 10\.0 and to 2\.0"):
+            OptimConfig(lr_scale=("head=10", "blocks=1", "head=2"))
 
     def test_the_rate_rises_then_falls_to_nearly_nothing(self, module):
         optimizer = build_optimizer(module, OptimConfig())

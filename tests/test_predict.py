@@ -153,6 +153,9 @@ def test_classes_that_the_model_does_not_know_are_refused_mapped_or_left_out(run
     for wrong in ("Pneumonia", "Cancer=Normal", "Pneumonia=Cancer"):
         with pytest.raises(UserError, match="must be DATA-CLASS=MODEL-CLASS"):
             predict_split(ask(runs["cnn"], data, tmp_path, map=(wrong,)), quiet)
+    for second in ("Pneumonia=Normal", "Pneumonia="):
+        with pytest.raises(UserError, match="--map: 'Pneumonia' is mapped twice, to 'Non-COVID' and to"):
+            predict_split(ask(runs["cnn"], data, tmp_path, map=("Other=", "Pneumonia=Non-COVID", second)), quiet)
     found = predict_split(ask(runs["cnn"], data, tmp_path, split="all", map=("Pneumonia=Non-COVID", "Other=")), quiet)
     table, about = read_predictions(found.run.folder / "predictions" / "all.parquet")
     assert set(table["label"]) == {"COVID-19", "Non-COVID"}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from clipcovid.config import UserError
+from clipcovid.errors import UserError, collect_mapping
 from clipcovid.io.tables import MISSING_WORDS
 from clipcovid.prompts import CLASSES
 
@@ -20,15 +20,17 @@ MAX_NAMED_LABELS = 4  # labels that a message names
 
 
 def parse_renames(renames: Sequence[str]) -> dict[str, str]:
-    """Old → new class of each `OLD=NEW`; nothing after the last `=` stands for no label. Others are a `UserError`."""
-    parsed: dict[str, str] = {}
+    """Old → new class of each `OLD=NEW`; nothing after the last `=` stands for no label.
+
+    Other entries, and a class that gets two names, are a `UserError`.
+    """
+    pairs = []
     for entry in renames:
         old, equals, new = entry.rpartition("=")
         if not equals or not old.strip():
             raise UserError(f"--rename {entry!r} must be OLD=NEW, e.g. --rename Covid-19=COVID-19.")
-        if parsed.setdefault(old.strip(), new.strip()) != new.strip():
-            raise UserError(f"--rename gives {old.strip()!r} two names.")
-    return parsed
+        pairs.append((old.strip(), new.strip()))
+    return collect_mapping(pairs, "--rename")
 
 
 def clean_labels(

@@ -5,14 +5,14 @@ gap's interval is of the differences of the draws: the two-sample bootstrap (Efr
 Bootstrap, 1993, ch. 8).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from clipcovid.errors import UserError, quote_names
+from clipcovid.errors import UserError, collect_mapping, quote_names
 from clipcovid.evaluate import bootstrap
 from clipcovid.evaluate.kinds.base import Kind
 from clipcovid.evaluate.number_format import format_short, format_with_interval
@@ -70,7 +70,7 @@ def compare_sets(
 
     `internal`, `external`: method → predictions, of the same images in the same order within a set. Where labels are scored,
     classes that only one of the sets has are left out of both: else a macro average over three classes would stand beside
-    one over two. No class in common is a `UserError`.
+    one over two. No class in common is a `UserError`; one alone is an alarm, and the set has no scores.
     """
     notes: list[str] = []
     if kind.truth_column == "label":
@@ -80,6 +80,8 @@ def compare_sets(
                 f"{test.data} has no image of a class of the compared split ({quote_names(sorted(first))}): map its classes "
                 "with --external-map."
             )
+        if len(first & second) == 1:
+            return _unscored(test, external, *first & second)
         notes = [
             f"{test.dataset}: no {one} image is {quote_names(sorted(missing))}, so the {other} scores leave these out."
             for missing, one, other in (
@@ -106,6 +108,16 @@ def compare_sets(
     )
 
 
+def _unscored(test: ExternalTest, methods: Iterable[str], only: str) -> ExternalTest:
+    """The test without scores, since the class `only` is all that the sets have in common."""
+    alarm = (
+        f"{test.data} is not scored: {only!r} is the only class that both sets have images of, and with one class left, "
+        "scores only say how often that class is predicted. Map more of its classes with --external-map, or name a set that "
+        "has them."
+    )
+    return replace(test, gaps={name: {} for name in methods}, alarms=[alarm, *_alarms(test, {})])
+
+
 def _images_of(tables: Mapping[str, pd.DataFrame], labels: set[str]) -> dict[str, pd.DataFrame]:
     return {name: table[table["label"].isin(labels)].reset_index(drop=True) for name, table in tables.items()}
 
@@ -123,9 +135,10 @@ def _class_shares(*sets: Mapping[str, pd.DataFrame]) -> str:
 def _alarms(about: ExternalTest, scores: Mapping[str, Scores]) -> list[str]:
     alarms = [f"{about.dataset}, {name}: {alarm}" for name, entry in scores.items() for alarm in entry.alarms]
     if about.shared:
+        place = about.data if about.split == "all" else f"The {about.split} split of {about.data}"
         splits = ", ".join(f"{split} {count:,}" for split, count in about.shared.items())
         alarms.append(
-            f"{about.data} has images of the internal data set (of its splits {splits}), by their pixels. clipcovid audit "
+            f"{place} has images of the internal data set (of its splits {splits}), by their pixels. clipcovid audit "
             "--against also finds copies that were cropped, mirrored or saved again."
         )
     if about.left_out:
@@ -140,9 +153,10 @@ def _alarms(about: ExternalTest, scores: Mapping[str, Scores]) -> list[str]:
 def parse_merges(mapping: Sequence[str], classes: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
     """Of `DATA-CLASS=MODEL-CLASS` entries: those as they are, and of `DATA-CLASS=ONE+ANOTHER` the classes that are merged.
 
-    A class that two entries merge is a `UserError`.
+    A class of the data that is mapped twice, or one of the model that two entries merge, is a `UserError`.
     """
     plain, merges = list[str](), dict[str, list[str]]()
+    collect_mapping([entry.rpartition("=")[::2] for entry in mapping if "=" in entry], "--external-map")
     for entry in mapping:
         name, _, value = entry.rpartition("=")
         parts = value.split("+")
@@ -182,7 +196,7 @@ def external_tables(tests: Sequence[ExternalTest], kind: Kind[Any]) -> list[Text
     """For each external set: the methods' internal and external scores with the gap and its interval, by the gap metrics."""
     tables = []
     for test in tests:
-        metrics = gap_metrics(test, kind)
+        metrics, size = gap_metrics(test, kind), f"{test.n:,} images" if test.methods else "not scored"
         heads = [f"{kind.table_metrics[name]}\n{part}" for name in metrics for part in ("internal", "external", "gap")]
         rows = [
             [name, *(cell for metric in metrics for cell in _cells(gaps.get(metric)))]
@@ -190,7 +204,7 @@ def external_tables(tests: Sequence[ExternalTest], kind: Kind[Any]) -> list[Text
         ]
         tables.append(
             TextTable(
-                title=f"External: {test.dataset} ({test.data}), {test.n:,} images",
+                title=f"External: {test.dataset} ({test.data}), {size}",
                 headers=["Method", *heads],
                 sections=[rows],
                 wrap_cells=True,

@@ -11,9 +11,9 @@ from clipcovid.evaluate.scores import Comparison, ExternalTest
 
 
 def external_figures(comparison: Comparison) -> dict[str, Figure]:
-    """`external_<data set>` of each external test: each method's scores on both sets, with the interval of the gap."""
+    """`external_<data set>` of each scored external test: each method's scores on both sets, with the interval of the gap."""
     figures: dict[str, Figure] = {}
-    for test in comparison.external:
+    for test in (test for test in comparison.external if test.methods):
         name = re.sub(r"\W+", "-", test.dataset)
         number = sum(key.startswith(f"external_{name}") for key in figures)
         figures[f"external_{name}{f'-{number + 1}' if number else ''}"] = _external_figure(comparison, test)

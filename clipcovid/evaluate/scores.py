@@ -95,7 +95,7 @@ class ExternalTest:
     left_out: int
     """Images that a method learned from, by their pixels: no method is scored on them."""
     shared: dict[str, int]
-    """Split of the internal data set → images of its that are in this one, by their pixels."""
+    """Split of the internal data set → images of its that would be scored here, by their pixels."""
     runs: dict[str, str]
     """Method → the folder of its predictions."""
     skipped: dict[str, str]
@@ -105,7 +105,7 @@ class ExternalTest:
     classes: list[str] = field(default_factory=list)
     """The classes that scores are of; merged ones are one."""
     methods: dict[str, Scores] = field(default_factory=dict)
-    """Method → scores, in the order of the comparison."""
+    """Method → scores, in the order of the comparison; none where the sets have but one class in common."""
     gaps: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """Method → metric → internal, external, value (external minus internal), and low and high of its interval."""
     alarms: list[str] = field(default_factory=list)

@@ -14,6 +14,7 @@ import pandas as pd
 from clipcovid.config import ComputeConfig, EmbeddingsConfig, TrainConfig, UserError, quote_names
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.training_images import seen_in_training
+from clipcovid.errors import collect_mapping
 from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.report import score_split, stored_scores, write_split_predictions
 from clipcovid.evaluate.scores import Scores
@@ -161,11 +162,11 @@ def _model_manifest(
 
 
 def map_labels(manifest: Manifest, classes: Sequence[str], mapping: Sequence[str], flag: str = "--map") -> Manifest:
-    """The manifest with labels of the model's classes; one that is neither known nor mapped is a `UserError`.
+    """The manifest with labels of the model's classes; one that is not known, nor mapped once, is a `UserError`.
 
     `flag`: the option that gave the mapping.
     """
-    mapped = {}
+    found = []
     for entry in mapping:
         pairs = [(name, entry[len(name) + 1 :]) for name in manifest.classes if entry.startswith(f"{name}=")]
         pair = next((pair for pair in pairs if pair[1] in ("", *classes)), None)
@@ -174,8 +175,8 @@ def map_labels(manifest: Manifest, classes: Sequence[str], mapping: Sequence[str
                 f"{flag} {entry!r} must be DATA-CLASS=MODEL-CLASS: the data has {quote_names(manifest.classes)}, the model "
                 f"{quote_names(classes)}."
             )
-        mapped[pair[0]] = pair[1]
-    named = {name: name for name in classes} | mapped | {"": ""}
+        found.append(pair)
+    named = {name: name for name in classes} | collect_mapping(found, flag) | {"": ""}
     if unknown := [name for name in manifest.classes if name not in named]:
         raise UserError(
             f"The model knows {quote_names(classes)}, but not {quote_names(unknown)} of {manifest.dataset}: say what each "

@@ -197,7 +197,7 @@ def _robustness(study: ReportData) -> str:
 
 
 def _external(study: ReportData) -> str:
-    tests = study.comparison.external
+    tests = [test for test in study.comparison.external if test.methods]
     sets = ", ".join(f"{test.dataset} ({test.n:,} images)" for test in tests)
     return f"Methods were tested on {sets} too: see external testing." if tests else ""
 

@@ -27,8 +27,8 @@ Log = Callable[[str], None]
 def external_tests(config: CompareConfig, methods: Sequence[MethodPredictions], log: Log = print) -> list[ExternalTest]:
     """The methods on each of the config's external sets, predicted beside their runs where that is not done yet.
 
-    `UserError`: an entry of `external_map` that fits no set, a set with classes that the methods do not know, a set that no
-    method can predict, or whose images all stand in the internal data set.
+    `UserError`: an entry of `external_map` that fits no set, a set with classes that the methods do not know, without an
+    image to score, that no method can predict, or whose images all stand in the internal data set.
     """
     manifests = {data: read_manifest(data) for data in config.external}
     for entry in config.external_map:
@@ -38,7 +38,8 @@ def external_tests(config: CompareConfig, methods: Sequence[MethodPredictions], 
                 f"--external-map {entry!r} names no class of the external sets, which have {named}: it must be "
                 "DATA-CLASS=METHODS-CLASS, or DATA-CLASS=ONE+ANOTHER to merge classes of the methods."
             )
-    return [_ExternalSet.open(config, methods, data, manifest).test(log) for data, manifest in manifests.items()]
+    sets = [_ExternalSet.open(config, methods, data, manifest) for data, manifest in manifests.items()]
+    return [one.test(log) for one in sets]
 
 
 def external_identity(config: CompareConfig) -> dict[str, Any]:
@@ -82,6 +83,7 @@ class _ExternalSet:
             entries = [entry for entry in config.external_map if _fits(entry, manifest)]
             plain, merges = parse_merges(entries, classes)
             read = map_labels(manifest, [*classes, *merges], plain, "--external-map")
+            _check_labels(data, manifest, read, config.external_split)
         elif config.external_map:
             raise UserError(
                 f"--external-map maps classes, and {get_kind(methods[0].metadata['task']).title} have none."
@@ -104,8 +106,9 @@ class _ExternalSet:
         kind, classes = get_kind(self.methods[0].metadata["task"]), list(self.methods[0].metadata["classes"])
         notes: list[str] = []
         runs = {method.name: self._predict(method, log, notes) for method in self.methods}
-        shared, unknown = self._shared_images()
-        external, left_out = self._read(runs, kind.truth_column == "label", shared)
+        external, learned = self._read(runs, kind.truth_column == "label")
+        shared, unknown = self._shared_images(set(next(iter(external.values()))["image_id"]))
+        external, left_out = self._leave_out(external, learned.union(*shared.values()))
         internal = {method.name: method.table for method in self.methods}
         if self.merges:
             internal = {name: merge_classes(table, classes, self.merges)[0] for name, table in internal.items()}
@@ -150,21 +153,23 @@ class _ExternalSet:
         )
         return predict_run(predict, listen).run.folder
 
-    def _read(
-        self, runs: Mapping[str, Path], labelled: bool, shared: Mapping[str, set[str]]
-    ) -> tuple[dict[str, pd.DataFrame], int]:
-        """The tables of all methods without the images that one of them learned from or that the internal set has, too; and
-        how many these are. They are sorted by image_id, and of the same images."""
-        tables, seen = {}, set[str]().union(*shared.values())
+    def _read(self, runs: Mapping[str, Path], labelled: bool) -> tuple[dict[str, pd.DataFrame], set[str]]:
+        """The tables of all methods, sorted by image_id, of the same images: those that can be scored; and ids of the images
+        that one of the methods learned from."""
+        tables, learned = {}, set[str]()
         for name, run in runs.items():
             table, _ = read_predictions(run / "predictions" / f"{self.config.external_split}.parquet")
             if TRAINED_ON in table:
-                seen |= set(table["image_id"][table.pop(TRAINED_ON).astype(bool)])
+                learned |= set(table["image_id"][table.pop(TRAINED_ON).astype(bool)])
             table["patient_id"] = table["patient_id"].fillna("").astype(str)
             if labelled:
                 table["label"] = table["image_id"].map(self.labels)
                 table = table[table["label"] != ""]
             tables[name] = table.sort_values("image_id", ignore_index=True, kind="stable")
+        return tables, learned
+
+    def _leave_out(self, tables: Mapping[str, pd.DataFrame], seen: set[str]) -> tuple[dict[str, pd.DataFrame], int]:
+        """The tables without the images that were seen, and how many these are; if all were, a `UserError`."""
         images = set(next(iter(tables.values()))["image_id"])
         if images <= seen:
             raise UserError(
@@ -174,11 +179,13 @@ class _ExternalSet:
         kept = {name: table[~table["image_id"].isin(seen)].reset_index(drop=True) for name, table in tables.items()}
         return kept, len(images & seen)
 
-    def _shared_images(self) -> tuple[dict[str, set[str]], list[str]]:
-        """Split of the internal data sets → ids of the images here that have the pixels of one of its; and notes."""
+    def _shared_images(self, scored: set[str]) -> tuple[dict[str, set[str]], list[str]]:
+        """Split of the internal data sets → ids of the `scored` images that have the pixels of one of its; and notes."""
         shared, notes = dict[str, set[str]](), list[str]()
         configs = [read_run_metadata(_run_folder(method)).get("config", {}) for method in self.methods]
         folders = {str(config.get("data", "")) for config in configs}
+        table = self.manifest.table
+        table = table[table["image_id"].isin(scored) & (table["sha256"] != "")]
         for folder in sorted(folders):
             if not (Path(folder) / "manifest.parquet").is_file():
                 notes.append(
@@ -186,14 +193,27 @@ class _ExternalSet:
                 )
                 continue
             for split, rows in read_manifest(Path(folder)).table.groupby("split"):
-                same = self.manifest.table["sha256"].isin(rows["sha256"]) & (self.manifest.table["sha256"] != "")
-                shared[str(split)] = shared.get(str(split), set()) | set(self.manifest.table.loc[same, "image_id"])
+                same = set(table.loc[table["sha256"].isin(rows["sha256"]), "image_id"])
+                shared[str(split)] = shared.get(str(split), set()) | same
         return {split: images for split, images in shared.items() if images}, notes
 
     def _taken_for(self) -> dict[str, str]:
         """The data set's class → the class that it is scored as."""
         pairs = pd.DataFrame({"label": self.manifest.table["label"], "as": self.labels.to_numpy()}).drop_duplicates()
         return {label: taken for label, taken in pairs.itertuples(index=False) if label}
+
+
+def _check_labels(data: Path, manifest: Manifest, read: Manifest, split: str) -> None:
+    """Refuse a set of which no image of the split has a class, as it was `read`."""
+    if (read.rows(split)["label"] != "").any():
+        return
+    place = f"the {split} split of {data}" if split != "all" else f"{data}"
+    if left_out := sorted(set(manifest.rows(split)["label"]) - {""}):
+        raise UserError(
+            f"--external-map leaves out all images of {place} that have a class: map {quote_names(left_out)} to classes of "
+            "the methods."
+        )
+    raise UserError(f"No image of {place} has a class, so there is nothing to score: name a set with labels.")
 
 
 def _run_folder(method: MethodPredictions) -> Path:
