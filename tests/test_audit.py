@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from clipcovid.audit import audit as module
 from clipcovid.audit.audit import CHECKS, Audit, audit, audit_page
 from clipcovid.audit.config import AuditConfig
+from clipcovid.audit.contamination import check_encoder
 from clipcovid.audit.data import read_audit_data
 from clipcovid.audit.file_facts import read_file_facts
 from clipcovid.commands import run_command
@@ -110,6 +112,49 @@ def test_a_name_that_another_audit_has_is_refused_before_the_work(prepared, tmp_
     monkeypatch.setattr(workflow, "audit", lambda *given: pytest.fail("it began"))
     with pytest.raises(UserError, match="holds another run"):
         workflow.audit_data(AuditConfig(data=prepared, out=tmp_path / "out", name="taken"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"contains": ("NoSuchSet",)}, "--contains NoSuchSet is unknown: use nih-chestxray14, "),
+        (
+            {"encoders": ("nosuchmodel",)},
+            "--encoders nosuchmodel: nosuchmodel is no model of open_clip and no architecture",
+        ),
+        ({"encoders": ("ViT-B-23:openai",)}, r"ViT-B-23 is no model of open_clip .*near it: .*ViT-B-32"),
+        ({"encoders": ("outputs/none/here",)}, "there is no such folder; name a run's folder"),
+        ({"accept": Path("nowhere.csv")}, "There is no file nowhere.csv"),
+    ],
+)
+def test_flags_that_can_not_be_are_refused_before_a_pixel_is_read(prepared, tmp_path, monkeypatch, flags, message):
+    monkeypatch.setattr(workflow, "read_audit_data", lambda *given: pytest.fail("it began"))
+    with pytest.raises(UserError, match=message):
+        workflow.audit_data(AuditConfig(data=prepared, out=tmp_path / "out", **flags))
+    assert not (tmp_path / "out").exists()
+
+
+def test_encoders_that_can_be_are_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "run").mkdir(parents=True)
+    named = ["outputs/run", "tiny:none", "ViT-B-32:openai", "ViT-B-32:0123456789abcdef", "resnet18", "resnet18.a1_in1k"]
+    for encoder in (*named, "microsoft/rad-dino", "hf-hub:microsoft/any:x", "vit_base_patch16_224", "biomedclip"):
+        check_encoder(encoder)
+    with pytest.raises(UserError, match="there is no such folder"):
+        check_encoder("outputs/runn")
+
+
+def test_answers_in_the_folder_of_the_audit_that_can_not_be_read_are_refused_before_the_work(
+    prepared, tmp_path, monkeypatch
+):
+    config = AuditConfig(data=prepared, out=tmp_path / "out", name="first")
+    monkeypatch.setattr(workflow, "report_run", lambda *given, **more: None)
+    monkeypatch.setattr(workflow, "audit", lambda data, config: Audit(data=data, findings=()))
+    pairs = workflow.audit_data(config)[1].folder / "near_duplicates.csv"
+    pairs.write_text(pairs.read_text() + "maybe,0.9,a,b,c,d,e,f,\n")
+    monkeypatch.setattr(workflow, "audit", lambda *given: pytest.fail("it began"))
+    with pytest.raises(UserError, match="row 2: accepted is 'maybe'"):
+        workflow.audit_data(config)
 
 
 def test_a_folder_that_is_named_twice_or_not_prepared_is_refused(prepared, tmp_path):

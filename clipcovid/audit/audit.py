@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from clipcovid.audit.accepted_pairs import write_pairs
+from clipcovid.audit.accepted_pairs import read_accepted_pairs, write_pairs
 from clipcovid.audit.associations import check_associations
 from clipcovid.audit.config import AuditConfig
-from clipcovid.audit.contamination import check_contamination
-from clipcovid.audit.data import AuditData, PreparedSet
+from clipcovid.audit.contamination import check_contamination, check_encoder
+from clipcovid.audit.data import AuditData, PreparedSet, hashes_by_name, read_manifests
 from clipcovid.audit.duplicates import PAIRS_FILE, check_duplicates, near_pairs
 from clipcovid.audit.fields import check_fields
 from clipcovid.audit.patients import check_patients
@@ -58,6 +58,13 @@ class Audit:
             return []
         worst = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
         return [finding for finding in self.findings if finding.severity in worst]
+
+
+def check_flags(config: AuditConfig) -> None:
+    """Refuse, as a `UserError`, encoders and reviewed pairs that an audit can't take, before a pixel is read."""
+    for encoder in config.encoders:
+        check_encoder(encoder)
+    read_accepted_pairs(config.accept, hashes_by_name(read_manifests(config)))
 
 
 def audit(

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from clipcovid.audit.encoder_facts import check_public_sets
 from clipcovid.errors import UserError
 
 FailOn = Literal["high", "medium", "low", "never"]
@@ -34,6 +35,7 @@ class AuditConfig:
     """Seed of folds and resamples."""
 
     def __post_init__(self) -> None:
+        check_public_sets(self.contains)
         folders = [folder.resolve() for folder in (self.data, *self.against)]
         if twice := [folder for number, folder in enumerate(folders) if folder in folders[:number]]:
             raise UserError(f"{twice[0]} is named twice: give each prepared folder once, as --data or in --against.")

@@ -13,11 +13,13 @@ import numpy as np
 
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, PreparedSet
-from clipcovid.audit.encoder_facts import ENCODERS, PUBLIC_SETS, EncoderFacts, PublicSet
+from clipcovid.audit.encoder_facts import ENCODERS, PUBLIC_SETS, EncoderFacts, PublicSet, check_public_sets
 from clipcovid.audit.examples import example_sheets
 from clipcovid.data.training_images import read_run_identity, read_training_images, seen_in_training
 from clipcovid.errors import UserError
 from clipcovid.evaluate.text_table import TextTable
+from clipcovid.models.availability import close_matches, is_timm_architecture, timm_names
+from clipcovid.models.weight_detection import open_clip_configs
 from clipcovid.report.findings import Finding
 
 Status = Literal["clean", "unknown", "contaminated"]
@@ -50,9 +52,8 @@ def public_sets(prepared: PreparedSet, names: tuple[str, ...] = ()) -> list[Publ
     Those that are `names` (an unknown one is a `UserError`), else those that its source, its values of the column source and
     its name point to.
     """
+    check_public_sets(names)
     by_name = {one.name: one for one in PUBLIC_SETS}
-    if unknown := [name for name in names if name not in by_name]:
-        raise UserError(f"--contains {unknown[0]} is unknown: use {', '.join(by_name)}.")
     info, table = prepared.manifest.info, prepared.table
     texts = [
         info.get("recipe", {}).get("source", ""),
@@ -64,6 +65,23 @@ def public_sets(prepared: PreparedSet, names: tuple[str, ...] = ()) -> list[Publ
     for name in found:  # grows while it is read
         found += [part for part in by_name[name].made_from if part not in found]
     return [by_name[name] for name in dict.fromkeys(found)]
+
+
+def check_encoder(encoder: str) -> None:
+    """Refuse, as a `UserError`, an encoder that there can't be. Models of the hub are taken as they are: nobody is asked."""
+    model = encoder.partition(":")[0]
+    if Path(encoder).exists() or encoder.startswith("hf-hub:"):
+        return
+    parent = Path(model).parent
+    if model.count("/") > 1 or model.startswith(("/", ".", "~")) or (parent != Path() and parent.is_dir()):
+        raise UserError(f"--encoders {encoder}: there is no such folder; name a run's folder, or org/name of the hub.")
+    known = "/" in model or model == "tiny" or any(one.matches(model) for one in ENCODERS)
+    if not known and model not in open_clip_configs() and not is_timm_architecture(model.partition(".")[0]):
+        near = ", ".join(close_matches(model, [*open_clip_configs(), *timm_names()]))
+        raise UserError(
+            f"--encoders {encoder}: {model} is no model of open_clip and no architecture of timm (near it: {near}); name "
+            "one, org/name of the hub, or a run's folder."
+        )
 
 
 def embedded_encoders(folder: Path) -> tuple[str, ...]:

@@ -5,6 +5,9 @@ To add an encoder or a data set is to add an entry. What is not stated by its ma
 
 import dataclasses
 import re
+from collections.abc import Iterable
+
+from clipcovid.errors import UserError
 
 NO_CUTOFF_YEAR = 9999  # the year of a training set whose end is not known
 
@@ -92,6 +95,14 @@ PUBLIC_SETS = (
     ),
     PublicSet(name="phantoms", pattern=r"^phantom", released=NO_CUTOFF_YEAR + 1, reference="drawn by clipcovid"),
 )
+
+
+def check_public_sets(names: Iterable[str]) -> None:
+    """Refuse, as a `UserError`, a name that is none of `PUBLIC_SETS`."""
+    known = [one.name for one in PUBLIC_SETS]
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"--contains {unknown[0]} is unknown: use {', '.join(known)}.")
+
 
 _WEB = "It was trained on pictures and texts of the web, a collection that"
 ENCODERS = (

@@ -47,16 +47,26 @@ def check_clip_available(config: ClipConfig) -> None:
 def check_timm_available(arch: str, weights: str) -> None:
     """`check_clip_available` for a timm architecture and its `weights`: pretrained, a file, or none."""
     name, _, tag = arch.partition(".")
-    sources = _timm_sources()
-    if not re.search(rf"\bdef {re.escape(name)}\(|['\"]{re.escape(name)}['\"]", sources):
-        known = ", ".join(close_matches(name, re.findall(r"@register_model\ndef (\w+)\(", sources)))
-        raise UserError(f"--arch {arch!r} is not a timm architecture: use {known}, …")
+    if not is_timm_architecture(name):
+        raise UserError(
+            f"--arch {arch!r} is not a timm architecture: use {', '.join(close_matches(name, timm_names()))}, …"
+        )
     if weights == "pretrained":
-        tags = [tag] if tag else re.findall(rf"['\"]{re.escape(name)}\.(\w+)\*?['\"]", sources)
+        tags = [tag] if tag else re.findall(rf"['\"]{re.escape(name)}\.(\w+)\*?['\"]", _timm_sources())
         tag = next(iter(tags), "*")  # the first is the one that timm takes by default
         _check_hub(f"timm/{name}.{tag}", _FILES, arch, _FILE, others=f"timm/{name}.*")
     elif weights != "none":
         _check_weights_file(weights, "pretrained or none")
+
+
+def is_timm_architecture(name: str) -> bool:
+    """Whether timm has an architecture of this name, without a tag of weights; former names count."""
+    return bool(re.search(rf"\bdef {re.escape(name)}\(|['\"]{re.escape(name)}['\"]", _timm_sources()))
+
+
+def timm_names() -> list[str]:
+    """The names of timm's architectures."""
+    return re.findall(r"@register_model\ndef (\w+)\(", _timm_sources())
 
 
 def check_smp_encoder_available(encoder: str, weights: str) -> None:
