@@ -441,13 +441,19 @@ def test_external_tests_and_families_have_sections_of_their_own(tmp_path, phanto
         alarms=["Beware of it."],
         notes=["Both fall."],
     )
+    unscored = dataclasses.replace(
+        test, dataset="lone", n=0, methods={}, gaps={name: {} for name in test.methods}, alarms=["No score."], notes=[]
+    )
     comparison = dataclasses.replace(
-        study.comparison, external=[test], alarms=["Beware of it."], notes=["Both fall.", "CLIP reads words.", "Kept."]
+        study.comparison,
+        external=[test, unscored],
+        alarms=["Beware of it."],
+        notes=["Both fall.", "CLIP reads words.", "Kept."],
     )
     finding = Finding(check="new classes", severity="info", summary="CLIP reads words.", advice="Use it.")
     third = conclusion(dataclasses.replace(study, comparison=comparison))[2]
     assert third.endswith("; elsewhere, macro F1 of strong is .600 on other (a gap of -.300, -.400 to -.200).")
-    made = make_report(dataclasses.replace(study, comparison=comparison, families=[finding]))
+    made = make_report(dataclasses.replace(study, comparison=comparison, family_findings=[finding]))
     check_page(made.html)
     results, rest = made.markdown.split("## Hits and misses")
     assert "- Kept." in results
@@ -458,4 +464,7 @@ def test_external_tests_and_families_have_sections_of_their_own(tmp_path, phanto
     assert "77 images" in rest
     claim = checklists.evidence(dataclasses.replace(study, comparison=comparison))["external"]
     assert "other (77 images)" in claim
+    assert "lone" not in claim
+    assert "External: lone (data/other), not scored" in rest
+    assert made.html.count("<strong>Warning:</strong> No score.") == 1
     assert checklists.evidence(study)["external"] == ""
