@@ -24,6 +24,7 @@ from clipcovid.evaluate import bootstrap, plots
 from clipcovid.evaluate.compare import CompareConfig, compare, comparison_markdown, write_comparison
 from clipcovid.evaluate.console import print_comparison
 from clipcovid.evaluate.kinds.classification import KIND
+from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.load_predictions import find_runs, load_method_predictions
 from clipcovid.evaluate.number_format import format_with_interval
 from clipcovid.evaluate.predictions import read_predictions, write_predictions
@@ -243,7 +244,18 @@ def test_notes_say_what_was_resampled_and_what_mcnemar_assumes(tmp_path):
     tables_ = [(table_of(seed=i, patients=False), {}) for i in range(2)]
     notes = " ".join(compared(files_of(tmp_path, *tables_)).notes)
     assert "by image (90 of them, for no patient ids are known)" in notes
-    assert "independent" not in notes
+    assert "as independent" not in notes
+
+
+@pytest.mark.parametrize(("n", "patients", "few"), [(27, True, "patients"), (9, False, "images"), (30, True, "")])
+def test_intervals_by_few_are_said_to_be_worth_little(tmp_path, n, patients, few):
+    comparison = compared(files_of(tmp_path, *((table_of(n, seed=i, patients=patients), {}) for i in range(2))))
+    text = f"ntervals by so few {few} (fewer than 10) are worth little"
+    caption = get_kind("classification").tables(comparison.methods[comparison.best])[0].caption
+    assert any(text in note for note in comparison.notes) == bool(few)
+    assert (text in caption) == bool(few)
+    if not few:
+        assert "worth little" not in " ".join([caption, *comparison.notes])
 
 
 def test_one_method_and_one_patient_are_no_failure(tmp_path, monkeypatch):
@@ -431,6 +443,16 @@ def test_tables_fit_and_take_names_as_they_are(tmp_path):
     assert "[red]odd[/] \\| name" in markdown
 
 
+def test_markdown_of_names_is_no_html(tmp_path):
+    classes = ["<b>Flu & co</b>", "Normal"]
+    entries = [(table_of(seed=i, classes=classes), {"method": f"<i>{i}</i>", "classes": classes}) for i in range(2)]
+    comparison = dataclasses.replace(compared(files_of(tmp_path, *entries)), alarms=["<u>\n# x"], notes=["a\n<b>"])
+    markdown = comparison_markdown(comparison)
+    assert "<" not in markdown
+    for text in ("&lt;i>0&lt;/i>", "&lt;b>Flu &amp; co&lt;/b>", "- **warning:** &lt;u> # x\n", "- a &lt;b>\n"):
+        assert text in markdown
+
+
 def test_numbers_are_short():
     assert format_with_interval(0.9134, (0.891, 0.929)) == ".913 (.89–.93)"
     assert format_with_interval(1.0, (0.98, 1.0)) == "1.000 (.98–1.00)"
@@ -520,7 +542,7 @@ def test_the_job_compares_all_runs_and_shows_them_in_mlflow(outputs, monkeypatch
     assert (tags["clipcovid.method"], tags["split"]) == ("compare", manifest_of().split_hash)
     kept = {path.name for path in (outputs / "mlartifacts").glob("*/artifacts/*")}
     assert {"comparison.csv", "comparison.md", "comparison.json", "figures"} <= kept
-    monkeypatch.setattr("clipcovid.workflows.report.track", lambda run, config, tags: True)
+    monkeypatch.setattr("clipcovid.workflows.report.track", lambda run, config, **about: True)
     monkeypatch.setattr(plots, "save_figures", lambda made, folder: [])
     compare_runs(CompareConfig(out=outputs, runs=(outputs / "zeroshot", outputs / "probe", outputs / "cnn")))
     assert capsys.readouterr().out == done.stdout

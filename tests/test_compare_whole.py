@@ -97,6 +97,19 @@ def test_seeds_can_be_kept_apart(tmp_path):
     assert (len(apart.methods), apart.seeds, len(apart.pairs)) == (2, {}, 1)
 
 
+def test_alarms_of_pooled_seeds_name_seed_and_run(tmp_path):
+    flat = table_of(seed=3)
+    flat[[f"prob_{name}" for name in CLASSES]] = np.eye(len(CLASSES))[0]
+    entries = [(table_of(seed=1, signal=2), {}), (flat, {}), (flat, {})]
+    entries = [(table, {"method": "cnn", "identity": {"seed": at + 5}}) for at, (table, _) in enumerate(entries)]
+    alarms = compared(files_of(tmp_path, *entries)).alarms
+    lean = [alarm for alarm in alarms if "100% of the predictions" in alarm]
+    assert [alarm.partition(": The predictions")[0] for alarm in lean] == [
+        "cnn (3 seeds): seed 6, run b",
+        "cnn (3 seeds): seed 7, run c",
+    ]
+
+
 def test_pairs_rest_on_the_resamples_of_the_intervals(tmp_path):
     comparison = compared(three(tmp_path))
     tables = {
@@ -144,6 +157,12 @@ def test_what_all_miss_is_what_all_miss(whole):
     ]
     assert missed == set.intersection(*wrong)
     assert hard.counts[0] == len(missed)
+    right = 240 - len(set.union(*wrong))
+    assert any(
+        note.startswith(f"All 6 runs are wrong on {len(missed)} of 240 images (")
+        and note.endswith(f"and right on {right} of 240; right means that the most probable class is the label.")
+        for note in whole.notes
+    )
     for image in hard.missed:
         assert all(image.label not in text for text in image.predictions.values())
 

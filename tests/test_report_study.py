@@ -10,6 +10,7 @@ import shlex
 import numpy as np
 import pandas as pd
 import pytest
+from markupsafe import Markup
 from test_report_page import HOSTILE, check_page
 
 from clipcovid.cli import from_cli
@@ -17,6 +18,7 @@ from clipcovid.config import ImagesConfig, UserError, flatten_resolved, override
 from clipcovid.data.manifest import read_manifest
 from clipcovid.data.prepare import PrepareConfig, _options
 from clipcovid.data.rle import encode_rle
+from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.evaluate.compare import compare
 from clipcovid.evaluate.curves import MAX_POINTS, _thin
 from clipcovid.evaluate.examples import classification_examples
@@ -32,7 +34,7 @@ from clipcovid.report.answer import conclusion
 from clipcovid.report.exports import latex_text, to_csv, to_latex, to_markdown
 from clipcovid.report.findings import Finding
 from clipcovid.report.galleries import _draw_outline
-from clipcovid.report.page import Section
+from clipcovid.report.page import Section, facts_html, list_html
 from clipcovid.report.sections import make_report
 from clipcovid.report.study import AuditSummary, MethodRun, ReportData
 from clipcovid.workflows.command_lines import command_of_run, prepare_command, sort_commands
@@ -152,6 +154,35 @@ def test_one_method_has_nothing_to_be_compared_with(tmp_path, phantoms):
     assert "no other method" in second
 
 
+def test_a_best_method_below_a_baseline_is_said_in_answer_and_alarm(tmp_path, phantoms):
+    wrong = {name: predictions(phantoms, -3.0, seed) for seed, name in enumerate(("a", "b"))}
+    study = study_of(tmp_path, phantoms, tables=wrong)
+    comparison = study.comparison
+    value = max(comparison.baselines[name]["macro_f1"] for name in ("majority", "prior"))
+    assert comparison.methods[comparison.best].metrics["macro_f1"] < value
+    first, alarm = conclusion(study)[0], comparison.alarms[0]
+    said = "no method beats the baseline that sees no image ("
+    assert f", but {said}" in first
+    assert alarm.startswith(said.capitalize())
+    for text in (first, alarm):
+        assert f": macro F1 {value:.3f})".replace("0.", ".") in text
+    assert comparison.best in alarm
+    better = study_of(tmp_path / "better", phantoms)
+    assert said not in conclusion(better)[0].lower()
+    assert not any(said in alarm.lower() for alarm in better.comparison.alarms)
+
+
+def test_a_baseline_that_is_reached_is_not_beaten(tmp_path, phantoms):
+    study = study_of(tmp_path, phantoms)
+    reached = study.comparison.methods[study.comparison.best].metrics["macro_f1"]
+    for value, beaten in ((reached, False), (reached - 1e-6, True)):
+        baselines = {**study.comparison.baselines, "prior": {"macro_f1": value}}
+        answer = conclusion(
+            dataclasses.replace(study, comparison=dataclasses.replace(study.comparison, baselines=baselines))
+        )
+        assert ("but no method beats the baseline that sees no image (prior: macro F1" in answer[0]) != beaten
+
+
 @pytest.mark.parametrize(("severity", "told"), [("high", "1 of high severity"), ("info", "nothing of high or medium")])
 def test_the_answer_warns_of_what_the_audit_found(tmp_path, phantoms, severity, told):
     finding = Finding(check="source", severity=severity, summary="Class is source.", advice="Mix.")
@@ -214,6 +245,10 @@ def test_a_report_takes_the_runs_of_a_comparison(tmp_path, phantoms):
     config = ReportConfig(runs=(compared,), out=tmp_path / "out", name="r")
     page = (report_study(config).folder / "report.html").read_text(encoding="utf-8")
     assert "is the best of 2 methods" in page
+    with pytest.raises(
+        UserError, match=r"compared is a comparison.*name the runs .*takes a comparison's folder.*alone"
+    ):
+        report_study(dataclasses.replace(config, runs=(compared, runs[0])))
     with pytest.raises(UserError, match="--margin is settled by the comparison"):
         report_study(dataclasses.replace(config, margin=0.1))
     runs[0].rename(tmp_path / "elsewhere")
@@ -297,6 +332,24 @@ def test_answers_of_people_fill_what_is_open(tmp_path, phantoms):
     assert claim.parts[0].startswith(f"{filled} of 44 items")
 
 
+def test_answers_of_nothing_leave_items_open(tmp_path, phantoms):
+    path = tmp_path / "answers.yaml"
+    path.write_text("CLAIM 2024:\n  5: null\n  8: ~\n  11:\n  14: '  '\n  31: no\nTRIPOD+AI:\n")
+    answers = checklists.read_answers(path)
+    claim, _ = checklists.checklist_sections(study_of(tmp_path, phantoms), answers).subsections
+    rows = {row[0]: row[-1] for row in claim.parts[1].sections[0]}
+    assert {rows[item] for item in ("5", "8", "11", "14")} == {checklists.OPEN_TEXT}
+    assert rows["31"] == "no"
+
+
+@pytest.mark.parametrize(("answer", "kind"), [("[a, b]", "list"), ("{a: b}", "mapping"), ("See: below", "mapping")])
+def test_an_answer_that_is_no_text_is_refused(tmp_path, answer, kind):
+    path = tmp_path / "answers.yaml"
+    path.write_text(f"CLAIM 2024:\n  5:\n    {answer}\n")
+    with pytest.raises(UserError, match=rf"answers\.yaml CLAIM 2024 5 is a {kind}: give one text"):
+        checklists.read_answers(path)
+
+
 @pytest.mark.parametrize("text", ["CLAIM 2024: {99: x}", "Other: {1: x}", "[]", "CLAIM 2024: x", "a: [", "- CLAIM"])
 def test_answers_to_nothing_are_refused(tmp_path, text):
     path = tmp_path / "answers.yaml"
@@ -350,6 +403,28 @@ def test_markdown_has_texts_and_tables_in_their_order():
     text = to_markdown("Title", ["Lead."], SECTIONS)
     assert text.index("# Title") < text.index("Lead.") < text.index("## Results") < text.index("### More")
     assert text.count("| m_1 100% | .913 (.89–.93) |") == 2
+
+
+def test_markdown_has_no_html_of_names_and_one_line_a_text():
+    bad = "<img src=x>\n# a & b|c\\"
+    shown = r"&lt;img src=x> # a &amp; b\|c" + "\\\\"
+    table = TextTable(title=bad, caption=bad, headers=(bad, bad), sections=[[(bad, bad)]])
+    alarm = Markup("<strong>Warning:</strong> {}").format(bad)
+    parts = (bad, table, list_html([bad, alarm]), facts_html([(bad, bad)]))
+    lines = to_markdown(bad, [bad], [Section(title=bad, parts=parts, subsections=(Section(title=bad, parts=parts),))])
+    assert "<" not in lines
+    lines = [line for line in lines.splitlines() if line and "---" not in line and RESEARCH_ONLY not in line]
+    inside = [shown, f"**{shown}**", *[f"| {shown} | {shown} |"] * 2, shown]
+    inside += [f"- {shown}", f"- Warning: {shown}", f"- {shown}: {shown}"]
+    assert lines == [f"# {shown}", shown, f"## {shown}", *inside, f"### {shown}", *inside]
+
+
+def test_a_title_is_one_line_in_all_forms(tmp_path, phantoms):
+    runs = runs_of(tmp_path, phantoms)
+    made = report_study(ReportConfig(runs=runs, title=" One\n\n## two\t", out=tmp_path / "out")).folder
+    assert (made / "report.md").read_text(encoding="utf-8").startswith("# One ## two\n")
+    assert "<title>One ## two</title>" in (made / "report.html").read_text(encoding="utf-8")
+    assert (made / "report.tex").read_text(encoding="utf-8").startswith("% One ## two. ")
 
 
 @pytest.mark.parametrize("name", METHODS)

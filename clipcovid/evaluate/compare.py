@@ -17,7 +17,7 @@ from clipcovid.config import RESEARCH_ONLY, ComputeConfig
 from clipcovid.data.manifest import read_manifest
 from clipcovid.errors import UserError
 from clipcovid.evaluate import bootstrap, significance
-from clipcovid.evaluate.comparison_notes import comparison_notes
+from clipcovid.evaluate.comparison_notes import baseline_alarms, comparison_notes
 from clipcovid.evaluate.comparison_tables import comparison_tables
 from clipcovid.evaluate.draws import Draws
 from clipcovid.evaluate.hits import HardImages, Hits, find_hard_images
@@ -26,8 +26,9 @@ from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.load_predictions import MethodPredictions, load_validation
 from clipcovid.evaluate.pairs import compare_pairs, differences_to_first
 from clipcovid.evaluate.scores import Comparison, DecisionAnalysis, Scores
-from clipcovid.evaluate.seeds import group_by_seed, seed_runs
+from clipcovid.evaluate.seeds import group_by_seed, name_alarms, seed_runs
 from clipcovid.evaluate.subgroups import find_groups, score_groups
+from clipcovid.evaluate.text_table import markdown_text
 from clipcovid.io.files import write_json, write_text
 
 
@@ -113,7 +114,7 @@ def compare(methods: Sequence[MethodPredictions], config: CompareConfig = DEFAUL
     drawn = kind.draws(tables, classes, subsets=[group.rows for group in groups], samples=config.samples)
     draws, *of_groups = [entry.pool(list(members.values())) for entry in drawn]
     of_runs = [_run_scores(method, classes, drawn[0], at, images) for at, method in enumerate(methods)]
-    scores = _method_scores(kind, of_runs, members, draws, images)
+    scores = _method_scores(methods, of_runs, members, draws, images)
     judged_by = kind.ranking_metric(scores)
     order = sorted(scores, key=lambda name: (-scores[name].metrics[judged_by], name))
     rows = {name: list(scores).index(name) for name in order}
@@ -138,7 +139,11 @@ def compare(methods: Sequence[MethodPredictions], config: CompareConfig = DEFAUL
     )
     right = {name: hits.correct[members[name][0]] for name in order if hits and name not in comparison.seeds}
     comparison = _with_tests(comparison, draws, rows, right if kind.has_correctness_tests else {})
-    return dataclasses.replace(comparison, notes=[*_learned_notes(methods), *comparison_notes(comparison)])
+    return dataclasses.replace(
+        comparison,
+        notes=[*_learned_notes(methods), *comparison_notes(comparison)],
+        alarms=[*baseline_alarms(comparison), *comparison.alarms],
+    )
 
 
 def _without_tests(
@@ -193,13 +198,20 @@ def _run_scores(method: MethodPredictions, classes: list[str], draws: Draws, row
 
 
 def _method_scores(
-    kind: Kind[Any], of_runs: Sequence[Scores], members: Mapping[str, Sequence[int]], draws: Draws, images: pd.DataFrame
+    methods: Sequence[MethodPredictions],
+    of_runs: Sequence[Scores],
+    members: Mapping[str, Sequence[int]],
+    draws: Draws,
+    images: pd.DataFrame,
 ) -> dict[str, Scores]:
     """Method → its run's scores, or those of its runs of several seeds together."""
+    kind = get_kind(methods[0].metadata["task"])
     return {
         name: of_runs[positions[0]]
         if len(positions) == 1
-        else kind.pool_scores([of_runs[at] for at in positions], _intervals(draws, row, images))
+        else kind.pool_scores(
+            [name_alarms(methods[at], of_runs[at]) for at in positions], _intervals(draws, row, images)
+        )
         for row, (name, positions) in enumerate(members.items())
     }
 
@@ -274,8 +286,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> None:
 def comparison_markdown(comparison: Comparison) -> str:
     """All tables and notes of a comparison as Markdown."""
     lines = [line for table in comparison_tables(comparison) for line in table.markdown()]
-    lines += [f"- {note}" for note in comparison.notes]
-    lines += [f"- **warning:** {alarm}" for alarm in comparison.alarms]
+    lines += [f"- {markdown_text(note)}" for note in comparison.notes]
+    lines += [f"- **warning:** {markdown_text(alarm)}" for alarm in comparison.alarms]
     return "\n".join([*lines, "", RESEARCH_ONLY, ""])
 
 

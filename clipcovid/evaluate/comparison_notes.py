@@ -2,8 +2,9 @@
 
 from collections import Counter
 
+from clipcovid.evaluate.bootstrap import Intervals
 from clipcovid.evaluate.kinds.registry import get_kind
-from clipcovid.evaluate.number_format import format_short, format_with_interval
+from clipcovid.evaluate.number_format import few_units_warning, format_short, format_with_interval
 from clipcovid.evaluate.scores import Comparison
 
 
@@ -17,6 +18,7 @@ def comparison_notes(comparison: Comparison) -> list[str]:
     )
     notes = [
         resampled if intervals["units"] > 1 else f"There are no intervals: all is of one {intervals['unit']}.",
+        *_few_units_notes(intervals),
         *_low_value_notes(comparison),
         *kind.baseline_notes(comparison),
         *_seed_notes(comparison),
@@ -30,6 +32,36 @@ def comparison_notes(comparison: Comparison) -> list[str]:
         ]
     notes += [*_group_notes(comparison), *_hard_notes(comparison), *_decision_notes(comparison)]
     return [*notes, *dict.fromkeys(note for scores in comparison.methods.values() for note in scores.notes)]
+
+
+def best_baseline(comparison: Comparison) -> tuple[str, float] | None:
+    """The baseline that is best by the metric that ranks, by its name, and its value; None where none has the metric."""
+    metric, names = comparison.judged_by, get_kind(comparison.kind).baseline_names(comparison)
+    values = {names[name]: row[metric] for name, row in comparison.baselines.items() if metric in row}
+    return max(values.items(), key=lambda entry: entry[1]) if values else None
+
+
+def unbeaten_baseline(comparison: Comparison) -> str:
+    """That no method beats the best of the baselines, without a full stop; "" where one does, or there is none."""
+    baseline, metric = best_baseline(comparison), comparison.judged_by
+    if baseline is None or comparison.methods[comparison.best].metrics[metric] > baseline[1]:
+        return ""
+    head = get_kind(comparison.kind).key_metrics[metric]
+    return f"no method beats the baseline that sees no image ({baseline[0]}: {head} {format_short(baseline[1], 3)})"
+
+
+def baseline_alarms(comparison: Comparison) -> list[str]:
+    """An alarm where no method beats the best of the baselines."""
+    unbeaten, best = unbeaten_baseline(comparison), comparison.best
+    if not unbeaten:
+        return []
+    value = format_short(comparison.methods[best].metrics[comparison.judged_by], 3)
+    return [f"{unbeaten[0].upper()}{unbeaten[1:]}; the best method, {best}, has {value}."]
+
+
+def _few_units_notes(intervals: Intervals) -> list[str]:
+    warning = few_units_warning(intervals)
+    return [f"{warning[0].upper()}{warning[1:]}."] if warning else []
 
 
 def _low_value_notes(comparison: Comparison) -> list[str]:
@@ -116,7 +148,8 @@ def _hard_notes(comparison: Comparison) -> list[str]:
     hard = comparison.hard_images
     if hard is None or len(hard.runs) < 2:
         return []
+    count, runs = f"{comparison.n:,}", "Both" if len(hard.runs) == 2 else f"All {len(hard.runs)}"
     return [
-        f"All {len(hard.runs)} runs miss {hard.counts[0]:,} of {comparison.n:,} images ({hard.expected_missed:,.1f} "
-        f"expected if their errors had nothing in common) and have {hard.counts[-1]:,} right: {hard.criterion}."
+        f"{runs} runs are wrong on {hard.counts[0]:,} of {count} images ({hard.expected_missed:,.1f} would be expected if "
+        f"their errors were independent) and right on {hard.counts[-1]:,} of {count}; right means that {hard.criterion}."
     ]

@@ -141,6 +141,11 @@ def _file(path: Path, split: str) -> Path:
     file = path / "predictions" / f"{split}.parquet"
     if file.exists():
         return file
+    if (path / "comparison.json").is_file():
+        raise UserError(
+            f"{path} is a comparison, which has no predictions of its own: name the runs that it compares instead of it. "
+            "clipcovid report takes a comparison's folder too, but alone."
+        )
     splits = ", ".join(sorted(other.stem for other in file.parent.glob("*.parquet")))
     way = f"it has those of {splits}: choose a --split." if splits else "name the folders of finished runs."
     raise UserError(f"{path} has no predictions of {split}; {way}")

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
+FEW_UNITS = 10  # patients (or images) below which a bootstrap has too few to resample
+
 
 def format_number(value: float | None) -> str:
     """`0.812`; nothing for None."""
@@ -46,4 +48,12 @@ def describe_resampling(intervals: Any) -> str:
     """What was resampled for `bootstrap.Intervals`, or why there are no intervals."""
     if intervals["units"] < 2:
         return f"no intervals, for all is of one {intervals['unit']}"
-    return f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,})"
+    few = f"; {warning}" if (warning := few_units_warning(intervals)) else ""
+    return f"{intervals['level']:.0%} intervals by {intervals['unit']} ({intervals['units']:,}){few}"
+
+
+def few_units_warning(intervals: Any) -> str:
+    """What `bootstrap.Intervals` are worth by fewer than `FEW_UNITS` patients or images, without a full stop; else ""."""
+    if not 1 < intervals["units"] < FEW_UNITS:
+        return ""
+    return f"intervals by so few {intervals['unit']}s (fewer than {FEW_UNITS}) are worth little, and often too narrow"

@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import stdev
 from typing import Any
 
 from clipcovid.evaluate.load_predictions import MethodPredictions
-from clipcovid.evaluate.scores import SeedRuns
+from clipcovid.evaluate.scores import Scores, SeedRuns
 from clipcovid.identity import digest
 
 SEED_KEYS = ("seed", "clip.seed")  # the parts of an identity in which runs of one method may differ
@@ -37,6 +38,11 @@ def seed_runs(runs: Sequence[MethodPredictions], metrics: Sequence[Mapping[str, 
         values=values,
         std={name: stdev(of_runs) for name, of_runs in values.items()},
     )
+
+
+def name_alarms(run: MethodPredictions, scores: Scores) -> Scores:
+    """The scores of one run among those of several seeds, with alarms that say which run they are of."""
+    return replace(scores, alarms=[f"seed {_seed(run)}, run {run.run}: {alarm}" for alarm in scores.alarms])
 
 
 def _identity_without_seed(method: MethodPredictions) -> str:

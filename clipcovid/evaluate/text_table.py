@@ -12,6 +12,7 @@ Row = Sequence[str]
 BORDERS = {"head": box.SIMPLE_HEAD, "plain": box.SIMPLE, "full": box.HEAVY_HEAD}
 NARROW_WIDTH = 100  # characters of a terminal below which intervals stand beneath their values
 MIN_NAME_WIDTH = 16  # characters that are left for names
+MARKDOWN_CHARACTERS = str.maketrans({"\\": r"\\", "|": r"\|", "&": "&amp;", "<": "&lt;"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +78,8 @@ class TextTable:
             ["---", *["---" if self.texts else "---:"] * (len(self.headers) - 1)],
             *(row for rows in self.sections for row in rows),
         ]
-        lines = [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows]
-        return [f"## {self.title}", "", *lines, ""] if self.title else [*lines, ""]
+        lines = [f"| {' | '.join(map(markdown_text, row))} |" for row in rows]
+        return [f"## {markdown_text(self.title)}", "", *lines, ""] if self.title else [*lines, ""]
 
 
 def _wrap_cells(cells: Row, bounds_apart: bool) -> list[str]:
@@ -87,5 +88,6 @@ def _wrap_cells(cells: Row, bounds_apart: bool) -> list[str]:
     return [cell.replace(" to ", "\nto ") for cell in cells] if bounds_apart else cells
 
 
-def _cell(text: str) -> str:
-    return text.replace("\n", " ").replace("|", "\\|")
+def markdown_text(text: str) -> str:
+    """A text in one line of Markdown that shows it as it is: no HTML, and no border of a cell."""
+    return " ".join(text.split()).translate(MARKDOWN_CHARACTERS)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from clipcovid.evaluate.comparison_notes import best_baseline, unbeaten_baseline
 from clipcovid.evaluate.number_format import format_short
 from clipcovid.report.study import ReportData
 
@@ -41,13 +42,12 @@ def _who_is_best(study: ReportData) -> str:
 
 def _beside_baseline(study: ReportData) -> str:
     """The best of the baselines by the metric that ranks."""
-    metric, name = _ranking_metric(study)
-    names = study.kind.baseline_names(study.comparison)
-    values = {key: row[metric] for key, row in study.comparison.baselines.items() if metric in row}
-    if not values:
+    if unbeaten := unbeaten_baseline(study.comparison):
+        return f", but {unbeaten}"
+    baseline, (_, name) = best_baseline(study.comparison), _ranking_metric(study)
+    if baseline is None:
         return ""
-    best = max(values, key=lambda key: values[key])
-    return f", where the baseline {names[best]}, which sees no image, has {name} {format_short(values[best], 3)}"
+    return f", where the baseline {baseline[0]}, which sees no image, has {name} {format_short(baseline[1], 3)}"
 
 
 def _how_sure(study: ReportData) -> str:

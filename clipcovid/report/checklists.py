@@ -47,15 +47,18 @@ def read_checklists() -> list[Checklist]:
 
 
 def read_answers(path: Path) -> dict[str, dict[str, str]]:
-    """People's answers: checklist → item → text, from a YAML file; what names no item is a `UserError`."""
+    """People's answers: checklist → item → text, from a YAML file; what names no item, or is no text, is a `UserError`."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--answers {path} can't be read as YAML ({error}): give checklist, item and text.") from None
     known = {checklist.name: {item.item for item in checklist.items} for checklist in read_checklists()}
-    if not isinstance(content, dict) or not all(isinstance(entry, dict) for entry in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(entry, dict | None) for entry in content.values()):
         raise UserError(f"--answers {path} must map {' and '.join(known)} to items with texts.")
-    answers = {str(name): {str(item): str(text) for item, text in entry.items()} for name, entry in content.items()}
+    answers = {
+        str(name): {str(item): _answer(text, f"{path} {name} {item}") for item, text in (entry or {}).items()}
+        for name, entry in content.items()
+    }
     for name, entry in answers.items():
         if unknown := set(entry) - known.get(name, set()):
             raise UserError(
@@ -63,6 +66,18 @@ def read_answers(path: Path) -> dict[str, dict[str, str]]:
                 f"{' and '.join(known)}, with their own numbers."
             )
     return answers
+
+
+def _answer(value: object, where: str) -> str:
+    """An answer as a text, "" for none: the item stays open."""
+    if isinstance(value, list | dict):
+        raise UserError(
+            f"--answers {where} is a {'list' if isinstance(value, list) else 'mapping'}: give one text, in "
+            "quotes where it has a colon or a bracket."
+        )
+    if isinstance(value, bool):
+        return "yes" if value else "no"  # which YAML reads as truth values
+    return "" if value is None else str(value).strip()
 
 
 def checklist_sections(study: ReportData, answers: Mapping[str, Mapping[str, str]]) -> Section:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from clipcovid.errors import RESEARCH_ONLY
-from clipcovid.evaluate.text_table import TextTable
+from clipcovid.evaluate.text_table import TextTable, markdown_text
 from clipcovid.report.page import DualMarkup, Part, Section
 
 LATEX_CHARACTERS = {
@@ -46,13 +46,13 @@ LATEX_HEAD = """% {title}. {purpose}
 
 def to_markdown(title: str, lead: Sequence[Part], sections: Sequence[Section]) -> str:
     """The texts and tables of a report; figures and images are in the page alone."""
-    lines = [f"# {title}", "", f"**{RESEARCH_ONLY}**", "", *_markdown_parts(lead)]
+    lines = [f"# {markdown_text(title)}", "", f"**{RESEARCH_ONLY}**", "", *_markdown_parts(lead)]
     for section in sections:
         body = _markdown_parts(section.parts)
         for below in section.subsections:
             inner = _markdown_parts(below.parts)
-            body += [f"### {below.title}", "", *inner] if inner else []
-        lines += [f"## {section.title}", "", *body] if body else []
+            body += [f"### {markdown_text(below.title)}", "", *inner] if inner else []
+        lines += [f"## {markdown_text(section.title)}", "", *body] if body else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -60,13 +60,13 @@ def _markdown_parts(parts: Sequence[Part]) -> list[str]:
     lines: list[str] = []
     for part in parts:
         if isinstance(part, TextTable):
-            title = [f"**{part.title}**", ""] if part.title else []
-            caption = [part.caption, ""] if part.caption else []
+            title = [f"**{markdown_text(part.title)}**", ""] if part.title else []
+            caption = [markdown_text(part.caption), ""] if part.caption else []
             lines += [*title, *TextTable.markdown(_without_title(part)), *caption]
         elif isinstance(part, DualMarkup):
             lines += part.markdown
         elif not isinstance(part, Markup):
-            lines += [part, ""]
+            lines += [markdown_text(part), ""]
     return lines
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from clipcovid.errors import RESEARCH_ONLY
-from clipcovid.evaluate.text_table import TextTable
+from clipcovid.evaluate.text_table import TextTable, markdown_text
 
 if TYPE_CHECKING:
     import jinja2
@@ -83,13 +83,13 @@ def table_html(table: TextTable) -> Markup:
 
 def list_html(items: Sequence[Markup | str]) -> DualMarkup:
     """A list with a point for each item; nothing for none."""
-    lines = [f"- {_plain(item)}" for item in items]
+    lines = [f"- {_markdown(item)}" for item in items]
     return _told(_fragment("bullets", items=items) if items else Markup(""), lines)
 
 
 def facts_html(facts: Sequence[tuple[str, Markup | str]]) -> DualMarkup:
     """Names with their values, one beneath the other; nothing for none."""
-    lines = [f"- {name}: {_plain(value)}" for name, value in facts]
+    lines = [f"- {markdown_text(name)}: {_markdown(value)}" for name, value in facts]
     return _told(_fragment("facts", facts=facts) if facts else Markup(""), lines)
 
 
@@ -104,8 +104,8 @@ def _told(html: Markup, lines: list[str]) -> DualMarkup:
     return told
 
 
-def _plain(text: Markup | str) -> str:
-    return text.striptags() if isinstance(text, Markup) else text
+def _markdown(text: Markup | str) -> str:
+    return markdown_text(text.striptags() if isinstance(text, Markup) else text)
 
 
 def figure_html(figure: "Figure", caption: str = "") -> Markup:

@@ -173,7 +173,7 @@ def _study(
     dataset = images.manifest.dataset if images else "predictions"
     steps = read_steps(config.study) if config.study else []
     return ReportData(
-        title=config.title or f"How {len(runs)} method{'s' * (len(runs) > 1)} did on {dataset}",
+        title=" ".join(config.title.split()) or f"How {len(runs)} method{'s' * (len(runs) > 1)} did on {dataset}",
         comparison=comparison,
         tables={name: method.table for name, method in first.items()},
         runs=runs,

@@ -97,7 +97,7 @@ class Classification(Kind[ClassificationScores]):
         "ece": "ECE",
         "classwise_ece": "ECE\n(class-wise)",
     }
-    tests_hits = True
+    has_correctness_tests = True
 
     def columns(self, classes: Sequence[str]) -> list[str]:
         """image_id, label, and prob_<class> of every class."""
