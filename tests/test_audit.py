@@ -164,6 +164,26 @@ def test_a_folder_that_is_named_twice_or_not_prepared_is_refused(prepared, tmp_p
         read_audit_data(AuditConfig(data=prepared, against=(tmp_path / "nothing",)))
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_sentences_with_counts_of_one_read_right(tmp_path, count):
+    """One pair of equal pixels, one patient in two splits and of two classes, one image of an unknown patient."""
+    images, rows = noise_set(None, n=count, images_a_patient=1)
+    images[-1] = images[0]
+    rows |= {"split": ["train", *["test"] * (count - 1)], "source": ["A"] * count}
+    rows["patient_id"][-1] = "p0"
+    if count == 5:
+        rows["patient_id"][2], rows["label"][-1] = "", "Normal"
+    folder = write_set(tmp_path / "set", images, rows)
+    result = audited(AuditConfig(data=folder, against=(write_set(tmp_path / "other", images, rows),)))
+    sentences = [one.summary for one in result.findings] + [audit_page(result, AuditConfig(data=folder))]
+    wrong = r"\b1 ((proposed|known|further) )?(pairs|images|patients|patient ids|columns)\b"
+    wrong += r"|\b1 (of [\d,]+ )?(\w+ ){1,3}(are|have|were)\b|\b1 pair of \w+ (\(.*?\) )?(are|have|show|were)\b"
+    assert [found[0] for text in sentences for found in re.finditer(wrong, text)] == []
+    if count == 5:
+        assert "1 of 3 patients is in several splits: 1 image of val and test is of" in " ".join(sentences)
+        assert "1 pair of images (2 images) has equal pixels and is in several splits (1 test and train)." in sentences
+
+
 def test_sets_of_one_name_are_called_by_their_paths(tmp_path):
     images, rows = noise_set(None, n=6)
     one, two = (write_set(tmp_path / place / "set", images, rows) for place in ("a", "b"))

@@ -1,6 +1,7 @@
 """Leaks that are planted, and those that are not there: clipcovid.audit's patients, duplicates and fields."""
 
 import dataclasses
+import re
 import shutil
 
 import numpy as np
@@ -176,7 +177,7 @@ def test_reviewed_pairs_stay_away_until_the_pixels_change(leaking, leaks, tmp_pa
     found = by_check(check_duplicates(audited(leaking), config))
     assert found["near duplicates in several splits"].numbers["pairs"] == near.numbers["pairs"]
     assert found["search for near duplicates"].numbers["accepted_pairs_gone"] == 1
-    assert "1 pairs of --accept" in found["search for near duplicates"].summary
+    assert "1 pair of --accept is of images that are not here any more" in found["search for near duplicates"].summary
 
 
 def test_a_file_that_says_something_else_is_refused(tmp_path):
@@ -279,8 +280,7 @@ def test_patients_of_several_classes_and_of_both_sets(clean, leaking):
     assert shared.severity == "high"
     assert shared.numbers["patients"] == 2
     assert shared.numbers["images"] == COUNT
-    assert "21 images have no patient id" not in shared.summary
-    assert "20 images have no patient id" in shared.summary
+    assert re.search(r"images without a patient id: (0 and 20|20 and 0)\)", shared.summary)
 
 
 def test_names_that_are_nearly_alike_are_named(clean, leaking):

@@ -15,7 +15,7 @@ from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, PreparedSet
 from clipcovid.audit.examples import evenly_spaced_positions, example_sheets
 from clipcovid.evaluate.bootstrap import Intervals, bootstrap, patient_groups
-from clipcovid.evaluate.number_format import describe_resampling, format_with_interval
+from clipcovid.evaluate.number_format import agree, describe_resampling, format_count, format_with_interval
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.findings import Finding, Severity
 
@@ -285,7 +285,7 @@ def _summary(rows: Sequence[Association], columns: Mapping[str, pd.Series], inte
         f"{name} is unknown of {int((column == '').sum()):,}" for name, column in columns.items() if "" in set(column)
     ]
     strongest = max(measured, key=lambda row: row.v or 0.0, default=None)
-    summary = f"{len(measured)} pairs of columns were measured"
+    summary = f"{format_count(len(measured), 'pair')} of columns {agree(len(measured), 'was', 'were')} measured"
     summary += f"; the strongest is {strongest.name} ({strongest.v:.2f})." if strongest else "."
     left = f" Not measured, for one of them has a single known value: {', '.join(unmeasured)}." if unmeasured else ""
     return Finding(

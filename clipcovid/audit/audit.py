@@ -16,6 +16,7 @@ from clipcovid.audit.duplicates import PAIRS_FILE, check_duplicates, near_pairs
 from clipcovid.audit.fields import check_fields
 from clipcovid.audit.patients import check_patients
 from clipcovid.audit.shortcuts import check_shortcuts
+from clipcovid.evaluate.number_format import format_count
 from clipcovid.io.files import write_json, write_text
 from clipcovid.report.findings import SEVERITIES, Finding, findings_html, rank_findings
 from clipcovid.report.page import Section, facts_html, list_html, render_page
@@ -159,11 +160,13 @@ def verdict_text(result: Audit, config: AuditConfig) -> str:
 
 def _subtitle(data: AuditData) -> str:
     others = ", ".join(other.name for other in data.others)
-    return f"{len(data.main.table):,} images" + (f", against {others}" if others else "")
+    return format_count(len(data.main.table), "image") + (f", against {others}" if others else "")
 
 
 def _facts(prepared: PreparedSet) -> tuple[str, str]:
     known = _describe(prepared)
     unknown = known["images_without_patient"]
-    patients = f"{known['patients']:,} patients" + (f", unknown of {unknown:,} images" if unknown else "")
-    return prepared.name, f"{known['images']:,} images, {patients}; {', '.join(known['classes'])}; {known['folder']}"
+    patients = format_count(known["patients"], "patient")
+    patients += f", unknown of {format_count(unknown, 'image')}" if unknown else ""
+    images = format_count(known["images"], "image")
+    return prepared.name, f"{images}, {patients}; {', '.join(known['classes'])}; {known['folder']}"

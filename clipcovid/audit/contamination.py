@@ -17,6 +17,7 @@ from clipcovid.audit.encoder_facts import ENCODERS, PUBLIC_SETS, EncoderFacts, P
 from clipcovid.audit.examples import example_sheets
 from clipcovid.data.training_images import read_run_identity, read_training_images, seen_in_training
 from clipcovid.errors import UserError
+from clipcovid.evaluate.number_format import format_count
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.models.availability import close_matches, is_timm_architecture, timm_names
 from clipcovid.models.weight_detection import open_clip_configs
@@ -134,13 +135,14 @@ def _judge_run(encoder: str, prepared: PreparedSet) -> Contamination:
     """By the pixels of the test split that a run of ours learned from."""
     seen, assumed = seen_in_training(Path(encoder), prepared.manifest)
     tested = prepared.table["split"] == "test"
+    images = f"the {format_count(int(tested.sum()), 'image')}"
     rows = tuple(map(int, (seen & tested).to_numpy().nonzero()[0]))
     note = f" {assumed}" if assumed else ""
     if rows:
-        why = f"It learned from {len(rows):,} of the {int(tested.sum()):,} images of the test split, by their pixels.{note}"
+        why = f"It learned from {len(rows):,} of {images} of the test split, by their pixels.{note}"
         return Contamination(encoder=encoder, status="contaminated", reason=why, seen_rows=rows)
     why = (
-        f"It learned from none of the {int(tested.sum()):,} images of the test split, by their pixels; what the weights that "
+        f"It learned from none of {images} of the test split, by their pixels; what the weights that "
         f"it began with have seen is another question.{note}"
     )
     return Contamination(encoder=encoder, status="unknown", reason=why)

@@ -14,6 +14,7 @@ from clipcovid.audit.image_pool import ImagePool
 from clipcovid.audit.near_duplicates import MAX_VERIFIED, NEIGHBOURS, NearDuplicates, find_near_duplicates
 from clipcovid.audit.planted import Recall, measure_recall
 from clipcovid.data.classes import normalize_name
+from clipcovid.evaluate.number_format import agree, format_count
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.findings import ExampleSheet, Finding, Severity
 
@@ -93,12 +94,11 @@ def describe_pairs(pool: ImagePool, pairs: pd.DataFrame) -> pd.DataFrame:
 def _pair_findings(check: str, pairs: pd.DataFrame, pool: ImagePool) -> list[Finding]:
     """A finding for each place where there are pairs; one that says so where there are none at all."""
     if pairs.empty:
-        images = f"{len(pool):,} images"
         return [
             Finding(
                 check=check,
                 severity="info",
-                summary=f"None found among {images}.",
+                summary=f"None found among {format_count(len(pool), 'image')}.",
                 advice="Nothing.",
                 numbers={"pairs": 0},
             )
@@ -106,7 +106,7 @@ def _pair_findings(check: str, pairs: pd.DataFrame, pool: ImagePool) -> list[Fin
     findings = []
     for place in pairs["place"].unique().tolist():
         there = pairs[pairs["place"] == place]
-        images = pd.concat([there["first"], there["second"]]).nunique()
+        images = int(pd.concat([there["first"], there["second"]]).nunique())
         between = there[["split_1", "split_2"]].apply(lambda row: " and ".join(sorted(row)), axis=1).value_counts()
         detail = "; ".join(f"{count:,} {name}" for name, count in between.items()) if place == "splits" else ""
         reviewed = (
@@ -118,10 +118,10 @@ def _pair_findings(check: str, pairs: pd.DataFrame, pool: ImagePool) -> list[Fin
             Finding(
                 check=f"{check} {PLACES[place]}",
                 severity=SEVERITY[place],
-                summary=f"{len(there):,} pairs of images ({images:,} images) {_what(check)} {PLACES[place]}"
-                + (f" ({detail})." if detail else "."),
+                summary=f"{format_count(len(there), 'pair')} of images ({format_count(images, 'image')}) "
+                f"{_what(check, len(there))} {PLACES[place]}" + (f" ({detail})." if detail else "."),
                 advice=f"{ADVICE[place]}{reviewed}.",
-                numbers={"pairs": len(there), "images": int(images), "listed": pair_records(there)},
+                numbers={"pairs": len(there), "images": images, "listed": pair_records(there)},
                 tables=(_pair_table(there),),
                 examples=_sheets(there, pool),
             )
@@ -130,8 +130,10 @@ def _pair_findings(check: str, pairs: pd.DataFrame, pool: ImagePool) -> list[Fin
     return findings
 
 
-def _what(check: str) -> str:
-    return "have equal pixels and are" if check == "equal pixels" else "show one picture and are"
+def _what(check: str, pairs: int) -> str:
+    if check == "equal pixels":
+        return agree(pairs, "has equal pixels and is", "have equal pixels and are")
+    return agree(pairs, "shows one picture and is", "show one picture and are")
 
 
 def pair_records(pairs: pd.DataFrame) -> list[dict[str, Any]]:
@@ -198,13 +200,13 @@ def _conflicts(pairs: pd.DataFrame, pool: ImagePool) -> list[Finding]:
         (
             labels,
             "labels of duplicates",
-            "have different labels",
+            "different labels",
             "Correct the labels, or take both out: one of them is wrong",
         ),
         (
             patients,
             "patients of duplicates",
-            "have different patient ids",
+            "different patient ids",
             "Give them one patient id, or splits part them",
         ),
     ):
@@ -213,7 +215,7 @@ def _conflicts(pairs: pd.DataFrame, pool: ImagePool) -> list[Finding]:
                 Finding(
                     check=check,
                     severity="medium",
-                    summary=f"{len(there):,} pairs of duplicates {what}.",
+                    summary=f"{format_count(len(there), 'pair')} of duplicates {agree(len(there), 'has', 'have')} {what}.",
                     advice=f"{advice}.",
                     numbers={"pairs": len(there), "of_duplicates": len(pairs)},
                     tables=(_pair_table(there),),
@@ -229,22 +231,24 @@ def _search_finding(
     """How the search was done and what it finds of planted changes; what it leaves out."""
     rows = [(name, f"{one.found} of {one.planted}") for name, one in recall.items()]
     planted, hits = sum(one.planted for one in recall.values()), sum(one.found for one in recall.values())
-    notes = [f"{found.verified:,} proposed pairs of {len(pool):,} images were compared on their pixels"]
+    compared = f"{format_count(found.verified, 'proposed pair')} of {format_count(len(pool), 'image')}"
+    notes = [f"{compared} {agree(found.verified, 'was', 'were')} compared on their pixels"]
     notes.append(
         f"embeddings are of {encoder}" if encoder else "no encoder has embedded all images, so embeddings are left out"
     )
     if found.min_similarities:
         notes.append(f"of {' and '.join(found.min_similarities)} the {MAX_VERIFIED:,} most alike pairs were compared")
     if found.saturated_images:
-        notes.append(
-            f"{found.saturated_images:,} images have {NEIGHBOURS} or more duplicates, and may have more than are listed"
-        )
+        full = found.saturated_images
+        have = f"{format_count(full, 'image')} {agree(full, 'has', 'have')}"
+        notes.append(f"{have} {NEIGHBOURS} or more duplicates, and may have more than are listed")
     if accepted:
-        notes.append(f"{accepted:,} pairs are accepted by --accept")
+        notes.append(f"{format_count(accepted, 'pair')} {agree(accepted, 'is', 'are')} accepted by --accept")
     if gone:
-        notes.append(f"{gone:,} pairs of --accept are of images that are not here any more, or have other pixels now")
+        of_gone = f"{format_count(gone, 'pair')} of --accept {agree(gone, 'is', 'are')} of images"
+        notes.append(f"{of_gone} that are not here any more, or have other pixels now")
     share = (
-        f"{hits:,} of {planted:,} planted copies were found ({hits / planted:.0%})"
+        f"{hits:,} of {planted:,} planted copies {agree(hits, 'was', 'were')} found ({hits / planted:.0%})"
         if planted
         else "nothing could be planted"
     )

@@ -7,6 +7,7 @@ from clipcovid.audit.data import AuditData
 from clipcovid.data.classes import normalize_name
 from clipcovid.data.manifest import COLUMNS
 from clipcovid.errors import quote_names
+from clipcovid.evaluate.number_format import agree, format_count
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.findings import Finding
 
@@ -62,9 +63,10 @@ def _missing_fields(table: pd.DataFrame) -> Finding:
     if never:
         told.append(f"no image has {', '.join(never)}")
     if len(others) > MAX_OTHERS:
-        told.append(f"{len(others) - MAX_OTHERS:,} further columns were not looked at")
+        unread = len(others) - MAX_OTHERS
+        told.append(f"{format_count(unread, 'further column')} {agree(unread, 'was', 'were')} not looked at")
     rows = [(name, f"{missing[name]:,}", f"{missing[name] / len(table):.0%}") for name in columns if missing[name]]
-    summary = "; ".join(told) or f"No field of the {len(table):,} images is empty"
+    summary = "; ".join(told) or f"No field of {format_count(len(table), 'image')} is empty"
     return Finding(
         check="missing fields",
         severity="low" if {"label", "source", "view"} & set(partly) else "info",

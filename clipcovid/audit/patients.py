@@ -8,6 +8,7 @@ from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.data import AuditData, PreparedSet
 from clipcovid.data.manifest import SPLITS
 from clipcovid.data.patients import normalize_id, patient_warnings
+from clipcovid.evaluate.number_format import agree, format_count
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.findings import ExampleSheet, Finding, Severity
 
@@ -38,23 +39,24 @@ def _across_splits(part: PreparedSet) -> list[Finding]:
     leaking = counts[(counts > 0).sum(axis=1) > 1]
     trained = leaking.index[leaking["train"] > 0]
     held_out = known["patient_id"].isin(trained) & (known["split"] != "train")
-    patients, images = len(counts), len(known)
+    patients, images, held = len(counts), len(known), int(held_out.sum())
     numbers = {
         "patients": patients,
         "images_of_known_patients": images,
         "patients_across_splits": len(leaking),
-        "held_out_images_of_training_patients": int(held_out.sum()),
+        "held_out_images_of_training_patients": held,
     }
     if leaking.empty:
-        summary = f"Each of the {patients:,} known patients ({images:,} images) is in one split."
+        summary = f"{format_count(patients, 'known patient')} ({format_count(images, 'image')}) "
+        summary += f"{agree(patients, 'is', 'are each')} in one split."
         return [_finding("patients across splits", "info", summary, "Nothing.", numbers=numbers)]
     rows = [(str(name), *map(str, row)) for name, row in leaking.head(MAX_ROWS).iterrows()]
     return [
         _finding(
             "patients across splits",
             "high",
-            f"{len(leaking):,} of {patients:,} patients are in several splits: {int(held_out.sum()):,} images of val and "
-            "test are of patients who are in train, too.",
+            f"{len(leaking):,} of {format_count(patients, 'patient')} {agree(len(leaking), 'is', 'are')} in several splits: "
+            f"{format_count(held, 'image')} of val and test {agree(held, 'is', 'are')} of patients who are in train, too.",
             "Prepare the set again with --resplit, which keeps patients together.",
             numbers=numbers,
             tables=(TextTable(title=_title("Patients", len(leaking)), headers=("patient", *SPLITS), sections=[rows]),),
@@ -72,7 +74,7 @@ def _unknown(part: PreparedSet) -> list[Finding]:
         _finding(
             "unknown patients",
             "medium" if several else "low",
-            f"{unknown:,} of {count:,} images have no patient id"
+            f"{unknown:,} of {format_count(count, 'image')} {agree(unknown, 'has', 'have')} no patient id"
             + (": whether one patient's images are in several splits is not known." if several else "."),
             "Find the patients (--columns.patient-id names the column of a table that has them); till then, intervals and "
             "splits take each image for a patient.",
@@ -93,7 +95,8 @@ def _several_classes(part: PreparedSet) -> list[Finding]:
         _finding(
             "patients of several classes",
             "low",
-            f"{len(mixed):,} of {len(classes):,} patients have images of several classes.",
+            f"{len(mixed):,} of {format_count(len(classes), 'patient')} {agree(len(mixed), 'has', 'have')} images of several "
+            "classes.",
             "This may be right (a disease begins or heals); if not, correct the labels.",
             numbers={"patients_of_several_classes": len(mixed), "classes": combinations.to_dict()},
             tables=(TextTable(headers=("classes", "patients"), sections=[rows]),),
@@ -108,7 +111,7 @@ def _across_sets(main: PreparedSet, other: PreparedSet) -> list[Finding]:
     images = [int(key.isin(shared).sum()) for key in keys]
     numbers = {"patients": len(shared), "images": images[0], "images_of_the_other": images[1], "set": other.name}
     unknown = [int((key == "").sum()) for key in keys]
-    said = f" ({unknown[0]:,} and {unknown[1]:,} images have no patient id)" if any(unknown) else ""
+    said = f" (images without a patient id: {unknown[0]:,} and {unknown[1]:,})" if any(unknown) else ""
     check = f"patients shared with {other.name}"
     if not shared:
         return [_finding(check, "info", f"No patient id of {main.name} is in {other.name}{said}.", "Nothing.", numbers)]
@@ -117,8 +120,9 @@ def _across_sets(main: PreparedSet, other: PreparedSet) -> list[Finding]:
         _finding(
             check,
             "high" if telling else "medium",
-            f"{len(shared):,} patient ids are in {main.name} ({images[0]:,} images) and in {other.name} ({images[1]:,} "
-            f"images){said}; {telling:,} of them are more than a number.",
+            f"{format_count(len(shared), 'patient id')} {agree(len(shared), 'is', 'are')} in {main.name} "
+            f"({format_count(images[0], 'image')}) and in {other.name} ({format_count(images[1], 'image')}){said}; "
+            f"{telling:,} of them {agree(telling, 'is', 'are')} more than a number.",
             "If these are the same patients, never train on one set and test on the other with them in it; plain numbers may "
             "be the same by chance.",
             numbers,

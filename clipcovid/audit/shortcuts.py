@@ -22,7 +22,13 @@ from clipcovid.data.folds import grouped_folds
 from clipcovid.data.splits import split_units
 from clipcovid.evaluate.bootstrap import classification_intervals
 from clipcovid.evaluate.metrics import classification_metrics
-from clipcovid.evaluate.number_format import describe_resampling, format_number, format_with_interval
+from clipcovid.evaluate.number_format import (
+    agree,
+    describe_resampling,
+    format_count,
+    format_number,
+    format_with_interval,
+)
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.findings import Finding, Severity
 
@@ -143,7 +149,8 @@ def _usable(
     enough = counts.index[(counts["images"] >= MIN_IMAGES) & (counts["units"] >= MIN_PATIENTS)]
     rare = [f"{name} ({count:,})" for name, count in counts["images"].items() if name not in enough]
     left_out = [f"too few images or patients of {', '.join(rare)}"] * bool(rare)
-    left_out += [f"{known.sum() - seen.sum():,} images without a lung mask"] * bool((known & ~seen).any())
+    masked_out = int(known.sum() - seen.sum())
+    left_out += [f"{format_count(masked_out, 'image')} without a lung mask"] * bool(masked_out)
     if len(enough) < 2:
         why = "; ".join(left_out) or f"all images are of one {probe.target}"
         return f"{why} (two of {MIN_IMAGES} images and {MIN_PATIENTS} patients each are needed)", []
@@ -269,7 +276,7 @@ def _summary(results: Sequence[ProbeResult], skipped: dict[str, str]) -> Finding
     return Finding(
         check="shortcut probes",
         severity="info",
-        summary=f"{len(results)} of {len(PROBES)} shortcut probes were tried.{notes}",
+        summary=f"{len(results)} of {len(PROBES)} shortcut probes {agree(len(results), 'was', 'were')} tried.{notes}",
         advice="A probe that tells nothing rules out what it can see, and no more: test on data of other hospitals, too.",
         numbers={result.probe.name: _numbers(result) for result in results} | {"skipped": skipped},
         tables=(table,) if results else (),

@@ -1,10 +1,20 @@
-"""Scores as text: fixed digits, intervals, means and p-values."""
+"""Numbers as text: counts with their nouns; scores with fixed digits, intervals, means and p-values."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
 FEW_UNITS = 10  # patients (or images) below which a bootstrap has too few to resample
+
+
+def format_count(count: int, noun: str) -> str:
+    """`1 pair`, `2,000 pairs`; `noun`: of one, with a plural in s."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def agree(count: int, singular: str, plural: str) -> str:
+    """The verb's form for so many."""
+    return singular if count == 1 else plural
 
 
 def format_number(value: float | None) -> str:

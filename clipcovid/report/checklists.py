@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from clipcovid.errors import UserError
+from clipcovid.evaluate.number_format import agree, format_count
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report import cards
 from clipcovid.report.page import Part, Section
@@ -118,8 +119,8 @@ def _manifest_text(tell: Callable[..., str]) -> Callable[[ReportData], str]:
 def _goal(study: ReportData) -> str:
     trained = [name for name, run in study.runs.items() if run.history.get("epochs")]
     return (
-        f"A comparison of {len(study.runs)} methods on the same images; {len(trained)} of them were trained for it. Research "
-        "use only."
+        f"A comparison of {format_count(len(study.runs), 'method')} on the same images; {len(trained)} of them "
+        f"{agree(len(trained), 'was', 'were')} trained for it. Research use only."
     )
 
 
@@ -127,7 +128,8 @@ def _sources(study: ReportData) -> str:
     assert study.images is not None
     manifest = study.images.manifest
     names = [name for name in manifest.table["source"].unique() if name]
-    listed = f" from {len(names)} sources: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}" if names else ""
+    more = " …" if len(names) > 8 else ""
+    listed = f" from {format_count(len(names), 'source')}: {', '.join(names[:8])}{more}" if names else ""
     return f"{manifest.dataset}, {len(manifest.table):,} images{listed}. The data card has counts; people have to say whose."
 
 

@@ -19,7 +19,7 @@ from clipcovid.evaluate.draws import Resampler
 from clipcovid.evaluate.examples import ExampleGroup, ExampleImage
 from clipcovid.evaluate.hits import Hits
 from clipcovid.evaluate.kinds.base import Kind
-from clipcovid.evaluate.number_format import describe_resampling, format_interval, format_number
+from clipcovid.evaluate.number_format import agree, describe_resampling, format_interval, format_number
 from clipcovid.evaluate.scores import Scores
 from clipcovid.evaluate.segmentation import (
     NO_NEGATIVES_NOTE,
@@ -255,7 +255,7 @@ def _region_notes(rows: pd.DataFrame, region: str) -> list[str]:
         clean = int((empty & (rows["fp"] == 0)).sum())
         notes.append(
             f"{int(empty.sum())} of {len(rows)} images have no {region}: they have no IoU and count in no mean of it; "
-            f"{clean} of them were left clean."
+            f"{clean} of them {agree(clean, 'was', 'were')} left clean."
         )
     elif region == "infection":
         notes.append(NO_NEGATIVES_NOTE)
