@@ -128,7 +128,7 @@ def test_phrasing_counts_the_spread_and_how_far_images_keep_their_class(rivals):
     half = np.where(np.arange(120) < 60, truth, never)
     spread = Paraphrases(
         method="zeroshot",
-        varied="templates",
+        varied_noun="templates",
         texts=("a {}", "b {}", "c {}"),
         predicted=np.stack([half, never, perfect]),
     )
@@ -141,7 +141,7 @@ def test_phrasing_counts_the_spread_and_how_far_images_keep_their_class(rivals):
     assert finding.severity == "low"
     assert [row[0] for row in finding.tables[0].sections[0]] == ["b {}", "a {}", "c {}"]
     steady = Paraphrases(
-        method="zeroshot", varied="templates", texts=("a {}", "b {}"), predicted=np.stack([truth, truth])
+        method="zeroshot", varied_noun="templates", texts=("a {}", "b {}"), predicted=np.stack([truth, truth])
     )
     finding = of(compare_families(rivals, CLASSES, "x", paraphrases=[steady]), "Robustness")
     assert finding.numbers["images_of_one_class"] == finding.numbers["mean_agreement"] == 1

@@ -198,11 +198,11 @@ def test_a_mask_is_right_from_half_an_overlap_on_and_nothing_is_right_where_noth
     hits = kind.hits([table, table.assign(fp=0)], ())
     infection = table[table["region"] == "infection"]
     iou = infection["tp"] / (infection["tp"] + infection["fp"] + infection["fn"])
-    assert hits.right[0].tolist() == [
+    assert hits.correct[0].tolist() == [
         not (bare or value < 0.5) for bare, value in zip(infection["tp"] + infection["fn"] == 0, iou, strict=True)
     ]
-    assert hits.right[1][2]  # the image without any infection, where now nothing is found
-    assert 0 < hits.right[0].sum() < N
+    assert hits.correct[1][2]  # the image without any infection, where now nothing is found
+    assert 0 < hits.correct[0].sum() < N
     shown = kind.describe_predictions(table, ["02.png", "03.png"], ())
     assert "infection: " in shown[0]
     assert shown[0].endswith("pixels of none")
@@ -212,7 +212,7 @@ def test_a_mask_is_right_from_half_an_overlap_on_and_nothing_is_right_where_noth
 def test_a_caption_is_right_among_the_first_ten_and_texts_alone_are_not_right_or_wrong():
     kind, table = get_kind("captions"), texts(3)
     hits = kind.hits([table], ())
-    assert hits.right[0].tolist() == (table["image_to_text_rank"] <= 10).tolist()
+    assert hits.correct[0].tolist() == (table["image_to_text_rank"] <= 10).tolist()
     assert kind.describe_predictions(table, ["01.png"], ()) == [f"rank {table['image_to_text_rank'][1]}"]
     assert kind.hits([table, texts(3, ranks=False)], ()) is None
 
