@@ -234,7 +234,9 @@ def test_many_images_are_one_request_and_wrapped_base64_is_read(model, scans):
     wrapped = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
     answer = model.predict(pd.DataFrame({"image": [wrapped, *[text] * 40]}))
     assert len(answer) == 41
-    assert answer.drop_duplicates().shape[0] == 1
+    assert (
+        np.ptp(answer.select_dtypes("number").to_numpy(), axis=0).max() < 1e-5
+    )  # batches of other sizes round otherwise
 
 
 def test_a_request_without_images_is_answered_with_none(model):
