@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,11 +14,13 @@ from clipcovid.config import ClipConfig, flatten_fields, override
 from clipcovid.data.manifest import Manifest, normalize_columns
 from clipcovid.data.masked import ApplyMasksConfig
 from clipcovid.data.prepare import PrepareConfig, _options
+from clipcovid.evaluate.ensemble import EnsembleConfig
 from clipcovid.identity import (
     IGNORED_FIELDS,
     cascade_identity,
     crossval_identity,
     encoder_identity,
+    ensemble_identity,
     generation_identity,
     masked_identity,
     prompts_identity,
@@ -46,6 +49,7 @@ WITHOUT = {  # jobs that have no identity, and why
     "register": "it finds what was registered by the hash of the model",
     "compare": "known by the predictions that are compared, and computed anew",
     "report": "known by the predictions that are compared, and written anew",
+    "study": "its steps are known, each by its own identity",
 }
 DATA, TINY = Path("unused"), ClipConfig(model="tiny", pretrained="none")
 
@@ -117,6 +121,13 @@ def jobs():
             "classify": "known by the files of its checkpoint, and its settings",
             "json": "how it is printed",
         },
+    )
+    found["ensemble"] = Job(
+        EnsembleConfig(runs=(Path("a"), Path("b"))),
+        lambda one: ensemble_identity(
+            one, {"split_hash": "a hash", "classes": ["a", "b"]}, {"val": np.ones((2, 3, 2))}
+        ),
+        {"runs": "known by what they predict"},
     )
     found["hparams"] = Job(
         SweepConfig(task=cnn),

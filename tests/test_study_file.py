@@ -382,7 +382,8 @@ def estimates_of(tmp_path, text, **more):
     return {step.name: step for step in steps}, Estimates(steps=steps, out=tmp_path, cores=2)
 
 
-def test_estimates_grow_with_images_epochs_pixels_and_models(tmp_path):
+def test_estimates_grow_with_images_epochs_pixels_and_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = """
     data: {source: phantom, out: data/phantom, phantom: {images: 600}, size: 128}
     methods:
