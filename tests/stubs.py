@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from clipcovid.config import ImagesConfig, OptimConfig, TrainConfig
+from clipcovid.config import ComputeConfig, ImagesConfig, OptimConfig, TrainConfig
 from clipcovid.distributed import rank
 from clipcovid.methods.classification import ClassificationTask
 from clipcovid.methods.configs import NO_AUGMENT
@@ -50,7 +50,8 @@ def config(**settings):
     """A config of the stub; `settings` are of its optimizer, or its own."""
     own = {name: settings.pop(name) for name in ("seed", "class_weights", "label_smoothing") if name in settings}
     optim = {"epochs": 4, "batch_size": 12, "lr": 0.05} | settings
-    return StubConfig(data=Path("unused"), optim=OptimConfig(**optim), augment=NO_AUGMENT, **own)
+    compute = ComputeConfig(threads=1)  # else a busy machine makes them fewer on the way, which round otherwise
+    return StubConfig(data=Path("unused"), optim=OptimConfig(**optim), augment=NO_AUGMENT, compute=compute, **own)
 
 
 def examples(count=50, seed=0, balance="none", bad=None):
