@@ -139,7 +139,10 @@ def test_ages_are_put_together(text, group):
 def test_ages_are_those_of_a_column_with_the_word_and_stand_in_order():
     ages = [str(5 + i % 90) for i in range(N)]
     made = manifest(age=ages, stage=[str(i % 3) for i in range(N)], **{"Patient Age": ages})
-    names = lambda column: [group.name for group in subgroups.find_groups(made, [column], images(made))]  # noqa: E731
+
+    def names(column):
+        return [group.name for group in subgroups.find_groups(made, [column], images(made))]
+
     assert names("age") == names("Patient Age") == ["0–19", "20–39", "40–59", "60–79", "80 and over"]
     assert names("stage") == ["0", "1", "2"]
 

@@ -1,7 +1,5 @@
 """Patients in several splits, in several data sets, of several classes; and those that nobody knows."""
 
-from typing import Any
-
 import pandas as pd
 
 from clipcovid.audit.config import AuditConfig
@@ -10,7 +8,7 @@ from clipcovid.data.manifest import SPLITS
 from clipcovid.data.patients import normalize_id, patient_warnings
 from clipcovid.evaluate.number_format import agree, format_count
 from clipcovid.evaluate.text_table import TextTable
-from clipcovid.report.findings import ExampleSheet, Finding, Severity
+from clipcovid.report.findings import ExampleSheet, Finding
 
 MAX_ROWS = 20  # patients that a table lists
 MAX_SHEETS, MAX_IMAGES = 3, 6  # of examples
@@ -49,15 +47,20 @@ def _across_splits(part: PreparedSet) -> list[Finding]:
     if leaking.empty:
         summary = f"{format_count(patients, 'known patient')} ({format_count(images, 'image')}) "
         summary += f"{agree(patients, 'is', 'are each')} in one split."
-        return [_finding("patients across splits", "info", summary, "Nothing.", numbers=numbers)]
+        return [
+            Finding(
+                check="patients across splits", severity="info", summary=summary, advice="Nothing.", numbers=numbers
+            )
+        ]
     rows = [(str(name), *map(str, row)) for name, row in leaking.head(MAX_ROWS).iterrows()]
     return [
-        _finding(
-            "patients across splits",
-            "high",
-            f"{len(leaking):,} of {format_count(patients, 'patient')} {agree(len(leaking), 'is', 'are')} in several splits: "
-            f"{format_count(held, 'image')} of val and test {agree(held, 'is', 'are')} of patients who are in train, too.",
-            "Prepare the set again with --resplit, which keeps patients together.",
+        Finding(
+            check="patients across splits",
+            severity="high",
+            summary=f"{len(leaking):,} of {format_count(patients, 'patient')} {agree(len(leaking), 'is', 'are')} in several "
+            f"splits: {format_count(held, 'image')} of val and test {agree(held, 'is', 'are')} of patients who are in train, "
+            "too.",
+            advice="Prepare the set again with --resplit, which keeps patients together.",
             numbers=numbers,
             tables=(TextTable(title=_title("Patients", len(leaking)), headers=("patient", *SPLITS), sections=[rows]),),
             examples=_sheets(part, leaking.index),
@@ -71,13 +74,13 @@ def _unknown(part: PreparedSet) -> list[Finding]:
         return []
     several = part.table.loc[part.table["patient_id"] == "", "split"].nunique() > 1
     return [
-        _finding(
-            "unknown patients",
-            "medium" if several else "low",
-            f"{unknown:,} of {format_count(count, 'image')} {agree(unknown, 'has', 'have')} no patient id"
+        Finding(
+            check="unknown patients",
+            severity="medium" if several else "low",
+            summary=f"{unknown:,} of {format_count(count, 'image')} {agree(unknown, 'has', 'have')} no patient id"
             + (": whether one patient's images are in several splits is not known." if several else "."),
-            "Find the patients (--columns.patient-id names the column of a table that has them); till then, intervals and "
-            "splits take each image for a patient.",
+            advice="Find the patients (--columns.patient-id names the column of a table that has them); till then, "
+            "intervals and splits take each image for a patient.",
             numbers={"images_without_patient": unknown, "images": count},
         )
     ]
@@ -92,12 +95,12 @@ def _several_classes(part: PreparedSet) -> list[Finding]:
     combinations = mixed.map(", ".join).value_counts()
     rows = [(str(name), f"{count:,}") for name, count in combinations.items()]
     return [
-        _finding(
-            "patients of several classes",
-            "low",
-            f"{len(mixed):,} of {format_count(len(classes), 'patient')} {agree(len(mixed), 'has', 'have')} images of several "
-            "classes.",
-            "This may be right (a disease begins or heals); if not, correct the labels.",
+        Finding(
+            check="patients of several classes",
+            severity="low",
+            summary=f"{len(mixed):,} of {format_count(len(classes), 'patient')} {agree(len(mixed), 'has', 'have')} images of "
+            "several classes.",
+            advice="This may be right (a disease begins or heals); if not, correct the labels.",
             numbers={"patients_of_several_classes": len(mixed), "classes": combinations.to_dict()},
             tables=(TextTable(headers=("classes", "patients"), sections=[rows]),),
             examples=_sheets(part, mixed.index),
@@ -114,18 +117,26 @@ def _across_sets(main: PreparedSet, other: PreparedSet) -> list[Finding]:
     said = f" (images without a patient id: {unknown[0]:,} and {unknown[1]:,})" if any(unknown) else ""
     check = f"patients shared with {other.name}"
     if not shared:
-        return [_finding(check, "info", f"No patient id of {main.name} is in {other.name}{said}.", "Nothing.", numbers)]
+        return [
+            Finding(
+                check=check,
+                severity="info",
+                summary=f"No patient id of {main.name} is in {other.name}{said}.",
+                advice="Nothing.",
+                numbers=numbers,
+            )
+        ]
     telling = sum(not name.isdecimal() for name in shared)
     return [
-        _finding(
-            check,
-            "high" if telling else "medium",
-            f"{format_count(len(shared), 'patient id')} {agree(len(shared), 'is', 'are')} in {main.name} "
+        Finding(
+            check=check,
+            severity="high" if telling else "medium",
+            summary=f"{format_count(len(shared), 'patient id')} {agree(len(shared), 'is', 'are')} in {main.name} "
             f"({format_count(images[0], 'image')}) and in {other.name} ({format_count(images[1], 'image')}){said}; "
             f"{telling:,} of them {agree(telling, 'is', 'are')} more than a number.",
-            "If these are the same patients, never train on one set and test on the other with them in it; plain numbers may "
-            "be the same by chance.",
-            numbers,
+            advice="If these are the same patients, never train on one set and test on the other with them in it; plain "
+            "numbers may be the same by chance.",
+            numbers=numbers,
             examples=_sheets_of_both(main, other, keys, shared),
         )
     ]
@@ -158,23 +169,3 @@ def _sheets_of_both(
 
 def _title(what: str, count: int) -> str:
     return f"{what} (the first {MAX_ROWS} of {count:,})" if count > MAX_ROWS else what
-
-
-def _finding(
-    check: str,
-    severity: Severity,
-    summary: str,
-    advice: str,
-    numbers: dict[str, Any],
-    tables: tuple[TextTable, ...] = (),
-    examples: tuple[ExampleSheet, ...] = (),
-) -> Finding:
-    return Finding(
-        check=check,
-        severity=severity,
-        summary=summary,
-        advice=advice,
-        numbers=numbers,
-        tables=tables,
-        examples=examples,
-    )

@@ -168,7 +168,10 @@ def _predictor(
 
     def probabilities(pixels: np.ndarray) -> np.ndarray:
         batch = to_batch(pixels)
-        read = lambda indices: {name: values[indices] for name, values in batch.items()}  # noqa: E731
+
+        def read(indices: np.ndarray) -> dict[str, np.ndarray]:
+            return {name: values[indices] for name, values in batch.items()}
+
         return predict(predictor, Examples(rows=pd.DataFrame(index=range(len(pixels))), read=read), context)
 
     return probabilities
