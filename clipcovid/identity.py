@@ -178,6 +178,11 @@ def config_settings(config: Any) -> dict[str, Any]:
     return json_roundtrip(settings)
 
 
+def clip_weights_identity(clip: ClipConfig, seed: int) -> dict[str, str]:
+    """The hashes of an encoder's weights as a run's identity has them."""
+    return {f"clip.{key}": value for key, value in weights_hash(clip, seed).items()}
+
+
 def config_content(config: Any, classes: Sequence[str]) -> dict[str, Any]:
     """What the fields of a config name: the hashes of weights, and the prompts' texts for these classes."""
     named: dict[str, Any] = {}
@@ -185,7 +190,7 @@ def config_content(config: Any, classes: Sequence[str]) -> dict[str, Any]:
         if isinstance(value := getattr(resolve_defaults(config), field, None), str):
             named[field] = hash_or_name(value, words)
     if uses_clip(config):
-        named |= {f"clip.{key}": value for key, value in weights_hash(config.clip, config.seed).items()}
+        named |= clip_weights_identity(config.clip, config.seed)
     if isinstance(getattr(config, "prompts", None), PromptsConfig):
         named["prompts"] = build_prompts(config.prompts, tuple(classes))
     return named

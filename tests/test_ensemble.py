@@ -25,6 +25,12 @@ from clipcovid.workflows.ensemble import ensemble_runs
 RULES = ("mean", "weights", "stacking")
 
 
+def fit_alone(rule, truth, members, penalty):
+    """The rule fitted on these images, with the temperatures of each member."""
+    temperatures = [fit_temperature(truth, member) for member in members]
+    return ensemble._fit(rule, truth, members, temperatures, penalty)
+
+
 def members_of(n=150, signals=(1.0, 0.5, 0.0), seed=0):
     """The true class, and the probabilities of methods that know more or less of it."""
     labels, first = make(n, signal=signals[0], seed=seed)
@@ -79,7 +85,7 @@ def test_out_of_fold_predictions_are_of_rules_fitted_on_other_patients(rule):
     penalty = getattr(fitted, "penalty", 1.0)
     for fitted_on, held_out in splits:
         assert not {row // 3 for row in fitted_on} & {row // 3 for row in held_out}
-        alone = ensemble._fit(rule, truth[fitted_on], members[:, fitted_on], penalty)
+        alone = fit_alone(rule, truth[fitted_on], members[:, fitted_on], penalty)
         assert out_of_fold[held_out] == pytest.approx(alone.predict(members[:, held_out]))
     assert out_of_fold.sum(axis=1) == pytest.approx(1)
 
@@ -100,7 +106,7 @@ def test_stacking_takes_the_penalty_of_the_least_loss():
     for penalty in ensemble.PENALTIES:
         predicted = np.empty((150, 3))
         for fitted_on, held_out in ensemble._folds(truth, patients(150), 5, 0, each_class=True):
-            alone = ensemble._fit("stacking", truth[fitted_on], members[:, fitted_on], penalty)
+            alone = fit_alone("stacking", truth[fitted_on], members[:, fitted_on], penalty)
             predicted[held_out] = alone.predict(members[:, held_out])
         losses[penalty] = log_loss(truth, predicted)
     assert fitted.penalty == min(losses, key=losses.get)

@@ -1,7 +1,6 @@
 """Whether two images show the same picture: the coarse position of one on the other, then the fine detail, block by block."""
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from clipcovid.audit.fingerprints import averaging_weights, equalize
+from clipcovid.ray_backend.resources import available_cores
 
 CROPS = (0.0, 0.05, 0.1)  # shares that may be missing at a side
 SPANS = tuple((low, 1 - high) for low, high in itertools.product(CROPS, CROPS))
@@ -167,5 +167,5 @@ def verify_pairs(
 
 def _in_threads(work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
     """The results of all items, worked on by as many threads as there are cores."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         return list(pool.map(work, items))

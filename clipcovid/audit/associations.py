@@ -213,7 +213,7 @@ def _finding(prepared: PreparedSet, columns: Mapping[str, pd.Series], associatio
     """The finding on a class's association with a column."""
     other = association.pair[1]
     sentences, sheets = _gaps(columns["class"], columns[other], other)
-    value = format_with_interval(association.v, _pair(association.interval))
+    value = format_with_interval(association.v, association.interval)
     told = "; ".join(sentences) or "the classes differ in their shares"
     return Finding(
         check=association.name,
@@ -275,9 +275,7 @@ def _summary(rows: Sequence[Association], columns: Mapping[str, pd.Series], inte
     table = TextTable(
         title="Associations: bias-corrected Cramér's V, from 0 (none) to 1",
         headers=["pair", "Cramér's V", "images"],
-        sections=[
-            [[row.name, format_with_interval(row.v, _pair(row.interval)), f"{row.images:,}"] for row in measured]
-        ],
+        sections=[[[row.name, format_with_interval(row.v, row.interval), f"{row.images:,}"] for row in measured]],
         caption=f"{describe_resampling(intervals)}. One is a finding where its p-value by patients is at most "
         f"{SIGNIFICANCE_LEVEL:g}.",
     )
@@ -297,7 +295,3 @@ def _summary(rows: Sequence[Association], columns: Mapping[str, pd.Series], inte
         numbers={row.name: {"cramers_v": row.v, "interval": row.interval, "images": row.images} for row in rows},
         tables=(table,) if measured else (),
     )
-
-
-def _pair(interval: Sequence[float] | None) -> tuple[float, float] | None:
-    return (interval[0], interval[1]) if interval else None

@@ -37,7 +37,6 @@ SECTION_TITLES = {
     "low": "Low: to be known",
     "info": "What was looked at without a fault, or could not be",
 }
-RESULT_FILES = ("audit.json", "audit.html", "metrics.json", PAIRS_FILE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

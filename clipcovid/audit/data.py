@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from clipcovid.audit.config import AuditConfig
 from clipcovid.audit.file_facts import read_file_facts
+from clipcovid.audit.fingerprints import THUMBNAIL_SIDE
 from clipcovid.data.manifest import Manifest, read_manifest
 from clipcovid.data.packed import PackedImages
 
-THUMBNAIL_SIDE = 64  # pixels of a thumbnail's side
 HISTOGRAM_BINS = 64
 BATCH_SIZE = 256  # images that are read at a time
 
@@ -94,14 +94,20 @@ def hashes_by_name(manifests: Mapping[str, Manifest]) -> dict[tuple[str, str], s
 
 def read_audit_data(config: AuditConfig) -> AuditData:
     """Open the config's data sets and read their pixels, with a line of progress for each."""
-    folders, names = (config.data, *config.against), read_manifests(config)
-    sets = [read_prepared_set(folder, name) for folder, name in zip(folders, names, strict=True)]
+    folders, manifests = (config.data, *config.against), read_manifests(config)
+    sets = [
+        read_prepared_set(folder, name, manifest)
+        for folder, (name, manifest) in zip(folders, manifests.items(), strict=True)
+    ]
     return AuditData(main=sets[0], others=tuple(sets[1:]))
 
 
-def read_prepared_set(folder: Path, name: str) -> PreparedSet:
-    """Open a prepared folder and read its pixels; one that is none is a `UserError`."""
-    manifest = read_manifest(folder)
+def read_prepared_set(folder: Path, name: str, manifest: Manifest | None = None) -> PreparedSet:
+    """Open a prepared folder and read its pixels; one that is none is a `UserError`.
+
+    `manifest`: the folder's, where it has been read already.
+    """
+    manifest = manifest or read_manifest(folder)
     packed, n = PackedImages(folder, manifest), len(manifest.table)
     thumbnails = np.empty((n, THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8)
     histograms = np.empty((n, HISTOGRAM_BINS), np.float32)

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-THUMBNAIL_SIDE = 64  # pixels
+THUMBNAIL_SIDE = 64  # pixels of a thumbnail's side
 HASH_BYTES = 32
 DCT_SIDE, HASH_SIDE = 32, 16  # pixels that are transformed, and frequencies a side that are kept
 ROWS_PER_BLOCK = 2048  # thumbnails that are worked on at once

@@ -76,9 +76,11 @@ class ImagePool:
 
 def _stored_embeddings(part: PreparedSet) -> dict[str, tuple[str, Embeddings]]:
     """What made each finished store of embeddings of a prepared folder's images → the encoder's name, and the store."""
+    from clipcovid.inference.embed import ENCODER_FILE, SUCCESS_MARKER
+
     stored = {}
-    for marker in sorted((part.folder / "embeddings").glob("*/_SUCCESS")):
-        encoder = json.loads((marker.parent / "_encoder.json").read_text(encoding="utf-8"))
+    for marker in sorted((part.folder / "embeddings").glob(f"*/{SUCCESS_MARKER}")):
+        encoder = json.loads((marker.parent / ENCODER_FILE).read_text(encoding="utf-8"))
         if encoder.get("manifest") == part.manifest.content_hash:
             key = json.dumps({k: v for k, v in encoder.items() if k not in SET_SPECIFIC_KEYS}, sort_keys=True)
             stored[key] = encoder["model"], Embeddings(folder=marker.parent, encoder=encoder, created=False)

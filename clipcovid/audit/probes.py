@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from clipcovid.audit.associations import category_codes
-from clipcovid.audit.data import THUMBNAIL_SIDE, PreparedSet
+from clipcovid.audit.data import PreparedSet
+from clipcovid.audit.fingerprints import THUMBNAIL_SIDE
 
 BORDER = 4  # pixels of a thumbnail of 64, on each side
 CORNER = 12  # pixels of a thumbnail of 64, the side of a corner's square

@@ -67,8 +67,7 @@ class ProbeResult:
 
     def format_metric(self, metric: str) -> str:
         """A metric with its interval."""
-        low, high = self.intervals.get(metric, (None, None))
-        return format_with_interval(self.metrics[metric], None if low is None or high is None else (low, high))
+        return format_with_interval(self.metrics[metric], self.intervals.get(metric))
 
 
 def check_shortcuts(data: AuditData, config: AuditConfig) -> list[Finding]:

@@ -54,9 +54,14 @@ def pack_row(row: dict[str, str], config: ImagesConfig) -> dict[str, Any]:
     return packed | {"bad": json.dumps(bad), "notes": notes}
 
 
+def count_masks(table: pd.DataFrame) -> int:
+    """The masks that a manifest's table names."""
+    return sum(int((table[kind] != "").sum()) for kind in MASK_COLUMNS)
+
+
 def check_disk_space(out: Path, table: pd.DataFrame, config: ImagesConfig) -> None:
     """Raise `UserError` if the disk of `out` has no room for the packed pixels of a table that are not there yet."""
     channels = 3 if config.mode == "rgb" else 1
-    masks = sum(int((table[kind] != "").sum()) for kind in MASK_COLUMNS)
+    masks = count_masks(table)
     packed = sum(path.stat().st_size for path in shard_paths(out))
     refuse_full_disk(out, (len(table) * channels + masks) * config.size**2 - packed, "a smaller --size")

@@ -123,8 +123,7 @@ def compare(methods: Sequence[MethodPredictions], config: CompareConfig = DEFAUL
     runs = {name: [methods[at] for at in members[name]] for name in order}
     hits = kind.hits(tables, classes)
     comparison = dataclasses.replace(
-        _without_tests(metadata, {name: scores[name] for name in order}, runs),
-        n=len(images),
+        _without_tests(metadata, {name: scores[name] for name in order}, runs, len(images)),
         judged_by=judged_by,
         margin=config.margin,
         seeds={
@@ -147,7 +146,7 @@ def compare(methods: Sequence[MethodPredictions], config: CompareConfig = DEFAUL
 
 
 def _without_tests(
-    metadata: Mapping[str, Any], scores: dict[str, Scores], runs: Mapping[str, Sequence[MethodPredictions]]
+    metadata: Mapping[str, Any], scores: dict[str, Scores], runs: Mapping[str, Sequence[MethodPredictions]], n: int
 ) -> Comparison:
     """The methods and their scores, the best first."""
     return Comparison(
@@ -155,7 +154,7 @@ def _without_tests(
         split=metadata["split"],
         split_hash=metadata["split_hash"],
         manifest_hash=metadata["manifest_hash"],
-        n=0,
+        n=n,
         classes=list(metadata["classes"]),
         best=next(iter(scores)),
         methods=scores,

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipcovid.evaluate.number_format import format_short
-from clipcovid.evaluate.plots import SLANTED_LABELS, axis_labels, new_panels, sample_title, text_width
+from clipcovid.evaluate.number_format import format_short, gap_bounds
+from clipcovid.evaluate.plots import SLANTED_LABELS, axis_labels, line_colours, new_panels, sample_title, text_width
 from clipcovid.evaluate.scores import Comparison
 
 VERDICT_MARKS = {"better": "*", "worse": "*", "equivalent": "="}
@@ -43,7 +42,7 @@ def differences_figure(comparison: Comparison, labels: Mapping[str, str]) -> Fig
     figure, panels = _rows(title, list(comparison.paired_differences), len(labels), 8.5)
     for axes, (metric, label) in zip(panels, labels.items(), strict=True):
         gaps = [gaps[metric] for gaps in comparison.paired_differences.values()]
-        _points(axes, [(gap["value"], (gap["low"], gap["high"]) if "low" in gap else None) for gap in gaps], label)
+        _points(axes, [(gap["value"], gap_bounds(gap)) for gap in gaps], label)
         axes.axvline(0, color="black", linewidth=1)
     return figure
 
@@ -81,9 +80,9 @@ def groups_figure(comparison: Comparison, column: str, label: str) -> Figure:
     height = 0.35 + 0.11 * len(methods)  # inches of a group
     title = f"{label} by {column}, {_sample(comparison)}"
     figure, panels = new_panels(title, 1, 1, 9.5, 1.6 + height * len(groups))
-    axes, colours = panels[0], matplotlib.colormaps["tab10" if len(methods) <= 10 else "tab20"]
-    for number, method in enumerate(methods):
-        offset, colour = 0.7 * ((number + 0.5) / len(methods) - 0.5), colours(number % colours.N)
+    axes = panels[0]
+    for number, (method, colour) in enumerate(zip(methods, line_colours(len(methods)), strict=True)):
+        offset = 0.7 * ((number + 0.5) / len(methods) - 0.5)
         shown = {
             row + offset: group.scores[method][metric]
             for row, group in enumerate(groups)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from clipcovid.evaluate.external_gap import external_tables
 from clipcovid.evaluate.kinds.registry import get_kind
-from clipcovid.evaluate.number_format import format_mean_std, format_p_value, format_with_interval
+from clipcovid.evaluate.number_format import format_mean_std, format_p_value, format_with_interval, gap_bounds
 from clipcovid.evaluate.scores import Comparison
 from clipcovid.evaluate.subgroups import Subgroup
-from clipcovid.evaluate.text_table import TextTable
+from clipcovid.evaluate.text_table import TextTable, score_table
 
 IMAGES_SHOWN = 20  # images that all methods miss; the rest is in comparison.json
 
@@ -70,7 +70,7 @@ def _difference_table(comparison: Comparison) -> TextTable:
     for name, gaps in comparison.paired_differences.items():
         metrics = [metric for metric in gaps if metric in kind.table_metrics]
         tests = kind.significance_cells(gaps)
-        cells = [format_with_interval(gaps[metric]["value"], _bounds(gaps[metric]), 3) for metric in metrics]
+        cells = [format_with_interval(gaps[metric]["value"], gap_bounds(gaps[metric]), 3) for metric in metrics]
         heads = ["Method", *(kind.table_metrics[metric] for metric in metrics), *tests]
         rows.append([name, *cells, *tests.values()])
     return _table(f"Minus {comparison.best}", heads, rows)
@@ -93,7 +93,7 @@ def _pair_table(comparison: Comparison) -> TextTable:
     rows = []
     for pair in comparison.pairs:
         gap = pair.differences.get(metric, {})
-        row = [f"{pair.first} − {pair.second}", format_with_interval(gap.get("value"), _bounds(gap), 3)]
+        row = [f"{pair.first} − {pair.second}", format_with_interval(gap.get("value"), gap_bounds(gap), 3)]
         row += [format_p_value(gap[key]) if key in gap else "" for key in ("p", "p_holm")]
         if tested:
             row.append(format_p_value(pair.mcnemar["p_holm"]) if pair.mcnemar else "")
@@ -129,7 +129,7 @@ def _group_tables(comparison: Comparison, column: str) -> list[TextTable]:
 
 def _group_cell(group: Subgroup, method: str, metric: str) -> str:
     score = group.scores.get(method, {}).get(metric)
-    return format_with_interval(score["value"], _bounds(score)) if score else ""
+    return format_with_interval(score["value"], gap_bounds(score)) if score else ""
 
 
 def _hard_tables(comparison: Comparison) -> list[TextTable]:
@@ -151,9 +151,5 @@ def _hard_tables(comparison: Comparison) -> list[TextTable]:
     return tables
 
 
-def _bounds(gap: Mapping[str, float]) -> tuple[float, float] | None:
-    return (gap["low"], gap["high"]) if "low" in gap else None
-
-
 def _table(title: str, heads: list[str], *sections: list[list[str]]) -> TextTable:
-    return TextTable(title=title, headers=heads, sections=sections, wrap_cells=True, no_wrap="numbers", title_left=True)
+    return score_table(title, heads, sections)

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from clipcovid.evaluate.plots import axis_labels, new_panels, sample_title
+from clipcovid.evaluate.plots import axis_labels, line_colours, new_panels, sample_title
 
 MAX_PANELS = 9  # classes drawn: the most frequent
 MAX_POINTS = 400  # of a line, so that 12 methods on 34,000 images draw in little room
@@ -71,16 +70,16 @@ def _curves_figure(
     title = f"{name}, one class against the rest{some}, {sample_title(len(truth), split)}"
     room = 0.2 * -(-len(probabilities) // columns)  # inches that the legend takes
     figure, panels = new_panels(title, rows, columns, 0.6 + 3.1 * columns, 0.6 + 3.3 * rows + room, share_x=True)
-    colours = matplotlib.colormaps["tab10" if len(probabilities) <= 10 else "tab20"]
+    colours = line_colours(len(probabilities))
     for axes, at, label in zip(panels, shown, axis_labels([classes[at] for at in shown]), strict=False):
         positive = truth == at
         draw_chance(axes, float(positive.mean()))
-        for number, (method, scores) in enumerate(probabilities.items()):
+        for colour, (method, scores) in zip(colours, probabilities.items(), strict=True):
             x, y = _thin(*curve(positive, scores[:, at]))
-            axes.plot(x, y, color=colours(number % colours.N), linewidth=1.4, drawstyle=style, label=method)
+            axes.plot(x, y, color=colour, linewidth=1.4, drawstyle=style, label=method)
         axes.set_title(f"{label} ({int(positive.sum()):,})", fontsize=9)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=axis_names[0])
-    for axes in panels[:: columns or 1]:
+    for axes in panels[::columns]:
         axes.set_ylabel(axis_names[1])
     for axes in panels[len(shown) :]:
         axes.set_visible(False)

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clipcovid.evaluate.net_benefit import THRESHOLDS, NetBenefit
-from clipcovid.evaluate.plots import axis_labels, new_figure, new_panels
+from clipcovid.evaluate.plots import axis_labels, line_colours, new_figure, new_panels
 from clipcovid.evaluate.reliability import Reliability
 from clipcovid.evaluate.selective import SelectivePrediction
 
@@ -34,7 +33,7 @@ def class_reliability_figure(by_method: Mapping[str, Reliability], classes: Sequ
     """A panel a class, a line a method: the share of images of the class over its probability, in bins."""
     figure, panels = _grid(f"Reliability of each class's probability, {sample}", len(classes))
     for axes, name, label in zip(panels, classes, axis_labels(classes), strict=False):
-        for (method, kind), colour in zip(by_method.items(), _colours(len(by_method)), strict=True):
+        for (method, kind), colour in zip(by_method.items(), line_colours(len(by_method)), strict=True):
             _bins(axes, kind.classes[name], "o-", colour, axis_labels([method])[0])
         axes.set_title(label, fontsize=9)
         axes.set_xlabel("probability", fontsize=8)
@@ -46,7 +45,7 @@ def class_reliability_figure(by_method: Mapping[str, Reliability], classes: Sequ
 def risk_coverage_figure(by_method: Mapping[str, SelectivePrediction], sample: str) -> Figure:
     """A line a method: the error that is left when only the surest images are answered."""
     figure, axes = new_figure(f"Error of the surest images, {sample}", 8, 4.2)
-    for (name, selective), colour in zip(by_method.items(), _colours(len(by_method)), strict=True):
+    for (name, selective), colour in zip(by_method.items(), line_colours(len(by_method)), strict=True):
         coverage, error = np.array(selective.curve).T
         axes.plot(coverage, error, color=colour, label=f"{axis_labels([name])[0]}: AURC {selective.aurc.value:.3f}")
     axes.set(xlabel="coverage: share of images answered, the surest first", ylabel="error", xlim=(0, 1))
@@ -67,7 +66,7 @@ def decision_curves_figure(
     for axes, (name, everyone), label in zip(panels, treat_all.items(), axis_labels(list(treat_all)), strict=False):
         axes.plot(THRESHOLDS, everyone, color="black", linestyle="--", linewidth=1, label="treat all")
         axes.axhline(0, color="black", linestyle=":", linewidth=1, label="treat none")
-        for (method, benefits), colour in zip(by_method.items(), _colours(len(by_method)), strict=True):
+        for (method, benefits), colour in zip(by_method.items(), line_colours(len(by_method)), strict=True):
             axes.plot(THRESHOLDS, benefits[name].curve, color=colour, linewidth=1.5, label=axis_labels([method])[0])
         best = max(max(everyone), *(max(benefits[name].curve) for benefits in by_method.values()), 0.01)
         axes.set(xlim=(0, 1), ylim=(-0.25 * best, 1.1 * best))
@@ -99,11 +98,6 @@ def _bins(axes: Axes, bins: Sequence[Sequence[float]], style: str, colour: objec
     axes.plot(means, shares, style.strip("o"), color=colour, linewidth=1.2, label=label)
     axes.scatter(means, shares, s=4 + 60 * counts / counts.sum(), color=colour)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-
-
-def _colours(count: int) -> list[tuple[float, float, float, float]]:
-    palette = matplotlib.colormaps["tab10" if count <= 10 else "tab20"]
-    return [palette(at % palette.N) for at in range(count)]
 
 
 def _legend(figure: Figure, panels: Sequence[Axes]) -> None:

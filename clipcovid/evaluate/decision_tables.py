@@ -9,7 +9,7 @@ from clipcovid.evaluate.operating_points import OperatingPoint
 from clipcovid.evaluate.reliability import Reliability
 from clipcovid.evaluate.resamples import Estimate
 from clipcovid.evaluate.selective import COVERAGES, SelectivePrediction
-from clipcovid.evaluate.text_table import Row, TextTable
+from clipcovid.evaluate.text_table import Row, TextTable, score_table
 
 CALIBRATION_METRICS = {"brier": "Brier", "ece": "ECE", "classwise_ece": "class-wise\nECE"}
 SET_NAMES = {"lac": "LAC", "class_conditional": "class-conditional"}
@@ -102,12 +102,4 @@ def _cells(estimates: Iterable[Estimate]) -> list[str]:
 
 
 def _table(title: str, caption: str, heads: Row, sections: Sequence[Sequence[Row]]) -> TextTable:
-    return TextTable(
-        title=title,
-        caption=caption,
-        headers=heads,
-        sections=[rows for rows in sections if rows],
-        wrap_cells=True,
-        no_wrap="numbers",
-        title_left=True,
-    )
+    return score_table(title, heads, [rows for rows in sections if rows], caption=caption)

@@ -110,16 +110,17 @@ def fit_ensemble(
     unknown. Stacking takes the penalty of the least log loss of these out-of-fold predictions. Too few patients: `UserError`.
     """
     splits = _folds(truth, patients, folds, seed, each_class=rule == "stacking")
+    fold_temperatures = [_temperatures(truth[fitted_on], members[:, fitted_on]) for fitted_on, _ in splits]
     tried = []
     for penalty in PENALTIES if rule == "stacking" else (1.0,):
         out_of_fold = np.empty(members.shape[1:])
-        for fitted_on, held_out in splits:
-            fitted = _fit(rule, truth[fitted_on], members[:, fitted_on], penalty)
+        for (fitted_on, held_out), temperatures in zip(splits, fold_temperatures, strict=True):
+            fitted = _fit(rule, truth[fitted_on], members[:, fitted_on], temperatures, penalty)
             out_of_fold[held_out] = fitted.predict(members[:, held_out])
         true = out_of_fold[np.arange(len(truth)), truth]
         tried.append((-np.log(true + np.finfo(np.float64).eps).mean(), penalty, out_of_fold))
     _, penalty, best = min(tried, key=lambda one: one[0])
-    return _fit(rule, truth, members, penalty), best
+    return _fit(rule, truth, members, _temperatures(truth, members), penalty), best
 
 
 def fit_weights(truth: np.ndarray, members: np.ndarray) -> np.ndarray:
@@ -147,8 +148,13 @@ def fit_weights(truth: np.ndarray, members: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _fit(rule: Rule, truth: np.ndarray, members: np.ndarray, penalty: float) -> FittedRule:
-    temperatures = [fit_temperature(truth, member) for member in members]
+def _temperatures(truth: np.ndarray, members: np.ndarray) -> list[float | None]:
+    return [fit_temperature(truth, member) for member in members]
+
+
+def _fit(
+    rule: Rule, truth: np.ndarray, members: np.ndarray, temperatures: list[float | None], penalty: float
+) -> FittedRule:
     if rule == "stacking":
         from sklearn.linear_model import LogisticRegression
 

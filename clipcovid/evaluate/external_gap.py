@@ -15,10 +15,10 @@ import pandas as pd
 from clipcovid.errors import UserError, collect_mapping, quote_names
 from clipcovid.evaluate import bootstrap
 from clipcovid.evaluate.kinds.base import Kind
-from clipcovid.evaluate.number_format import format_short, format_with_interval
+from clipcovid.evaluate.number_format import format_short, format_with_interval, gap_bounds
 from clipcovid.evaluate.probabilities import PROBABILITY_PREFIX
 from clipcovid.evaluate.scores import ExternalTest, Scores
-from clipcovid.evaluate.text_table import TextTable
+from clipcovid.evaluate.text_table import TextTable, score_table
 
 EXTERNAL_SEED = 1  # added for the external resamples: with one seed, sets of one size would be resampled alike
 SHORTCUT_WARNING = (
@@ -202,27 +202,17 @@ def external_tables(tests: Sequence[ExternalTest], kind: Kind[Any]) -> list[Text
             [name, *(cell for metric in metrics for cell in _cells(gaps.get(metric)))]
             for name, gaps in test.gaps.items()
         ]
-        tables.append(
-            TextTable(
-                title=f"External: {test.dataset} ({test.data}), {size}",
-                headers=["Method", *heads],
-                sections=[rows],
-                wrap_cells=True,
-                no_wrap="numbers",
-                title_left=True,
-            )
-        )
+        tables.append(score_table(f"External: {test.dataset} ({test.data}), {size}", ["Method", *heads], [rows]))
     return tables
 
 
 def _cells(gap: Mapping[str, float] | None) -> tuple[str, str, str]:
     if gap is None:
         return "", "", ""
-    bounds = (gap["low"], gap["high"]) if "low" in gap else None
     return (
         format_short(gap["internal"], 3),
         format_short(gap["external"], 3),
-        format_with_interval(gap["value"], bounds),
+        format_with_interval(gap["value"], gap_bounds(gap)),
     )
 
 

@@ -40,7 +40,12 @@ class MethodPredictions:
     @property
     def run(self) -> str:
         """The name of the run that the predictions belong to."""
-        return self.path.parent.parent.name if self.path.parent.name == "predictions" else self.path.stem
+        return self.folder.name if self.path.parent.name == "predictions" else self.path.stem
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, where the predictions are in one."""
+        return self.path.parent.parent
 
 
 def find_runs(out: Path, split: str, marker: str, kind: str = "classification") -> list[Path]:
@@ -212,7 +217,7 @@ def _check_same_metadata(methods: Sequence[MethodPredictions], key: str) -> None
     texts = [", ".join(sorted(value)) if isinstance(value, list) else str(value) for value in values]
     if pair := _outlier(texts):
         outlier, common = pair
-        data = [_data_of(methods[index].path.parent.parent) for index in pair]
+        data = [_data_of(methods[index].folder) for index in pair]
         of = f"; they predict {data[0]} and {data[1]}" if data[0] != data[1] else ""
         raise UserError(
             f"The {key.replace('_', ' ')} of {methods[outlier].source} is {texts[outlier]}, but that of "

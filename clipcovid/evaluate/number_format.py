@@ -1,6 +1,6 @@
 """Numbers as text: counts with their nouns; scores with fixed digits, intervals, means and p-values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -47,6 +47,11 @@ def format_with_interval(value: float | None, bounds: Sequence[float] | None = N
         return format_short(value, 3)
     between = " to " if min(value, *bounds) < 0 else "–"
     return f"{format_short(value, 3)} ({between.join(format_short(bound, digits) for bound in bounds)})"
+
+
+def gap_bounds(gap: Mapping[str, float]) -> tuple[float, float] | None:
+    """The interval of a difference, where it has one."""
+    return (gap["low"], gap["high"]) if "low" in gap else None
 
 
 def format_p_value(p_value: float) -> str:

@@ -287,6 +287,12 @@ def new_figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def line_colours(count: int) -> list[tuple[float, float, float, float]]:
+    """A colour for each of so many lines; above 20 they come again."""
+    palette = matplotlib.colormaps["tab10" if count <= 10 else "tab20"]
+    return [palette(at % palette.N) for at in range(count)]
+
+
 def new_panels(
     title: str, rows: int, columns: int, width: float, height: float, share_x: bool = False, share_y: bool = True
 ) -> tuple[Figure, list[Axes]]:

@@ -41,20 +41,19 @@ class Resamples:
     def __init__(self, groups: Sequence[str], *, samples: int = 1000, seed: int = 0, level: float = 0.95) -> None:
         self.unit_of_row = unit_of_rows(groups)
         """The patient 0 … g-1 of each row, (n,) int64."""
-        units = int(self.unit_of_row.max()) + 1
-        unit = percentile_intervals({}, groups)["unit"]
-        self.rests_on = Intervals(unit=unit, units=units, level=level, samples=samples, intervals={})
+        self.rests_on: Intervals = {**percentile_intervals({}, groups, level), "samples": samples}
         """What the intervals rest on, without any."""
-        drawn = list(unit_counts(units, samples, seed))
+        drawn = list(unit_counts(self.rests_on["units"], samples, seed))
         smallest = np.min_scalar_type(max(int(counts.max()) for counts in drawn))
         self.counts = np.stack([counts.astype(smallest) for counts in drawn])
         """How often each patient stands in each resample, (samples, g), of as few bytes as they take."""
 
+        self._order = np.argsort(self.unit_of_row, kind="stable")
+        self._first = np.searchsorted(self.unit_of_row[self._order], np.arange(self.counts.shape[1]))
+
     def sums(self, values: np.ndarray) -> np.ndarray:
         """The sums of values (n, q) over the rows of each resample, (samples, q) float64."""
-        order = np.argsort(self.unit_of_row, kind="stable")
-        first = np.searchsorted(self.unit_of_row[order], np.arange(self.counts.shape[1]))
-        totals = np.add.reduceat(values[order].astype(np.float64), first)
+        totals = np.add.reduceat(values[self._order].astype(np.float64), self._first)
         sums = np.empty((len(self.counts), values.shape[1]))
         buffer = np.empty((max(1, CHUNK_SIZE // len(totals)), len(totals)))
         for start in range(0, len(sums), len(buffer)):

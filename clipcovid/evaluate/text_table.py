@@ -1,7 +1,7 @@
 """Tables of texts, which the terminal and Markdown show alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich import box
@@ -71,6 +71,10 @@ class TextTable:
         widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
         return sum(widths[1:]) + len(widths) + min(widths[0], MIN_NAME_WIDTH) > width
 
+    def untitled(self) -> "TextTable":
+        """The table for beneath a heading that says what it is."""
+        return replace(self, title="")
+
     def markdown(self) -> list[str]:
         """The table's lines in Markdown, the title as a heading."""
         rows = [
@@ -80,6 +84,19 @@ class TextTable:
         ]
         lines = [f"| {' | '.join(map(markdown_text, row))} |" for row in rows]
         return [f"## {markdown_text(self.title)}", "", *lines, ""] if self.title else [*lines, ""]
+
+
+def score_table(title: str, headers: Row, sections: Sequence[Sequence[Row]], *, caption: str = "") -> TextTable:
+    """A table of scores with their intervals, which stand beneath them where a terminal is narrow."""
+    return TextTable(
+        title=title,
+        caption=caption,
+        headers=headers,
+        sections=sections,
+        wrap_cells=True,
+        no_wrap="numbers",
+        title_left=True,
+    )
 
 
 def _wrap_cells(cells: Row, bounds_apart: bool) -> list[str]:

@@ -18,7 +18,7 @@ from clipcovid.errors import collect_mapping
 from clipcovid.evaluate.kinds.registry import get_kind
 from clipcovid.evaluate.report import score_split, stored_scores, write_split_predictions
 from clipcovid.evaluate.scores import Scores
-from clipcovid.identity import prediction_identity, weights_hash
+from clipcovid.identity import clip_weights_identity, prediction_identity
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.io.files import atomic_write, remove_job_files
 from clipcovid.methods.checkpoints import read_checkpoint
@@ -253,7 +253,7 @@ def _predict_embeddings(
 
 def check_encoder(run: Path, config: Any, metadata: dict[str, Any]) -> None:
     """Refuse a run whose encoder, which its checkpoint only names, has other weights now than those it learned from."""
-    weights = {f"clip.{key}": value for key, value in weights_hash(config.clip, config.seed).items()}
+    weights = clip_weights_identity(config.clip, config.seed)
     if metadata.get("encoder", weights) != weights:
         raise UserError(
             f"{run} learned from embeddings of other weights than those that are in {config.clip.pretrained} now: bring back "

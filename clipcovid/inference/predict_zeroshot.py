@@ -8,14 +8,13 @@ import pandas as pd
 
 from clipcovid.config import ClipConfig, UserError
 from clipcovid.data.manifest import read_manifest
-from clipcovid.identity import data_identity, weights_hash
+from clipcovid.identity import clip_weights_identity, data_identity
 from clipcovid.inference.embed import EmbedConfig, embed, is_training_image
 from clipcovid.inference.predict import PredictConfig, PredictResult, map_labels, write_prediction_run
 from clipcovid.inference.zeroshot import classify_embeddings
 from clipcovid.io.files import read_json_object
+from clipcovid.methods.checkpoints import PROMPTS
 from clipcovid.runs import Run, read_run_metadata
-
-PROMPTS = "prompts.json"
 
 
 def is_zeroshot_run(folder: Path) -> bool:
@@ -64,7 +63,7 @@ def zeroshot_clip(run: Path) -> ClipConfig:
     metadata = read_run_metadata(run)
     settings, identity = metadata["config"], metadata["identity"]
     clip = ClipConfig(**{name: settings[f"clip.{name}"] for name in ("model", "pretrained", "precision")})
-    weights = {f"clip.{key}": value for key, value in weights_hash(clip, settings["seed"]).items()}
+    weights = clip_weights_identity(clip, settings["seed"])
     if any(identity.get(key) != value for key, value in weights.items()):
         raise UserError(
             f"{run} was made with other weights than those that are in {clip.pretrained} now: bring back the encoder "

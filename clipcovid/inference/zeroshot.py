@@ -17,6 +17,7 @@ from clipcovid.evaluate.scores import Scores
 from clipcovid.identity import zeroshot_identity
 from clipcovid.inference.embed import EmbedConfig, embed, is_training_image
 from clipcovid.io.files import write_json
+from clipcovid.methods.checkpoints import PROMPTS
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.runs import Run, finish_run, start_run
 
@@ -69,7 +70,7 @@ def zeroshot(config: ZeroshotConfig, log: Callable[[str], None] = print) -> Zero
     embeddings = embed(EmbedConfig.from_config(config), log, manifest=manifest)
     identity = zeroshot_identity(config, manifest, embeddings.encoder["precision"])
     run = start_run(config, method="zeroshot", identity=identity)
-    write_json(run.folder / "prompts.json", prompts)
+    write_json(run.folder / PROMPTS, prompts)
     table, similarities = classify_embeddings(config, embeddings, rows["image_id"], prompts, log)
     scores = score_split(
         run,

@@ -82,6 +82,11 @@ def plan_resources(
     )
 
 
+def available_cores() -> int:
+    """The cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _plan_local(config: ComputeConfig, gpu: bool) -> ResourcePlan:
     """What work in this process uses: all cores, and a GPU where it can use one and there is one."""
     gpus = 0.0
@@ -91,7 +96,7 @@ def _plan_local(config: ComputeConfig, gpu: bool) -> ResourcePlan:
         gpus = float(torch.cuda.is_available())
         if config.gpus_per_worker and not gpus:
             raise UserError("There is no GPU on this machine: leave --compute.gpus-per-worker out.")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     return ResourcePlan(
         workers=0,
         cpus_per_worker=0,

@@ -295,15 +295,19 @@ def _duel(clip: Rival, cnn: Rival, classes: Sequence[str], data: str) -> Finding
         advice="Look at the images: what one sees and the other misses says more than a mean, and an ensemble may use it.",
         numbers={"clip": clip.name, "cnn": cnn.name, **counts, "p": p_value, "by_class": by_class},
         tables=(TextTable(headers=heads, sections=[rows], wrap_cells=True),),
-        examples=_duel_sheets(clip, cnn, probabilities, truth, data),
+        examples=_duel_sheets(clip, cnn, probabilities, truth, right, data),
     )
 
 
 def _duel_sheets(
-    clip: Rival, cnn: Rival, probabilities: Sequence[np.ndarray], truth: np.ndarray, data: str
+    clip: Rival,
+    cnn: Rival,
+    probabilities: Sequence[np.ndarray],
+    truth: np.ndarray,
+    right: Sequence[np.ndarray],
+    data: str,
 ) -> tuple[ExampleSheet, ...]:
     """The images that one has right and the other wrong, the plainest first, and those that both have most wrong."""
-    right = [matrix.argmax(axis=1) == truth for matrix in probabilities]
     one, other = (matrix[np.arange(len(truth)), truth] for matrix in probabilities)  # the probability of the true class
     found = {
         f"Only {clip.name} is right": (right[0] & ~right[1], one - other),

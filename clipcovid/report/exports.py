@@ -1,7 +1,6 @@
 """A report's texts and tables as Markdown, LaTeX and CSV."""
 
 import csv
-import dataclasses
 import io
 import re
 from collections.abc import Iterator, Sequence
@@ -62,16 +61,12 @@ def _markdown_parts(parts: Sequence[Part]) -> list[str]:
         if isinstance(part, TextTable):
             title = [f"**{markdown_text(part.title)}**", ""] if part.title else []
             caption = [markdown_text(part.caption), ""] if part.caption else []
-            lines += [*title, *TextTable.markdown(_without_title(part)), *caption]
+            lines += [*title, *part.untitled().markdown(), *caption]
         elif isinstance(part, DualMarkup):
             lines += part.markdown
         elif not isinstance(part, Markup):
             lines += [markdown_text(part), ""]
     return lines
-
-
-def _without_title(table: TextTable) -> TextTable:
-    return dataclasses.replace(table, title="")
 
 
 def to_latex(title: str, lead: Sequence[Part], sections: Sequence[Section]) -> str:

@@ -8,6 +8,7 @@ from markupsafe import Markup
 from clipcovid.errors import RESEARCH_ONLY
 from clipcovid.evaluate.comparison_tables import comparison_tables
 from clipcovid.evaluate.external_gap import external_tables
+from clipcovid.evaluate.number_format import format_count
 from clipcovid.evaluate.text_table import TextTable
 from clipcovid.report.answer import conclusion
 from clipcovid.report.cards import data_card, model_cards
@@ -72,7 +73,7 @@ def make_report(study: ReportData, answers: Mapping[str, Mapping[str, str]] | No
         checklist_sections(study, answers or {}),
     ]
     count = len(study.comparison.methods)
-    subtitle = f"{count} method{'s' * (count != 1)}, {study.comparison.n:,} {study.comparison.split} images"
+    subtitle = f"{format_count(count, 'method')}, {study.comparison.n:,} {study.comparison.split} images"
     return Report(
         html=render_page(study.title, sections, lead=lead, subtitle=subtitle, footer=footer),
         markdown=to_markdown(study.title, [" ".join(sentences), *_undone_steps(study)], sections),
@@ -94,12 +95,8 @@ def _results(study: ReportData) -> Section:
     told |= {finding.summary for finding in study.family_findings}  # each in a section of its own
     alarms = [Markup("<strong>Warning:</strong> {}").format(alarm) for alarm in comparison.alarms if alarm not in told]
     notes = [note for note in comparison.notes if note not in told]
-    below = [Section(title=table.title, parts=(_untitled(table),)) for table in others]
+    below = [Section(title=table.title, parts=(table.untitled(),)) for table in others]
     return Section(title="Results", parts=(headline, list_html([*alarms, *notes])), subsections=tuple(below))
-
-
-def _untitled(table: TextTable) -> TextTable:
-    return dataclasses.replace(table, title="")
 
 
 def _figures(study: ReportData) -> Section:
@@ -151,7 +148,7 @@ def _external(study: ReportData) -> Section:
     below = []
     for test, table in zip(tests, external_tables(tests, study.kind), strict=True):
         alarms = [Markup("<strong>Warning:</strong> {}").format(alarm) for alarm in test.alarms]
-        below.append(Section(title=table.title, parts=(_untitled(table), list_html([*alarms, *test.notes]))))
+        below.append(Section(title=table.title, parts=(table.untitled(), list_html([*alarms, *test.notes]))))
     return Section(title="External testing", parts=tuple(shown), subsections=tuple(below))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from clipcovid.config import resolve_schedule
 from clipcovid.data.manifest import MASK_COLUMNS, read_manifest
+from clipcovid.data.packing import count_masks
 from clipcovid.data.prepare import PrepareConfig
 from clipcovid.data.sources import list_source
 from clipcovid.io.files import read_json_object
@@ -176,7 +177,7 @@ def _prepared_images(folder: Path) -> ImageCounts:
     images = manifest.info["images"]
     return ImageCounts(
         splits={split: float((manifest.table["split"] == split).sum()) for split in SHARES},
-        masks=sum(int((manifest.table[kind] != "").sum()) for kind in MASK_COLUMNS),
+        masks=count_masks(manifest.table),
         size=images["size"],
         channels=3 if images["mode"] == "rgb" else 1,
     )
@@ -191,7 +192,7 @@ def _listed_images(config: PrepareConfig) -> ImageCounts:
             config.source, config.root, config.columns, config.phantom, config.out, config.image_folder
         )
         table = listing.table
-        count, masks = len(table), sum(int((table[kind] != "").sum()) for kind in MASK_COLUMNS)
+        count, masks = len(table), count_masks(table)
         splits = {split: float((table["split"] == split).sum()) for split in SHARES}
     known = sum(splits.values()) == count
     return ImageCounts(

@@ -110,10 +110,15 @@ class Study:
         return self.settings.out / self.settings.run_name.format(study=self.settings.name, step=step)
 
 
+def method_of(command: str) -> Any:
+    """The method that a command trains; None for other commands."""
+    return METHODS.get(command.replace("-", "_"))
+
+
 @cache
 def config_of(command: str) -> Any:
     """The config that a command is made from."""
-    method = METHODS.get(command.replace("-", "_"))
+    method = method_of(command)
     return method.config if method else load_command(command).config
 
 
@@ -286,5 +291,5 @@ def _names(value: Any, place: str, known: Sequence[str], what: str) -> tuple[str
 
 def kind_of(command: str) -> str:
     """The kind of a method's predictions."""
-    method = METHODS.get(command.replace("-", "_"))
+    method = method_of(command)
     return method.kind if method else "classification"

@@ -9,9 +9,8 @@ from typing import Any
 
 from clipcovid.config import ComputeConfig
 from clipcovid.errors import UserError
-from clipcovid.methods.registry import METHODS
 from clipcovid.runs import SUCCESS_MARKER, check_run_name
-from clipcovid.study.file import UNTRAINED, DataSource, Job, Study, config_of, kind_of
+from clipcovid.study.file import UNTRAINED, DataSource, Job, Study, config_of, kind_of, method_commands, method_of
 from clipcovid.study.settings import build_config, command_args, settings_of
 
 PREPARED = "manifest.parquet"
@@ -49,7 +48,7 @@ class Step:
     def computes(self) -> bool:
         """Whether it computes with torch on all the cores that it gets."""
         predicts = self.command == "compare" and bool(self.config.external or self.config.clip_vs_cnn)
-        commands = (*UNTRAINED, "embed", CROSSVAL, "sweep", *(name.replace("_", "-") for name in METHODS))
+        commands = (*method_commands(), "embed", CROSSVAL, "sweep")
         return predicts or self.command in commands
 
     @property
@@ -211,7 +210,7 @@ class _Planner:
 
         A declared encoder has a step of its own; a trained one's embeddings are made by the first that reads them.
         """
-        method = METHODS.get(job.command.replace("-", "_"))
+        method = method_of(job.command)
         if job.command not in UNTRAINED and not (method and method.uses_embeddings):
             return ()
         flags = settings_of(config_of("embed"))
@@ -242,8 +241,9 @@ class _Planner:
             raise UserError(f"{job.place}: a sweep is of one method, not of {len(job.methods)}.")
         method = self.study.methods[job.methods[0]]
         search = f"{name}-search"
-        values = {"data": self.study.data.folder} | self.encoder(method, 0)[0]
-        needs, after = self.needs_data() + self.encoder(method, 0)[1], tuple(self.runs[job.methods[0]])
+        encoder, needs = self.encoder(method, 0)
+        values = {"data": self.study.data.folder} | encoder
+        needs, after = self.needs_data() + needs, tuple(self.runs[job.methods[0]])
         self.add(self.many(search, job, method, values, "task", needs=needs, after=after))
         folder = self.study.run(search)
         self.add(self.run_step(name, method, values, needs=(*needs, search), best_of=folder))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clipcovid.config import ComputeConfig
 from clipcovid.ray_backend.cluster import cluster_nodes, connect, find_cluster
+from clipcovid.ray_backend.resources import available_cores
 from clipcovid.study.plan import Step
 
 GPU_DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -36,7 +37,7 @@ class ComputePool:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         there = [str(number) for number, _ in enumerate(GPU_DRIVER.iterdir())] if GPU_DRIVER.exists() else []
         gpus = there if shown is None else [name for name in shown.split(",") if name and name != "-1"]
-        return cls(cores=_cores(), gpus=tuple(gpus))
+        return cls(cores=float(available_cores()), gpus=tuple(gpus))
 
     def acquire(self, step: Step) -> dict[str, str] | None:
         """The variables to start a step with, whose room is taken until `release`; None where it has to wait."""
@@ -66,7 +67,3 @@ class ComputePool:
         if compute.gpus_per_worker is None or compute.workers is None:
             return cores, len(self.gpus)
         return cores, min(len(self.gpus), -int(-workers * compute.gpus_per_worker // 1))
-
-
-def _cores() -> float:
-    return float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -27,6 +27,7 @@ from clipcovid.prompts import PromptsConfig
 from clipcovid.runs import STORE_FILE, Run, read_run_metadata
 from clipcovid.tracking import runs
 from clipcovid.tracking.datasets import CONTEXT_TAG
+from clipcovid.tracking.runs import log_metrics
 from clipcovid.tracking.store import check_store, hide_password, make_client, tracking_uri
 
 MODEL_TAG = "clipcovid.model"  # of a version: the hash of what it predicts with
@@ -149,8 +150,8 @@ def _model_hash(folder: Path) -> str:
 
 def _find_version(client: Any, name: str, folder: Path) -> str | None:
     """The newest version of `name` that is this very model."""
-    versions = client.search_model_versions(f"name = '{name.replace(chr(39), '')}'")
-    same = [int(version.version) for version in versions if version.tags.get(MODEL_TAG) == _model_hash(folder)]
+    wanted, versions = _model_hash(folder), client.search_model_versions(f"name = '{name.replace(chr(39), '')}'")
+    same = [int(version.version) for version in versions if version.tags.get(MODEL_TAG) == wanted]
     return str(max(same)) if same else None
 
 
@@ -308,8 +309,7 @@ def _log_model_metrics(client: Any, tracked: Any, model_id: str, step: int) -> N
                 where = {"dataset_name": dataset.name, "dataset_digest": dataset.digest} if dataset else {}
                 values = (point.key, point.value, point.timestamp, point.step)
                 metrics.append(Metric(*values, model_id=model_id, run_id=tracked.info.run_id, **where))
-    for start in range(0, len(metrics), 500):
-        client.log_batch(tracked.info.run_id, metrics=metrics[start : start + 500])
+    log_metrics(client, tracked.info.run_id, metrics)
 
 
 def _ensure_registered_model(client: Any, name: str) -> None:

@@ -240,8 +240,7 @@ def _log(client: Any, run_id: str, run: Run, tags: Mapping[str, str]) -> None:
     client.log_batch(run_id, tags=facts)
     now = int(time.time() * 1000)
     metrics = [Metric(_sanitize_metric_name(name), value, now, 0) for name, value in _metrics(run).items()]
-    for start in range(0, len(metrics), 500):  # a request takes 1,000
-        client.log_batch(run_id, metrics=metrics[start : start + 500])
+    log_metrics(client, run_id, metrics)
     logged_epochs = {point.step for point in client.get_metric_history(run_id, _chart_name("train/loss"))}
     for line in run.history():
         if int(line["epoch"]) not in logged_epochs:
@@ -252,6 +251,12 @@ def _log(client: Any, run_id: str, run: Run, tags: Mapping[str, str]) -> None:
             client.log_artifacts(run_id, str(path), path.name)
         elif path.suffix in (".json", ".csv", ".md", ".html"):
             client.log_artifact(run_id, str(path))
+
+
+def log_metrics(client: Any, run_id: str, metrics: Sequence[Any]) -> None:
+    """Log MLflow's metrics of a run, however many."""
+    for start in range(0, len(metrics), 500):  # a request takes 1,000
+        client.log_batch(run_id, metrics=metrics[start : start + 500])
 
 
 def _metrics(run: Run) -> dict[str, float]:

@@ -22,7 +22,7 @@ from clipcovid.prompts import PHRASES, TEMPLATE, PromptsConfig, build_prompts
 from clipcovid.report.clip_vs_cnn import NewClass, Paraphrases, Rival, compare_families
 from clipcovid.report.findings import Finding
 from clipcovid.runs import read_run_metadata
-from clipcovid.workflows.predict import predict_run
+from clipcovid.workflows.predict import can_predict, predict_run
 from clipcovid.workflows.prompt_search import MAX_SIMILARITIES, Candidate, PromptSpace, every_candidate, read_space
 
 Log = Callable[[str], None]
@@ -44,7 +44,7 @@ def clip_against_cnn(config: CompareConfig, methods: Sequence[MethodPredictions]
     has_train = bool((manifest.table["split"] == "train").any())
     if not has_train:
         log(f"note: {data} has no train split: nothing is said of over-fitting.")
-    asked = [method for method in methods if is_zeroshot_run(_folder(method))]
+    asked = [method for method in methods if is_zeroshot_run(method.folder)]
     untrained = [method.name for method in asked if not _learned_from(config, method, data, manifest)]
     asked.sort(key=lambda method: method.name not in untrained)  # a fine-tuned encoder's words come second
     rivals = [
@@ -70,7 +70,7 @@ def clip_against_cnn(config: CompareConfig, methods: Sequence[MethodPredictions]
 
 def _find_data(methods: Sequence[MethodPredictions]) -> tuple[Path, Manifest]:
     """The prepared folder of the compared images, which a run names; none that is there: `UserError`."""
-    names = {str(read_run_metadata(_folder(method)).get("config", {}).get("data", "")) for method in methods}
+    names = {str(read_run_metadata(method.folder).get("config", {}).get("data", "")) for method in methods}
     for folder in (Path(name) for name in sorted(names) if (Path(name) / "manifest.parquet").is_file()):
         manifest = read_manifest(folder)
         if manifest.split_hash == methods[0].metadata["split_hash"]:
@@ -86,13 +86,9 @@ def _learned_from(config: CompareConfig, method: MethodPredictions, data: Path, 
     return bool(is_training_image(_encoder(config, method, data).clip, manifest)[0].any())
 
 
-def _folder(method: MethodPredictions) -> Path:
-    return method.path.parent.parent
-
-
 def _family(method: MethodPredictions) -> Literal["CLIP", "CNN"] | None:
     """The family of a method by what its config names: a CLIP, or an architecture; None for both, or neither."""
-    if is_zeroshot_run(_folder(method)):
+    if is_zeroshot_run(method.folder):
         return "CLIP"
     task = method.metadata["identity"].get("task", "")
     if task not in METHODS:
@@ -106,8 +102,8 @@ def _training_predictions(
     config: CompareConfig, method: MethodPredictions, data: Path, log: Log
 ) -> pd.DataFrame | None:
     """A method's predictions of the train split, as it predicts and not as it was augmented; None where it makes none."""
-    folder = _folder(method)
-    if not (is_zeroshot_run(folder) or (folder / "checkpoint" / "model.safetensors").is_file()):
+    folder = method.folder
+    if not can_predict(folder):
         return None
     predict = PredictConfig(run=folder, data=data, split="train", out=config.out, compute=config.compute)
     table, _ = read_predictions(predict_run(predict, log).run.folder / "predictions" / "train.parquet")
@@ -207,4 +203,4 @@ def _new_classes(config: CompareConfig, method: MethodPredictions, classes: Sequ
 
 
 def _encoder(config: CompareConfig, method: MethodPredictions, data: Path) -> EmbedConfig:
-    return zeroshot_encoder(PredictConfig(run=_folder(method), data=data, out=config.out, compute=config.compute))
+    return zeroshot_encoder(PredictConfig(run=method.folder, data=data, out=config.out, compute=config.compute))

@@ -19,7 +19,8 @@ PATH_PLACEHOLDER = "PATH"  # where a command's required path is not known
 
 def command_line(command: str, config: Any, default: Any, given: Sequence[str] = ("data",)) -> str:
     """The command with the flags in which a config differs from a default one, and those of `given` in any case."""
-    defaults, settings, tuples = flatten_resolved(default), flatten_resolved(config), _tuples(config)
+    defaults, settings = flatten_resolved(default), flatten_resolved(config)
+    tuples = {key: list(map(str, value)) for key, value in flatten_fields(config).items() if isinstance(value, tuple)}
     flags = []
     for key in (*(key for key in given if key in settings), *(key for key in settings if key not in given)):
         value = settings[key]
@@ -98,15 +99,3 @@ def typed_fields(config_type: Any, flat: Mapping[str, Any], prefix: str = "") ->
                 value = Path(value)
             values[field.name] = value
     return values
-
-
-def _tuples(config: Any, prefix: str = "") -> dict[str, list[str]]:
-    """Dotted key → its words, of values that are tuples."""
-    words: dict[str, list[str]] = {}
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            words |= _tuples(value, f"{prefix}{field.name}.")
-        elif isinstance(value, tuple):
-            words[prefix + field.name] = [str(part) for part in value]
-    return words

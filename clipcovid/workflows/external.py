@@ -17,9 +17,8 @@ from clipcovid.evaluate.predictions import TRAINED_ON, read_predictions
 from clipcovid.evaluate.scores import ExternalTest
 from clipcovid.identity import digest
 from clipcovid.inference.predict import PredictConfig, map_labels
-from clipcovid.inference.predict_zeroshot import is_zeroshot_run
 from clipcovid.runs import read_run_metadata
-from clipcovid.workflows.predict import predict_run
+from clipcovid.workflows.predict import can_predict, predict_run
 
 Log = Callable[[str], None]
 
@@ -144,7 +143,7 @@ class _ExternalSet:
                 log(text)
 
         predict = PredictConfig(
-            run=_run_folder(method),
+            run=method.folder,
             data=self.data,
             split=self.config.external_split,
             map=self.mapping,
@@ -182,7 +181,7 @@ class _ExternalSet:
     def _shared_images(self, scored: set[str]) -> tuple[dict[str, set[str]], list[str]]:
         """Split of the internal data sets → ids of the `scored` images that have the pixels of one of its; and notes."""
         shared, notes = dict[str, set[str]](), list[str]()
-        configs = [read_run_metadata(_run_folder(method)).get("config", {}) for method in self.methods]
+        configs = [read_run_metadata(method.folder).get("config", {}) for method in self.methods]
         folders = {str(config.get("data", "")) for config in configs}
         table = self.manifest.table
         table = table[table["image_id"].isin(scored) & (table["sha256"] != "")]
@@ -216,15 +215,8 @@ def _check_labels(data: Path, manifest: Manifest, read: Manifest, split: str) ->
     raise UserError(f"No image of {place} has a class, so there is nothing to score: name a set with labels.")
 
 
-def _run_folder(method: MethodPredictions) -> Path:
-    return method.path.parent.parent
-
-
 def _why_not(method: MethodPredictions) -> str:
     """Why a method can't predict other data; "" where it can."""
     if method.path.parent.name != "predictions" or method.path.stem != method.metadata["split"]:
         return "is a file of predictions, or a variant of a run"
-    folder = _run_folder(method)
-    if is_zeroshot_run(folder) or (folder / "checkpoint" / "model.safetensors").is_file():
-        return ""
-    return "keeps no checkpoint"
+    return "" if can_predict(method.folder) else "keeps no checkpoint"

@@ -18,6 +18,7 @@ from clipcovid.data.packed import PackedImages
 from clipcovid.errors import UserError
 from clipcovid.evaluate.compare import CompareConfig
 from clipcovid.evaluate.load_predictions import MethodPredictions
+from clipcovid.evaluate.number_format import format_count
 from clipcovid.io.files import read_json_object, write_text
 from clipcovid.methods.registry import METHODS
 from clipcovid.report.checklists import read_answers
@@ -145,7 +146,7 @@ def _open_images(data: Path | None, methods: Sequence[MethodPredictions]) -> Pac
                 f"--data {data} has not the images that {methods[0].source} predicts: give the folder that was predicted."
             )
         return images
-    folders = [Path(str(_run_config(method).get("data", ""))) for method in methods]
+    folders = [Path(str(_run_metadata(method).get("config", {}).get("data", ""))) for method in methods]
     for folder in dict.fromkeys(folder for folder in folders if (folder / "manifest.parquet").is_file()):
         images = PackedImages(folder)
         if images.manifest.split_hash == split_hash and _has_images(images.manifest, methods[0].table):
@@ -159,9 +160,9 @@ def _has_images(manifest: Manifest, table: pd.DataFrame) -> bool:
     return bool(table["image_id"].isin(manifest.table["image_id"]).all())
 
 
-def _run_config(method: MethodPredictions) -> dict[str, Any]:
-    folder = method.path.parent.parent
-    return read_run_metadata(folder).get("config", {}) if method.path.parent.name == "predictions" else {}
+def _run_metadata(method: MethodPredictions) -> dict[str, Any]:
+    """What the method's run says of itself; empty for a file that is in none."""
+    return read_run_metadata(method.folder) if method.path.parent.name == "predictions" else {}
 
 
 def _study(
@@ -173,7 +174,7 @@ def _study(
     dataset = images.manifest.dataset if images else "predictions"
     steps = read_steps(config.study) if config.study else []
     return ReportData(
-        title=" ".join(config.title.split()) or f"How {len(runs)} method{'s' * (len(runs) > 1)} did on {dataset}",
+        title=" ".join(config.title.split()) or f"How {format_count(len(runs), 'method')} did on {dataset}",
         comparison=comparison,
         tables={name: method.table for name, method in first.items()},
         runs=runs,
@@ -193,8 +194,7 @@ def _first_run(methods: Sequence[MethodPredictions], sources: str) -> MethodPred
 
 
 def _method_run(method: MethodPredictions) -> MethodRun:
-    folder = method.path.parent.parent
-    metadata = read_run_metadata(folder) if method.path.parent.name == "predictions" else {}
+    folder, metadata = method.folder, _run_metadata(method)
     identity = metadata.get("identity", method.metadata["identity"])
     task = identity.get("task", "")
     what = inspect.getdoc(importlib.import_module(f"clipcovid.methods.{task}")) if task in METHODS else ""

@@ -22,6 +22,7 @@ from clipcovid.identity import prompts_identity
 from clipcovid.inference.embed import EmbedConfig, embed
 from clipcovid.inference.zeroshot import ZeroshotConfig, zeroshot
 from clipcovid.io.files import atomic_write, write_json
+from clipcovid.methods.checkpoints import PROMPTS
 from clipcovid.prompts import PromptsConfig, build_prompts
 from clipcovid.randomness import stream_seed
 from clipcovid.ray_backend.tune import Trial, run_trials
@@ -89,7 +90,7 @@ def sweep_prompts(config: PromptSweepConfig) -> None:
     with atomic_write(run.folder / "candidates.parquet") as partial:
         table.to_parquet(partial)
     best = table.iloc[int(table["score"].argmax())]
-    write_json(run.folder / "prompts.json", json.loads(best["prompts"]))
+    write_json(run.folder / PROMPTS, json.loads(best["prompts"]))
     marks = standard_scores | {"winner": float(best["score"])}
     figure = plots.score_distribution_figure(
         table["score"].to_numpy(), marks, score_name=f"validation {config.objective}"
@@ -195,7 +196,7 @@ def _test_scores(config: PromptSweepConfig, run: Run, embeddings: Embeddings) ->
         ZeroshotConfig(
             data=config.data,
             clip=config.clip,
-            prompts=PromptsConfig(prompts=str(run.folder / "prompts.json")),
+            prompts=PromptsConfig(prompts=str(run.folder / PROMPTS)),
             input=config.input,
             embeddings=embeddings.folder.parent,
             out=run.folder,
