@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from covidx_lists import LISTS, ROWS, covidx
 
 from clipcovid.cli import from_cli
 from clipcovid.commands import load_command, study
@@ -407,6 +408,16 @@ def test_estimates_grow_with_images_epochs_pixels_and_models(tmp_path, monkeypat
     more, external = estimates_of(tmp_path, text, external=far)
     added = external.work(more["compare"]) - estimates.work(steps["compare"])
     assert added == pytest.approx(50 * (3 * 1.8 + 4.1) / 50)  # four methods predict 50 images at 50 GFLOPS
+
+
+def test_of_several_versions_in_a_folder_the_named_one_is_counted(tmp_path):
+    other = {name.replace("9A", "9B"): text for name, text in LISTS.items()}
+    covidx(tmp_path / "covidx", LISTS | other)
+    text = f"""
+    data: {{source: covidx, root: {tmp_path}/covidx, version: 9B, out: data/covidx}}
+    methods: {{zeroshot: {{}}}}"""
+    steps, estimates = estimates_of(tmp_path, text)
+    assert estimates.images(steps["prepare"]).total == len(ROWS)
 
 
 def test_nothing_is_looked_for_in_data_that_are_not_prepared(tmp_path, phantoms):

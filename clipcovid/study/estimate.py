@@ -189,7 +189,7 @@ def _listed_images(config: PrepareConfig) -> ImageCounts:
         count, masks, splits = config.phantom.images, config.phantom.images * len(MASK_COLUMNS), {}
     else:
         listing = list_source(
-            config.source, config.root, config.columns, config.phantom, config.out, config.image_folder
+            config.source, config.root, config.columns, config.phantom, config.out, config.image_folder, config.version
         )
         table = listing.table
         count, masks = len(table), count_masks(table)
